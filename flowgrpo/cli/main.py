@@ -1,0 +1,44 @@
+"""`flowgrpo COMMAND ...`; bad input ends with one sentence and exit code 2."""
+
+import argparse
+import errno
+import importlib
+import sys
+
+from flowgrpo import __version__
+from flowgrpo.errors import UserError
+
+COMMANDS = {
+    "train": "train a model from a config or shipped recipe",
+    "plan": "the bill of a config: geometry, network evaluations, memory; loads no weights",
+    "sample": "generate with a model, with or without a LoRA",
+    "rewards": "list, describe and probe rewards",
+    "doctor": "versions, devices and disk, to paste into an issue",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="flowgrpo", description="Align denoising models with GRPO.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    argv = sys.argv[1:] if argv is None else argv
+    for name, summary in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=summary)
+        if name in argv[:1]:
+            importlib.import_module(f"flowgrpo.cli.{name}").arguments(command)
+    arguments = parser.parse_args(argv)
+    try:
+        return importlib.import_module(f"flowgrpo.cli.{arguments.command}").run(arguments)
+    except UserError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        return _fail("interrupted; `flowgrpo train CONFIG --resume` goes on from the last checkpoint")
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        return _fail("the disk is full; free some space, then go on from the last checkpoint with --resume")
+
+
+def _fail(message: str) -> int:
+    print(f"flowgrpo: {message}", file=sys.stderr)
+    return 2

@@ -1,0 +1,61 @@
+"""`flowgrpo plan CONFIG [a.b=c ...] [--processes N] [--json]`."""
+
+import argparse
+import json
+from typing import Any
+
+from flowgrpo.config import Config, load_config
+from flowgrpo.sampling.keys import numpy_generator
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", help="a YAML file or the name of a shipped recipe")
+    parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="values to change")
+    parser.add_argument("--processes", type=int, default=1, help="how many processes will share the work")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    config = load_config(arguments.config, arguments.overrides)
+    bill = bill_of(config, arguments.processes)
+    print(json.dumps(bill) if arguments.json else table(bill))
+    return 0
+
+
+def bill_of(config: Config, processes: int = 1) -> dict[str, Any]:
+    """What an update costs; where the plan changes over training, its first update."""
+    rollout, optimizer = config.rollout, config.optimizer
+    rng = numpy_generator((config.seed, "plan", 0))
+    shape = rollout.plan.shape(config.policy.steps, rollout.group_size, 0, rng)
+    minibatch = rollout.prompts_per_update // optimizer.steps_per_update
+    blocks = -(-minibatch // rollout.prompts_per_block)
+    memory = config.policy.memory_bytes(min(rollout.micro_batch, rollout.prompts_per_block * rollout.group_size))
+    evaluations = shape.network_evaluations * rollout.prompts_per_update
+    return {
+        "steps": config.policy.steps,
+        "prompts_per_update": rollout.prompts_per_update,
+        "group_size": rollout.group_size,
+        "samples_per_update": len(shape.leaves) * rollout.prompts_per_update,
+        "network_evaluations_per_sample": shape.network_evaluations / len(shape.leaves),
+        "trained_transitions_per_sample": len(shape.trained) / len(shape.leaves),
+        "network_evaluations_per_update": evaluations,
+        "optimizer_steps_per_update": optimizer.steps_per_update * optimizer.epochs,
+        "blocks_per_optimizer_step": blocks,
+        "idle_processes": max(0, processes - blocks),
+        "updates": config.updates,
+        "peak_memory_bytes": sum(memory.values()),
+        "memory_bytes": memory,
+    }
+
+
+def table(bill: dict[str, Any]) -> str:
+    rows = {**bill, **{f"memory: {k}": v for k, v in bill["memory_bytes"].items()}}
+    del rows["memory_bytes"]
+    width = max(len(key) for key in rows)
+    return "\n".join(f"{key.replace('_', ' '):<{width}}  {_show(key, value)}" for key, value in rows.items())
+
+
+def _show(key: str, value: Any) -> str:
+    if "memory" in key:
+        return f"{value / 2**30:.3f} GiB"
+    return f"{value:g}" if isinstance(value, float) else f"{value:,}"

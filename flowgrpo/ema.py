@@ -1,0 +1,37 @@
+"""Exponential moving average of the trained weights."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+
+class Ema:
+    """Averages named parameters; decay at step k is min((1 + k) / (10 + k), decay)."""
+
+    def __init__(self, parameters: Mapping[str, torch.nn.Parameter], decay: float) -> None:
+        self.parameters, self.decay = parameters, decay
+        self.average = {name: p.detach().clone() for name, p in parameters.items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        decay = min((1 + step) / (10 + step), self.decay)
+        for name, parameter in self.parameters.items():
+            self.average[name].lerp_(parameter, 1.0 - decay)
+
+    def load(self, values: Mapping[str, Tensor]) -> None:
+        for name, average in self.average.items():
+            average.copy_(values[name])
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Inside, the parameters hold the average."""
+        raw = {name: p.data for name, p in self.parameters.items()}
+        for name, parameter in self.parameters.items():
+            parameter.data = self.average[name]
+        try:
+            yield
+        finally:
+            for name, parameter in self.parameters.items():
+                parameter.data = raw[name]

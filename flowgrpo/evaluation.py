@@ -1,0 +1,77 @@
+"""Held-out evaluation: the model's own sampler, fixed prompts and seeds, before and after."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL.Image import Image
+
+from flowgrpo.config import EvaluationConfig
+from flowgrpo.policies.protocol import Policy
+from flowgrpo.processes import Processes
+from flowgrpo.progress import bar
+from flowgrpo.prompts import Prompt
+from flowgrpo.sampling.keys import numpy_generator
+from flowgrpo.scoring import Scorer
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Scores [N] by reward label for N prompts, and the pictures of the first few."""
+
+    prompts: list[Prompt]
+    seeds: list[int]
+    scores: dict[str, np.ndarray]
+    pictures: list[Image]
+
+
+def evaluate(
+    policy: Policy, scorer: Scorer, prompts: Sequence[Prompt], config: EvaluationConfig, processes: Processes, pictures: int
+) -> HeldOut:
+    """Generate one sample per prompt, seed `config.seed + row`, and score it."""
+    seeds = [config.seed + prompt.index for prompt in prompts]
+    starts = processes.share(range(0, len(prompts), config.batch))
+    mine: list[tuple[int, dict[str, np.ndarray], list[Image]]] = []
+    for start in bar(starts, "evaluate", processes.is_main):
+        rows = slice(start, start + config.batch)
+        samples = policy.generate(prompts[rows], seeds[rows], config.steps)
+        mine.append((start, scorer(samples), samples[: max(0, pictures - start)].pil()))
+    parts = sorted(processes.gather(mine), key=lambda part: part[0])
+    scores = {label: np.concatenate([s[label] for _, s, _ in parts]) for label in scorer.rewards}
+    return HeldOut(list(prompts), seeds, scores, [image for _, _, images in parts for image in images])
+
+
+def spread(prompts: Sequence[Prompt], limit: int | None) -> list[Prompt]:
+    """At most `limit` prompts, spread evenly over the file, so that every kind in a sorted file is met."""
+    if limit is None or limit >= len(prompts):
+        return list(prompts)
+    return [prompts[i * len(prompts) // limit] for i in range(limit)]
+
+
+def paired_interval(before: np.ndarray, after: np.ndarray, resamples: int = 10_000) -> tuple[float, float]:
+    """95 % bootstrap interval of mean(after - before) over prompts."""
+    gain = after - before
+    rows = numpy_generator(("bootstrap",)).integers(0, len(gain), (resamples, len(gain)))
+    low, high = np.quantile(gain[rows].mean(1), (0.025, 0.975))
+    return float(low), float(high)
+
+
+def compare(prompts: Sequence[Prompt], old: np.ndarray, new: np.ndarray, metric: str) -> dict[str, Any]:
+    """What `held_out.json` holds of scores [N] before and after; `ci95` is the interval of the gain."""
+    return {
+        "metric": metric,
+        "before": float(old.mean()),
+        "after": float(new.mean()),
+        "ci95": list(paired_interval(old, new)),
+        "n": len(old),
+        "by_tag": _by_tag(prompts, old, new),
+    }
+
+
+def _by_tag(prompts: Sequence[Prompt], old: np.ndarray, new: np.ndarray) -> dict[str, Any]:
+    tags = np.array([str(prompt.metadata.get("tag", "")) for prompt in prompts])
+    return {
+        tag: {"before": float(old[tags == tag].mean()), "after": float(new[tags == tag].mean()), "n": int((tags == tag).sum())}
+        for tag in sorted(set(tags) - {""})
+    }

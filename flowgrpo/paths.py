@@ -1,0 +1,40 @@
+"""Where shipped things are, and how a config names them."""
+
+from importlib.resources import files
+from pathlib import Path
+
+from flowgrpo.errors import UserError
+from flowgrpo.plugins import nearest
+
+ASSET = "asset:"
+
+
+def assets() -> Path:
+    return Path(str(files("flowgrpo.assets")))
+
+
+def configs() -> Path:
+    return Path(str(files("flowgrpo.configs")))
+
+
+def locate(source: str) -> Path:
+    """`asset:NAME` is a file or folder that ships with flowgrpo; anything else a path as the user wrote it."""
+    return assets() / source.removeprefix(ASSET) if source.startswith(ASSET) else Path(source).expanduser()
+
+
+def recipes() -> dict[str, Path]:
+    """Shipped recipes by name, e.g. `mini/flow_grpo`."""
+    root = configs()
+    return {str(p.relative_to(root).with_suffix("")): p for p in sorted(root.rglob("*.yaml"))}
+
+
+def find_config(source: str) -> Path:
+    """A path, or the name of a shipped recipe."""
+    path = Path(source).expanduser()
+    if path.is_file():
+        return path
+    known = recipes()
+    name = source.removeprefix("configs/").removesuffix(".yaml")
+    if name in known:
+        return known[name]
+    raise UserError(f"no config file or shipped recipe '{source}' ({nearest(name, known)})")

@@ -1,0 +1,88 @@
+"""One resolver for everything that is named in a config: kernels, plans, credit rules, policies and rewards."""
+
+import difflib
+import importlib
+import importlib.util
+import pkgutil
+import sys
+from collections.abc import Iterable
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from flowgrpo.errors import UserError
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`", did you mean 'x'?"` for a misspelt name, followed by the known ones."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean '{close[0]}'? " if close else ""
+    return f"{hint}known: {', '.join(known)}"
+
+
+def built_in_names(package: str) -> list[str]:
+    """Modules of a plug-in package; names with a leading underscore are not plug-ins."""
+    path = importlib.import_module(package).__path__
+    return sorted(m.name for m in pkgutil.iter_modules(path) if not m.name.startswith("_"))
+
+
+def resolve(spec: str, package: str) -> tuple[ModuleType, str | None]:
+    """Find the module that `spec` names, and the attribute in it (None when the spec names none).
+
+    `name` or `name:attr` is a module of `package` or an entry point of the group named like the package,
+    `path/to/file.py:attr` a file, `module:attr` any importable module (the current folder included).
+    """
+    name, _, attr = spec.rpartition(":") if ":" in spec else (spec, "", "")
+    if name.endswith(".py"):
+        return load_file(Path(name)), attr or None
+    if name in built_in_names(package):
+        return importlib.import_module(f"{package}.{name}"), attr or None
+    for entry in entry_points(group=package, name=spec):
+        return importlib.import_module(entry.module), entry.attr
+    if not attr:
+        raise UserError(f"unknown name '{spec}' ({nearest(spec, built_in_names(package))})")
+    return import_user_module(name), attr
+
+
+def load_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    spec = importlib.util.spec_from_file_location(f"flowgrpo_user_{path.stem}", path.resolve())
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def import_user_module(name: str) -> ModuleType:
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not name.startswith(error.name):
+            raise
+        raise UserError(f"no module named '{name}' can be imported from here") from error
+
+
+def attribute(module: ModuleType, name: str, spec: str) -> Any:
+    if name not in vars(module):
+        public = [n for n in vars(module) if not n.startswith("_")]
+        raise UserError(f"'{spec}': there is no '{name}' in it ({nearest(name, public)})")
+    return vars(module)[name]
+
+
+def component_class(spec: str, base: type, package: str) -> type:
+    """The subclass of `base` that `spec` names; a module named without attribute defines exactly one."""
+    module, attr = resolve(spec, package)
+    if attr is not None:
+        found = attribute(module, attr, spec)
+        if not (isinstance(found, type) and issubclass(found, base)):
+            raise UserError(f"'{spec}' is not a {base.__name__}")
+        return found
+    own = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__]
+    (found,) = [c for c in own if issubclass(c, base)]
+    return found

@@ -1,0 +1,78 @@
+"""Memory of an update, from file headers and configs alone; no weights are loaded."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from flowgrpo.errors import UserError
+from flowgrpo.paths import locate
+from flowgrpo.policies.diffusers import DiffusersConfig, ModelSize
+
+DENOISERS = ("transformer", "transformer_2", "unet")
+STORED = {"fp32": 4, "bf16": 2, "fp16": 2}
+ACTIVATIONS_PER_LAYER = 34
+"""Values of `width` that a transformer block keeps per token for its backward pass (arXiv 2205.05198, eq. 2, attention fused)."""
+
+
+def memory_bytes(config: DiffusersConfig, states: int) -> dict[str, int]:
+    """Weights, trained weights (value, gradient, two Adam moments, EMA; float32) and activations of `states` states."""
+    size = model_size(config)
+    stored = STORED[config.dtype]
+    trained = size.denoiser if config.lora is None else lora_parameters(config, size)
+    frozen = size.frozen + (0 if config.lora is None else size.denoiser)
+    layers = 1 if config.gradient_checkpointing else size.layers
+    rows = states * (2 if config.call.get("guidance_scale", 1.0) > 1.0 else 1)
+    return {
+        "frozen_weights": stored * frozen,
+        "trained_weights": 4 * 5 * trained,
+        "activations": stored * rows * size.tokens * size.width * layers * ACTIVATIONS_PER_LAYER,
+    }
+
+
+def lora_parameters(config: DiffusersConfig, size: ModelSize) -> int:
+    """Each target is taken to be a width x width layer, present once per block."""
+    assert config.lora is not None
+    return size.layers * len(config.lora.targets) * 2 * size.width * config.lora.rank
+
+
+def model_size(config: DiffusersConfig) -> ModelSize:
+    folder = locate(config.model)
+    if (folder / "model_index.json").is_file():
+        return _size_on_disk(folder)
+    if config.size is None:
+        raise UserError(f"model '{config.model}' is not on this disk; give policy.size so that memory can be estimated")
+    return config.size
+
+
+def _size_on_disk(folder: Path) -> ModelSize:
+    counts = {part.name: _parameters(part) for part in folder.iterdir() if part.is_dir()}
+    denoiser = sum(n for name, n in counts.items() if name in DENOISERS)
+    (name,) = [name for name in DENOISERS[:1] + DENOISERS[2:] if name in counts]
+    geometry = json.loads((folder / name / "config.json").read_text())
+    return ModelSize(denoiser=denoiser, frozen=sum(counts.values()) - denoiser, **_geometry(geometry))
+
+
+def _parameters(part: Path) -> int:
+    total = 0
+    for file in part.glob("*.safetensors"):
+        with safe_open(file, framework="np") as weights:
+            for key in weights.keys():  # noqa: SIM118
+                count = 1
+                for n in weights.get_slice(key).get_shape():
+                    count *= n
+                total += count
+    return total
+
+
+def _geometry(config: dict[str, Any]) -> dict[str, int]:
+    """Depth, width and tokens of a transformer or UNet config; text tokens are counted as many as image tokens."""
+    if "num_attention_heads" in config and "attention_head_dim" in config:
+        width = config["num_attention_heads"] * config["attention_head_dim"]
+        layers = config.get("num_layers", 1) + config.get("num_single_layers", 0)
+    else:
+        width, layers = config["block_out_channels"][-1], 2 * len(config["block_out_channels"])
+    side = config.get("sample_size") or 64
+    patch = config.get("patch_size") or 1
+    return {"layers": layers, "width": width, "tokens": 2 * (side // patch) ** 2}

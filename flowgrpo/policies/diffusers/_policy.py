@@ -1,0 +1,146 @@
+"""The policy over a diffusers pipeline."""
+
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from diffusers import DiffusionPipeline
+from torch import Tensor, nn
+
+from flowgrpo.errors import UserError
+from flowgrpo.paths import ASSET, locate
+from flowgrpo.policies.diffusers import DiffusersConfig
+from flowgrpo.policies.diffusers._memo import RowMemo
+from flowgrpo.policies.diffusers._schedule import read_schedule, with_one_step_scheduler
+from flowgrpo.policies.diffusers._tap import Tap
+from flowgrpo.policies.diffusers._weights import FullWeights, LoraWeights, denoisers
+from flowgrpo.prompts import Prompt
+from flowgrpo.samples import Samples
+from flowgrpo.sampling.gaussian import GaussianLaw
+from flowgrpo.sampling.kernels import Kernel
+from flowgrpo.sampling.keys import Key, torch_generator
+from flowgrpo.sampling.levels import Schedule
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+RATIO_TOLERANCE = {"fp32": 1e-6, "bf16": 1e-4, "fp16": 1e-5}
+
+
+def load_pipeline(model: str, revision: str | None, dtype: str) -> DiffusionPipeline:
+    """A pipeline folder, `asset:NAME` or a hub id; safetensors only, no remote code."""
+    path = locate(model)
+    if model.startswith((ASSET, ".", "/", "~")) and not (path / "model_index.json").is_file():
+        raise UserError(f"model '{model}': {path} is not a diffusers pipeline folder (no model_index.json)")
+    source = str(path) if path.exists() else model
+    if not sys.stderr.isatty():
+        diffusers.utils.logging.disable_progress_bar()
+        transformers.utils.logging.disable_progress_bar()
+    try:
+        pipe = DiffusionPipeline.from_pretrained(
+            source, revision=revision, dtype=DTYPES[dtype], use_safetensors=True, **_absent(path)
+        )
+    except OSError as error:
+        raise UserError(f"model '{model}' can't be loaded: {str(error).splitlines()[0]}") from error
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def _absent(folder: Path) -> dict[str, None]:
+    """Components that the folder lists as null; diffusers wants to be told of those that its class does not call optional."""
+    index = folder / "model_index.json"
+    entries = json.loads(index.read_text()) if index.is_file() else {}
+    return {name: None for name, value in entries.items() if value == [None, None]}
+
+
+class PipelineSampler:
+    """A pipeline as its users meet it: its own call, its own sampler."""
+
+    def __init__(self, config: DiffusersConfig, device: torch.device) -> None:
+        self.config, self.device = config, device
+        self.pipe = load_pipeline(config.model, config.revision, config.dtype).to(device)
+
+    @torch.no_grad()
+    def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int], steps: int) -> Samples:
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        arguments = {**self._arguments(prompts, generators), "output_type": "pt", "num_inference_steps": steps}
+        with self._autocast():
+            return _samples(self.pipe(**arguments)[0], prompts)
+
+    def load_lora(self, folder: Path) -> None:
+        self.pipe.load_lora_weights(str(folder))
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        dtype = DTYPES[self.config.dtype]
+        return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
+
+    def _arguments(self, prompts: Sequence[Prompt], generator: Any) -> dict[str, Any]:
+        texts = [prompt.text for prompt in prompts]
+        return {"num_inference_steps": self.config.steps, **self.config.call, "prompt": texts, "generator": generator}
+
+
+class DiffusersPolicy(PipelineSampler):
+    """Shapes: B states; latents [B, ...] as the pipeline keeps them, float32."""
+
+    def __init__(self, config: DiffusersConfig, device: torch.device, seed: int) -> None:
+        super().__init__(config, device)
+        self.needs_loss_scaling = config.dtype == "fp16"
+        self.ratio_tolerance = RATIO_TOLERANCE[config.dtype]
+        with_one_step_scheduler(self.pipe)
+        for module in self.pipe.components.values():
+            if isinstance(module, nn.Module):
+                module.requires_grad_(False).eval()
+        if config.gradient_checkpointing:
+            for module in denoisers(self.pipe).values():
+                module.enable_gradient_checkpointing()
+        self.weights = LoraWeights(self.pipe, config.lora, seed) if config.lora else FullWeights(self.pipe)
+        for name, module in self.pipe.components.items():
+            if name.startswith("text_encoder") and module is not None:
+                RowMemo(module)
+        self.tap = Tap(self.pipe)
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        self.start([Prompt(0, "")], [("schedule",)])
+        return read_schedule(self.pipe.scheduler)
+
+    @torch.no_grad()
+    def start(self, prompts: Sequence[Prompt], keys: Sequence[Key]) -> Tensor:
+        generators = [torch_generator(key) for key in keys]
+        return self.tap.begin(**self._arguments(prompts, generators)).float()
+
+    def predict(self, states: Tensor, prompts: Sequence[Prompt], step: int) -> Tensor:
+        with self._autocast():
+            return self.tap.predict(states, step, **self._arguments(prompts, torch.Generator()))
+
+    def law(self, kernels: Sequence[Kernel], step: int) -> GaussianLaw:
+        return GaussianLaw.of(kernels, self.schedule, step, self.device)
+
+    @torch.no_grad()
+    def decode(self, states: Tensor, prompts: Sequence[Prompt]) -> Samples:
+        arguments = {**self._arguments(prompts, torch.Generator()), "output_type": "pt"}
+        with self._autocast():
+            return _samples(self.tap.finish(states, **arguments)[0], prompts)
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        return {
+            f"{name}.{key}": parameter
+            for name, module in denoisers(self.pipe).items()
+            for key, parameter in module.named_parameters()
+            if parameter.requires_grad
+        }
+
+    def reference(self) -> AbstractContextManager[None]:
+        return self.weights.reference()
+
+    def export(self, folder: Path) -> None:
+        self.weights.export(folder)
+
+
+def _samples(images: Tensor, prompts: Sequence[Prompt]) -> Samples:
+    return Samples(images.float().cpu(), [p.text for p in prompts], [p.metadata for p in prompts])

@@ -1,0 +1,70 @@
+"""The protocols that the rollout and the trainer know; neither asks what family a policy is of.
+
+Shapes: B states, C transitions. States and predictions are tensors whose first dimension is the batch.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor
+
+from flowgrpo.prompts import Prompt
+from flowgrpo.samples import Samples
+from flowgrpo.sampling.kernels import Kernel
+from flowgrpo.sampling.keys import Key
+
+
+class Law(Protocol):
+    """The law of C transitions. Log-probs and KL share one unit, the policy's; `tau`, `dt` and `g` are [C]."""
+
+    tau: Tensor
+    dt: Tensor
+    g: Tensor
+
+    def select(self, rows: Tensor) -> Self: ...
+    def sample(self, x: Tensor, prediction: Tensor, keys: Sequence[Key]) -> Tensor: ...
+    def log_prob(self, x: Tensor, prediction: Tensor, x_next: Tensor) -> Tensor: ...
+    def kl(self, x: Tensor, prediction: Tensor, other: Tensor) -> Tensor: ...
+
+
+class Sampler(Protocol):
+    def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int], steps: int) -> Samples:
+        """What a user of the model gets: its own sampler, untouched, one seed per sample."""
+        ...
+
+
+class Policy(Sampler, Protocol):
+    """`predict` is the same function in the rollout (no grad) and the update (grad), so the on-policy ratio is 1."""
+
+    device: torch.device
+    needs_loss_scaling: bool
+    """Whether gradients underflow without a scaled loss (float16)."""
+    ratio_tolerance: float
+    """The largest |log-ratio| that rounding may cause when the rollout is replayed."""
+
+    def start(self, prompts: Sequence[Prompt], keys: Sequence[Key]) -> Tensor:
+        """Initial states [B, ...], one independent draw per key."""
+        ...
+
+    def predict(self, states: Tensor, prompts: Sequence[Prompt], step: int) -> Tensor:
+        """The network's output at `states` [B, ...], guidance applied."""
+        ...
+
+    def law(self, kernels: Sequence[Kernel], step: int) -> Law: ...
+
+    def decode(self, states: Tensor, prompts: Sequence[Prompt]) -> Samples:
+        """Final states as samples."""
+        ...
+
+    def trainable(self) -> dict[str, torch.nn.Parameter]: ...
+
+    def reference(self) -> AbstractContextManager[None]:
+        """Inside, the policy is the one before training."""
+        ...
+
+    def export(self, folder: Path) -> None:
+        """Write what was trained in the format that the model's own library loads."""
+        ...

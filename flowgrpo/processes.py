@@ -1,0 +1,39 @@
+"""One process or many. Everything that crosses processes goes through here."""
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+class Processes:
+    """The processes of a run, as `accelerate launch` or torchrun started them; a lone process otherwise."""
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self.accelerator = accelerator
+        self.rank: int = accelerator.process_index
+        self.count: int = accelerator.num_processes
+        self.is_main: bool = accelerator.is_main_process
+        self.device: torch.device = accelerator.device
+
+    def share(self, items: Sequence[T]) -> list[T]:
+        """This process's part of a list that all processes hold."""
+        return list(items[self.rank :: self.count])
+
+    def gather(self, items: list[Any]) -> list[Any]:
+        """The lists of all processes, joined, on every process."""
+        return gather_object(items) if self.count > 1 else items
+
+    def sum(self, tensors: list[Tensor]) -> None:
+        """Add up tensors over the processes, in place."""
+        if self.count == 1:
+            return
+        flat = torch.cat([t.flatten() for t in tensors])
+        torch.distributed.all_reduce(flat)
+        for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+            tensor.copy_(part.view_as(tensor))

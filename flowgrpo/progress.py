@@ -1,0 +1,13 @@
+"""Progress bars: one per phase, on the main process, and only on a terminal."""
+
+import sys
+from collections.abc import Sequence
+from typing import TypeVar
+
+from tqdm import tqdm
+
+T = TypeVar("T")
+
+
+def bar(items: Sequence[T], phase: str, is_main: bool = True) -> "tqdm[T]":
+    return tqdm(items, desc=phase, leave=False, disable=not (is_main and sys.stderr.isatty()))

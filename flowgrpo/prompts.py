@@ -1,0 +1,80 @@
+"""Prompts: rows of a file, with whatever metadata they carry."""
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flowgrpo.errors import UserError
+from flowgrpo.paths import locate
+from flowgrpo.sampling.keys import numpy_generator
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """`index` is the row in its file; `metadata` is the row untouched, `prompt` included."""
+
+    index: int
+    text: str
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+def load_prompts(source: str) -> list[Prompt]:
+    """.txt (a prompt a line), .jsonl (`{"prompt": ..., any metadata}`) or .csv (a column `prompt`)."""
+    path = locate(source)
+    if not path.is_file():
+        raise UserError(f"prompt file {path} does not exist")
+    rows = _rows(path)
+    if not rows:
+        raise UserError(f"prompt file {path} holds no prompts")
+    return [Prompt(i, _text(row, path, i), row) for i, row in enumerate(rows)]
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    text = path.read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if line.strip()]
+    match path.suffix:
+        case ".txt":
+            return [{"prompt": line.strip()} for line in lines]
+        case ".jsonl":
+            return [_json_row(line, path, number) for number, line in enumerate(lines, 1)]
+        case ".csv":
+            return [dict(row) for row in csv.DictReader(text.splitlines())]
+    raise UserError(f"prompt file {path} must end in .txt, .jsonl or .csv")
+
+
+def _json_row(line: str, path: Path, number: int) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}, row {number}: not valid JSON ({error})") from error
+    if not isinstance(row, dict):
+        raise UserError(f"{path}, row {number}: must be an object with a 'prompt'")
+    return row
+
+
+def _text(row: dict[str, Any], path: Path, index: int) -> str:
+    text = row.get("prompt")
+    if not isinstance(text, str) or not text.strip():
+        raise UserError(f"{path}, row {index + 1}: the prompt is missing or empty")
+    return text
+
+
+class PromptSampler:
+    """Draws the prompts of update u: a fresh permutation per epoch, without replacement, a function of (seed, u) only."""
+
+    def __init__(self, prompts: Sequence[Prompt], per_update: int, seed: int) -> None:
+        if per_update > len(prompts):
+            raise UserError(f"{per_update} prompts per update, but the prompt file holds only {len(prompts)}")
+        self.prompts, self.per_update, self.seed = prompts, per_update, seed
+        self.updates_per_epoch = len(prompts) // per_update
+
+    def __call__(self, update: int) -> list[Prompt]:
+        epoch, place = divmod(update, self.updates_per_epoch)
+        order: np.ndarray = numpy_generator((self.seed, "prompts", epoch)).permutation(len(self.prompts))
+        chosen = order[place * self.per_update : (place + 1) * self.per_update]
+        return [self.prompts[i] for i in chosen]

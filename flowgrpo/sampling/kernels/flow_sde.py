@@ -1,0 +1,27 @@
+"""The SDE of Flow-GRPO (arXiv 2505.05470, eq. 8-9)."""
+
+from math import sqrt
+from typing import Literal
+
+from pydantic import PositiveFloat
+
+from flowgrpo.errors import UserError
+from flowgrpo.sampling.kernels import Kernel
+from flowgrpo.sampling.levels import Step
+
+
+class FlowSde(Kernel):
+    """c = sigma' - s^2 dt / (2 sigma), tau = s sqrt(dt) with s = a sqrt(sigma / (1 - sigma)).
+
+    At sigma = 1 the denominator 1 - sigma uses the schedule's second level, as the published code does.
+    """
+
+    type: Literal["flow_sde"] = "flow_sde"
+    noise_level: PositiveFloat = 0.7
+
+    def coefficients(self, step: Step) -> tuple[float, float]:
+        if not step.is_flow:
+            raise UserError("kernel flow_sde needs a flow-matching model; use ddim for a diffusion model")
+        denominator = 1.0 - (step.sigma_second if step.sigma == 1.0 else step.sigma)
+        s = self.noise_level * sqrt(step.sigma / denominator)
+        return step.sigma_next - s * s * step.dt / (2.0 * step.sigma), s * sqrt(step.dt)

@@ -1,0 +1,19 @@
+"""Deterministic Euler step."""
+
+from typing import Literal
+
+from flowgrpo.sampling.kernels import Kernel
+from flowgrpo.sampling.levels import Step
+
+
+class Ode(Kernel):
+    """c = sigma', tau = 0: the probability-flow ODE, for diffusion the same as DDIM with eta = 0."""
+
+    type: Literal["ode"] = "ode"
+
+    def coefficients(self, step: Step) -> tuple[float, float]:
+        return step.sigma_next, 0.0
+
+    @property
+    def stochastic(self) -> bool:
+        return False

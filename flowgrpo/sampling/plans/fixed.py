@@ -1,0 +1,24 @@
+"""A fixed list of stochastic steps."""
+
+from typing import Literal
+
+import numpy as np
+from pydantic import NonNegativeInt
+
+from flowgrpo.sampling.plans import Plan
+
+
+class FixedSteps(Plan):
+    """The steps named in `steps`, in every update."""
+
+    type: Literal["fixed"] = "fixed"
+    steps: tuple[NonNegativeInt, ...]
+
+    def stochastic_steps(self, steps: int, update: int, rng: np.random.Generator) -> list[int]:
+        return sorted(self.steps)
+
+    def complaint(self, steps: int) -> str | None:
+        if not self.steps:
+            return "the list of steps is empty: nothing would be trained"
+        outside = [i for i in self.steps if i >= steps]
+        return f"steps {outside} do not exist: there are {steps} steps (0 .. {steps - 1})" if outside else None

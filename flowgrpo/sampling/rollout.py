@@ -1,0 +1,160 @@
+"""Fill the shape of a group with states: one network evaluation per state, level by level.
+
+B states of one evaluation, C trained transitions that leave them, G leaves per group.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from flowgrpo.errors import UserError
+from flowgrpo.policies.protocol import Law, Policy
+from flowgrpo.prompts import Prompt
+from flowgrpo.samples import Samples
+from flowgrpo.sampling.kernels import Kernel
+from flowgrpo.sampling.keys import Key
+from flowgrpo.sampling.shape import Shape
+
+Place = tuple[int, int]
+"""(group in the block, node in the shape)."""
+
+
+@dataclass
+class Transitions:
+    """One network evaluation of B states and the C trained transitions that leave them.
+
+    The update evaluates the same B states together again, so that its log-probs start out equal bit for bit.
+    `prediction` and `reference` are [B, ...] and present only when the objective needs them.
+    """
+
+    step: int
+    prompts: list[Prompt]
+    states: Tensor
+    parent: Tensor
+    places: list[Place]
+    law: Law
+    next_states: Tensor
+    log_prob: Tensor
+    prediction: Tensor | None = None
+    reference: Tensor | None = None
+
+
+@dataclass
+class Block:
+    """A few groups rolled out together. `samples` holds their leaves, group by group, in the order of `shape.leaves`."""
+
+    prompts: list[Prompt]
+    shape: Shape
+    samples: Samples
+    transitions: list[Transitions]
+    network_evaluations: int
+
+
+@dataclass
+class _Run:
+    policy: Policy
+    prompts: list[Prompt]
+    shape: Shape
+    key: Key
+    keep_predictions: bool
+    states: dict[Place, Tensor] = field(default_factory=dict)
+    transitions: list[Transitions] = field(default_factory=list)
+    evaluations: int = 0
+
+    def noise_key(self, place: Place) -> Key:
+        node = self.shape.nodes[place[1]]
+        return (*self.key, self.prompts[place[0]].index, node.member, node.branch, node.step)
+
+
+@torch.no_grad()
+def rollout(
+    policy: Policy, prompts: Sequence[Prompt], shape: Shape, key: Key, micro_batch: int, keep_predictions: bool
+) -> Block:
+    """Roll out one group of this shape for each prompt; `key` is (run seed, update)."""
+    run = _Run(policy, list(prompts), shape, key, keep_predictions)
+    _start(run, micro_batch)
+    for step in range(max(node.step for node in shape.nodes)):
+        for places in _evaluations(run, step, micro_batch):
+            _advance(run, step, places)
+    leaves = [(g, leaf) for g in range(len(run.prompts)) for leaf in shape.leaves]
+    samples = Samples.concatenate([_decode(run, chunk) for chunk in _chunks(leaves, micro_batch)])
+    return Block(run.prompts, shape, samples, run.transitions, run.evaluations)
+
+
+def _start(run: _Run, micro_batch: int) -> None:
+    roots = [i for i, node in enumerate(run.shape.nodes) if node.parent is None]
+    places = [(g, root) for g in range(len(run.prompts)) for root in roots]
+    for chunk in _chunks(places, micro_batch):
+        prompts = [run.prompts[g] for g, _ in chunk]
+        states = run.policy.start(prompts, [run.noise_key(place) for place in chunk])
+        run.states.update(zip(chunk, states, strict=True))
+
+
+def _evaluations(run: _Run, step: int, micro_batch: int) -> Iterator[list[Place]]:
+    """The states to evaluate at a step; those with trained transitions apart, since they are evaluated again."""
+    nodes, children = run.shape.nodes, run.shape.children
+    for trained in (True, False):
+        places = [
+            (g, i)
+            for g in range(len(run.prompts))
+            for i, node in enumerate(nodes)
+            if node.step == step and children[i] and any(nodes[c].trained for c in children[i]) == trained
+        ]
+        yield from _chunks(places, micro_batch)
+
+
+def _advance(run: _Run, step: int, places: list[Place]) -> None:
+    """Evaluate these states once and draw all their children."""
+    prompts = [run.prompts[g] for g, _ in places]
+    states = torch.stack([run.states.pop(place) for place in places])
+    prediction = run.policy.predict(states, prompts, step)
+    run.evaluations += len(places)
+    children = [(row, (g, child)) for row, (g, i) in enumerate(places) for child in run.shape.children[i]]
+    parent = torch.tensor([row for row, _ in children], device=states.device)
+    made = [place for _, place in children]
+    law = run.policy.law([_kernel(run.shape, place) for place in made], step)
+    next_states = law.sample(states[parent], prediction[parent], [run.noise_key(place) for place in made])
+    run.states.update(zip(made, next_states, strict=True))
+    trained = [i for i, (_, node) in enumerate(made) if run.shape.nodes[node].trained]
+    if trained:
+        rows = torch.tensor(trained, device=states.device)
+        kept = law.select(rows)
+        _require_density(kept, run.shape.nodes[made[trained[0]][1]].kernel, step)
+        log_prob = kept.log_prob(states[parent[rows]], prediction[parent[rows]], next_states[rows])
+        run.transitions.append(
+            Transitions(
+                step,
+                prompts,
+                states,
+                parent[rows],
+                [made[i] for i in trained],
+                kept,
+                next_states[rows],
+                log_prob,
+                prediction if run.keep_predictions else None,
+            )
+        )
+
+
+def _kernel(shape: Shape, place: Place) -> Kernel:
+    kernel = shape.nodes[place[1]].kernel
+    assert kernel is not None
+    return kernel
+
+
+def _require_density(law: Law, kernel: Kernel | None, step: int) -> None:
+    if bool((law.tau <= 0).any()):
+        name = kernel.type if kernel else "?"
+        raise UserError(f"kernel {name} adds no noise at step {step}, so it can't be trained there; leave it out")
+
+
+def _decode(run: _Run, places: list[Place]) -> Samples:
+    states = torch.stack([run.states.pop(place) for place in places])
+    return run.policy.decode(states, [run.prompts[g] for g, _ in places])
+
+
+def _chunks(places: list[Place], size: int) -> Iterator[list[Place]]:
+    for i in range(0, len(places), size):
+        yield places[i : i + size]

@@ -1,0 +1,46 @@
+"""What config sections are made of: strict pydantic models, and components chosen by name."""
+
+from typing import Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
+
+from flowgrpo.errors import UserError
+from flowgrpo.plugins import component_class, nearest
+
+
+class Section(BaseModel):
+    """A frozen section that refuses unknown keys and names the nearest known one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, data: Any) -> Any:
+        for key in data if isinstance(data, dict) else ():
+            if key not in cls.model_fields:
+                raise ValueError(f"unknown key '{key}' ({nearest(str(key), cls.model_fields)})")
+        return data
+
+
+class Component(Section):
+    """A section whose `type` chooses its class: a shipped name, `module:Class` or `file.py:Class`."""
+
+    type: str
+
+
+def component(base: type[Component], package: str) -> BeforeValidator:
+    """Turn `name` or `{type: name, ...}` into the component that the name stands for."""
+
+    def build(value: Any) -> Any:
+        if isinstance(value, base):
+            return value
+        fields = {"type": value} if isinstance(value, str) else value
+        if not isinstance(fields, dict) or not isinstance(fields.get("type"), str):
+            raise ValueError("must be a name or a mapping with a 'type'")
+        try:
+            found = component_class(fields["type"], base, package)
+        except UserError as error:
+            raise ValueError(str(error)) from error
+        return found.model_validate(fields)
+
+    return BeforeValidator(build)

@@ -1,0 +1,325 @@
+"""The GRPO trainer. It knows policies, plans, rewards, credit and objectives by their protocols only.
+
+Per update: draw prompts, roll out a tree for each, score the leaves, give credit, optimise.
+P prompts, T trained transitions per group, B states of one network evaluation, C trained transitions that leave them.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flowgrpo.config import Config
+from flowgrpo.credit import ScoredTree
+from flowgrpo.ema import Ema
+from flowgrpo.errors import UserError
+from flowgrpo.objective.advantage import advantages, zero_variance_groups
+from flowgrpo.objective.loss import LossInputs, Terms, noise_weights, terms
+from flowgrpo.policies.protocol import Policy
+from flowgrpo.processes import Processes
+from flowgrpo.progress import bar
+from flowgrpo.prompts import Prompt, PromptSampler
+from flowgrpo.runs.checkpoint import load_optimizer, optimizer_tensors
+from flowgrpo.sampling.keys import numpy_generator
+from flowgrpo.sampling.rollout import Block, Transitions, rollout
+from flowgrpo.sampling.shape import Shape
+from flowgrpo.scoring import Scorer
+
+
+@dataclass(frozen=True)
+class Part:
+    """A block of groups and the places of these groups in the update's list of prompts."""
+
+    slots: list[int]
+    block: Block
+
+
+@dataclass(frozen=True)
+class Scored:
+    """An update's groups, scored. `rewards` holds [P, N nodes] per label (NaN where not scored); `advantage` and `kept` are [P, N]."""
+
+    shape: Shape
+    rewards: dict[str, np.ndarray]
+    advantage: np.ndarray
+    kept: np.ndarray
+
+
+class Trainer:
+    def __init__(
+        self, config: Config, policy: Policy, prompts: list[Prompt], scorer: Scorer, processes: Processes
+    ) -> None:
+        self.config, self.policy, self.scorer, self.processes = config, policy, scorer, processes
+        self.sampler = PromptSampler(prompts, config.rollout.prompts_per_update, config.seed)
+        self.parameters = policy.trainable()
+        optimizer = config.optimizer
+        self.optimizer = torch.optim.AdamW(
+            self.parameters.values(),
+            lr=optimizer.lr,
+            betas=optimizer.betas,
+            weight_decay=optimizer.weight_decay,
+            eps=optimizer.eps,
+        )
+        self.scaler = torch.amp.GradScaler(policy.device.type, enabled=policy.needs_loss_scaling)
+        self.ema = Ema(self.parameters, config.ema.decay) if config.ema else None
+        self.updates = 0
+        self.optimizer_steps = 0
+        self.gated = False
+
+    def update(self) -> tuple[dict[str, Any], list[Part], Scored]:
+        """One update: its metrics, this process's rollouts and their scores."""
+        clock = Clock()
+        prompts = self.sampler(self.updates)
+        shape = self.shape(self.updates)
+        with clock("rollout"):
+            parts = self._roll_out(prompts, shape)
+        with clock("reward"):
+            scored = self._score(parts, shape)
+        with clock("update"):
+            optimised = self._optimise(parts, scored)
+        evaluations = sum(part.block.network_evaluations for part in parts)
+        metrics = {
+            "update": self.updates,
+            **reward_metrics(scored, self.scorer.weights),
+            **optimised,
+            "network_evaluations": sum(self.processes.gather([evaluations])),
+            **clock.seconds,
+        }
+        self.updates += 1
+        return metrics, parts, scored
+
+    def shape(self, update: int) -> Shape:
+        rng = numpy_generator((self.config.seed, "plan", update))
+        rollout = self.config.rollout
+        return rollout.plan.shape(self.config.policy.steps, rollout.group_size, update, rng)
+
+    def minibatches(self) -> list[list[int]]:
+        """The places of the prompts that share an optimizer step."""
+        size = self.config.rollout.prompts_per_update // self.config.optimizer.steps_per_update
+        return [list(range(i, i + size)) for i in range(0, self.config.rollout.prompts_per_update, size)]
+
+    def _roll_out(self, prompts: list[Prompt], shape: Shape) -> list[Part]:
+        size, micro_batch = self.config.rollout.prompts_per_block, self.config.rollout.micro_batch
+        blocks = [slots[i : i + size] for slots in self.minibatches() for i in range(0, len(slots), size)]
+        key = (self.config.seed, self.updates)
+        keep = self.config.objective.ratio == "guard"
+        return [
+            Part(slots, rollout(self.policy, [prompts[s] for s in slots], shape, key, micro_batch, keep))
+            for slots in bar(self.processes.share(blocks), "roll out", self.processes.is_main)
+        ]
+
+    def _score(self, parts: list[Part], shape: Shape) -> Scored:
+        mine = [row for part in parts for row in self._leaf_rewards(part)]
+        rows = dict(self.processes.gather(mine))
+        rewards = {label: np.stack([rows[s][label] for s in sorted(rows)]) for label in self.scorer.rewards}
+        credit = {
+            label: np.stack([self.config.credit.assign(ScoredTree(shape, row)) for row in values])
+            for label, values in rewards.items()
+        }
+        trained = list(shape.trained)
+        step = np.array([shape.nodes[i].step for i in trained])
+        groups = len(rows)
+        values, kept = advantages(
+            {label: c[:, trained].ravel() for label, c in credit.items()},
+            self.scorer.weights,
+            np.repeat(np.arange(groups), len(trained)),
+            np.tile(step, groups),
+            self.config.advantage,
+        )
+        advantage, mask = np.zeros((groups, len(shape.nodes))), np.zeros((groups, len(shape.nodes)), bool)
+        advantage[:, trained], mask[:, trained] = values.reshape(groups, -1), kept.reshape(groups, -1)
+        return Scored(shape, rewards, advantage, mask)
+
+    def _leaf_rewards(self, part: Part) -> list[tuple[int, dict[str, np.ndarray]]]:
+        shape = part.block.shape
+        scores = self.scorer(part.block.samples)
+        rows = []
+        for g, slot in enumerate(part.slots):
+            own = slice(g * len(shape.leaves), (g + 1) * len(shape.leaves))
+            nodes = {label: np.full(len(shape.nodes), np.nan) for label in scores}
+            for label, values in scores.items():
+                nodes[label][list(shape.leaves)] = values[own]
+            rows.append((slot, nodes))
+        return rows
+
+    def _optimise(self, parts: list[Part], scored: Scored) -> dict[str, float]:
+        totals = Totals()
+        taus = [t.law.tau for part in parts for t in part.block.transitions]
+        mean_tau = float(torch.cat(taus).mean()) if taus else 1.0
+        steps = [slots for _ in range(self.config.optimizer.epochs) for slots in self.minibatches()]
+        for slots in bar(steps, "optimise", self.processes.is_main):
+            count = int(scored.kept[slots].sum())
+            if count:
+                for part in parts:
+                    if part.slots[0] in slots:
+                        self._accumulate(part, scored, mean_tau, count, totals)
+                self._step(totals)
+        return totals.metrics(self.processes)
+
+    def _accumulate(self, part: Part, scored: Scored, mean_tau: float, count: int, totals: "Totals") -> None:
+        """Add the gradient of this part's share of the loss, the mean over `count` kept transitions."""
+        for transitions in part.block.transitions:
+            at = [(part.slots[g], node) for g, node in transitions.places]
+            kept = torch.tensor([bool(scored.kept[p]) for p in at], device=self.policy.device)
+            if not kept.any():
+                continue
+            advantage = torch.tensor([scored.advantage[p] for p in at], device=kept.device).float()
+            found = self._terms(transitions, advantage, mean_tau)
+            loss = (found.loss * kept).sum() / count
+            self.scaler.scale(loss).backward()
+            totals.add(found, kept, loss, transitions.step)
+
+    def _terms(self, t: Transitions, advantage: Tensor, mean_tau: float) -> Terms:
+        objective, epochs = self.config.objective, self.config.optimizer.epochs
+        reference = self._reference(t) if objective.kl.coefficient else None
+        t.reference = reference if epochs > 1 else None
+        x, law = t.states[t.parent], t.law
+        prediction = self.policy.predict(t.states, t.prompts, t.step)[t.parent]
+        inputs = LossInputs(
+            log_prob=law.log_prob(x, prediction, t.next_states),
+            log_prob_old=t.log_prob,
+            advantage=advantage,
+            weight=noise_weights(law.tau, objective, mean_tau),
+            tau=law.tau,
+            dt=law.dt,
+            g=law.g,
+            kl_old=None if t.prediction is None else law.kl(x, prediction, t.prediction[t.parent]),
+            kl_reference=None if reference is None else law.kl(x, prediction, reference[t.parent]),
+        )
+        return terms(inputs, objective)
+
+    @torch.no_grad()
+    def _reference(self, t: Transitions) -> Tensor:
+        if t.reference is not None:
+            return t.reference
+        with self.policy.reference():
+            return self.policy.predict(t.states, t.prompts, t.step)
+
+    def _step(self, totals: "Totals") -> None:
+        self._gate(totals)
+        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.parameters.values()]
+        self.processes.sum(gradients)
+        for parameter, gradient in zip(self.parameters.values(), gradients, strict=True):
+            parameter.grad = gradient
+        self.scaler.unscale_(self.optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.optimizer.max_grad_norm)
+        if not (totals.finite and (torch.isfinite(norm) or self.scaler.is_enabled())):
+            raise UserError(
+                f"update {self.updates}: the loss or its gradient is not finite; no weight was changed; go on from the last "
+                "checkpoint with --resume and a lower optimizer.lr"
+            )
+        self._set_learning_rate()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        self.optimizer_steps += 1
+        totals.norm(float(norm))
+        if self.ema:
+            self.ema.update(self.optimizer_steps)
+
+    def _set_learning_rate(self) -> None:
+        optimizer = self.config.optimizer
+        share = min(1.0, (self.updates + 1) / optimizer.warmup) if optimizer.warmup else 1.0
+        for group in self.optimizer.param_groups:
+            group["lr"] = optimizer.lr * share
+
+    def _gate(self, totals: "Totals") -> None:
+        """Before the first optimizer step the policy is still the one that sampled, so every log-ratio must be 0."""
+        if self.gated:
+            return
+        self.gated = True
+        worst, step = totals.worst
+        if worst > self.policy.ratio_tolerance:
+            raise UserError(
+                f"step-0 gate: replaying the rollout gives a log-ratio of {worst:.1e} at step {step} where it must be 0; the "
+                "update's network differs from the rollout's (dropout, dtype, attention backend, state kept between "
+                "steps); no weight was changed"
+            )
+
+    def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+        """Everything that a resumed run needs: (named tensors, facts)."""
+        tensors = {
+            "trainable": dict(self.parameters),
+            "optimizer": optimizer_tensors(self.optimizer, list(self.parameters)),
+        }
+        if self.ema:
+            tensors["ema"] = self.ema.average
+        facts = {"updates": self.updates, "optimizer_steps": self.optimizer_steps, "scaler": self.scaler.state_dict()}
+        return tensors, facts
+
+    @torch.no_grad()
+    def load(self, tensors: dict[str, dict[str, Tensor]], facts: dict[str, Any]) -> None:
+        for name, parameter in self.parameters.items():
+            parameter.copy_(tensors["trainable"][name])
+        load_optimizer(self.optimizer, tensors.get("optimizer", {}), list(self.parameters))
+        if self.ema:
+            self.ema.load(tensors["ema"])
+        self.updates, self.optimizer_steps = facts["updates"], facts["optimizer_steps"]
+        self.scaler.load_state_dict(facts["scaler"])
+
+
+class Totals:
+    """Sums over the transitions of an update."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, float] = defaultdict(float)
+        self.norms: list[float] = []
+        self.worst: tuple[float, int] = (0.0, 0)
+        self.finite = True
+
+    def add(self, found: Terms, kept: Tensor, loss: Tensor, step: int) -> None:
+        size = found.log_ratio.abs().max().item()
+        self.worst = max(self.worst, (size, step))
+        self.finite = self.finite and bool(torch.isfinite(loss))
+        self.sums["count"] += int(kept.sum())
+        self.sums["loss"] += loss.item()
+        self.sums["clipped"] += int((found.clipped & kept).sum())
+        self.sums["kl"] += float((found.kl * kept).sum())
+
+    def norm(self, value: float) -> None:
+        self.norms.append(value)
+
+    def metrics(self, processes: Processes) -> dict[str, float]:
+        everyone = processes.gather([(dict(self.sums), self.worst[0])])
+        total = {key: sum(s.get(key, 0.0) for s, _ in everyone) for key in ("count", "loss", "clipped", "kl")}
+        count = max(total["count"], 1.0)
+        return {
+            "loss": total["loss"] / max(len(self.norms), 1),
+            "ratio/log_abs_max": max(worst for _, worst in everyone),
+            "ratio/clip_fraction": total["clipped"] / count,
+            "kl": total["kl"] / count,
+            "grad_norm": float(np.mean(self.norms)) if self.norms else 0.0,
+            "optimizer_steps": len(self.norms),
+        }
+
+
+def reward_metrics(scored: Scored, weights: dict[str, float]) -> dict[str, float]:
+    leaves, trained = list(scored.shape.leaves), list(scored.shape.trained)
+    final = {label: values[:, leaves] for label, values in scored.rewards.items()}
+    group = np.repeat(np.arange(len(scored.kept)), len(leaves))
+    return {
+        "reward": float(sum(weights[label] * values.mean() for label, values in final.items())),
+        **{f"reward/{label}": float(values.mean()) for label, values in final.items()},
+        "advantage/zero_variance_groups": zero_variance_groups(
+            {label: values.ravel() for label, values in final.items()}, weights, group
+        ),
+        "advantage/std": float(scored.advantage[:, trained].std()),
+    }
+
+
+class Clock:
+    """Seconds by phase."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[f"seconds/{phase}"] = round(time.perf_counter() - start, 4)

@@ -1,0 +1,171 @@
+"""A training run from config to report: evaluate, train, checkpoint, evaluate, write it all down."""
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from flowgrpo.config import Config
+from flowgrpo.errors import UserError
+from flowgrpo.evaluation import HeldOut, compare, evaluate, spread
+from flowgrpo.policies.protocol import Policy
+from flowgrpo.processes import Processes
+from flowgrpo.progress import bar
+from flowgrpo.prompts import Prompt, load_prompts
+from flowgrpo.runs import folder
+from flowgrpo.runs.checkpoint import checkpoints, load_state, save_state, write_checkpoint
+from flowgrpo.runs.model_card import model_card
+from flowgrpo.runs.report import write_report
+from flowgrpo.runs.tree import save_tree
+from flowgrpo.scoring import Scorer, probe
+from flowgrpo.trainer import Trainer
+
+PROBE_PROMPTS = 16
+
+
+def train(config: Config, name: str, resume: Path | None) -> dict[str, Any] | None:
+    """Train, in a new folder called after `name` or on from the run folder `resume`.
+
+    Returns the run's summary, the last line that `flowgrpo train` prints; None on all but the main process.
+    """
+    training = Training(config, name, resume)
+    training.begin(resume is not None)
+    training.loop()
+    return training.finish()
+
+
+class Training:
+    def __init__(self, config: Config, name: str, resume: Path | None) -> None:
+        self.config = config
+        prompts = load_prompts(config.rollout.prompts)
+        evaluation = config.evaluation
+        self.held_out = spread(load_prompts(evaluation.prompts), evaluation.limit) if evaluation else []
+        self.scorer = Scorer(config.rewards)
+        tracked = config.tracker != "none"
+        self.accelerator = Accelerator(
+            log_with=config.tracker if tracked else None, project_dir=config.output, cpu=not torch.cuda.is_available()
+        )
+        self.processes = Processes(self.accelerator)
+        self.policy: Policy = config.policy.build(self.processes.device, config.seed)
+        self.trainer = Trainer(config, self.policy, prompts, self.scorer, self.processes)
+        made = [folder.new_run(config.output, name)] if self.processes.is_main and resume is None else []
+        self.run: Path = resume or self.processes.gather(made)[0]
+        self.seconds = 0.0
+        if tracked:
+            self.accelerator.init_trackers("flowgrpo", config=config.model_dump(mode="json"))
+
+    def begin(self, resume: bool) -> None:
+        """Restore the last checkpoint, or probe the rewards and evaluate the untrained policy."""
+        if resume:
+            self._restore()
+        else:
+            self._probe(self.trainer.sampler.prompts)
+            if self.processes.is_main:
+                folder.write_config(self.run, self.config)
+        if self.config.evaluation and not (self.run / "samples" / "before.json").exists():
+            if self.trainer.updates:
+                raise UserError(f"{self.run}/samples/before.json is missing; it can't be made again after training began")
+            self._evaluate("before")
+
+    def _restore(self) -> None:
+        found = checkpoints(self.run)
+        for partial in self.run.glob(".checkpoint-*.partial"):
+            shutil.rmtree(partial, ignore_errors=True)
+        if found:
+            tensors, facts = load_state(found[-1] / "state")
+            self.trainer.load(tensors, facts)
+            self.seconds = facts["seconds"]
+        if self.processes.is_main:
+            folder.rewind_metrics(self.run, self.trainer.updates)
+
+    def _probe(self, prompts: list[Prompt]) -> None:
+        chosen = spread(prompts, PROBE_PROMPTS)
+        seeds = [self.config.seed + i for i in range(len(chosen))]
+        probe(self.scorer, self.policy.generate(chosen, seeds, self.config.policy.steps))
+
+    def loop(self) -> None:
+        begin = self.trainer.updates
+        for _ in bar(range(begin, self.config.updates), "train", self.processes.is_main):
+            start = time.perf_counter()
+            metrics, parts, scored = self.trainer.update()
+            self.seconds += time.perf_counter() - start
+            done = self.trainer.updates
+            self._record(metrics)
+            if done == self.config.updates and self.processes.is_main:
+                save_tree(self.run, parts[0], scored, self.scorer.weights)
+            if done % self.config.checkpoint_every == 0 or done == self.config.updates:
+                self._checkpoint()
+            evaluation = self.config.evaluation
+            if evaluation and evaluation.every and done % evaluation.every == 0 and done < self.config.updates:
+                self._evaluate_between()
+
+    def _record(self, metrics: dict[str, Any]) -> None:
+        if not self.processes.is_main:
+            return
+        folder.append_metrics(self.run, metrics)
+        self.accelerator.log(metrics, step=metrics["update"])
+
+    def _evaluate_between(self) -> None:
+        assert self.config.evaluation is not None
+        prompts = spread(self.held_out, self.config.evaluation.limit_between)
+        found = self._held_out(prompts, 0)
+        means = {f"held_out/{label}": float(values.mean()) for label, values in found.scores.items()}
+        self._record({"update": self.trainer.updates - 1, **means})
+
+    def _held_out(self, prompts: list[Prompt], pictures: int) -> HeldOut:
+        assert self.config.evaluation is not None
+        arguments = (self.policy, self.scorer, prompts, self.config.evaluation, self.processes, pictures)
+        if self.trainer.ema is None:
+            return evaluate(*arguments)
+        with self.trainer.ema.applied():
+            return evaluate(*arguments)
+
+    def _evaluate(self, when: folder.When) -> None:
+        assert self.config.evaluation is not None
+        found = self._held_out(self.held_out, self.config.evaluation.pictures)
+        if self.processes.is_main:
+            folder.save_held_out(self.run, when, found)
+
+    def _checkpoint(self) -> None:
+        """Only the main process writes; `ema/` holds the averaged weights in the same format."""
+        if not self.processes.is_main:
+            return
+
+        def write(target: Path) -> None:
+            tensors, facts = self.trainer.state()
+            save_state(target / "state", tensors, {**facts, "seconds": self.seconds})
+            self.policy.export(target)
+            if self.trainer.ema is not None:
+                with self.trainer.ema.applied():
+                    self.policy.export(target / "ema")
+            folder.write_config(target, self.config)
+            (target / "README.md").write_text(model_card(self.config, self.trainer.updates))
+
+        write_checkpoint(self.run, self.trainer.updates, write)
+
+    def finish(self) -> dict[str, Any] | None:
+        if self.config.evaluation:
+            self._evaluate("after")
+        self.accelerator.end_training()
+        if not self.processes.is_main:
+            return None
+        held_out = self._compare() if self.config.evaluation else None
+        write_report(self.run)
+        return {
+            "run": str(self.run),
+            "held_out": held_out,
+            "updates": self.trainer.updates,
+            "seconds": round(self.seconds, 1),
+        }
+
+    def _compare(self) -> dict[str, Any]:
+        assert self.config.evaluation is not None
+        metric = self.config.evaluation.metric
+        before, after = (folder.load_scores(self.run, when)[metric] for when in ("before", "after"))
+        found = compare(self.held_out, before, after, metric)
+        (self.run / "held_out.json").write_text(json.dumps(found, indent=1))
+        return {key: found[key] for key in ("metric", "before", "after", "ci95")}
