@@ -194,8 +194,7 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
         below = base.get(key)
-        mergeable = isinstance(below, dict) and isinstance(value, dict)
-        if mergeable and value.get("type", below.get("type")) == below.get("type"):
+        if isinstance(below, dict) and isinstance(value, dict) and value.get("type", below.get("type")) == below.get("type"):
             merged[key] = _merge(below, value)
         else:
             merged[key] = value

@@ -21,15 +21,18 @@ PACKAGE = "flowgrpo.rewards"
 
 def load_reward(use: str, arguments: Mapping[str, Any] | None = None) -> Reward:
     """A class is constructed with the arguments; a function is taken as it is."""
+    target: Any
     module, attr = resolve(use, PACKAGE)
     target = attribute(module, attr or "reward", use)
     if inspect.isclass(target):
-        return target(**(arguments or {}))
+        made: Reward = target(**(arguments or {}))
+        return made
     if not callable(target):
         raise UserError(f"reward '{use}' is not callable")
     if arguments:
         raise UserError(f"reward '{use}' is a function and takes no arguments; make it a class to configure it")
-    return target
+    reward: Reward = target
+    return reward
 
 
 class Scorer:

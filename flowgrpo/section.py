@@ -28,7 +28,7 @@ class Component(Section):
     type: str
 
 
-def component(base: type[Component], package: str) -> BeforeValidator:
+def component(base: type, package: str) -> BeforeValidator:
     """Turn `name` or `{type: name, ...}` into the component that the name stands for."""
 
     def build(value: Any) -> Any:
@@ -38,7 +38,7 @@ def component(base: type[Component], package: str) -> BeforeValidator:
         if not isinstance(fields, dict) or not isinstance(fields.get("type"), str):
             raise ValueError("must be a name or a mapping with a 'type'")
         try:
-            found = component_class(fields["type"], base, package)
+            found: type[Component] = component_class(fields["type"], base, package)
         except UserError as error:
             raise ValueError(str(error)) from error
         return found.model_validate(fields)

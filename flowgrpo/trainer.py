@@ -42,7 +42,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Scored:
-    """An update's groups, scored. `rewards` holds [P, N nodes] per label (NaN where not scored); `advantage` and `kept` are [P, N]."""
+    """An update's groups, scored. All arrays are [P, N nodes]; `rewards`, by label, are NaN where not scored."""
 
     shape: Shape
     rewards: dict[str, np.ndarray]
@@ -243,7 +243,7 @@ class Trainer:
 
     def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         """Everything that a resumed run needs: (named tensors, facts)."""
-        tensors = {
+        tensors: dict[str, dict[str, Tensor]] = {
             "trainable": dict(self.parameters),
             "optimizer": optimizer_tensors(self.optimizer, list(self.parameters)),
         }

@@ -63,7 +63,7 @@ class Training:
         if resume:
             self._restore()
         else:
-            self._probe(self.trainer.sampler.prompts)
+            self._probe(list(self.trainer.sampler.prompts))
             if self.processes.is_main:
                 folder.write_config(self.run, self.config)
         if self.config.evaluation and not (self.run / "samples" / "before.json").exists():

@@ -1,7 +1,7 @@
 """Scene judge: does a picture show exactly the objects that its prompt's metadata states? Classical vision (OpenCV).
 
-`strict` is 1 when every stated fact holds and nothing else is there, else 0; `soft` is the share of stated facts that hold. Both in
-[0, 1], higher is better. Metadata in GenEval's format: `{"include": [{"class", "count", "color"?, "size"?,
+`strict` is 1 when every stated fact holds and nothing else is there, else 0; `soft` is the share of stated facts that
+hold. Both in [0, 1], higher is better. Metadata in GenEval's format: `{"include": [{"class", "count", "color"?, "size"?,
 "position"?: [relation, index]}], "background"?}`. Licence Apache-2.0; made for the drawn scenes of mini-sd3.
 """
 

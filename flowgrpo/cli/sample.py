@@ -14,7 +14,7 @@ from flowgrpo.prompts import load_prompts
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", help="a config or shipped recipe (its model and call), or a pipeline folder or hub id")
-    parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="values to change in the config, or in the pipeline's policy section (call.guidance_scale=4)")
+    parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="values to change, e.g. call.guidance_scale=4")
     parser.add_argument("--prompts", required=True, help=".txt, .jsonl or .csv")
     parser.add_argument("--lora", help="a checkpoint folder of a run")
     parser.add_argument("--out", default="samples", help="folder for the pictures and samples.jsonl")

@@ -10,8 +10,9 @@ from flowgrpo.section import Section
 class AdvantageConfig(Section):
     """A = (credit - mean) / max(std + eps, floor), clipped to +-clip.
 
-    `mean` and `std` say over what: the `group` (one prompt's transitions), `group_step` (those at the same step), or `global` (all of the
-    update); std `none` only centres. `ddof` 0 is the population std (flow_grpo), 1 the unbiased one (DanceGRPO).
+    `mean` and `std` say over what: the `group` (one prompt's transitions), `group_step` (those at the same step), or
+    `global` (all of the update); std `none` only centres. `ddof` 0 is the population std (flow_grpo), 1 the unbiased
+    one (DanceGRPO).
     `aggregate`: normalise the weighted sum of the rewards, or normalise each reward and sum the advantages.
     `zero_variance`: `drop` takes groups whose credit is constant out of the loss, `keep` leaves them in at their
     advantage (not 0 when the mean is global).
@@ -42,7 +43,8 @@ class ObjectiveConfig(Section):
     """PPO with a clipped ratio r = exp(log_ratio).
 
     `clip` is [low, high] for r in [1 - low, 1 + high]; one number stands for both. `ratio` `plain`: log p_new - log p_old;
-    `guard`: GRPO-Guard's normalised ratio (arXiv 2510.22319), (log p_new - log p_old + KL(new || old)) tau, with the loss divided by dt.
+    `guard`: GRPO-Guard's normalised ratio (arXiv 2510.22319), (log p_new - log p_old + KL(new || old)) tau, with the
+    loss divided by dt.
     `weight` `one`, or `noise`: tau over its mean (TempFlow-GRPO, arXiv 2508.04324).
     """
 

@@ -1,6 +1,7 @@
 """Advantages: credit made comparable within a group."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -59,7 +60,9 @@ def _normalise(values: np.ndarray, group: np.ndarray, step: np.ndarray, config: 
     return centred / np.maximum(spread + config.eps, config.floor)
 
 
-def _per(scope: str, values: np.ndarray, group: np.ndarray, step: np.ndarray, statistic) -> np.ndarray:
+def _per(
+    scope: str, values: np.ndarray, group: np.ndarray, step: np.ndarray, statistic: Callable[[np.ndarray], Any]
+) -> np.ndarray:
     """A statistic of the values over each set of transitions that share a key, spread back over them."""
     columns = {"group": [group], "group_step": [group, step], "global": [np.zeros_like(group)]}[scope]
     _, inverse = np.unique(np.stack(columns), axis=1, return_inverse=True)

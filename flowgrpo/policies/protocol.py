@@ -20,9 +20,12 @@ from flowgrpo.sampling.keys import Key
 class Law(Protocol):
     """The law of C transitions. Log-probs and KL share one unit, the policy's; `tau`, `dt` and `g` are [C]."""
 
-    tau: Tensor
-    dt: Tensor
-    g: Tensor
+    @property
+    def tau(self) -> Tensor: ...
+    @property
+    def dt(self) -> Tensor: ...
+    @property
+    def g(self) -> Tensor: ...
 
     def select(self, rows: Tensor) -> Self: ...
     def sample(self, x: Tensor, prediction: Tensor, keys: Sequence[Key]) -> Tensor: ...
@@ -39,11 +42,18 @@ class Sampler(Protocol):
 class Policy(Sampler, Protocol):
     """`predict` is the same function in the rollout (no grad) and the update (grad), so the on-policy ratio is 1."""
 
-    device: torch.device
-    needs_loss_scaling: bool
-    """Whether gradients underflow without a scaled loss (float16)."""
-    ratio_tolerance: float
-    """The largest |log-ratio| that rounding may cause when the rollout is replayed."""
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def needs_loss_scaling(self) -> bool:
+        """Whether gradients underflow without a scaled loss (float16)."""
+        ...
+
+    @property
+    def ratio_tolerance(self) -> float:
+        """The largest |log-ratio| that rounding may cause when the rollout is replayed."""
+        ...
 
     def start(self, prompts: Sequence[Prompt], keys: Sequence[Key]) -> Tensor:
         """Initial states [B, ...], one independent draw per key."""

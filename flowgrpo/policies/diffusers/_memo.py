@@ -1,49 +1,33 @@
-"""Encode every prompt once: remember what a text encoder returned, row by row."""
+"""Encode a batch of prompts once, not at every step: remember what a text encoder returned for the same inputs."""
 
 from collections import OrderedDict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_leaves
 
-ROWS = 4096
+ENTRIES = 32
 
 
-class RowMemo:
-    """Replaces `module.forward`. Rows are encoded one at a time, so a row's bits do not depend on its neighbours."""
+class Memo:
+    """Replaces `module.forward`. A whole call is remembered, so that its bits are those of the untouched pipeline."""
 
     def __init__(self, module: nn.Module) -> None:
         self.forward = module.forward
-        self.rows: OrderedDict[tuple, Any] = OrderedDict()
+        self.results: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
         module.forward = self
 
     @torch.no_grad()
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        leaves, spec = tree_flatten((args, kwargs))
-        batch = next(len(leaf) for leaf in leaves if isinstance(leaf, Tensor))
-        rows = [self._row([_slice(leaf, b) for leaf in leaves], spec) for b in range(batch)]
-        flat = [tree_flatten(row) for row in rows]
-        merged = [_join(column) for column in zip(*(values for values, _ in flat), strict=True)]
-        return tree_unflatten(merged, flat[0][1])
-
-    def _row(self, leaves: list[Any], spec: Any) -> Any:
-        key = tuple(_key(leaf) for leaf in leaves)
-        if key not in self.rows:
-            args, kwargs = tree_unflatten(leaves, spec)
-            self.rows[key] = self.forward(*args, **kwargs)
-            if len(self.rows) > ROWS:
-                self.rows.popitem(last=False)
-        return self.rows[key]
-
-
-def _slice(leaf: Any, row: int) -> Any:
-    return leaf[row : row + 1] if isinstance(leaf, Tensor) else leaf
+        key = tuple(_key(leaf) for leaf in tree_leaves((args, sorted(kwargs.items()))))
+        if key not in self.results:
+            self.results[key] = self.forward(*args, **kwargs)
+        self.results.move_to_end(key)
+        if len(self.results) > ENTRIES:
+            self.results.popitem(last=False)
+        return self.results[key]
 
 
 def _key(leaf: Any) -> Any:
     return (tuple(leaf.shape), leaf.cpu().numpy().tobytes()) if isinstance(leaf, Tensor) else repr(leaf)
-
-
-def _join(column: tuple[Any, ...]) -> Any:
-    return torch.cat(column) if isinstance(column[0], Tensor) else column[0]

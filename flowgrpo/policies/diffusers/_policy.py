@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from flowgrpo.errors import UserError
 from flowgrpo.paths import ASSET, locate
 from flowgrpo.policies.diffusers import DiffusersConfig
-from flowgrpo.policies.diffusers._memo import RowMemo
+from flowgrpo.policies.diffusers._memo import Memo
 from flowgrpo.policies.diffusers._schedule import read_schedule, with_one_step_scheduler
 from flowgrpo.policies.diffusers._tap import Tap
 from flowgrpo.policies.diffusers._weights import FullWeights, LoraWeights, denoisers
@@ -101,7 +101,7 @@ class DiffusersPolicy(PipelineSampler):
         self.weights = LoraWeights(self.pipe, config.lora, seed) if config.lora else FullWeights(self.pipe)
         for name, module in self.pipe.components.items():
             if name.startswith("text_encoder") and module is not None:
-                RowMemo(module)
+                Memo(module)
         self.tap = Tap(self.pipe)
 
     @cached_property

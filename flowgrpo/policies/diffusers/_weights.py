@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
@@ -17,7 +18,7 @@ from flowgrpo.sampling.keys import seed_of
 DENOISERS = ("transformer", "transformer_2", "unet")
 
 
-def denoisers(pipe: DiffusionPipeline) -> dict[str, nn.Module]:
+def denoisers(pipe: DiffusionPipeline) -> dict[str, Any]:
     found = {name: pipe.components[name] for name in DENOISERS if pipe.components.get(name) is not None}
     if not found:
         raise UserError(f"{type(pipe).__name__} has no component named {' or '.join(DENOISERS)} to train")
@@ -55,7 +56,7 @@ class LoraWeights:
         self.pipe.save_lora_weights(str(folder), **layers)
 
 
-def _add_adapter(name: str, module: nn.Module, peft: LoraConfig) -> None:
+def _add_adapter(name: str, module: Any, peft: LoraConfig) -> None:
     try:
         module.add_adapter(peft)
     except ValueError as error:

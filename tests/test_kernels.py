@@ -1,0 +1,171 @@
+"""Kernels against closed forms written independently, in float64, in the papers' own variables."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+
+from flowgrpo.errors import UserError
+from flowgrpo.policies.diffusers._schedule import read_schedule
+from flowgrpo.sampling.gaussian import GaussianLaw
+from flowgrpo.sampling.kernels.cps import Cps
+from flowgrpo.sampling.kernels.dance_sde import DanceSde
+from flowgrpo.sampling.kernels.ddim import Ddim
+from flowgrpo.sampling.kernels.flow_sde import FlowSde
+from flowgrpo.sampling.kernels.ode import Ode
+from flowgrpo.sampling.levels import Schedule
+
+CPU = torch.device("cpu")
+
+
+def sd3_schedule() -> Schedule:
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    scheduler.set_timesteps(10)
+    return read_schedule(scheduler)
+
+
+def linspace_schedule() -> Schedule:
+    t = np.linspace(1.0, 0.0, 11)
+    sigmas = tuple(float(np.float32(s)) for s in 3 * t / (1 + 2 * t))
+    return Schedule(tuple(1 - s for s in sigmas), sigmas, tuple(1000 * s for s in sigmas[:-1]), "velocity")
+
+
+def flow_sde(s, n, second, x, v, a=0.7):
+    """Flow-GRPO's code: drift with the score written in terms of v, diffusion a sqrt(s / (1 - s))."""
+    dt = n - s
+    std = math.sqrt(s / (1 - (second if s == 1 else s))) * a
+    mean = x * (1 + std**2 / (2 * s) * dt) + v * (1 + std**2 * (1 - s) / (2 * s)) * dt
+    return mean, std * math.sqrt(-dt)
+
+
+def dance_sde(s, n, second, x, v, eta=0.3):
+    """DanceGRPO's code: Euler step plus half eta^2 times the score."""
+    dt = n - s
+    x0 = x - s * v
+    score = -(x - (1 - s) * x0) / s**2
+    return x + dt * v - 0.5 * eta**2 * score * dt, eta * math.sqrt(-dt)
+
+
+def cps(s, n, second, x, v, a=0.8):
+    tau = n * math.sin(a * math.pi / 2)
+    return (1 - n) * (x - s * v) + math.sqrt(n * n - tau * tau) * (x + (1 - s) * v), tau
+
+
+def ddim(s, n, second, x, v, eta=1.0):
+    tau = eta * n * math.sqrt(1 - n**2 * (1 - s) ** 2 / (s**2 * (1 - n) ** 2))
+    return (1 - n) * (x - s * v) + math.sqrt(n * n - tau * tau) * (x + (1 - s) * v), tau
+
+
+CASES = [(FlowSde(noise_level=0.7), flow_sde), (DanceSde(eta=0.3), dance_sde), (Cps(noise_level=0.8), cps), (Ddim(eta=1.0), ddim)]
+
+
+def test_the_sd3_schedule_ends_as_published():
+    assert sd3_schedule().sigmas[-3:] == pytest.approx((0.278, 0.0089, 0.0), abs=5e-4)
+
+
+@pytest.mark.parametrize("schedule", [sd3_schedule(), linspace_schedule()], ids=["sd3", "linspace"])
+@pytest.mark.parametrize(("kernel", "formula"), CASES, ids=lambda c: getattr(c, "type", ""))
+def test_mean_std_and_log_prob_at_every_step(schedule, kernel, formula):
+    rng = np.random.default_rng(0)
+    for i in range(10):
+        x, v, y = rng.standard_normal((3, 1, 4, 4))
+        s, n = schedule.sigmas[i], schedule.sigmas[i + 1]
+        if n == 0.0 and formula in (cps, ddim):
+            assert kernel.coefficients(schedule.step(i))[1] == 0.0
+            continue
+        mean, tau = formula(s, n, schedule.sigmas[1], x, v)
+        law = GaussianLaw.of([kernel], schedule, i, CPU)
+        tx, tv, ty = (torch.tensor(z, dtype=torch.float32) for z in (x, v, y))
+        np.testing.assert_allclose(law.mean(tx, tv).numpy(), mean, atol=2e-6, rtol=1e-5)
+        assert float(law.tau) == pytest.approx(tau, rel=1e-6)
+        log_prob = (-((y - mean) ** 2) / (2 * tau**2) - math.log(tau) - 0.5 * math.log(2 * math.pi)).mean()
+        assert float(law.log_prob(tx, tv, ty)) == pytest.approx(log_prob, rel=2e-5)
+        other = v + 0.1
+        kl = ((formula(s, n, schedule.sigmas[1], x, other)[0] - mean) ** 2).mean() / (2 * tau**2)
+        assert float(law.kl(tx, tv, torch.tensor(other))) == pytest.approx(kl, rel=1e-4)
+
+
+def test_unscaled_cps_log_prob_is_the_published_one():
+    schedule, rng = sd3_schedule(), np.random.default_rng(1)
+    x, v, y = rng.standard_normal((3, 1, 64))
+    law = GaussianLaw.of([Cps(noise_level=0.8, log_prob="unscaled")], schedule, 2, CPU)
+    near = GaussianLaw.of([Cps(noise_level=0.8, log_prob="unscaled")], schedule, 2, CPU)
+    tx, tv, ty = (torch.tensor(z, dtype=torch.float32) for z in (x, v, y))
+    difference = float(law.log_prob(tx, tv, ty) - near.log_prob(tx, tv + 0.3, ty))
+    mean = cps(schedule.sigmas[2], schedule.sigmas[3], 0, x, v)[0]
+    shifted = cps(schedule.sigmas[2], schedule.sigmas[3], 0, x, v + 0.3)[0]
+    assert difference == pytest.approx(-((y - mean) ** 2).mean() + ((y - shifted) ** 2).mean(), rel=1e-3)
+
+
+def test_ode_is_euler():
+    schedule = sd3_schedule()
+    x, v = torch.randn(2, 1, 8)
+    for i in range(10):
+        law = GaussianLaw.of([Ode()], schedule, i, CPU)
+        dt = torch.tensor(schedule.sigmas[i + 1]) - torch.tensor(schedule.sigmas[i])
+        assert torch.equal(law.sample(x[None], v[None], [("k",)]), (x + dt * v)[None])
+
+
+def test_ddim_on_a_diffusion_schedule_equals_diffusers():
+    scheduler = DDIMScheduler(clip_sample=False, set_alpha_to_one=False)
+    scheduler.set_timesteps(5)
+    schedule = read_schedule(scheduler)
+    x, v, noise = torch.randn(3, 1, 16)
+    for i, t in enumerate(scheduler.timesteps):
+        for kernel, eta in ((Ode(), 0.0), (Ddim(eta=0.7), 0.7)):
+            law = GaussianLaw.of([kernel], schedule, i, CPU)
+            if i == 4 and eta:
+                continue
+            expected = scheduler.step(v, t, x, eta=eta, variance_noise=noise).prev_sample
+            assert torch.allclose(law.mean(x, v) + law.tau * noise, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+def test_every_parameterization_recovers_both_ends(kind):
+    alpha, sigma = 0.8, 0.6
+    schedule = Schedule((alpha, 1.0), (sigma, 0.0), (500.0,), kind)
+    x0, x1 = 0.3, -1.2
+    output = {"epsilon": x1, "v_prediction": alpha * x1 - sigma * x0, "sample": x0}[kind]
+    p0, q0, p1, q1 = schedule.ends(0)
+    x = alpha * x0 + sigma * x1
+    assert (p0 * x + q0 * output, p1 * x + q1 * output) == pytest.approx((x0, x1))
+
+
+def test_flow_kernels_refuse_a_diffusion_schedule():
+    schedule = Schedule((0.6, 0.8), (0.8, 0.6), (500.0,), "epsilon")
+    for kernel in (FlowSde(), DanceSde()):
+        with pytest.raises(UserError, match="ddim"):
+            kernel.coefficients(schedule.step(0))
+
+
+@pytest.mark.parametrize("kernel", [FlowSde(noise_level=0.7), DanceSde(eta=0.5), Ddim(eta=1.0)], ids=lambda k: k.type)
+def test_the_marginal_is_kept_under_the_exact_velocity(kernel):
+    """Data N(m, w^2): the exact velocity is known, and the variance after every step follows from the formulas.
+
+    Discretisation errors fall with the number of steps; at 400 steps the final mean and variance are the data's.
+    """
+    m, w, steps = 1.5, 0.6, 400
+    sigmas = tuple(float(s) for s in np.linspace(1.0, 0.0, steps + 1))
+    schedule = Schedule(tuple(1 - s for s in sigmas), sigmas, sigmas[:-1], "velocity")
+    mean, variance = 0.0, 1.0
+    for i in range(steps - 1):
+        alpha, sigma = schedule.alphas[i], schedule.sigmas[i]
+        total = alpha**2 * w**2 + sigma**2
+        slope = (sigma - alpha * w**2) / total
+        offset = -m - slope * alpha * m
+        law = GaussianLaw.of([kernel], schedule, i, CPU)
+        a, g, tau = float(law.a), float(law.g), float(law.tau)
+        mean = (a + g * slope) * mean + g * offset
+        variance = (a + g * slope) ** 2 * variance + tau**2
+    assert mean == pytest.approx(m, abs=0.02)
+    assert math.sqrt(variance) == pytest.approx(w, abs=0.02)
+
+
+@pytest.mark.parametrize("kernel", [Cps(noise_level=0.8), Ddim(eta=0.6), Ode()], ids=lambda k: k.type)
+def test_coefficients_preserve_the_noise_level(kernel):
+    schedule = sd3_schedule()
+    for i in range(10):
+        c, tau = kernel.coefficients(schedule.step(i))
+        assert math.hypot(c, tau) == pytest.approx(schedule.sigmas[i + 1], abs=1e-9)

@@ -1,0 +1,150 @@
+"""The tap: our loop is the pipeline's loop, on real pipelines with random weights."""
+
+from itertools import chain
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+
+from conftest import CALLS
+from flowgrpo.policies.diffusers import DiffusersConfig, LoraAdapter
+from flowgrpo.prompts import Prompt
+from flowgrpo.sampling.kernels.ddim import Ddim
+from flowgrpo.sampling.kernels.flow_sde import FlowSde
+from flowgrpo.sampling.kernels.ode import Ode
+from flowgrpo.sampling.keys import torch_generator
+from flowgrpo.sampling.rollout import rollout
+from flowgrpo.sampling.shape import Shape
+
+CPU = torch.device("cpu")
+PROMPTS = [Prompt(0, "a red circle"), Prompt(1, "a blue square")]
+NAMES = ["sd3", "flux", "wan", "sd15"]
+
+SD3_LAST_BLOCK = {f"transformer.transformer_blocks.0.attn.add_q_proj.{part}" for part in ("weight", "bias")}
+"""SD3 throws away what its last block computes for the text tokens, so their queries reach nothing."""
+
+
+def build(pipelines, name, **options):
+    config = DiffusersConfig(model=str(pipelines[name]), steps=4, call=CALLS[name], **options)
+    return config.build(CPU, seed=0)
+
+
+def nudge(policy):
+    """Zero-initialised LoRA factors would make half of the gradients zero."""
+    with torch.no_grad():
+        for i, parameter in enumerate(policy.trainable().values()):
+            parameter += 0.02 * torch.randn(parameter.shape, generator=torch_generator(("nudge", i)))
+
+
+@pytest.mark.parametrize("name", ["sd3", "flux", "wan"])
+def test_ode_rollout_equals_the_untouched_pipeline_exactly(pipelines, name):
+    policy = build(pipelines, name)
+    keys = [("key", prompt.index) for prompt in PROMPTS]
+    with torch.no_grad():
+        x = policy.start(PROMPTS, keys)
+        for step in range(4):
+            v = policy.predict(x, PROMPTS, step)
+            x = policy.law([Ode()] * 2, step).sample(x, v, keys)
+    absent = {"text_encoder_3": None, "tokenizer_3": None} if name == "sd3" else {}
+    plain = DiffusionPipeline.from_pretrained(pipelines[name], **absent)
+    plain.set_progress_bar_config(disable=True)
+    expected = plain(
+        [prompt.text for prompt in PROMPTS],
+        num_inference_steps=4,
+        generator=[torch_generator(key) for key in keys],
+        output_type="latent",
+        **CALLS[name],
+    )[0]
+    assert torch.equal(x, expected)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("full", [False, True])
+def test_first_log_ratio_is_exactly_zero_and_gradients_reach_every_parameter(pipelines, name, full):
+    lora = None if full else LoraAdapter(rank=2, targets=("to_q", "to_k", "to_v"))
+    policy = build(pipelines, name, lora=lora)
+    nudge(policy)
+    kernel = Ddim(eta=1.0) if name == "sd15" else FlowSde()
+    shape = Shape.chains([kernel, kernel, kernel, Ode()], 2, shared_start=False)
+    block = rollout(policy, PROMPTS, shape, (0, 0), 4, keep_predictions=False)
+    assert [t.step for t in block.transitions] == [0, 1, 2]
+    for t in block.transitions:
+        v = policy.predict(t.states, t.prompts, t.step)
+        log_prob = t.law.log_prob(t.states[t.parent], v[t.parent], t.next_states)
+        assert torch.equal(log_prob.detach(), t.log_prob)
+        log_prob.mean().backward()
+    unreached = {n for n, p in policy.trainable().items() if p.grad is None or not p.grad.abs().any()}
+    assert unreached == (SD3_LAST_BLOCK if full and name == "sd3" else set())
+
+
+def test_decode_is_the_pipelines_own(pipelines):
+    policy = build(pipelines, "sd3")
+    plain = policy.generate(PROMPTS, [3, 4], 4).images
+    latents = policy.pipe(
+        [p.text for p in PROMPTS],
+        num_inference_steps=4,
+        generator=[torch.Generator().manual_seed(s) for s in (3, 4)],
+        output_type="latent",
+        **CALLS["sd3"],
+    )[0]
+    assert torch.equal(policy.decode(latents, PROMPTS).images, plain)
+
+
+def test_reference_is_the_policy_before_training(pipelines):
+    for lora in (None, LoraAdapter(rank=2)):
+        policy = build(pipelines, "sd3", lora=lora)
+        with torch.no_grad():
+            x = policy.start(PROMPTS, [("a",), ("b",)])
+            before = policy.predict(x, PROMPTS, 0)
+            nudge(policy)
+            after = policy.predict(x, PROMPTS, 0)
+            with policy.reference():
+                assert torch.equal(policy.predict(x, PROMPTS, 0), before)
+            assert torch.equal(policy.predict(x, PROMPTS, 0), after)
+        assert not torch.equal(before, after)
+
+
+def test_a_batch_of_prompts_is_encoded_once(pipelines):
+    policy = build(pipelines, "sd3")
+    calls = []
+    policy.pipe.text_encoder.text_model.register_forward_hook(lambda *_: calls.append(1))
+    with torch.no_grad():
+        x = policy.start(PROMPTS, [("a",), ("b",)])
+        for step in range(4):
+            policy.predict(x, PROMPTS, step)
+    assert len(calls) == 2  # the prompts, and the empty ones of guidance
+
+
+def test_one_evaluation_per_state_is_what_the_network_sees(pipelines):
+    policy = build(pipelines, "sd3")
+    rows = []
+    policy.pipe.transformer.register_forward_pre_hook(lambda m, a, k: rows.append(len(k["hidden_states"])), with_kwargs=True)
+    for shared in (False, True):
+        shape = Shape.chains([Ode(), FlowSde(), FlowSde(), Ode()], 3, shared_start=shared)
+        rows.clear()
+        block = rollout(policy, PROMPTS, shape, (0, 0), 4, keep_predictions=False)
+        guided = 2
+        assert sum(rows) == guided * block.network_evaluations == guided * len(PROMPTS) * shape.network_evaluations
+        assert len(block.samples) == len(PROMPTS) * len(shape.leaves)
+    assert shape.network_evaluations == 1 + 1 + 3 + 3
+
+
+def test_low_precision_replays_too(pipelines):
+    for dtype in ("bf16", "fp16"):
+        policy = build(pipelines, "sd3", dtype=dtype, lora=LoraAdapter(rank=2))
+        shape = Shape.chains([FlowSde(), FlowSde(), FlowSde(), Ode()], 2, shared_start=False)
+        block = rollout(policy, PROMPTS, shape, (0, 0), 4, keep_predictions=False)
+        assert all(p.dtype == torch.float32 for p in policy.trainable().values())
+        for t in block.transitions:
+            v = policy.predict(t.states, t.prompts, t.step)
+            log_prob = t.law.log_prob(t.states[t.parent], v[t.parent], t.next_states)
+            assert (log_prob - t.log_prob).abs().max() <= policy.ratio_tolerance
+
+
+def test_noise_belongs_to_the_prompt_not_to_its_place(pipelines):
+    policy = build(pipelines, "sd3")
+    shape = Shape.chains([FlowSde()] * 3 + [Ode()], 2, shared_start=False)
+    one = rollout(policy, PROMPTS, shape, (0, 5), 4, keep_predictions=False).samples.images
+    two = rollout(policy, PROMPTS[::-1], shape, (0, 5), 4, keep_predictions=False).samples.images
+    assert torch.allclose(one, two.reshape(2, 2, *two.shape[1:])[[1, 0]].reshape(two.shape), atol=1e-5)
+    assert len({image.numpy().tobytes() for image in chain(one)}) == 4
