@@ -1,0 +1,79 @@
+"""The run folder: config.yaml, metrics.jsonl, samples/, held_out.json, tree.json, checkpoint-N/, report.html."""
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from flowgrpo.config import Config, dump
+from flowgrpo.errors import UserError
+
+if TYPE_CHECKING:
+    from flowgrpo.evaluation import HeldOut
+
+
+When = Literal["before", "after"]
+
+
+def new_run(output: str, name: str) -> Path:
+    """`output/NAME-TIME`, never an existing folder."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    base = Path(output) / f"{name}-{stamp}"
+    path, count = base, 1
+    while path.exists():
+        count += 1
+        path = base.with_name(f"{base.name}-{count}")
+    path.mkdir(parents=True)
+    return path
+
+
+def newest_run(output: str, name: str) -> Path:
+    runs = sorted(Path(output).glob(f"{name}-[0-9]*"), key=lambda p: p.stat().st_mtime)
+    if not runs:
+        raise UserError(f"nothing to resume: no run of '{name}' in {output}")
+    return runs[-1]
+
+
+def write_config(run: Path, config: Config) -> None:
+    (run / "config.yaml").write_text(dump(config))
+
+
+def append_metrics(run: Path, metrics: Mapping[str, Any]) -> None:
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(metrics) + "\n")
+
+
+def rewind_metrics(run: Path, updates: int) -> None:
+    """Forget the lines of updates that are about to be done again."""
+    path = run / "metrics.jsonl"
+    if path.exists():
+        kept = [line for line in path.read_text().splitlines() if json.loads(line)["update"] < updates]
+        path.write_text("".join(line + "\n" for line in kept))
+
+
+def save_held_out(run: Path, when: When, held_out: "HeldOut") -> None:
+    """The pictures in samples/WHEN/, their entries in samples/index.json, and all scores in samples/WHEN.json."""
+    folder = run / "samples" / when
+    folder.mkdir(parents=True, exist_ok=True)
+    index_file = run / "samples" / "index.json"
+    index = json.loads(index_file.read_text()) if when == "after" else _index(held_out)
+    for i, picture in enumerate(held_out.pictures):
+        picture.save(folder / f"{i:03d}.png")
+        scores = {label: float(values[i]) for label, values in held_out.scores.items()}
+        index[i][when] = {"image": f"{when}/{i:03d}.png", "scores": scores}
+    index_file.write_text(json.dumps(index, indent=1))
+    scores = {label: values.tolist() for label, values in held_out.scores.items()}
+    (run / "samples" / f"{when}.json").write_text(json.dumps(scores))
+
+
+def _index(held_out: "HeldOut") -> list[dict[str, Any]]:
+    rows = zip(held_out.prompts[: len(held_out.pictures)], held_out.seeds, strict=False)
+    return [{"prompt": p.text, "tag": p.metadata.get("tag"), "seed": seed} for p, seed in rows]
+
+
+def load_scores(run: Path, when: When) -> dict[str, np.ndarray]:
+    scores = json.loads((run / "samples" / f"{when}.json").read_text())
+    return {label: np.array(values) for label, values in scores.items()}

@@ -1,0 +1,441 @@
+"""report.html: a training run as one file that opens offline. It reads the run folder and nothing else."""
+
+import base64
+import html
+import io
+import itertools
+import json
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from flowgrpo.errors import UserError
+
+Row = dict[str, Any]
+Point = tuple[float, float]
+HEALTH = {
+    "advantage/zero_variance_groups": "groups without variance",
+    "ratio/clip_fraction": "clipped share",
+    "ratio/log_abs_max": "largest |log-ratio|",
+    "kl": "KL to the reference",
+    "grad_norm": "gradient norm",
+}
+PICTURE, PIXELATED, SHOWN = 320, 128, 12
+THUMBNAIL, TREE_ROW, TREE_TOP = 44, 54, 34
+
+
+def write_report(run: Path) -> Path:
+    """Write `run/report.html`. What the run folder lacks is left out; only metrics.jsonl is required."""
+    metrics = _metrics(run / "metrics.jsonl")
+    held_out, tree = _json(run / "held_out.json"), _json(run / "tree.json")
+    index = _json(run / "samples" / "index.json") or []
+    metric = held_out["metric"] if held_out else None
+    rate = _is_rate(metric, index)
+    name = run.resolve().name
+    sections = [
+        _header(name, held_out, rate),
+        _facts(metrics),
+        _by_tag(held_out["by_tag"], rate) if held_out and held_out.get("by_tag") else "",
+        _pictures(run / "samples", index, metric) if index else "",
+        _curves(metrics, held_out),
+        _tree(run, tree) if tree and tree["nodes"] else "",
+        _config(run / "config.yaml"),
+    ]
+    report = run / "report.html"
+    page = PAGE.format(title=html.escape(name), style=STYLE, body="\n".join(filter(None, sections)))
+    report.write_text(page, encoding="utf-8")
+    return report
+
+
+def _metrics(path: Path) -> list[Row]:
+    if not path.is_file():
+        raise UserError(f"{path.parent} holds no metrics.jsonl, so there is nothing to report.")
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} has a line that is not JSON ({error}); remove that line.") from error
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _config(path: Path) -> str:
+    if not path.is_file():
+        return ""
+    text = html.escape(path.read_text(encoding="utf-8"))
+    return f"<details class=config><summary>Resolved config</summary><pre>{text}</pre></details>"
+
+
+def _is_rate(metric: str | None, index: Sequence[Row]) -> bool:
+    """Whether every picture's score is 0 or 1, so that a mean is a share of prompts."""
+    sides = [row[when] for row in index for when in ("before", "after") if row.get(when)]
+    scores = [side["scores"][metric] for side in sides if metric in side["scores"]]
+    return bool(scores) and all(score in (0, 1) for score in scores)
+
+
+def _value(value: float, rate: bool) -> str:
+    return f"{value:.1%}" if rate else f"{value:.3f}"
+
+
+def _change(value: float, rate: bool) -> str:
+    return (f"{value:+.1%}" if rate else f"{value:+.3f}").replace("-", "\N{MINUS SIGN}")
+
+
+def _header(name: str, held_out: Row | None, rate: bool) -> str:
+    if held_out is None:
+        return f"<header><p class=eyebrow>flowgrpo run</p><h1 class=name>{html.escape(name)}</h1></header>"
+    before, after, (low, high) = held_out["before"], held_out["after"], held_out["ci95"]
+    gain, verdict = after - before, "good" if low > 0 else "bad" if high < 0 else "open"
+    remark = " It contains zero: no proven change." if verdict == "open" else ""
+    return (
+        f"<header><p class=eyebrow>{html.escape(name)}</p>"
+        f"<p class=metric>{html.escape(held_out['metric'])} on {held_out['n']} held-out prompts</p>"
+        f"<h1><span>{_value(before, rate)}</span> <i>&rarr;</i> {_value(after, rate)}</h1>"
+        f"<p class='gain {verdict}'><b>{_change(gain, rate)}</b> "
+        f"<span>95 % interval {_change(low, rate)} to {_change(high, rate)}.{remark}</span></p></header>"
+    )
+
+
+def _facts(metrics: Sequence[Row]) -> str:
+    seconds = sum(_numbers([v for row in metrics for k, v in row.items() if k.startswith("seconds/")]))
+    calls = sum(_numbers([row.get("network_evaluations") for row in metrics]))
+    facts = {"updates": f"{sum('reward' in row for row in metrics)}"}
+    facts |= {"training": _duration(seconds)} if seconds else {}
+    facts |= {"network evaluations": f"{calls:,.0f}"} if calls else {}
+    cells = "".join(f"<div><dt>{label}</dt><dd>{fact}</dd></div>" for label, fact in facts.items())
+    return f"<dl>{cells}</dl>"
+
+
+def _numbers(values: Sequence[Any]) -> list[float]:
+    return [v for v in values if isinstance(v, int | float) and math.isfinite(v)]
+
+
+def _duration(seconds: float) -> str:
+    sizes = ((7200, 3600, ".1f", "h"), (120, 60, ".0f", "min"), (0, 1, ".0f", "s"))
+    return next(f"{seconds / size:{form}} {unit}" for least, size, form, unit in sizes if seconds >= least)
+
+
+def _by_tag(tags: Mapping[str, Row], rate: bool) -> str:
+    values = [row[when] for row in tags.values() for when in ("before", "after")]
+    low, high = (0.0, 1.0) if rate else (min(0.0, *values), max(values))
+    rows = "".join(_tag(tag, row, rate, low, high) for tag, row in tags.items())
+    key = "<p><span class='key before'></span>before <span class='key after'></span>after</p>"
+    return f"<h2>By task</h2>{key}<div class=tags>{rows}</div>"
+
+
+def _tag(tag: str, row: Row, rate: bool, low: float, high: float) -> str:
+    gain = row["after"] - row["before"]
+    a, b = (f"{2 + 96 * (row[when] - low) / ((high - low) or 1.0):.1f}%" for when in ("before", "after"))
+    return (
+        f"<div><b>{html.escape(tag.replace('_', ' '))} <small>{row['n']} prompts</small></b>"
+        "<svg height=20 aria-hidden=true><line class=grid x1=2% x2=98% y1=10 y2=10 />"
+        f"<line class={_sign(gain)} x1={a} x2={b} y1=10 y2=10 /><circle class=before cx={a} cy=10 r=5 />"
+        f"<circle class=after cx={b} cy=10 r=6 /></svg>"
+        f"<span>{_value(row['before'], rate)} &rarr; {_value(row['after'], rate)}</span>"
+        f"<span class={_sign(gain)}>{_change(gain, rate)}</span></div>"
+    )
+
+
+def _sign(change: float) -> str:
+    return "good" if change > 0 else "bad" if change < 0 else "open"
+
+
+def _pictures(folder: Path, index: Sequence[Row], metric: str | None) -> str:
+    changes = [_difference(row, metric) for row in index]
+    order = sorted(range(len(index)), key=lambda i: -abs(changes[i]))
+    cards = [_card(folder, index[i], changes[i]) for i in order]
+    better, worse = sum(c > 0 for c in changes), sum(c < 0 for c in changes)
+    counts = f"<p>Same seeds. {better} of {len(index)} better, {worse} worse; these come first.</p>"
+    first, rest = (f"<div class=cards>{''.join(part)}</div>" for part in (cards[:SHOWN], cards[SHOWN:]))
+    more = f"<details><summary>{len(cards) - SHOWN} more</summary>{rest}</details>" if cards[SHOWN:] else ""
+    return f"<h2>The same prompts, before and after</h2>{counts}{first}{more}"
+
+
+def _difference(row: Row, metric: str | None) -> float:
+    """After minus before, in the metric or else summed over all scores."""
+    before, after = ((row.get(when) or {}).get("scores", {}) for when in ("before", "after"))
+    shared = before.keys() & after.keys()
+    return float(sum(after[label] - before[label] for label in (shared & {metric} or shared)))
+
+
+def _card(folder: Path, row: Row, change: float) -> str:
+    sides = "".join(_side(folder, when, row) for when in ("before", "after") if row.get(when))
+    tag = f"<small>{html.escape(row['tag'].replace('_', ' '))}</small>" if row.get("tag") else ""
+    return (
+        f"<figure class='card {_sign(change)}'><div class=pair>{sides}</div>"
+        f"<figcaption>{html.escape(row['prompt'])} {tag}</figcaption></figure>"
+    )
+
+
+def _side(folder: Path, when: str, row: Row) -> str:
+    side = row[when]
+    scores = "".join(_score(label, value) for label, value in side["scores"].items())
+    picture = _picture(folder / side["image"], f"{row['prompt']}, {when} training")
+    return f"<div>{picture}<small>{when}</small>{scores}</div>"
+
+
+def _score(label: str, value: float) -> str:
+    label = html.escape(label)
+    if value in (0, 1):
+        mark, kind, words = ("&#10003;", "good", "met") if value else ("&#10007;", "bad", "missed")
+        return f"<span class='score {kind}' title='{label} {words}'>{mark} {label}</span>"
+    return f"<span class=score>{value:.2f} {label}</span>"
+
+
+def _picture(path: Path, alt: str) -> str:
+    if not path.is_file():
+        return ""
+    data, small = _data(path, PICTURE)
+    return f"<img class='{'pixels' if small else ''}' alt='{html.escape(alt)}' src='{data}'>"
+
+
+def _data(path: Path, limit: int) -> tuple[str, bool]:
+    """The picture as a data address, at most `limit` pixels wide or high, and whether its pixels are few."""
+    buffer = io.BytesIO()
+    with Image.open(path) as file:
+        picture = file.convert("RGB")
+    small = max(picture.size) <= PIXELATED
+    picture.thumbnail((limit, limit))
+    picture.save(buffer, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}", small
+
+
+def _curves(metrics: Sequence[Row], held_out: Row | None) -> str:
+    keys = list(dict.fromkeys(k for row in metrics for k in row))
+    names = dict.fromkeys(k.partition("/")[2] for k in keys if k.startswith(("reward/", "held_out/")))
+    marks = {name: _marks(metrics, name, held_out) for name in names}
+    phases = [k for k in keys if k.startswith("seconds/")]
+    plots = [
+        *(_plot(name, {"": _series(metrics, f"reward/{name}")}, marks[name]) for name in names),
+        _plot("weighted reward", {"": _series(metrics, "reward")}, []),
+        *(_plot(title, {"": _series(metrics, key)}, []) for key, title in HEALTH.items()),
+        _plot("seconds", {k.partition("/")[2]: _series(metrics, k) for k in phases}, []),
+    ]
+    key = (
+        "<span class='key after'></span>held-out "
+        "<span class='key between'></span>held-out during training, perhaps on fewer prompts"
+    )
+    words = "Faint: single updates; strong: moving average (long runs)."
+    intro = f"<p>{words} {key if any(marks.values()) else ''}</p>"
+    return f"<h2>Training</h2>{intro}<div class=plots>{''.join(plots)}</div>" if any(plots) else ""
+
+
+def _series(metrics: Sequence[Row], key: str) -> list[Point]:
+    return [(row["update"], row[key]) for row in metrics if _numbers([row.get(key)])]
+
+
+def _marks(metrics: Sequence[Row], label: str, held_out: Row | None) -> list[tuple[Point, str]]:
+    marks = [(point, "between") for point in _series(metrics, f"held_out/{label}")]
+    if held_out and held_out["metric"] == label and metrics:
+        ends = (0, held_out["before"]), (max(row["update"] for row in metrics), held_out["after"])
+        marks += [(end, "after") for end in ends]
+    return marks
+
+
+@dataclass(frozen=True)
+class Frame:
+    """From updates and values to the coordinates of a plot of 340 x 180."""
+
+    right: float
+    ticks: Sequence[float]
+
+    def place(self, point: Point) -> tuple[float, float]:
+        low, high = self.ticks[0], self.ticks[-1]
+        return 50 + 282 * point[0] / self.right, 10 + 144 * (high - point[1]) / (high - low)
+
+    def line(self, points: Sequence[Point]) -> str:
+        return " ".join("{:.1f},{:.1f}".format(*self.place(p)) for p in points)
+
+
+def _plot(title: str, series: Mapping[str, list[Point]], marks: Sequence[tuple[Point, str]]) -> str:
+    points = [p for line in series.values() for p in line] + [p for p, _ in marks]
+    if not points:
+        return ""
+    values = [y for _, y in points]
+    frame = Frame(max(x for x, _ in points) or 1.0, _ticks(min(values), max(values)))
+    lines = "".join(_line(frame, line, i) for i, line in enumerate(series.values()) if line)
+    last = {name: f"{line[-1][1]:.3g}" for name, line in series.items() if line}
+    words = html.escape(f"{title} by update, last " + ", ".join(f"{k} {v}".strip() for k, v in last.items()))
+    keys = [f"<span class='key s{i}'></span>{html.escape(name)} " for i, name in enumerate(last) if name]
+    note = "".join(keys) or f"last {last['']}" if last else ""
+    return (
+        f"<figure><figcaption><b>{html.escape(title)}</b><small>{note}</small></figcaption>"
+        f"<svg viewBox='0 0 340 180' role=img aria-label='{words}'>"
+        f"{_axes(frame)}{lines}{''.join(_mark(frame, p, kind) for p, kind in marks)}</svg></figure>"
+    )
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Round numbers, evenly spaced, that enclose both."""
+    span = (high - low) or abs(high) or 1.0
+    unit = 10.0 ** math.floor(math.log10(span))
+    step = next(factor * unit for factor in (0.5, 1.0, 2.0, 5.0) if span <= 3 * factor * unit)
+    first = math.floor(low / step)
+    return [k * step for k in range(first, max(math.ceil(high / step), first + 1) + 1)]
+
+
+def _axes(frame: Frame) -> str:
+    heights = [(tick, frame.place((0, tick))[1]) for tick in frame.ticks]
+    rows = "".join(
+        f"<line class=grid x1=50 x2=332 y1={y:.1f} y2={y:.1f} />"
+        f"<text x=44 y={y + 4:.1f} class=end>{tick:.3g}</text>"
+        for tick, y in heights
+    )
+    return f"{rows}<text x=50 y=174>0</text><text x=332 y=174 class=end>update {frame.right:.0f}</text>"
+
+
+def _line(frame: Frame, line: Sequence[Point], colour: int) -> str:
+    """The line itself, and over a long one its moving average."""
+    width = len(line) // 20
+    if width < 2:
+        return f"<polyline class=s{colour} points='{frame.line(line)}'/>"
+    near = [[y for _, y in line[max(0, i - width) : i + width + 1]] for i in range(len(line))]
+    smooth = [(x, sum(ys) / len(ys)) for (x, _), ys in zip(line, near, strict=True)]
+    return (
+        f"<polyline class='s{colour} raw' points='{frame.line(line)}'/>"
+        f"<polyline class=s{colour} points='{frame.line(smooth)}'/>"
+    )
+
+
+def _mark(frame: Frame, point: Point, kind: str) -> str:
+    x, y = frame.place(point)
+    title = f"update {point[0]}: {point[1]:.3f}"
+    return f"<circle class={kind} r=5 cx={x:.1f} cy={y:.1f}><title>{title}</title></circle>"
+
+
+def _tree(run: Path, tree: Row) -> str:
+    nodes = {node["id"]: node for node in tree["nodes"]}
+    steps = max(node["step"] for node in nodes.values())
+    column = min(100, max(28, 800 // max(steps, 1)))
+    rows = _rows(tree["nodes"])
+    at = {i: (12 + column * n["step"], TREE_TOP + TREE_ROW * (rows[i] + 0.5)) for i, n in nodes.items()}
+    largest = max((abs(node["advantage"] or 0.0) for node in nodes.values()), default=0.0) or 1.0
+    parents = {node["parent"] for node in nodes.values()}
+    edges = "".join(_edge(n, at, largest) for n in nodes.values() if n["parent"] is not None)
+    dots = "".join("<circle r=3.5 cx={} cy={:.1f} />".format(*at[i]) for i in nodes)
+    leaves = "".join(_leaf(run, n, at[i]) for i, n in nodes.items() if i not in parents)
+    labels = "".join(f"<text class=mid x={12 + column * s} y=16>{s}</text>" for s in range(steps + 1))
+    size = f"width={column * steps + 130} height={TREE_TOP + TREE_ROW * (max(rows.values()) + 1):.0f}"
+    return (
+        "<h2>One group of the last update</h2>"
+        f"<p class=prompt>&ldquo;{html.escape(tree['prompt'])}&rdquo;</p><p>From noise (step 0) to pictures with their reward. Solid: stochastic step, "
+        "<span class='key up'></span>advantage above zero, <span class='key down'></span>below, "
+        f"full strength at {largest:.2f}. Dashed: deterministic.</p>"
+        f"<div class=scroll><svg class=tree {size} role=img aria-label='rollout tree'>"
+        f"{labels}{edges}{dots}{leaves}</svg></div>"
+    )
+
+
+def _rows(nodes: Sequence[Row]) -> dict[int, float]:
+    """A leaf has a row of its own, in order; a state with children lies in their middle."""
+    children: dict[int | None, list[int]] = defaultdict(list)
+    for node in nodes:
+        children[node["parent"]].append(node["id"])
+    rows: dict[int, float] = {}
+    free = itertools.count()
+
+    def place(i: int) -> float:
+        below = [place(child) for child in children[i]]
+        rows[i] = (below[0] + below[-1]) / 2 if below else float(next(free))
+        return rows[i]
+
+    for root in children[None]:
+        place(root)
+    return rows
+
+
+def _edge(node: Row, at: Mapping[int, Point], largest: float) -> str:
+    (x0, y0), (x1, y1), advantage = at[node["parent"]], at[node["id"]], node["advantage"]
+    sign = "up" if (advantage or 0.0) > 0 else "down" if advantage else "flat"
+    kind = "ode" if node["kernel"] == "ode" else sign
+    strength = f" stroke-opacity={0.25 + 0.75 * abs(advantage) / largest:.2f}" if advantage else ""
+    words = f"{node['kernel']}, step {node['step']}" + (f", advantage {advantage:+.2f}" if advantage else "")
+    middle = (x0 + x1) / 2
+    return (
+        f"<path class={kind}{strength} d='M{x0},{y0:.1f} C{middle},{y0:.1f} {middle},{y1:.1f} {x1},{y1:.1f}'>"
+        f"<title>{html.escape(words)}</title></path>"
+    )
+
+
+def _leaf(run: Path, node: Row, at: Point) -> str:
+    x, y = at[0] + 12, at[1]
+    path = run / node["image"] if node["image"] else None
+    picture = ""
+    if path and path.is_file():
+        place = f"x={x} y={y - THUMBNAIL / 2:.1f} width={THUMBNAIL} height={THUMBNAIL}"
+        picture = f"<image {place} href='{_data(path, 2 * THUMBNAIL)[0]}'/>"
+    reward = "" if node["reward"] is None else f"{node['reward']:.2f}"
+    return f"{picture}<text x={x + THUMBNAIL + 8} y={y + 4:.1f}>{reward}</text>"
+
+
+PAGE = """<!doctype html>
+<html lang=en><head><meta charset=utf-8><meta name=viewport content="width=device-width,initial-scale=1">
+<title>{title}</title><style>{style}</style></head><body><main>
+{body}
+</main></body></html>
+"""
+STYLE = """
+:root { color-scheme: light dark; --bg: #fff; --card: #f7f8fa; --fg: #171c26; --soft: #5d6778;
+  --line: #dfe3ea; --old: #98a2b3; --new: #2563eb; --good: #12804a; --bad: #c4320a; --s1: #c2570c; --s2: #0d8f85; }
+@media (prefers-color-scheme: dark) { :root { --bg: #101319; --card: #191d26; --fg: #eaedf3; --soft: #9aa4b5;
+  --line: #303745; --old: #6b7688; --new: #7aa5ff; --good: #4cc38a; --bad: #ff8a65; --s1: #f5a35c;
+  --s2: #4fd1c5; } }
+body { margin: 0; background: var(--bg); color: var(--fg); font: 16px/1.5 system-ui, sans-serif; }
+main { max-width: 1060px; margin: 0 auto; padding: 56px 20px 96px; }
+h1 { font-size: clamp(40px, 10vw, 84px); line-height: 1.1; margin: 4px 0 12px; letter-spacing: -.035em; }
+h1 span { color: var(--old); } h1 i { font-weight: 300; font-style: normal; color: var(--soft); }
+h1.name { font-size: clamp(26px, 6vw, 44px); overflow-wrap: anywhere; }
+h2 { margin: 72px 0 4px; font-size: 24px; letter-spacing: -.015em; }
+p, dt, small, figcaption { color: var(--soft); } p { margin: 4px 0 16px; }
+small { font-size: 13px; font-weight: 400; }
+.eyebrow { font-size: 14px; overflow-wrap: anywhere; }
+.metric { font-size: 20px; margin: 0; color: var(--fg); }
+.gain { display: flex; flex-wrap: wrap; gap: 4px 14px; align-items: center; } .gain b { font-size: 20px; }
+.good { color: var(--good); stroke: var(--good); } .bad { color: var(--bad); stroke: var(--bad); }
+.open { color: var(--soft); stroke: var(--soft); } .gain > span { color: var(--soft); }
+line.grid { stroke: var(--line); stroke-width: 1; }
+dl { display: flex; flex-wrap: wrap; gap: 16px 40px; margin: 32px 0 0; padding-top: 20px;
+  border-top: 1px solid var(--line); }
+dt { font-size: 13px; } dd { margin: 0; font-size: 20px; font-weight: 600; }
+.tags > div { display: grid; grid-template-columns: 200px 1fr 150px 60px; gap: 4px 20px; align-items: center;
+  padding: 9px 0; border-top: 1px solid var(--line); font-variant-numeric: tabular-nums; }
+.tags svg { width: 100%; }
+.tags span { text-align: right; white-space: nowrap; } .tags small { display: block; } .tags line { stroke-width: 3; }
+circle.after { fill: var(--new); stroke: none; } circle.before { fill: var(--old); stroke: none; }
+circle.between { fill: var(--bg); stroke: var(--new); stroke-width: 2; }
+.key { display: inline-block; width: 10px; height: 10px; border-radius: 5px; margin: 0 6px 0 8px;
+  background: var(--new); }
+.key.before { background: var(--old); }
+.key.between { background: none; box-shadow: inset 0 0 0 2px var(--new); }
+.key.s1, .key.down { background: var(--s1); } .key.s2 { background: var(--s2); }
+.cards { display: grid; gap: 20px; grid-template-columns: repeat(auto-fill, minmax(min(100%, 236px), 1fr)); }
+figure { margin: 0; }
+.card { background: var(--card); border-radius: 14px; padding: 14px; border-top: 3px solid var(--line); }
+.card.good { border-color: var(--good); } .card.bad { border-color: var(--bad); }
+.card figcaption { margin-top: 10px; color: var(--fg); }
+.pair { display: grid; grid-template-columns: 1fr 1fr; gap: 10px; color: var(--soft); }
+.pair img { width: 100%; display: block; border-radius: 8px; } .pixels, image { image-rendering: pixelated; }
+.pair small { margin: 4px 0 2px; } .score { display: inline-block; font-size: 13px; margin-right: 10px; }
+.score.good, .score.bad { font-weight: 650; }
+.plots { display: grid; gap: 32px 28px;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 310px), 1fr)); margin-top: 24px; }
+figure svg { width: 100%; display: block; } figcaption b { color: var(--fg); margin-right: 10px; }
+.card small { display: block; }
+text { fill: var(--soft); font-size: 12px; } .end { text-anchor: end; } .mid { text-anchor: middle; }
+path, polyline { fill: none; stroke: var(--new); stroke-width: 2; } .raw { stroke-width: 1; opacity: .3; }
+polyline.s1, .tree .down { stroke: var(--s1); } polyline.s2 { stroke: var(--s2); }
+.scroll { overflow-x: auto; } .tree circle { fill: var(--soft); } .tree text { font-size: 13px; }
+.tree path { stroke-width: 3; }
+.tree .ode, .tree .flat { stroke: var(--old); stroke-width: 1.5; } .tree .ode { stroke-dasharray: 3 5; }
+.prompt { font-size: 20px; color: var(--fg); } summary { margin: 20px 0; font-weight: 600; cursor: pointer; }
+.config { margin-top: 72px; } .config summary { font-size: 24px; }
+pre { overflow-x: auto; font-size: 13px; background: var(--card); padding: 20px; border-radius: 14px; }
+@media (max-width: 640px) { main { padding: 28px 16px 64px; } h2 { margin-top: 56px; }
+  .tags > div { grid-template-columns: 1fr auto 52px; } .tags svg { grid-row: 2; grid-column: 1 / -1; } }
+"""
