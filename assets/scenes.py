@@ -9,6 +9,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+
 from flowgrpo.rewards.scene import BACKGROUNDS, COLORS
 
 SIDE = 32
@@ -148,9 +149,7 @@ def _relation_holds(objects: Sequence[Object], include: Sequence[Metadata]) -> b
         return True
     a, b = objects
     dx, dy = a.x - b.x, a.y - b.y
-    along, across = {"left of": (-dx, dy), "right of": (dx, dy), "above": (-dy, dx), "below": (dy, dx)}[
-        include[0]["position"][0]
-    ]
+    along, across = {"left of": (-dx, dy), "right of": (dx, dy), "above": (-dy, dx), "below": (dy, dx)}[include[0]["position"][0]]
     return along > abs(across) + 3.0
 
 

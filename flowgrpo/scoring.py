@@ -3,9 +3,8 @@
 A reward is any callable `samples -> scores` with one finite number per sample; higher is better.
 """
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -21,18 +20,15 @@ PACKAGE = "flowgrpo.rewards"
 
 def load_reward(use: str, arguments: Mapping[str, Any] | None = None) -> Reward:
     """A class is constructed with the arguments; a function is taken as it is."""
-    target: Any
     module, attr = resolve(use, PACKAGE)
     target = attribute(module, attr or "reward", use)
-    if inspect.isclass(target):
-        made: Reward = target(**(arguments or {}))
-        return made
     if not callable(target):
         raise UserError(f"reward '{use}' is not callable")
+    if isinstance(target, type):
+        return cast(Reward, target(**(arguments or {})))
     if arguments:
         raise UserError(f"reward '{use}' is a function and takes no arguments; make it a class to configure it")
-    reward: Reward = target
-    return reward
+    return cast(Reward, target)
 
 
 class Scorer:

@@ -51,9 +51,7 @@ class Scored:
 
 
 class Trainer:
-    def __init__(
-        self, config: Config, policy: Policy, prompts: list[Prompt], scorer: Scorer, processes: Processes
-    ) -> None:
+    def __init__(self, config: Config, policy: Policy, prompts: list[Prompt], scorer: Scorer, processes: Processes) -> None:
         self.config, self.policy, self.scorer, self.processes = config, policy, scorer, processes
         self.sampler = PromptSampler(prompts, config.rollout.prompts_per_update, config.seed)
         self.parameters = policy.trainable()

@@ -77,8 +77,7 @@ def facts(pixels: np.ndarray, metadata: dict[str, Any]) -> list[bool]:
 
 def _is(found: Found, item: dict[str, Any]) -> bool:
     return found.color is not None and all(
-        value == item.get(key, value)
-        for key, value in (("class", found.shape), ("color", found.color), ("size", found.size))
+        value == item.get(key, value) for key, value in (("class", found.shape), ("color", found.color), ("size", found.size))
     )
 
 

@@ -41,7 +41,11 @@ def clip_tokenizer(folder: Path) -> CLIPTokenizer:
     (folder / "vocab.json").write_text(json.dumps({t: i for i, t in enumerate(vocabulary)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
     return CLIPTokenizer(
-        str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=24, pad_token="<|endoftext|>", unk_token="<|endoftext|>"
+        str(folder / "vocab.json"),
+        str(folder / "merges.txt"),
+        model_max_length=24,
+        pad_token="<|endoftext|>",
+        unk_token="<|endoftext|>",
     )
 
 
@@ -121,7 +125,9 @@ def tiny_flux(folder: Path) -> FluxPipeline:
         vae=tiny_vae(4),
         text_encoder=CLIPTextModel(clip_config(tokenizer)),
         tokenizer=tokenizer,
-        text_encoder_2=T5EncoderModel(T5Config(vocab_size=len(tokenizer), d_model=32, d_ff=37, num_layers=1, num_heads=4, d_kv=8)),
+        text_encoder_2=T5EncoderModel(
+            T5Config(vocab_size=len(tokenizer), d_model=32, d_ff=37, num_layers=1, num_heads=4, d_kv=8)
+        ),
         tokenizer_2=tokenizer,
     )
 
@@ -145,8 +151,12 @@ def tiny_wan(folder: Path) -> WanPipeline:
             rope_max_seq_len=32,
         ),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-        vae=AutoencoderKLWan(base_dim=3, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True]),
-        text_encoder=UMT5EncoderModel(UMT5Config(vocab_size=len(tokenizer), d_model=32, d_ff=37, num_layers=1, num_heads=4, d_kv=8)),
+        vae=AutoencoderKLWan(
+            base_dim=3, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True]
+        ),
+        text_encoder=UMT5EncoderModel(
+            UMT5Config(vocab_size=len(tokenizer), d_model=32, d_ff=37, num_layers=1, num_heads=4, d_kv=8)
+        ),
         tokenizer=tokenizer,
     )
 
@@ -167,7 +177,9 @@ def tiny_sd15(folder: Path) -> StableDiffusionPipeline:
             cross_attention_dim=32,
             attention_head_dim=2,
         ),
-        scheduler=DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False),
+        scheduler=DDIMScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False
+        ),
         vae=tiny_vae(4),
         text_encoder=CLIPTextModel(clip_config(tokenizer)),
         tokenizer=tokenizer,

@@ -90,7 +90,11 @@ def inputs(log_prob, advantage, **extra):
     log_prob = torch.tensor(log_prob, requires_grad=True)
     fixed = {"log_prob_old": torch.zeros(count), "weight": torch.ones(count), "tau": torch.full((count,), 0.5)}
     return LossInputs(
-        log_prob=log_prob, advantage=torch.tensor(advantage), dt=torch.full((count,), 0.1), g=torch.full((count,), -0.2), **{**fixed, **extra}
+        log_prob=log_prob,
+        advantage=torch.tensor(advantage),
+        dt=torch.full((count,), 0.1),
+        g=torch.full((count,), -0.2),
+        **{**fixed, **extra},
     )
 
 

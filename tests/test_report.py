@@ -16,13 +16,17 @@ def run(tmp_path):
     for name in ("samples/before/000.png", "samples/leaf.png"):
         Image.new("RGB", (4, 4), "red").save(tmp_path / name)
     rows = [{"update": u, "reward": 0.1 * u, "reward/strict": 0.2, "seconds/rollout": 1.5} for u in range(3)]
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"update": 1, "held_out/strict": 0.3}]))
+    (tmp_path / "metrics.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in [*rows, {"update": 1, "held_out/strict": 0.3}])
+    )
     (tmp_path / "config.yaml").write_text("seed: 0 # <tag>\n")
     by_tag = {"counting": {"before": 0.1, "after": 0.2, "n": 5}}
     held_out = {"metric": "strict", "before": 0.4, "after": 0.553, "ci95": [0.09, 0.21], "n": 300, "by_tag": by_tag}
     (tmp_path / "held_out.json").write_text(json.dumps(held_out))
     side = {"image": "before/000.png", "scores": {"strict": 1.0, "soft": 0.25}}
-    (tmp_path / "samples" / "index.json").write_text(json.dumps([{"prompt": "<b>a & b</b>", "seed": 1, "before": side, "after": side}]))
+    (tmp_path / "samples" / "index.json").write_text(
+        json.dumps([{"prompt": "<b>a & b</b>", "seed": 1, "before": side, "after": side}])
+    )
     node = {"kernel": "flow_sde", "trained": True, "reward": None, "advantage": 0.5, "image": None}
     nodes = [
         {**node, "id": 0, "parent": None, "step": 0, "kernel": None, "advantage": None},
@@ -51,4 +55,61 @@ def test_missing_pieces_are_left_out(run):
         assert "Training" in write_report(run).read_text()
     (run / "metrics.jsonl").unlink()
     with pytest.raises(UserError, match="nothing to report"):
+        write_report(run)
+
+
+def change(path, edit):
+    content = json.loads(path.read_text())
+    edit(content)
+    path.write_text(json.dumps(content))
+
+
+def test_pictures_that_changed_come_first(run):
+    def add(index):
+        row = index[0]
+        worse = {**row["after"], "scores": {"strict": 0.0, "soft": 0.25}}
+        index.append({**row, "prompt": "now worse", "tag": "counting", "after": worse})
+        index.append({"prompt": "cut short", "seed": 2, "before": {**row["before"], "image": "before/gone.png"}})
+
+    change(run / "samples" / "index.json", add)
+    page = write_report(run).read_text()
+    order = [page.index(f"<figcaption>{text}") for text in ("now worse", "&lt;b&gt;a", "cut short")]
+    assert order == sorted(order) and "0 of 3 better, 1 worse" in page
+    assert page.count("<img") == 4 and page.count("alt='now worse, after training'") == 1
+
+
+def test_an_interval_with_zero_proves_nothing(run):
+    assert "no proven change" not in write_report(run).read_text()
+    change(run / "held_out.json", lambda held_out: held_out.update(ci95=[-0.02, 0.3]))
+    assert "no proven change" in write_report(run).read_text()
+
+
+def test_a_score_that_is_no_rate_is_not_shown_in_percent(run):
+    change(run / "samples" / "index.json", lambda index: index[0]["after"]["scores"].update(strict=0.5))
+    page = write_report(run).read_text()
+    assert "0.400" in page and "0.553" in page and "40.0%" not in page
+
+
+def test_numbers_that_are_null_or_not_finite_are_skipped(run):
+    rows = [{"update": 0, "reward": None, "kl": float("nan")}, {"update": 1, "reward": 0.5, "kl": 0.0}]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = write_report(run).read_text()
+    assert "last nan" not in page and "KL to the reference" in page and "gradient norm" not in page
+
+
+def test_independent_chains_have_a_row_each(run):
+    def cut(tree):
+        del tree["nodes"][0], tree["nodes"][-1]
+        for node, parent in zip(tree["nodes"], (None, None, 1), strict=True):
+            node["parent"] = parent
+
+    change(run / "tree.json", cut)
+    page = write_report(run).read_text()
+    leaves = re.findall(r"<image x=\d+ y=([\d.]+)", page)
+    assert page.count("<path") == 1 and len(set(leaves)) == 2
+
+
+def test_a_broken_line_is_named(run):
+    (run / "metrics.jsonl").write_text('{"update": 0, "rew')
+    with pytest.raises(UserError, match="not JSON"):
         write_report(run)

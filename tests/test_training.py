@@ -23,7 +23,13 @@ from flowgrpo.errors import UserError
 from flowgrpo.paths import locate, recipes
 from flowgrpo.runs.checkpoint import checkpoints, write_checkpoint
 
-SMALL = ["rollout.prompts_per_update=4", "rollout.group_size=3", "rollout.micro_batch=6", "evaluation.limit=6", "evaluation.pictures=2"]
+SMALL = [
+    "rollout.prompts_per_update=4",
+    "rollout.group_size=3",
+    "rollout.micro_batch=6",
+    "evaluation.limit=6",
+    "evaluation.pictures=2",
+]
 
 
 def train(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict:
@@ -61,7 +67,9 @@ def test_hub_recipes_train_on_a_tiny_random_pipeline_of_the_same_classes(recipe,
     (tmp_path / "my_reward.py").write_text("def reward(samples):\n    return samples.images.mean((1, 2, 3)).tolist()\n")
     call = json.dumps(CALLS[name])
     small = ["rollout.prompts_per_update=2", "rollout.group_size=3", "optimizer.steps_per_update=1", "updates=2"]
-    summary = train(capsys, recipe, f"policy.model={pipelines[name]}", f"policy.call={call}", "policy.steps=3", "policy.lora.rank=2", *small)
+    summary = train(
+        capsys, recipe, f"policy.model={pipelines[name]}", f"policy.call={call}", "policy.steps=3", "policy.lora.rank=2", *small
+    )
     assert summary["held_out"] is None and len(metrics(Path(summary["run"]))) == 2
     assert (Path(summary["run"]) / "checkpoint-000002" / "ema" / "pytorch_lora_weights.safetensors").is_file()
 
@@ -111,7 +119,9 @@ def test_the_lora_loads_with_plain_diffusers_and_gives_the_images_of_sample(caps
     for out, options in {"with": ["--lora", str(lora)], "without": []}.items():
         assert main(["sample", "mini/flow_grpo", "--prompts", "p.txt", "--seed", "5", "--out", out, *options]) == 0
         pictures[out] = np.stack([np.asarray(Image.open(tmp_path / out / f"{i:05d}.png")) for i in range(2)])
-    pipe = DiffusionPipeline.from_pretrained(locate("asset:mini-sd3"), text_encoder_3=None, tokenizer_3=None, torch_dtype=torch.float32)
+    pipe = DiffusionPipeline.from_pretrained(
+        locate("asset:mini-sd3"), text_encoder_3=None, tokenizer_3=None, torch_dtype=torch.float32
+    )
     pipe.set_progress_bar_config(disable=True)
     pipe.load_lora_weights(str(lora))
     generators = [torch.Generator().manual_seed(5 + i) for i in range(2)]
@@ -148,7 +158,9 @@ def test_a_bad_prompt_file_is_named(capsys, tmp_path):
 
 
 def test_a_user_reward_gets_images_prompts_and_metadata_untouched(capsys, tmp_path):
-    rows = [{"prompt": f"a {color} circle", "answer": [color, {"n": i}]} for i, color in enumerate(["red", "blue", "green", "cyan"])]
+    rows = [
+        {"prompt": f"a {color} circle", "answer": [color, {"n": i}]} for i, color in enumerate(["red", "blue", "green", "cyan"])
+    ]
     (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "mine.py").write_text(
         "import json\n\n\ndef bright(samples):\n"
@@ -157,7 +169,15 @@ def test_a_user_reward_gets_images_prompts_and_metadata_untouched(capsys, tmp_pa
         "    assert all(row in known and row['prompt'] == text for row, text in zip(samples.metadata, samples.prompts))\n"
         "    return samples.images.mean((1, 2, 3)).tolist()\n"
     )
-    train(capsys, "mini/flow_grpo", *SMALL, "updates=1", "evaluation=null", "rollout.prompts=p.jsonl", "rewards={mine: {use: 'mine.py:bright'}}")
+    train(
+        capsys,
+        "mini/flow_grpo",
+        *SMALL,
+        "updates=1",
+        "evaluation=null",
+        "rollout.prompts=p.jsonl",
+        "rewards={mine: {use: 'mine.py:bright'}}",
+    )
 
 
 def test_a_nan_loss_stops_before_any_weight_changes(capsys, tmp_path, monkeypatch):
@@ -196,7 +216,9 @@ def test_two_processes_give_the_same_rollouts_and_the_same_update(capsys, tmp_pa
     one = Path(train(capsys, *options, "output=one")["run"])
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29541", "-m", "flowgrpo"]
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([*launch, "train", *options, "output=two"], capture_output=True, text=True, env=environment, timeout=300)
+    done = subprocess.run(
+        [*launch, "train", *options, "output=two"], capture_output=True, text=True, env=environment, timeout=300
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     assert len(lines) == 1

@@ -23,11 +23,11 @@ from diffusers import (
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
 )
-from flowgrpo.assets.scenes import OPENINGS, RELATIONS, TAGS, Metadata, draw, is_held_out, sample_metadata, sample_scene
-from flowgrpo.rewards.scene import BACKGROUNDS, COLORS, strict
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
+from flowgrpo.assets.scenes import OPENINGS, RELATIONS, TAGS, Metadata, draw, is_held_out, sample_metadata, sample_scene
+from flowgrpo.rewards.scene import BACKGROUNDS, COLORS, strict
 from flowgrpo.samples import Samples
 
 TEXT_TOKENS = 20
@@ -193,14 +193,10 @@ class Conditioned(nn.Module):
         text = torch.cat([e.hidden_states[-2] for e in encoded], dim=-1)
         text = torch.cat([text, torch.zeros_like(text[:, :1])], dim=1)
         pooled = torch.cat([e.text_embeds for e in encoded], dim=-1)
-        return self.transformer(
-            latents, encoder_hidden_states=text, pooled_projections=pooled, timestep=sigma * 1000.0
-        ).sample
+        return self.transformer(latents, encoder_hidden_states=text, pooled_projections=pooled, timestep=sigma * 1000.0).sample
 
 
-def train_transformer(
-    pipe: StableDiffusion3Pipeline, latents: Tensor, ids: Tensor, steps: int, batch: int, out: Path
-) -> None:
+def train_transformer(pipe: StableDiffusion3Pipeline, latents: Tensor, ids: Tensor, steps: int, batch: int, out: Path) -> None:
     """Rectified flow: velocity x1 - x0 at a logit-normal noise level; a tenth of the captions empty; EMA weights."""
     model = Conditioned(pipe)
     average = copy.deepcopy(model)
@@ -243,9 +239,7 @@ def save(pipe: StableDiffusion3Pipeline, average: Conditioned, out: Path) -> Non
 @torch.no_grad()
 def accuracy(folder: Path, prompts: list[Metadata], steps: int, guidance: float) -> dict[str, float]:
     """Strict accuracy per task type."""
-    pipe = StableDiffusion3Pipeline.from_pretrained(
-        folder, dtype=torch.float32, text_encoder_3=None, tokenizer_3=None
-    )
+    pipe = StableDiffusion3Pipeline.from_pretrained(folder, dtype=torch.float32, text_encoder_3=None, tokenizer_3=None)
     pipe.set_progress_bar_config(disable=True)
     scores = []
     for i in range(0, len(prompts), 100):
@@ -266,6 +260,14 @@ def accuracy(folder: Path, prompts: list[Metadata], steps: int, guidance: float)
     return {**found, "all": float(np.mean(scores))}
 
 
+def print_accuracy(folder: Path) -> None:
+    prompts = [json.loads(line) for line in (folder / "prompts" / "held_out.jsonl").read_text().splitlines()]
+    print(f"| guidance | {' | '.join([*TAGS, 'all'])} |\n|{'---|' * (len(TAGS) + 2)}")
+    for guidance in (1.0, 2.0, 3.0, 4.5, 6.0):
+        found = accuracy(folder, prompts, 8, guidance)
+        print(f"| {guidance} | {' | '.join(f'{100 * value:.0f} %' for value in found.values())} |", flush=True)
+
+
 def write_prompts(folder: Path) -> None:
     """`train.jsonl` (540 rows) and `held_out.jsonl` (300): no text in both, as many of each task type."""
     rng = np.random.default_rng(7)
@@ -283,7 +285,8 @@ def write_prompts(folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("mini-sd3"))
+    parser.add_argument("--evaluate", type=Path, metavar="DIR", help="only print the accuracy of a finished model")
     parser.add_argument("--scenes", type=int, default=60_000)
     parser.add_argument("--vae-steps", type=int, default=1500)
     parser.add_argument("--steps", type=int, default=5000)
@@ -293,6 +296,9 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(arguments.seed)
+    if arguments.evaluate:
+        print_accuracy(arguments.evaluate)
+        return
     write_prompts(arguments.out / "prompts")
     pixels, captions = scenes(arguments.scenes, arguments.seed)
     pipe = pipeline(arguments.out)
@@ -302,9 +308,7 @@ def main() -> None:
     latents = (latents - pipe.vae.config.shift_factor) * pipe.vae.config.scaling_factor
     ids = pipe.tokenizer(captions, padding="max_length", return_tensors="pt").input_ids
     train_transformer(pipe, latents, ids, arguments.steps, arguments.batch, arguments.out)
-    prompts = [json.loads(line) for line in (arguments.out / "prompts" / "held_out.jsonl").read_text().splitlines()]
-    for guidance in (1.0, 2.0, 3.0, 4.5, 6.0):
-        print(guidance, accuracy(arguments.out, prompts, 10, guidance), flush=True)
+    print_accuracy(arguments.out)
 
 
 if __name__ == "__main__":

@@ -324,10 +324,11 @@ def _tree(run: Path, tree: Row) -> str:
     size = f"width={column * steps + 130} height={TREE_TOP + TREE_ROW * (max(rows.values()) + 1):.0f}"
     return (
         "<h2>One group of the last update</h2>"
-        f"<p class=prompt>&ldquo;{html.escape(tree['prompt'])}&rdquo;</p><p>From noise (step 0) to pictures with their reward. Solid: stochastic step, "
+        f"<p class=prompt>&ldquo;{html.escape(tree['prompt'])}&rdquo;</p>"
+        "<p>From noise (step 0) to pictures with their reward. Solid: stochastic step, "
         "<span class='key up'></span>advantage above zero, <span class='key down'></span>below, "
         f"full strength at {largest:.2f}. Dashed: deterministic.</p>"
-        f"<div class=scroll><svg class=tree {size} role=img aria-label='rollout tree'>"
+        f"<div class=scroll><svg class=tree {size} role=img aria-label='rollout tree of {len(nodes)} states'>"
         f"{labels}{edges}{dots}{leaves}</svg></div>"
     )
 
@@ -433,7 +434,8 @@ polyline.s1, .tree .down { stroke: var(--s1); } polyline.s2 { stroke: var(--s2);
 .scroll { overflow-x: auto; } .tree circle { fill: var(--soft); } .tree text { font-size: 13px; }
 .tree path { stroke-width: 3; }
 .tree .ode, .tree .flat { stroke: var(--old); stroke-width: 1.5; } .tree .ode { stroke-dasharray: 3 5; }
-.prompt { font-size: 20px; color: var(--fg); } summary { margin: 20px 0; font-weight: 600; cursor: pointer; }
+.prompt { font-size: 20px; color: var(--fg); }
+summary { margin: 20px 0; font-weight: 600; cursor: pointer; }
 .config { margin-top: 72px; } .config summary { font-size: 24px; }
 pre { overflow-x: auto; font-size: 13px; background: var(--card); padding: 20px; border-radius: 14px; }
 @media (max-width: 640px) { main { padding: 28px 16px 64px; } h2 { margin-top: 56px; }

@@ -69,9 +69,7 @@ class _Run:
 
 
 @torch.no_grad()
-def rollout(
-    policy: Policy, prompts: Sequence[Prompt], shape: Shape, key: Key, micro_batch: int, keep_predictions: bool
-) -> Block:
+def rollout(policy: Policy, prompts: Sequence[Prompt], shape: Shape, key: Key, micro_batch: int, keep_predictions: bool) -> Block:
     """Roll out one group of this shape for each prompt; `key` is (run seed, update)."""
     run = _Run(policy, list(prompts), shape, key, keep_predictions)
     _start(run, micro_batch)
