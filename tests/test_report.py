@@ -69,7 +69,8 @@ def test_pictures_that_changed_come_first(run):
         row = index[0]
         worse = {**row["after"], "scores": {"strict": 0.0, "soft": 0.25}}
         index.append({**row, "prompt": "now worse", "tag": "counting", "after": worse})
-        index.append({"prompt": "cut short", "seed": 2, "before": {**row["before"], "image": "before/gone.png"}})
+        gone = {**row["before"], "image": "before/gone.png"}
+        index.append({"prompt": "cut short", "seed": 2, "before": gone})
 
     change(run / "samples" / "index.json", add)
     page = write_report(run).read_text()

@@ -1,38 +1,70 @@
 """The skeleton and style of report.html."""
 
 PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
-<title>{title}</title><style>
-:root {{ --bg: #fff; --fg: #1c2330; --soft: #667085; --line: #e4e7ec; --old: #b3bccb; --new: #2f6fed; --up: #2f6fed; --down: #d9483b;
-  --good: #17834a; --bad: #c2362b; }}
-@media (prefers-color-scheme: dark) {{ :root {{ --bg: #12151c; --fg: #e8ebf1; --soft: #98a2b3; --line: #2a303c; --old: #566074;
-  --new: #6c9bff; --up: #6c9bff; --down: #ff7b6e; --good: #4cc38a; --bad: #ff7b6e; }} }}
-body {{ font: 16px/1.5 system-ui, sans-serif; background: var(--bg); color: var(--fg); max-width: 1040px; margin: 0 auto;
-  padding: 48px 20px 96px; }}
-h1 {{ font-size: clamp(40px, 9vw, 76px); line-height: 1.1; margin: 0; letter-spacing: -0.03em; }}
-h1 span, .lead, small, figcaption, p {{ color: var(--soft); }}
-.lead {{ font-size: 18px; margin: 8px 0; }}
-h2 {{ margin: 64px 0 12px; font-size: 22px; letter-spacing: -0.01em; }}
-table {{ border-collapse: collapse; width: 100%; }}
-th {{ text-align: left; font-weight: 500; white-space: nowrap; }}
-td, th {{ padding: 8px 10px 8px 0; border-bottom: 1px solid var(--line); }}
-td:nth-child(2) {{ width: 60%; }}
-.bar {{ height: 8px; border-radius: 4px; margin: 3px 0; }} .old {{ background: var(--old); }} .new {{ background: var(--new); }}
-figure {{ margin: 0; }}
-.cards {{ display: grid; gap: 28px 22px; grid-template-columns: repeat(auto-fill, minmax(230px, 1fr)); }}
-.pair {{ display: grid; grid-template-columns: 1fr 1fr; gap: 8px; }}
-.pair img {{ width: 100%; image-rendering: pixelated; border-radius: 6px; border: 1px solid var(--line); display: block; }}
-.pair small {{ font-size: 12px; }}
-figcaption {{ font-size: 14px; margin-top: 4px; }}
-.good {{ color: var(--good); }} .bad {{ color: var(--bad); }}
-.plots {{ display: grid; gap: 24px; grid-template-columns: repeat(auto-fill, minmax(230px, 1fr)); }}
-.plots svg {{ width: 100%; border-bottom: 1px solid var(--line); }}
-polyline {{ fill: none; stroke: var(--new); stroke-width: 1.6; }} .plots circle {{ fill: var(--down); }}
-.scroll {{ overflow-x: auto; }} .tree circle {{ fill: var(--soft); }} .tree text {{ fill: var(--fg); font-size: 13px; }}
-.tree image {{ image-rendering: pixelated; }} .tree path {{ fill: none; stroke: var(--old); }}
-.tree .up {{ stroke: var(--up); }} .tree .down {{ stroke: var(--down); }} .tree .ode {{ stroke-dasharray: 4 4; }}
-pre {{ overflow-x: auto; font-size: 13px; }}
-</style></head><body>
+<html lang=en><head><meta charset=utf-8><meta name=viewport content="width=device-width,initial-scale=1">
+<title>{title}</title><style>{style}</style></head><body><main>
 {body}
-</body></html>
+</main></body></html>
+"""
+STYLE = """
+:root { color-scheme: light dark; --bg: #fff; --card: #f7f8fa; --fg: #171c26; --soft: #5d6778;
+  --line: #dfe3ea; --old: #98a2b3; --new: #2563eb; --good: #12804a; --bad: #c4320a;
+  --s1: #c2570c; --s2: #0d8f85; }
+@media (prefers-color-scheme: dark) { :root { --bg: #101319; --card: #191d26; --fg: #eaedf3; --soft: #9aa4b5;
+  --line: #303745; --old: #6b7688; --new: #7aa5ff; --good: #4cc38a; --bad: #ff8a65; --s1: #f5a35c;
+  --s2: #4fd1c5; } }
+body { margin: 0; background: var(--bg); color: var(--fg); font: 16px/1.5 system-ui, sans-serif; }
+main { max-width: 1060px; margin: 0 auto; padding: 56px 20px 96px; }
+h1 { font-size: clamp(40px, 10vw, 84px); line-height: 1.1; margin: 4px 0 12px; letter-spacing: -.035em; }
+h1 span { color: var(--old); } h1 i { font-weight: 300; font-style: normal; color: var(--soft); }
+h1.name { font-size: clamp(26px, 6vw, 44px); overflow-wrap: anywhere; }
+h2 { margin: 72px 0 4px; font-size: 24px; letter-spacing: -.015em; }
+p, dt, small, figcaption { color: var(--soft); } p { margin: 4px 0 16px; }
+small { font-size: 13px; font-weight: 400; }
+.eyebrow { font-size: 14px; overflow-wrap: anywhere; }
+.metric { font-size: 20px; margin: 0; color: var(--fg); }
+.gain { display: flex; flex-wrap: wrap; gap: 4px 14px; align-items: center; } .gain b { font-size: 20px; }
+.good { color: var(--good); stroke: var(--good); } .bad { color: var(--bad); stroke: var(--bad); }
+.open { color: var(--soft); stroke: var(--soft); } .gain > span { color: var(--soft); }
+line.grid { stroke: var(--line); stroke-width: 1; }
+dl { display: flex; flex-wrap: wrap; gap: 16px 40px; margin: 32px 0 0; padding-top: 20px;
+  border-top: 1px solid var(--line); }
+dt { font-size: 13px; } dd { margin: 0; font-size: 20px; font-weight: 600; }
+.tags > div { display: grid; grid-template-columns: 200px 1fr 150px 72px; gap: 4px 20px; align-items: center;
+  padding: 9px 0; border-top: 1px solid var(--line); font-variant-numeric: tabular-nums; }
+.tags svg { width: 100%; }
+.tags span { text-align: right; white-space: nowrap; }
+.tags small { display: block; } .tags line { stroke-width: 3; }
+circle.after { fill: var(--new); stroke: none; } circle.before { fill: var(--old); stroke: none; }
+circle.between { fill: var(--bg); stroke: var(--new); stroke-width: 2; }
+.key { display: inline-block; width: 10px; height: 10px; border-radius: 5px; margin: 0 6px 0 8px;
+  background: var(--new); }
+.key.before { background: var(--old); }
+.key.between { background: none; box-shadow: inset 0 0 0 2px var(--new); }
+.key.s1, .key.down { background: var(--s1); } .key.s2 { background: var(--s2); }
+.cards { display: grid; gap: 20px; grid-template-columns: repeat(auto-fill, minmax(min(100%, 236px), 1fr)); }
+figure { margin: 0; }
+.card { background: var(--card); border-radius: 14px; padding: 14px; border-top: 3px solid var(--line); }
+.card.good { border-color: var(--good); } .card.bad { border-color: var(--bad); }
+.card figcaption { margin-top: 10px; color: var(--fg); }
+.pair { display: grid; grid-template-columns: 1fr 1fr; gap: 10px; color: var(--soft); }
+.pair img { width: 100%; display: block; border-radius: 8px; } .pixels, image { image-rendering: pixelated; }
+.pair small { margin: 4px 0 2px; } .score { display: inline-block; font-size: 13px; margin-right: 10px; }
+.score.good, .score.bad { font-weight: 650; }
+.plots { display: grid; gap: 32px 28px;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 310px), 1fr)); margin-top: 24px; }
+figure svg { width: 100%; display: block; } figcaption b { color: var(--fg); margin-right: 10px; }
+.card small { display: block; }
+text { fill: var(--soft); font-size: 12px; } .end { text-anchor: end; } .mid { text-anchor: middle; }
+path, polyline { fill: none; stroke: var(--new); stroke-width: 2; } .raw { stroke-width: 1; opacity: .3; }
+polyline.s1, .tree .down { stroke: var(--s1); } polyline.s2 { stroke: var(--s2); }
+.scroll { overflow-x: auto; } .tree circle { fill: var(--soft); } .tree text { font-size: 13px; }
+.tree path { stroke-width: 3; }
+.tree .ode, .tree .flat { stroke: var(--old); stroke-width: 1.5; } .tree .ode { stroke-dasharray: 3 5; }
+.prompt { font-size: 20px; color: var(--fg); }
+summary { margin: 20px 0; font-weight: 600; cursor: pointer; }
+.config { margin-top: 72px; } .config summary { font-size: 24px; }
+pre { overflow-x: auto; font-size: 13px; background: var(--card); padding: 20px; border-radius: 14px; }
+@media (max-width: 640px) { main { padding: 28px 16px 64px; } h2 { margin-top: 56px; }
+  .tags > div { grid-template-columns: 1fr auto 64px; } .tags svg { grid-row: 2; grid-column: 1 / -1; } }
 """
