@@ -64,8 +64,8 @@ class Training:
             self._restore()
         else:
             self._probe(list(self.trainer.sampler.prompts))
-            if self.processes.is_main:
-                folder.write_config(self.run, self.config)
+        if self.processes.is_main:
+            folder.write_config(self.run, self.config)
         if self.config.evaluation and not (self.run / "samples" / "before.json").exists():
             if self.trainer.updates:
                 raise UserError(f"{self.run}/samples/before.json is missing; it can't be made again after training began")

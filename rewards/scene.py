@@ -24,9 +24,9 @@ COLORS = {
     "cyan": (50, 200, 215),
 }
 BACKGROUNDS = {"white": (245, 245, 245), "gray": (128, 128, 128), "black": (15, 15, 15)}
-EXTENTS = {"triangle": (0.38, 0.64), "circle": (0.69, 0.865), "square": (0.885, 1.05)}
+EXTENTS = {"triangle": (0.38, 0.68), "circle": (0.72, 0.87), "square": (0.885, 1.05)}
 """Area over bounding box: 0.5, pi / 4 and 1 for ideal shapes; what falls between is no clean shape."""
-LARGE = 11.0
+LARGE = 10.0
 """Equivalent diameter in pixels of a 32 px picture from which an object is large."""
 ENLARGE = 8
 
@@ -144,7 +144,7 @@ def _coverage(image: np.ndarray, background: np.ndarray, region: np.ndarray, cor
 
 def _shape(contour: np.ndarray, area: float, w: int, h: int) -> str | None:
     hull = cv2.contourArea(cv2.convexHull(contour))
-    if not 0.72 < w / h < 1.4 or cv2.contourArea(contour) < 0.93 * hull:
+    if not 0.72 < w / h < 1.4 or cv2.contourArea(contour) < 0.92 * hull:
         return None
     extent = area / (w * h)
     return next((name for name, (low, high) in EXTENTS.items() if low <= extent <= high), None)

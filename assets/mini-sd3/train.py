@@ -2,7 +2,7 @@
 
     python assets/mini-sd3/train.py --out DIR
 
-B batch, T text tokens, latents [B, 4, 8, 8].
+B batch, T text tokens, latents [B, 8, 8, 8].
 """
 
 import argparse
@@ -26,11 +26,12 @@ from diffusers import (
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
-from flowgrpo.assets.scenes import OPENINGS, RELATIONS, TAGS, Metadata, draw, is_held_out, sample_metadata, sample_scene
+from flowgrpo.assets.scenes import OPENINGS, RELATIONS, TAGS, Metadata, caption, draw, is_held_out, sample_metadata, sample_scene
 from flowgrpo.rewards.scene import BACKGROUNDS, COLORS, strict
 from flowgrpo.samples import Samples
 
-TEXT_TOKENS = 20
+TEXT_TOKENS = 16
+CHANNELS = 8
 SHIFT = 2.0
 WORDS = [
     *("a", "photo", "picture", "drawing", "of", "circle", "square", "triangle", "circles", "squares", "triangles"),
@@ -97,7 +98,7 @@ def pipeline(folder: Path) -> StableDiffusion3Pipeline:
         up_block_types=("UpDecoderBlock2D",) * 3,
         block_out_channels=(16, 32, 48),
         layers_per_block=1,
-        latent_channels=4,
+        latent_channels=CHANNELS,
         norm_num_groups=8,
         sample_size=32,
         mid_block_add_attention=False,
@@ -107,8 +108,8 @@ def pipeline(folder: Path) -> StableDiffusion3Pipeline:
     transformer = SD3Transformer2DModel(
         sample_size=8,
         patch_size=2,
-        in_channels=4,
-        out_channels=4,
+        in_channels=CHANNELS,
+        out_channels=CHANNELS,
         num_layers=5,
         attention_head_dim=28,
         num_attention_heads=4,
@@ -157,15 +158,22 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
+def near_objects(images: Tensor) -> Tensor:
+    """Weights [B, 1, 32, 32] of mean 1, seven times as large within two pixels of an object; the corner is background."""
+    objects = (images - images[:, :, :1, :1]).abs().sum(1, keepdim=True) > 0.05
+    weights = 1.0 + 6.0 * F.max_pool2d(objects.float(), 5, stride=1, padding=2)
+    return weights / weights.mean()
+
+
 def train_vae(vae: AutoencoderKL, pixels: np.ndarray, steps: int, rng: np.random.Generator) -> None:
-    """L1 and squared error, a weak KL; then latents are scaled to mean 0 and variance 1."""
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=1e-3, weight_decay=0.0)
+    """Absolute and squared error, mostly near objects, and a weak KL."""
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.0)
     for step in range(steps):
         set_rate(optimizer, learning_rate(step, steps, 3e-3))
-        images = images_of(pixels[rng.integers(0, len(pixels), 48)])
+        images = images_of(pixels[rng.integers(0, len(pixels), 32)])
         posterior = vae.encode(images).latent_dist
         error = vae.decode(posterior.sample()).sample - images
-        loss = error.abs().mean() + 4.0 * error.square().mean() + 1e-5 * posterior.kl().mean()
+        loss = (near_objects(images) * (error.abs() + 2.0 * error.square())).mean() + 1e-6 * posterior.kl().mean()
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
@@ -176,7 +184,7 @@ def train_vae(vae: AutoencoderKL, pixels: np.ndarray, steps: int, rng: np.random
 
 @torch.no_grad()
 def encode(vae: AutoencoderKL, pixels: np.ndarray) -> Tensor:
-    """[N, 4, 8, 8], not yet scaled."""
+    """[N, 8, 8, 8], not yet scaled."""
     return torch.cat([vae.encode(images_of(pixels[i : i + 256])).latent_dist.mode() for i in range(0, len(pixels), 256)])
 
 
@@ -188,7 +196,7 @@ class Conditioned(nn.Module):
         self.transformer, self.first, self.second = pipe.transformer, pipe.text_encoder, pipe.text_encoder_2
 
     def forward(self, latents: Tensor, sigma: Tensor, ids: Tensor) -> Tensor:
-        """Velocity [B, 4, 8, 8]; `sigma` [B], `ids` [B, T]. One zero token stands where SD3 has T5's."""
+        """Velocity [B, 8, 8, 8]; `sigma` [B], `ids` [B, T]. One zero token stands where SD3 has T5's."""
         encoded = [encoder(ids, output_hidden_states=True) for encoder in (self.first, self.second)]
         text = torch.cat([e.hidden_states[-2] for e in encoded], dim=-1)
         text = torch.cat([text, torch.zeros_like(text[:, :1])], dim=1)
@@ -234,6 +242,8 @@ def save(pipe: StableDiffusion3Pipeline, average: Conditioned, out: Path) -> Non
     StableDiffusion3Pipeline(**{**pipe.components, **half}).save_pretrained(partial, safe_serialization=True)
     shutil.copytree(partial, out, dirs_exist_ok=True)
     shutil.rmtree(partial)
+    for weights in out.rglob("*.safetensors"):
+        weights.chmod(0o644)
 
 
 @torch.no_grad()
@@ -269,18 +279,24 @@ def print_accuracy(folder: Path) -> None:
 
 
 def write_prompts(folder: Path) -> None:
-    """`train.jsonl` (540 rows) and `held_out.jsonl` (300): no text in both, as many of each task type."""
+    """`held_out.jsonl` (50 prompts per task type) and `train.jsonl`: no caption is in both, whatever it opens with."""
     rng = np.random.default_rng(7)
-    rows: dict[str, dict[str, Metadata]] = {tag: {} for tag in TAGS}
+    files: dict[str, list[Metadata]] = {"held_out": [], "train": []}
     for tag in TAGS:
-        while len(rows[tag]) < 140 if tag not in ("single_object", "two_object") else len(rows[tag]) < 90:
-            metadata = sample_metadata(rng, tag)
-            rows[tag][metadata["prompt"]] = metadata
+        captions = {caption(row): row for row in (sample_metadata(rng, tag) for _ in range(600))}
+        order = rng.permutation(list(captions))
+        held_out, train = order[: max(13, len(order) // 4)], order[max(13, len(order) // 4) :]
+        files["held_out"] += openings(rng, [captions[c] for c in held_out], 50)
+        files["train"] += openings(rng, [captions[c] for c in train], 100)
     folder.mkdir(parents=True, exist_ok=True)
-    held_out = [row for tag in TAGS for row in list(rows[tag].values())[:50]]
-    train = [row for tag in TAGS for row in list(rows[tag].values())[50:]]
-    for name, chosen in (("held_out", held_out), ("train", train)):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in chosen))
+    for name, rows in files.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def openings(rng: np.random.Generator, rows: list[Metadata], count: int) -> list[Metadata]:
+    """At most `count` different prompts: rows under different openings."""
+    every = [{**row, "prompt": opening + caption(row)} for row in rows for opening in OPENINGS]
+    return [every[i] for i in rng.permutation(len(every))[:count]]
 
 
 def main() -> None:
@@ -289,7 +305,7 @@ def main() -> None:
     parser.add_argument("--evaluate", type=Path, metavar="DIR", help="only print the accuracy of a finished model")
     parser.add_argument("--scenes", type=int, default=60_000)
     parser.add_argument("--vae-steps", type=int, default=1500)
-    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--steps", type=int, default=4200)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from flowgrpo.policies.diffusers._policy import DiffusersPolicy, PipelineSampler
 
+DENOISERS = ("transformer", "unet", "transformer_2")
+"""Names under which diffusers pipelines keep what is trained."""
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 
 

@@ -8,9 +8,8 @@ from safetensors import safe_open
 
 from flowgrpo.errors import UserError
 from flowgrpo.paths import locate
-from flowgrpo.policies.diffusers import DiffusersConfig, ModelSize
+from flowgrpo.policies.diffusers import DENOISERS, DiffusersConfig, ModelSize
 
-DENOISERS = ("transformer", "transformer_2", "unet")
 STORED = {"fp32": 4, "bf16": 2, "fp16": 2}
 ACTIVATIONS_PER_LAYER = 34
 """Values of `width` that a transformer block keeps per token for its backward pass (arXiv 2205.05198, eq. 2, attention fused)."""
@@ -49,7 +48,7 @@ def model_size(config: DiffusersConfig) -> ModelSize:
 def _size_on_disk(folder: Path) -> ModelSize:
     counts = {part.name: _parameters(part) for part in folder.iterdir() if part.is_dir()}
     denoiser = sum(n for name, n in counts.items() if name in DENOISERS)
-    (name,) = [name for name in DENOISERS[:1] + DENOISERS[2:] if name in counts]
+    name = next(name for name in DENOISERS if name in counts)
     geometry = json.loads((folder / name / "config.json").read_text())
     return ModelSize(denoiser=denoiser, frozen=sum(counts.values()) - denoiser, **_geometry(geometry))
 

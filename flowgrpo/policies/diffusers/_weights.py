@@ -12,10 +12,8 @@ from peft.utils import get_peft_model_state_dict
 from torch import nn
 
 from flowgrpo.errors import UserError
-from flowgrpo.policies.diffusers import LoraAdapter
+from flowgrpo.policies.diffusers import DENOISERS, LoraAdapter
 from flowgrpo.sampling.keys import seed_of
-
-DENOISERS = ("transformer", "transformer_2", "unet")
 
 
 def denoisers(pipe: DiffusionPipeline) -> dict[str, Any]:
