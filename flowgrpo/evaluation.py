@@ -2,51 +2,60 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL.Image import Image
 
 from flowgrpo.config import EvaluationConfig
-from flowgrpo.policies.protocol import Policy
+from flowgrpo.policies.protocol import Sampler
 from flowgrpo.processes import Processes
 from flowgrpo.progress import bar
 from flowgrpo.prompts import Prompt
 from flowgrpo.sampling.keys import numpy_generator
 from flowgrpo.scoring import Scorer
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Scores [N] by reward label for N prompts, and the pictures of the first few."""
+    """Scores [N] by reward label for N prompts, and pictures of some of them by row."""
 
     prompts: list[Prompt]
     seeds: list[int]
     scores: dict[str, np.ndarray]
-    pictures: list[Image]
+    pictures: dict[int, Image]
 
 
 def evaluate(
-    policy: Policy, scorer: Scorer, prompts: Sequence[Prompt], config: EvaluationConfig, processes: Processes, pictures: int
+    policy: Sampler,
+    scorer: Scorer,
+    prompts: Sequence[Prompt],
+    config: EvaluationConfig,
+    processes: Processes,
+    pictures: int,
 ) -> HeldOut:
-    """Generate one sample per prompt, seed `config.seed + row`, and score it."""
+    """Generate one sample per prompt, seed `config.seed + row in the file`, score it, and keep `pictures` of them."""
     seeds = [config.seed + prompt.index for prompt in prompts]
+    shown = set(spread(range(len(prompts)), pictures))
     starts = processes.share(range(0, len(prompts), config.batch))
-    mine: list[tuple[int, dict[str, np.ndarray], list[Image]]] = []
+    mine: list[tuple[int, dict[str, np.ndarray], dict[int, Image]]] = []
     for start in bar(starts, "evaluate", processes.is_main):
         rows = slice(start, start + config.batch)
         samples = policy.generate(prompts[rows], seeds[rows], config.steps)
-        mine.append((start, scorer(samples), samples[: max(0, pictures - start)].pil()))
+        kept = {start + i: samples[i : i + 1].pil()[0] for i in range(len(samples)) if start + i in shown}
+        mine.append((start, scorer(samples), kept))
     parts = sorted(processes.gather(mine), key=lambda part: part[0])
     scores = {label: np.concatenate([s[label] for _, s, _ in parts]) for label in scorer.rewards}
-    return HeldOut(list(prompts), seeds, scores, [image for _, _, images in parts for image in images])
+    return HeldOut(list(prompts), seeds, scores, {row: image for _, _, kept in parts for row, image in kept.items()})
 
 
-def spread(prompts: Sequence[Prompt], limit: int | None) -> list[Prompt]:
-    """At most `limit` prompts, spread evenly over the file, so that every kind in a sorted file is met."""
-    if limit is None or limit >= len(prompts):
-        return list(prompts)
-    return [prompts[i * len(prompts) // limit] for i in range(limit)]
+def spread(items: Sequence[T], limit: int | None) -> list[T]:
+    """At most `limit` items, spread evenly, so that every kind in a sorted file is met."""
+    if limit is None or limit >= len(items):
+        return list(items)
+    return [items[i * len(items) // limit] for i in range(limit)]
 
 
 def paired_interval(before: np.ndarray, after: np.ndarray, resamples: int = 10_000) -> tuple[float, float]:

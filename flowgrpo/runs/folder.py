@@ -60,18 +60,18 @@ def save_held_out(run: Path, when: When, held_out: "HeldOut") -> None:
     folder.mkdir(parents=True, exist_ok=True)
     index_file = run / "samples" / "index.json"
     index = json.loads(index_file.read_text()) if when == "after" else _index(held_out)
-    for i, picture in enumerate(held_out.pictures):
-        picture.save(folder / f"{i:03d}.png")
-        scores = {label: float(values[i]) for label, values in held_out.scores.items()}
-        index[i][when] = {"image": f"{when}/{i:03d}.png", "scores": scores}
+    for entry, (row, picture) in zip(index, held_out.pictures.items(), strict=True):
+        picture.save(folder / f"{row:04d}.png")
+        scores = {label: float(values[row]) for label, values in held_out.scores.items()}
+        entry[when] = {"image": f"{when}/{row:04d}.png", "scores": scores}
     index_file.write_text(json.dumps(index, indent=1))
     scores = {label: values.tolist() for label, values in held_out.scores.items()}
     (run / "samples" / f"{when}.json").write_text(json.dumps(scores))
 
 
 def _index(held_out: "HeldOut") -> list[dict[str, Any]]:
-    rows = zip(held_out.prompts[: len(held_out.pictures)], held_out.seeds, strict=False)
-    return [{"prompt": p.text, "tag": p.metadata.get("tag"), "seed": seed} for p, seed in rows]
+    chosen = [(held_out.prompts[row], held_out.seeds[row]) for row in held_out.pictures]
+    return [{"prompt": p.text, "tag": p.metadata.get("tag"), "seed": seed} for p, seed in chosen]
 
 
 def load_scores(run: Path, when: When) -> dict[str, np.ndarray]:
