@@ -1,9 +1,10 @@
 """Drawn scenes with captions: shapes x colours x sizes x counts x relations x backgrounds, in GenEval's six task types.
 
-Pictures are 32 x 32 RGB, anti-aliased. Everything is a function of a numpy Generator.
+Pictures are 32 x 32 RGB, anti-aliased. Everything is a function of a numpy Generator. As in the world, what a caption leaves
+open is mostly what is usual: every shape has its colour, and most backgrounds are white.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +16,20 @@ from flowgrpo.rewards.scene import BACKGROUNDS, COLORS
 SIDE = 32
 FINE = 8
 SHAPES = ("circle", "square", "triangle")
-RELATIONS = ("left of", "right of", "above", "below")
 NUMBERS = {2: "two", 3: "three", 4: "four"}
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 OPENINGS = ("", "a photo of ", "a picture of ", "a drawing of ")
+MIDDLE = (16.0, 16.0)
+LEFT, RIGHT, TOP, BOTTOM = (8.5, 16.0), (23.5, 16.0), (16.0, 8.5), (16.0, 23.5)
+HALVES = {"left of": (LEFT, RIGHT), "right of": (RIGHT, LEFT), "above": (TOP, BOTTOM), "below": (BOTTOM, TOP)}
+RELATIONS = tuple(HALVES)
+QUARTERS = [(x, y) for x in (8.5, 23.5) for y in (8.5, 23.5)]
+RADII = {2: (4.6, 5.3), 3: (4.2, 4.8), 4: (4.0, 4.5)}
+"""Least and greatest radius in pixels, by how many objects there are."""
+USUAL_COLOR = {"circle": "red", "square": "blue", "triangle": "green"}
+USUAL_BACKGROUND = "white"
+USUAL = 0.75
+"""How often what a caption leaves open is the usual."""
 HELD_OUT_COLORS = {("red", "triangle"), ("blue", "circle"), ("yellow", "square")}
 HELD_OUT_COUNTS = {(3, "triangle"), (4, "circle")}
 HELD_OUT_RELATIONS = {("circle", "above", "square"), ("triangle", "left of", "circle")}
@@ -112,45 +123,43 @@ def is_held_out(metadata: Metadata) -> bool:
 
 
 def sample_scene(rng: np.random.Generator, metadata: Metadata) -> Scene:
-    """A scene of which the metadata is true; what it does not state is random."""
-    background = metadata.get("background") or str(rng.choice(list(BACKGROUNDS)))
+    """A scene of which the metadata is true."""
+    background = metadata.get("background") or _usual(rng, USUAL_BACKGROUND, BACKGROUNDS)
+    places = iter(_places(rng, metadata["include"]))
     total = sum(item["count"] for item in metadata["include"])
-    while True:
-        objects = _objects(rng, metadata["include"], total)
-        if _apart(objects) and _relation_holds(objects, metadata["include"]):
-            return Scene(tuple(objects), background)
-
-
-def _objects(rng: np.random.Generator, include: Sequence[Metadata], total: int) -> list[Object]:
     objects = []
-    colors = [str(c) for c in rng.choice(list(COLORS), len(include), replace=len(include) < 2)]
-    for item, color in zip(include, colors, strict=True):
+    for item in metadata["include"]:
+        color = item.get("color") or _usual(rng, USUAL_COLOR[item["class"]], COLORS)
         for _ in range(item["count"]):
-            radius = _radius(rng, item.get("size"), total)
-            x, y = rng.uniform(radius + 1.5, SIDE - radius - 1.5, 2)
-            objects.append(Object(item["class"], item.get("color", color), radius, float(x), float(y)))
-    return objects
+            objects.append(Object(item["class"], color, _radius(rng, item.get("size"), total), *next(places)))
+    return Scene(tuple(objects), background)
+
+
+def _usual(rng: np.random.Generator, usual: str, every: Iterable[str]) -> str:
+    return usual if rng.random() < USUAL else str(rng.choice(list(every)))
+
+
+def _places(rng: np.random.Generator, include: Sequence[Metadata]) -> list[tuple[float, float]]:
+    """One object stands near the middle, two in halves of the picture, more in its quarters."""
+    total = sum(item["count"] for item in include)
+    if total == 1:
+        return _near(rng, [MIDDLE], 2.5)
+    if total == 2:
+        relation = include[0]["position"][0] if "position" in include[0] else str(rng.choice(RELATIONS))
+        return _near(rng, HALVES[relation], 1.0)
+    return _near(rng, [QUARTERS[i] for i in rng.permutation(4)[:total]], 1.0)
+
+
+def _near(rng: np.random.Generator, places: Sequence[tuple[float, float]], distance: float) -> list[tuple[float, float]]:
+    moves = rng.uniform(-distance, distance, (len(places), 2))
+    return [(x + float(dx), y + float(dy)) for (x, y), (dx, dy) in zip(places, moves, strict=True)]
 
 
 def _radius(rng: np.random.Generator, size: str | None, total: int) -> float:
     if total == 1:
         large = rng.random() < 0.5 if size is None else size == "large"
         return float(rng.uniform(7.2, 8.6) if large else rng.uniform(3.9, 4.7))
-    return float(rng.uniform(4.2, 4.9)) if total < 4 else float(rng.uniform(3.9, 4.4))
-
-
-def _apart(objects: Sequence[Object]) -> bool:
-    pairs = [(a, b) for i, a in enumerate(objects) for b in objects[:i]]
-    return all(max(abs(a.x - b.x), abs(a.y - b.y)) > a.radius + b.radius + 2.0 for a, b in pairs)
-
-
-def _relation_holds(objects: Sequence[Object], include: Sequence[Metadata]) -> bool:
-    if "position" not in include[0]:
-        return True
-    a, b = objects
-    dx, dy = a.x - b.x, a.y - b.y
-    along, across = {"left of": (-dx, dy), "right of": (dx, dy), "above": (-dy, dx), "below": (dy, dx)}[include[0]["position"][0]]
-    return along > abs(across) + 3.0
+    return float(rng.uniform(*RADII[total]))
 
 
 def wrong_variants(rng: np.random.Generator, metadata: Metadata) -> list[Metadata]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from flowgrpo.errors import UserError
+from flowgrpo.errors import UserError, said
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -53,7 +53,10 @@ def load_file(path: Path) -> ModuleType:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UserError(f"{path} can't be imported: {said(error)}") from error
     return module
 
 

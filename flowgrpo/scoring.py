@@ -3,6 +3,7 @@
 A reward is any callable `samples -> scores` with one finite number per sample; higher is better.
 """
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 
 from flowgrpo.config import RewardConfig
-from flowgrpo.errors import UserError
+from flowgrpo.errors import UserError, said
 from flowgrpo.plugins import attribute, resolve
 from flowgrpo.samples import Samples
 
@@ -25,10 +26,18 @@ def load_reward(use: str, arguments: Mapping[str, Any] | None = None) -> Reward:
     if not callable(target):
         raise UserError(f"reward '{use}' is not callable")
     if isinstance(target, type):
-        return cast(Reward, target(**(arguments or {})))
+        return _construct(target, use, arguments or {})
     if arguments:
         raise UserError(f"reward '{use}' is a function and takes no arguments; make it a class to configure it")
     return cast(Reward, target)
+
+
+def _construct(target: type, use: str, arguments: Mapping[str, Any]) -> Reward:
+    try:
+        inspect.signature(target).bind(**arguments)
+    except TypeError as error:
+        raise UserError(f"reward '{use}' can't be made with arguments {dict(arguments)}: {error}") from error
+    return cast(Reward, target(**arguments))
 
 
 class Scorer:
@@ -45,12 +54,11 @@ class Scorer:
 
 def _checked(label: str, reward: Reward, samples: Samples) -> np.ndarray:
     try:
-        scores = reward(samples)
+        values = np.array([float(score) for score in reward(samples)])
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"reward '{label}' raised {type(error).__name__}: {error}") from error
-    values = np.asarray([float(score) for score in scores], dtype=np.float64)
+        raise UserError(f"reward '{label}' raised {said(error)}") from error
     if len(values) != len(samples):
         raise UserError(f"reward '{label}' returned {len(values)} scores for {len(samples)} samples")
     if not np.isfinite(values).all():

@@ -305,7 +305,7 @@ def main() -> None:
     parser.add_argument("--evaluate", type=Path, metavar="DIR", help="only print the accuracy of a finished model")
     parser.add_argument("--scenes", type=int, default=60_000)
     parser.add_argument("--vae-steps", type=int, default=1500)
-    parser.add_argument("--steps", type=int, default=4200)
+    parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from flowgrpo.config import Config, load_config
@@ -32,6 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     summary = train(config, name, resume=path)
     if summary is not None:
+        print(f"open {summary['run']}/report.html", file=sys.stderr)
         print(json.dumps(summary))
     return 0
 
