@@ -24,12 +24,16 @@ from flowgrpo.paths import locate, recipes
 from flowgrpo.runs.checkpoint import checkpoints, write_checkpoint
 
 SMALL = [
+    "rewards.bright={use: 'brightness.py:brightness'}",
     "rollout.prompts_per_update=4",
     "rollout.group_size=3",
     "rollout.micro_batch=6",
     "evaluation.limit=6",
     "evaluation.pictures=2",
 ]
+
+
+"""Few samples, and a reward that no two of them share."""
 
 
 def train(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict:
@@ -43,6 +47,7 @@ def metrics(run: Path) -> list[dict]:
 
 @pytest.fixture(autouse=True)
 def in_a_folder(tmp_path, monkeypatch):
+    (tmp_path / "brightness.py").write_text("def brightness(samples):\n    return samples.images.mean((1, 2, 3)).tolist()\n")
     monkeypatch.chdir(tmp_path)
 
 
