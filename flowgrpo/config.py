@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
+import numpy as np
 import yaml
 from pydantic import (
     Field,
@@ -22,14 +23,18 @@ from pydantic import (
 )
 
 from flowgrpo.credit import AnyCredit
+from flowgrpo.credit.gain import Gain
 from flowgrpo.credit.terminal import Terminal
 from flowgrpo.errors import UserError
 from flowgrpo.objective import AdvantageConfig, ObjectiveConfig
 from flowgrpo.paths import find_config
 from flowgrpo.policies import AnyPolicy
+from flowgrpo.sampling.kernels.calibrated import Calibrated
 from flowgrpo.sampling.plans import AnyPlan
 from flowgrpo.sampling.plans.all import AllSteps
+from flowgrpo.sampling.shape import Shape
 from flowgrpo.section import Section
+from flowgrpo.selection import AnySelection
 
 S = TypeVar("S", bound=Section)
 
@@ -62,10 +67,25 @@ class RolloutConfig(Section):
         return max(1, self.micro_batch // self.group_size)
 
 
+class CalibrationConfig(Section):
+    """Noise levels of kernel `calibrated` from reward statistics before training (DenseGRPO, arXiv 2601.20218).
+
+    `rounds` of groups of `prompts` prompts; a step's level rises by `change` while the transitions that raise and that lower
+    the value differ by less than the share `tolerance`, and falls else, within `least` .. `most`.
+    """
+
+    rounds: PositiveInt = 10
+    prompts: PositiveInt = 12
+    tolerance: float = Field(default=0.1, gt=0.0, lt=1.0)
+    change: PositiveFloat = 0.05
+    least: PositiveFloat = 0.1
+    most: PositiveFloat = 1.2
+
+
 class OptimizerConfig(Section):
     """AdamW. `steps_per_update` optimizer steps share a rollout, each on its own part of the prompts, `epochs` times over.
 
-    The learning rate rises linearly over `warmup` updates.
+    The learning rate rises linearly over `warmup` updates; with `decay: linear` it falls to 0 at the end of the run.
     """
 
     lr: PositiveFloat
@@ -76,6 +96,7 @@ class OptimizerConfig(Section):
     steps_per_update: PositiveInt = 1
     epochs: PositiveInt = 1
     warmup: NonNegativeInt = 0
+    decay: Literal["none", "linear"] = "none"
 
 
 class EmaConfig(Section):
@@ -111,6 +132,8 @@ class Config(Section):
     rewards: dict[str, RewardConfig] = Field(min_length=1)
     credit: AnyCredit = Terminal()
     advantage: AdvantageConfig = AdvantageConfig()
+    selection: tuple[AnySelection, ...] = ()
+    calibration: CalibrationConfig | None = None
     objective: ObjectiveConfig = ObjectiveConfig()
     optimizer: OptimizerConfig
     ema: EmaConfig | None = None
@@ -126,8 +149,19 @@ class Config(Section):
             raise ValueError("rollout.group_size must be at least 2: a group of 1 has nothing to compare with")
         if not plan.kernel.stochastic:
             raise ValueError(f"rollout.plan.kernel '{plan.kernel.type}' is deterministic: there is nothing to train")
-        if complaint := plan.complaint(self.policy.steps):
+        if complaint := plan.complaint(self.policy.steps, rollout.group_size):
             raise ValueError(f"rollout.plan: {complaint}")
+        levels = plan.kernel.levels if isinstance(plan.kernel, Calibrated) else ()
+        if levels and len(levels) != self.policy.steps:
+            raise ValueError(f"rollout.plan.kernel.levels: {len(levels)} levels for policy.steps = {self.policy.steps}")
+        if plan.completion and (complaint := plan.completion.complaint(self.policy.steps)):
+            raise ValueError(f"rollout.plan: {complaint}")
+        shape = plan.shape(self.policy.steps, rollout.group_size, 0, np.random.default_rng(0))
+        complaints = [self.credit.complaint(shape), *(rule.complaint(shape) for rule in self.selection)]
+        if complaint := next(filter(None, complaints), None):
+            raise ValueError(complaint)
+        if self.calibration and (complaint := self._calibration_complaint(shape)):
+            raise ValueError(complaint)
         if rollout.prompts_per_update % self.optimizer.steps_per_update:
             raise ValueError(
                 f"optimizer.steps_per_update = {self.optimizer.steps_per_update} must divide "
@@ -138,6 +172,12 @@ class Config(Section):
         if not any(reward.weight for reward in self.rewards.values()):
             raise ValueError("every reward has weight 0: there is nothing to train on")
         return self
+
+    def _calibration_complaint(self, shape: Shape) -> str | None:
+        kernel = self.rollout.plan.kernel
+        if not isinstance(kernel, Calibrated):
+            return f"calibration finds the levels of kernel 'calibrated', but rollout.plan.kernel is '{kernel.type}'"
+        return Gain().complaint(shape)
 
     @property
     def samples_per_update(self) -> int:

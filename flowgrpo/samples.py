@@ -17,19 +17,33 @@ from flowgrpo.paths import locate
 from flowgrpo.prompts import load_prompts
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Samples:
-    """B finished samples. `images` is float32 [B, 3, H, W] in [0, 1]; `metadata` are the prompt rows, untouched."""
+    """B finished samples. `images` is float32 [B, 3, H, W] in [0, 1]; `metadata` are the prompt rows, untouched.
+
+    Samples with the same number in `group` answer one prompt and are compared with each other; a reward always sees whole
+    groups.
+    """
 
     images: Tensor
     prompts: list[str]
     metadata: list[dict[str, Any]]
+    group: list[int]
 
     def __len__(self) -> int:
         return len(self.prompts)
 
     def __getitem__(self, rows: slice) -> "Samples":
-        return Samples(self.images[rows], self.prompts[rows], self.metadata[rows])
+        return Samples(self.images[rows], self.prompts[rows], self.metadata[rows], self.group[rows])
+
+    def take(self, rows: Sequence[int]) -> "Samples":
+        """These samples, in this order."""
+        return Samples(
+            self.images[list(rows)],
+            [self.prompts[i] for i in rows],
+            [self.metadata[i] for i in rows],
+            [self.group[i] for i in rows],
+        )
 
     def pil(self) -> list[Image]:
         return [to_pil_image(image) for image in self.images]
@@ -40,6 +54,7 @@ class Samples:
             torch.cat([p.images for p in parts]),
             [text for p in parts for text in p.prompts],
             [row for p in parts for row in p.metadata],
+            [group for p in parts for group in p.group],
         )
 
 
@@ -48,7 +63,7 @@ def read_samples(source: str) -> Samples:
     rows = load_prompts(source)
     folder = locate(source).parent
     images = [_read_image(folder / str(row.metadata.get("image", ""))) for row in rows]
-    return Samples(torch.stack(images), [row.text for row in rows], [row.metadata for row in rows])
+    return Samples(torch.stack(images), [row.text for row in rows], [row.metadata for row in rows], [row.index for row in rows])
 
 
 def _read_image(path: Path) -> Tensor:

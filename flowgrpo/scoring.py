@@ -72,7 +72,7 @@ def probe(scorer: Scorer, samples: Samples) -> None:
     generator = torch.Generator().manual_seed(0)
     noise = torch.rand(samples.images.shape, generator=generator)
     blank = torch.full_like(samples.images, 0.5)
-    everything = [samples, *(Samples(images, samples.prompts, samples.metadata) for images in (noise, blank))]
+    everything = [samples, *(Samples(images, samples.prompts, samples.metadata, samples.group) for images in (noise, blank))]
     for label, values in scorer(Samples.concatenate(everything)).items():
         if np.ptp(values) == 0.0:
             raise UserError(

@@ -16,10 +16,8 @@ import torch
 from torch import Tensor
 
 from flowgrpo.config import Config
-from flowgrpo.credit import ScoredTree
 from flowgrpo.ema import Ema
 from flowgrpo.errors import UserError
-from flowgrpo.objective.advantage import advantages, zero_variance_groups
 from flowgrpo.objective.loss import LossInputs, Terms, noise_weights, terms
 from flowgrpo.policies.protocol import Policy
 from flowgrpo.processes import Processes
@@ -29,6 +27,7 @@ from flowgrpo.runs.checkpoint import load_optimizer, optimizer_tensors
 from flowgrpo.sampling.keys import numpy_generator
 from flowgrpo.sampling.rollout import Block, Transitions, rollout
 from flowgrpo.sampling.shape import Shape
+from flowgrpo.scored import Group, Scored, assess, group_rewards
 from flowgrpo.scoring import Scorer
 
 
@@ -38,16 +37,6 @@ class Part:
 
     slots: list[int]
     block: Block
-
-
-@dataclass(frozen=True)
-class Scored:
-    """An update's groups, scored. All arrays are [P, N nodes]; `rewards`, by label, are NaN where not scored."""
-
-    shape: Shape
-    rewards: dict[str, np.ndarray]
-    advantage: np.ndarray
-    kept: np.ndarray
 
 
 class Trainer:
@@ -77,13 +66,13 @@ class Trainer:
         with clock("rollout"):
             parts = self._roll_out(prompts, shape)
         with clock("reward"):
-            scored = self._score(parts, shape)
+            scored = self._score(parts, shape, prompts)
         with clock("update"):
             optimised = self._optimise(parts, scored)
         evaluations = sum(part.block.network_evaluations for part in parts)
         metrics = {
             "update": self.updates,
-            **reward_metrics(scored, self.scorer.weights),
+            **scored.metrics(),
             **optimised,
             "network_evaluations": sum(self.processes.gather([evaluations])),
             **clock.seconds,
@@ -105,67 +94,53 @@ class Trainer:
         size, micro_batch = self.config.rollout.prompts_per_block, self.config.rollout.micro_batch
         blocks = [slots[i : i + size] for slots in self.minibatches() for i in range(0, len(slots), size)]
         key = (self.config.seed, self.updates)
-        keep = self.config.objective.ratio == "guard"
+        keep = self.config.objective.needs_old_prediction
         return [
             Part(slots, rollout(self.policy, [prompts[s] for s in slots], shape, key, micro_batch, keep))
             for slots in bar(self.processes.share(blocks), "roll out", self.processes.is_main)
         ]
 
-    def _score(self, parts: list[Part], shape: Shape) -> Scored:
-        mine = [row for part in parts for row in self._leaf_rewards(part)]
-        rows = dict(self.processes.gather(mine))
-        rewards = {label: np.stack([rows[s][label] for s in sorted(rows)]) for label in self.scorer.rewards}
-        credit = {
-            label: np.stack([self.config.credit.assign(ScoredTree(shape, row)) for row in values])
-            for label, values in rewards.items()
-        }
-        trained = list(shape.trained)
-        step = np.array([shape.nodes[i].step for i in trained])
-        groups = len(rows)
-        values, kept = advantages(
-            {label: c[:, trained].ravel() for label, c in credit.items()},
-            self.scorer.weights,
-            np.repeat(np.arange(groups), len(trained)),
-            np.tile(step, groups),
-            self.config.advantage,
-        )
-        advantage, mask = np.zeros((groups, len(shape.nodes))), np.zeros((groups, len(shape.nodes)), bool)
-        advantage[:, trained], mask[:, trained] = values.reshape(groups, -1), kept.reshape(groups, -1)
-        return Scored(shape, rewards, advantage, mask)
+    def _score(self, parts: list[Part], shape: Shape, prompts: list[Prompt]) -> Scored:
+        groups = dict(self.processes.gather([row for part in parts for row in self._groups(part)]))
+        return assess(self.config, shape, prompts, [groups[slot] for slot in sorted(groups)], self.updates)
 
-    def _leaf_rewards(self, part: Part) -> list[tuple[int, dict[str, np.ndarray]]]:
+    def _groups(self, part: Part) -> list[tuple[int, Group]]:
         shape = part.block.shape
-        scores = self.scorer(part.block.samples)
-        rows = []
-        for g, slot in enumerate(part.slots):
-            own = slice(g * len(shape.leaves), (g + 1) * len(shape.leaves))
-            nodes = {label: np.full(len(shape.nodes), np.nan) for label in scores}
-            for label, values in scores.items():
-                nodes[label][list(shape.leaves)] = values[own]
-            rows.append((slot, nodes))
-        return rows
+        log_probs = np.full((len(part.slots), len(shape.nodes)), np.nan)
+        for transitions in part.block.transitions:
+            rows, nodes = zip(*transitions.places, strict=True)
+            log_probs[rows, nodes] = transitions.log_prob.cpu().numpy()
+        rewards = group_rewards(shape, self.scorer(part.block.samples))
+        return [(slot, Group(row, own)) for slot, row, own in zip(part.slots, rewards, log_probs, strict=True)]
 
     def _optimise(self, parts: list[Part], scored: Scored) -> dict[str, float]:
         totals = Totals()
-        taus = [t.law.tau for part in parts for t in part.block.transitions]
+        work = [(part, self._trained(part, scored)) for part in parts]
+        taus = [transitions.law.tau for _, batches in work for transitions in batches]
         mean_tau = float(torch.cat(taus).mean()) if taus else 1.0
         steps = [slots for _ in range(self.config.optimizer.epochs) for slots in self.minibatches()]
         for slots in bar(steps, "optimise", self.processes.is_main):
             count = int(scored.kept[slots].sum())
             if count:
-                for part in parts:
+                for part, batches in work:
                     if part.slots[0] in slots:
-                        self._accumulate(part, scored, mean_tau, count, totals)
+                        self._accumulate(part, batches, scored, mean_tau, count, totals)
                 self._step(totals)
         return totals.metrics(self.processes)
 
-    def _accumulate(self, part: Part, scored: Scored, mean_tau: float, count: int, totals: "Totals") -> None:
+    def _trained(self, part: Part, scored: Scored) -> list[Transitions]:
+        """The batches that hold something to train. They are the rollout's own, unless a selection thins them out."""
+        kept = [[i for i, (g, node) in enumerate(t.places) if scored.kept[part.slots[g], node]] for t in part.block.transitions]
+        pairs = zip(part.block.transitions, kept, strict=True)
+        return [t.take(rows) if self.config.selection else t for t, rows in pairs if rows]
+
+    def _accumulate(
+        self, part: Part, batches: list[Transitions], scored: Scored, mean_tau: float, count: int, totals: "Totals"
+    ) -> None:
         """Add the gradient of this part's share of the loss, the mean over `count` kept transitions."""
-        for transitions in part.block.transitions:
+        for transitions in batches:
             at = [(part.slots[g], node) for g, node in transitions.places]
             kept = torch.tensor([bool(scored.kept[p]) for p in at], device=self.policy.device)
-            if not kept.any():
-                continue
             advantage = torch.tensor([scored.advantage[p] for p in at], device=kept.device).float()
             found = self._terms(transitions, advantage, mean_tau)
             loss = (found.loss * kept).sum() / count
@@ -223,6 +198,8 @@ class Trainer:
     def _set_learning_rate(self) -> None:
         optimizer = self.config.optimizer
         share = min(1.0, (self.updates + 1) / optimizer.warmup) if optimizer.warmup else 1.0
+        if optimizer.decay == "linear":
+            share *= 1.0 - self.updates / self.config.updates
         for group in self.optimizer.param_groups:
             group["lr"] = optimizer.lr * share
 
@@ -294,20 +271,6 @@ class Totals:
             "grad_norm": float(np.mean(self.norms)) if self.norms else 0.0,
             "optimizer_steps": len(self.norms),
         }
-
-
-def reward_metrics(scored: Scored, weights: dict[str, float]) -> dict[str, float]:
-    leaves, trained = list(scored.shape.leaves), list(scored.shape.trained)
-    final = {label: values[:, leaves] for label, values in scored.rewards.items()}
-    group = np.repeat(np.arange(len(scored.kept)), len(leaves))
-    return {
-        "reward": float(sum(weights[label] * values.mean() for label, values in final.items())),
-        **{f"reward/{label}": float(values.mean()) for label, values in final.items()},
-        "advantage/zero_variance_groups": zero_variance_groups(
-            {label: values.ravel() for label, values in final.items()}, weights, group
-        ),
-        "advantage/std": float(scored.advantage[:, trained].std()),
-    }
 
 
 class Clock:

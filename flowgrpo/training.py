@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from flowgrpo.calibration import calibrate
 from flowgrpo.config import Config
 from flowgrpo.errors import UserError
 from flowgrpo.evaluation import HeldOut, compare, evaluate, spread
@@ -51,6 +52,8 @@ class Training:
         )
         self.processes = Processes(self.accelerator)
         self.policy: Policy = config.policy.build(self.processes.device, config.seed)
+        if config.calibration:
+            self.config = config = calibrate(config, self.policy, prompts, self.scorer, self.processes)
         self.trainer = Trainer(config, self.policy, prompts, self.scorer, self.processes)
         made = [folder.new_run(config.output, name)] if self.processes.is_main and resume is None else []
         self.run: Path = resume or self.processes.gather(made)[0]
@@ -96,7 +99,7 @@ class Training:
             done = self.trainer.updates
             self._record(metrics)
             if done == self.config.updates and self.processes.is_main:
-                save_tree(self.run, parts[0], scored, self.scorer.weights)
+                save_tree(self.run, parts[0], scored)
             if done % self.config.checkpoint_every == 0 or done == self.config.updates:
                 self._checkpoint()
             evaluation = self.config.evaluation

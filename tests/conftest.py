@@ -30,7 +30,17 @@ from transformers import (
     UMT5EncoderModel,
 )
 
+from flowgrpo.sampling.kernels import Kernel
+from flowgrpo.sampling.shape import Shape
+
 torch.set_num_threads(2)
+
+
+def trajectories(kernels: list[Kernel], group_size: int, shared_start: bool) -> Shape:
+    """Trajectories side by side, `kernels[i]` at step i."""
+    return Shape.chains([(kernel, i + 1) for i, kernel in enumerate(kernels)], group_size, shared_start)
+
+
 WORDS = ["a", "red", "blue", "circle", "square", "left", "of"]
 
 

@@ -5,16 +5,20 @@ import math
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 
 from flowgrpo.errors import UserError
 from flowgrpo.policies.diffusers._schedule import read_schedule
 from flowgrpo.sampling.gaussian import GaussianLaw
+from flowgrpo.sampling.kernels import Move
+from flowgrpo.sampling.kernels.calibrated import Calibrated
 from flowgrpo.sampling.kernels.cps import Cps
 from flowgrpo.sampling.kernels.dance_sde import DanceSde
 from flowgrpo.sampling.kernels.ddim import Ddim
+from flowgrpo.sampling.kernels.dpmpp_2m import DpmPp2m
 from flowgrpo.sampling.kernels.flow_sde import FlowSde
 from flowgrpo.sampling.kernels.ode import Ode
+from flowgrpo.sampling.keys import Noise
 from flowgrpo.sampling.levels import Schedule
 
 CPU = torch.device("cpu")
@@ -76,7 +80,7 @@ def test_mean_std_and_log_prob_at_every_step(schedule, kernel, formula):
             assert kernel.coefficients(schedule.step(i))[1] == 0.0
             continue
         mean, tau = formula(s, n, schedule.sigmas[1], x, v)
-        law = GaussianLaw.of([kernel], schedule, i, CPU)
+        law = GaussianLaw.of([Move(kernel, i, i + 1)], schedule, CPU)
         tx, tv, ty = (torch.tensor(z, dtype=torch.float32) for z in (x, v, y))
         np.testing.assert_allclose(law.mean(tx, tv).numpy(), mean, atol=2e-6, rtol=1e-5)
         assert float(law.tau) == pytest.approx(tau, rel=1e-6)
@@ -90,8 +94,8 @@ def test_mean_std_and_log_prob_at_every_step(schedule, kernel, formula):
 def test_unscaled_cps_log_prob_is_the_published_one():
     schedule, rng = sd3_schedule(), np.random.default_rng(1)
     x, v, y = rng.standard_normal((3, 1, 64))
-    law = GaussianLaw.of([Cps(noise_level=0.8, log_prob="unscaled")], schedule, 2, CPU)
-    near = GaussianLaw.of([Cps(noise_level=0.8, log_prob="unscaled")], schedule, 2, CPU)
+    law = GaussianLaw.of([Move(Cps(noise_level=0.8, log_prob="unscaled"), 2, 3)], schedule, CPU)
+    near = GaussianLaw.of([Move(Cps(noise_level=0.8, log_prob="unscaled"), 2, 3)], schedule, CPU)
     tx, tv, ty = (torch.tensor(z, dtype=torch.float32) for z in (x, v, y))
     difference = float(law.log_prob(tx, tv, ty) - near.log_prob(tx, tv + 0.3, ty))
     mean = cps(schedule.sigmas[2], schedule.sigmas[3], 0, x, v)[0]
@@ -103,9 +107,9 @@ def test_ode_is_euler():
     schedule = sd3_schedule()
     x, v = torch.randn(2, 1, 8)
     for i in range(10):
-        law = GaussianLaw.of([Ode()], schedule, i, CPU)
+        law = GaussianLaw.of([Move(Ode(), i, i + 1)], schedule, CPU)
         dt = torch.tensor(schedule.sigmas[i + 1]) - torch.tensor(schedule.sigmas[i])
-        assert torch.equal(law.sample(x[None], v[None], [("k",)]), (x + dt * v)[None])
+        assert torch.equal(law.sample(x[None], v[None], [Noise(("k",))], [None]), (x + dt * v)[None])
 
 
 def test_ddim_on_a_diffusion_schedule_equals_diffusers():
@@ -115,7 +119,7 @@ def test_ddim_on_a_diffusion_schedule_equals_diffusers():
     x, v, noise = torch.randn(3, 1, 16)
     for i, t in enumerate(scheduler.timesteps):
         for kernel, eta in ((Ode(), 0.0), (Ddim(eta=0.7), 0.7)):
-            law = GaussianLaw.of([kernel], schedule, i, CPU)
+            law = GaussianLaw.of([Move(kernel, i, i + 1)], schedule, CPU)
             if i == 4 and eta:
                 continue
             expected = scheduler.step(v, t, x, eta=eta, variance_noise=noise).prev_sample
@@ -155,7 +159,7 @@ def test_the_marginal_is_kept_under_the_exact_velocity(kernel):
         total = alpha**2 * w**2 + sigma**2
         slope = (sigma - alpha * w**2) / total
         offset = -m - slope * alpha * m
-        law = GaussianLaw.of([kernel], schedule, i, CPU)
+        law = GaussianLaw.of([Move(kernel, i, i + 1)], schedule, CPU)
         a, g, tau = float(law.a), float(law.g), float(law.tau)
         mean = (a + g * slope) * mean + g * offset
         variance = (a + g * slope) ** 2 * variance + tau**2
@@ -169,3 +173,61 @@ def test_coefficients_preserve_the_noise_level(kernel):
     for i in range(10):
         c, tau = kernel.coefficients(schedule.step(i))
         assert math.hypot(c, tau) == pytest.approx(schedule.sigmas[i + 1], abs=1e-9)
+
+
+def test_dpmpp_2m_equals_diffusers_solver():
+    """Over the noise levels of a diffusion model, whose lambda is finite at both ends but for the last step."""
+    scheduler = DPMSolverMultistepScheduler(
+        algorithm_type="dpmsolver++", solver_type="midpoint", solver_order=2, final_sigmas_type="zero", lower_order_final=True
+    )
+    scheduler.set_timesteps(12)
+    alphas = tuple(float((1.0 / (1.0 + s**2)) ** 0.5) for s in scheduler.sigmas)
+    sigmas = tuple(float(s / (1.0 + s**2) ** 0.5) for s in scheduler.sigmas)
+    schedule = Schedule(alphas, sigmas, tuple(float(t) for t in scheduler.timesteps), "epsilon")
+    x = expected = torch.randn(1, 16, dtype=torch.float64)
+    memory: list[torch.Tensor | None] = [None]
+    for i, t in enumerate(scheduler.timesteps):
+        v = torch.tanh(x * (i + 1.0))
+        law = GaussianLaw.of([Move(DpmPp2m(), i, i + 1, i - 1 if i else None)], schedule, CPU)
+        expected = scheduler.step(v, t, expected).prev_sample
+        x, memory = law.sample(x, v, [Noise(("k",))], memory), [law.memory(x, v)[0]]
+        assert torch.allclose(x.double(), expected.double(), atol=2e-5), i
+
+
+def test_dpmpp_2m_is_second_order_and_a_jump_of_it_is_exact_for_a_constant_velocity():
+    """Data N(0, w^2): the error of the ODE solution falls with the square of the step, Euler's only with the step."""
+
+    def final(kernel, steps):
+        sigmas = (*np.linspace(1.0, 0.0, 257)[:: 256 // steps][:-1].tolist(), 0.0)
+        schedule = Schedule(tuple(1 - s for s in sigmas), sigmas, sigmas[:-1], "velocity")
+        x, memory = torch.ones(1, 1, dtype=torch.float64), [None]
+        for i in range(steps):
+            a, s = schedule.alphas[i], schedule.sigmas[i]
+            v = x * (s - a * 0.25) / (a**2 * 0.25 + s**2)
+            law = GaussianLaw.of([Move(kernel, i, i + 1, i - 1 if i else None)], schedule, CPU)
+            x, memory = law.sample(x, v, [Noise(("k",))], memory), [law.memory(x, v)[0]]
+        return abs(float(x) - 0.5)
+
+    assert final(Ode(), 8) / final(Ode(), 16) < 2.6
+    assert final(DpmPp2m(), 8) < 0.5 * final(Ode(), 8)
+    assert final(DpmPp2m(), 8) / final(DpmPp2m(), 16) > 3.0
+
+
+def test_a_calibrated_kernel_has_a_level_per_step():
+    schedule = sd3_schedule()
+    kernel = Calibrated(levels=tuple(0.1 * (i + 1) for i in range(10)))
+    for i in range(10):
+        step = schedule.step(i)
+        c, tau = kernel.coefficients(step)
+        assert tau == pytest.approx(0.1 * (i + 1) * math.sqrt(step.dt))
+        assert c == pytest.approx(step.sigma_next - tau**2 / (2 * step.sigma))
+
+
+def test_siblings_noise_has_unit_variance_and_the_stated_correlation():
+    rho, shape = 1 / 17, torch.Size([200_000])
+    a, b = (Noise((0, branch), (0, "siblings"), rho).draw(shape) for branch in (0, 1))
+    assert float(a.var()) == pytest.approx(1.0, abs=0.02) and float(b.var()) == pytest.approx(1.0, abs=0.02)
+    assert float((a * b).mean()) == pytest.approx(rho, abs=0.01)
+    other = Noise((0, 2), (1, "siblings"), rho).draw(shape)
+    assert float((a * other).mean()) == pytest.approx(0.0, abs=0.01)
+    assert torch.equal(Noise((0, 0)).draw(shape), Noise((0, 0), None, 0.5).draw(shape))

@@ -6,20 +6,19 @@ import numpy as np
 import pytest
 import torch
 
-from flowgrpo.credit import ScoredTree
-from flowgrpo.credit.terminal import Terminal
 from flowgrpo.objective import AdvantageConfig, KLConfig, ObjectiveConfig
-from flowgrpo.objective.advantage import advantages, zero_variance_groups
-from flowgrpo.objective.loss import LossInputs, clipped_surrogate, noise_weights, terms
-from flowgrpo.sampling.kernels.flow_sde import FlowSde
-from flowgrpo.sampling.shape import Node, Shape
+from flowgrpo.objective.advantage import Place, Stream, advantages
+from flowgrpo.objective.loss import LossInputs, clipped_surrogate, kl_masked_surrogate, noise_weights, terms
 
 GROUP = np.array([0, 0, 1, 1])
 STEP = np.array([1, 1, 1, 1])
 
 
-def one(values, **options):
-    return advantages({"r": np.array(values, float)}, {"r": 1.0}, GROUP, STEP, AdvantageConfig(**options))
+PLACE = Place(GROUP, GROUP, STEP)
+
+
+def one(values, place=PLACE, **options):
+    return advantages({"r": Stream.of(np.array(values, float))}, {"r": 1.0}, place, AdvantageConfig(**options))
 
 
 def test_group_mean_and_std():
@@ -48,41 +47,37 @@ def test_groups_without_variance_leave_the_loss_and_the_statistics():
     assert kept.tolist() == [False, False, True, True]
     assert values.tolist() == [0, 0, -1, 1]
     assert one([3.0, 3.0, 0.0, 1.0], zero_variance="keep")[1].all()
-    assert zero_variance_groups({"r": np.array([3.0, 3.0, 0.0, 1.0])}, {"r": 1.0}, GROUP) == 0.5
     assert not one([3.0, 3.0, 1.0, 1.0])[1].any()
 
 
-def test_steps_normalise_apart():
-    step = np.array([1, 2, 1, 2])
-    group = np.zeros(4, int)
-    config = AdvantageConfig(mean="group_step", std="group_step", eps=0.0)
-    values, _ = advantages({"r": np.array([0.0, 10.0, 2.0, 30.0])}, {"r": 1.0}, group, step, config)
-    assert values.tolist() == [-1, -1, 1, 1]
+@pytest.mark.parametrize(
+    ("scope", "expected"),
+    [
+        ("group", [-3, -1, 1, 3, 0, 0, 0, 0]),
+        ("group_step", [-2, -2, 2, 2, 0, 0, 0, 0]),
+        ("root", [-1, 1, -1, 1, 0, 0, 0, 0]),
+        ("root_step", [0] * 8),
+        ("global", [-3, -1, 1, 3, 0, 0, 0, 0]),
+    ],
+)
+def test_scopes_compare_what_they_say(scope, expected):
+    place = Place(np.repeat([0, 1], 4), np.tile([0, 0, 1, 1], 2), np.tile([1, 2], 4))
+    values, kept = one([0.0, 2.0, 4.0, 6.0, 3.0, 3.0, 3.0, 3.0], place, mean=scope, std="none", clip=None)
+    assert values.tolist() == expected
+    assert kept.tolist() == [value != 0 for value in expected]
 
 
-def test_rewards_sum_before_or_after_normalising():
-    credit = {"easy": np.array([0.0, 100.0, 0.0, 100.0]), "hard": np.array([1.0, 0.0, 1.0, 0.0])}
-    weights = {"easy": 1.0, "hard": 2.0}
-    before, _ = advantages(credit, weights, GROUP, STEP, AdvantageConfig(eps=0.0))
-    after, _ = advantages(credit, weights, GROUP, STEP, AdvantageConfig(eps=0.0, aggregate="advantages"))
-    assert before.tolist() == [-1, 1, -1, 1]
-    assert after.tolist() == [1, -1, 1, -1]
+def test_scale_and_offset_apply_after_normalising():
+    stream = Stream(np.array([0.0, 2.0, 0.0, 2.0]), np.array([1.0, 2.0, 3.0, 4.0]), np.array([0.5, 0.0, 0.0, -0.5]))
+    values, _ = advantages({"r": stream}, {"r": 2.0}, PLACE, AdvantageConfig(eps=0.0))
+    assert values.tolist() == [-1.0, 4.0, -5.0, 5.0]  # 2 (1 x -1 + 0.5), 2 (2 x 1), 2 (3 x -1) and 2 (4 - 0.5) clipped
 
 
-def test_terminal_credit_is_the_mean_of_the_leaves_below():
-    kernel = FlowSde()
-    nodes = (
-        Node(None, 0, 0),
-        Node(0, 1, 0, 0, kernel, True),
-        Node(0, 1, 1, 0, kernel, True),
-        Node(1, 2, 0, 0, kernel, True),
-        Node(1, 2, 1, 0, kernel, True),
-        Node(2, 2, 2, 0, kernel, True),
-    )
-    rewards = np.array([np.nan, np.nan, np.nan, 1.0, 3.0, 7.0])
-    credit = Terminal().assign(ScoredTree(Shape(nodes), rewards))
-    assert credit[1:].tolist() == [2.0, 7.0, 1.0, 3.0, 7.0]
-    assert credit[0] == pytest.approx(11 / 3)
+def test_rewards_normalise_apart_and_sum_by_weight():
+    easy, hard = np.array([0.0, 100.0, 0.0, 100.0]), np.array([1.0, 0.0, 1.0, 0.0])
+    streams, weights = {"easy": Stream.of(easy), "hard": Stream.of(hard)}, {"easy": 1.0, "hard": 2.0}
+    values, _ = advantages(streams, weights, PLACE, AdvantageConfig(eps=0.0))
+    assert values.tolist() == [1, -1, 1, -1]
 
 
 def inputs(log_prob, advantage, **extra):
@@ -138,3 +133,14 @@ def test_noise_weights_have_mean_one():
     tau = torch.tensor([0.2, 0.4, 0.6])
     assert float(noise_weights(tau, ObjectiveConfig(weight="noise"), 0.4).mean()) == pytest.approx(1.0)
     assert noise_weights(tau, ObjectiveConfig(), 0.4).tolist() == [1, 1, 1]
+
+
+def test_kl_trust_region_stops_only_what_moves_further_away():
+    log_ratio = torch.tensor([0.1, 0.1, -0.1, -0.1, 0.1], requires_grad=True)
+    advantage = torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0])
+    kl = torch.tensor([2e-5, 2e-5, 2e-5, 2e-5, 1e-6])
+    loss, masked = kl_masked_surrogate(log_ratio, advantage, kl, 1e-5)
+    loss.sum().backward()
+    assert masked.tolist() == [True, False, False, True, False]
+    assert (log_ratio.grad == 0).tolist() == masked.tolist()
+    assert loss.tolist() == pytest.approx((-advantage * log_ratio.exp()).tolist())

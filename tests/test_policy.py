@@ -2,19 +2,27 @@
 
 from itertools import chain
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
 
-from conftest import CALLS
+from conftest import CALLS, trajectories
 from flowgrpo.policies.diffusers import DiffusersConfig, LoraAdapter
 from flowgrpo.prompts import Prompt
+from flowgrpo.sampling.completion import Completion
+from flowgrpo.sampling.kernels import Move
 from flowgrpo.sampling.kernels.ddim import Ddim
+from flowgrpo.sampling.kernels.dpmpp_2m import DpmPp2m
 from flowgrpo.sampling.kernels.flow_sde import FlowSde
 from flowgrpo.sampling.kernels.ode import Ode
-from flowgrpo.sampling.keys import torch_generator
+from flowgrpo.sampling.keys import Noise, torch_generator
+from flowgrpo.sampling.plans.all import AllSteps
+from flowgrpo.sampling.plans.branch import Branch
+from flowgrpo.sampling.plans.comb import Comb
+from flowgrpo.sampling.plans.fixed import FixedSteps
+from flowgrpo.sampling.plans.sliding import SlidingWindow
 from flowgrpo.sampling.rollout import rollout
-from flowgrpo.sampling.shape import Shape
 
 CPU = torch.device("cpu")
 PROMPTS = [Prompt(0, "a red circle"), Prompt(1, "a blue square")]
@@ -44,7 +52,7 @@ def test_ode_rollout_equals_the_untouched_pipeline_exactly(pipelines, name):
         x = policy.start(PROMPTS, keys)
         for step in range(4):
             v = policy.predict(x, PROMPTS, step)
-            x = policy.law([Ode()] * 2, step).sample(x, v, keys)
+            x = policy.law([Move(Ode(), step, step + 1)] * 2).sample(x, v, [Noise(key) for key in keys], [None, None])
     absent = {"text_encoder_3": None, "tokenizer_3": None} if name == "sd3" else {}
     plain = DiffusionPipeline.from_pretrained(pipelines[name], **absent)
     plain.set_progress_bar_config(disable=True)
@@ -65,7 +73,7 @@ def test_first_log_ratio_is_exactly_zero_and_gradients_reach_every_parameter(pip
     policy = build(pipelines, name, lora=lora)
     nudge(policy)
     kernel = Ddim(eta=1.0) if name == "sd15" else FlowSde()
-    shape = Shape.chains([kernel, kernel, kernel, Ode()], 2, shared_start=False)
+    shape = trajectories([kernel, kernel, kernel, Ode()], 2, False)
     block = rollout(policy, PROMPTS, shape, (0, 0), 4, keep_predictions=False)
     assert [t.step for t in block.transitions] == [0, 1, 2]
     for t in block.transitions:
@@ -115,24 +123,83 @@ def test_a_batch_of_prompts_is_encoded_once(pipelines):
     assert len(calls) == 2  # the prompts, and the empty ones of guidance
 
 
-def test_one_evaluation_per_state_is_what_the_network_sees(pipelines):
+EXACT, ONE, FEW = Completion(), Completion(steps=1), Completion(steps=2, kernel=DpmPp2m())
+PLANS = {
+    "trajectories": AllSteps(),
+    "shared start": FixedSteps(steps=(1, 2), shared_start=True),
+    "flash": FixedSteps(steps=(0,), shared_start=True, tail={"fraction": 0.5}),
+    "branch": Branch(forks=(0, 2)),
+    "branch-mix": Branch(forks=(0, 1), window=SlidingWindow(size=1)),
+    "comb": Comb(teeth=2),
+    "dense": AllSteps(completion=EXACT),
+    "dense, one step": AllSteps(completion=ONE),
+    "dense, few steps": AllSteps(completion=FEW),
+    "dense, some states": AllSteps(completion=Completion(every=2)),
+}
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_one_evaluation_per_state_is_what_the_network_sees(pipelines, name):
     policy = build(pipelines, "sd3")
     rows = []
     policy.pipe.transformer.register_forward_pre_hook(lambda m, a, k: rows.append(len(k["hidden_states"])), with_kwargs=True)
-    for shared in (False, True):
-        shape = Shape.chains([Ode(), FlowSde(), FlowSde(), Ode()], 3, shared_start=shared)
-        rows.clear()
-        block = rollout(policy, PROMPTS, shape, (0, 0), 4, keep_predictions=False)
-        guided = 2
-        assert sum(rows) == guided * block.network_evaluations == guided * len(PROMPTS) * shape.network_evaluations
-        assert len(block.samples) == len(PROMPTS) * len(shape.leaves)
-    assert shape.network_evaluations == 1 + 1 + 3 + 3
+    shape = PLANS[name].shape(4, 4, 0, np.random.default_rng(0))
+    block = rollout(policy, PROMPTS, shape, (0, 0), 8, keep_predictions=False)
+    guided = 2
+    assert sum(rows) == guided * block.network_evaluations == guided * len(PROMPTS) * shape.network_evaluations
+    assert len(block.samples) == len(PROMPTS) * len(shape.leaves)
+    trained = sorted(place for t in block.transitions for place in t.places)
+    assert trained == [(g, i) for g in range(2) for i in shape.trained]
+    for t in block.transitions:
+        v = policy.predict(t.states, t.prompts, t.step)
+        assert torch.equal(t.law.log_prob(t.states[t.parent], v[t.parent], t.next_states).detach(), t.log_prob)
+
+
+def leaf_images(block, shape, leaves):
+    """[groups, leaves, ...]: the pictures of these leaves."""
+    images = block.samples.images.unflatten(0, (len(block.prompts), len(shape.leaves)))
+    return images[:, [shape.leaves.index(leaf) for leaf in leaves]]
+
+
+def test_the_completion_of_the_start_is_the_ode_sample_of_the_same_noise(pipelines):
+    policy = build(pipelines, "sd3")
+    dense = AllSteps(completion=EXACT).shape(4, 2, 0, np.random.default_rng(0))
+    block = rollout(policy, PROMPTS, dense, (0, 0), 8, keep_predictions=False)
+    twin = trajectories([Ode()] * 4, 2, False)
+    plain = rollout(policy, PROMPTS, twin, (0, 0), 8, keep_predictions=False)
+    starts = [dense.completions[root] for root in (0, 1)]
+    assert torch.allclose(leaf_images(block, dense, starts), leaf_images(plain, twin, twin.leaves), atol=1e-5)
+
+
+def test_a_one_step_completion_is_the_predicted_clean_picture(pipelines):
+    policy = build(pipelines, "sd3")
+    shape = AllSteps(completion=ONE).shape(4, 2, 0, np.random.default_rng(0))
+    block = rollout(policy, PROMPTS, shape, (0, 0), 8, keep_predictions=False)
+    (first,) = [t for t in block.transitions if t.step == 0]
+    with torch.no_grad():
+        v = policy.predict(first.states, first.prompts, 0)
+    clean = policy.decode(first.states - policy.schedule.sigmas[0] * v, first.prompts).images
+    found = leaf_images(block, shape, [shape.completions[root] for root in (0, 1)])
+    assert torch.allclose(found.flatten(0, 1), clean, atol=1e-5)
+
+
+def test_thinned_out_transitions_evaluate_only_their_states(pipelines):
+    policy = build(pipelines, "sd3")
+    shape = Branch(forks=(0, 1)).shape(4, 4, 0, np.random.default_rng(0))
+    block = rollout(policy, PROMPTS, shape, (0, 0), 8, keep_predictions=True)
+    last = block.transitions[-1]
+    thin = last.take([1, 5])
+    assert len(thin.states) == 2 == len(thin.prompts) and thin.places == [last.places[1], last.places[5]]
+    v = policy.predict(thin.states, thin.prompts, thin.step)
+    log_prob = thin.law.log_prob(thin.states[thin.parent], v[thin.parent], thin.next_states)
+    assert (log_prob - thin.log_prob).abs().max() < policy.ratio_tolerance
+    assert torch.equal(thin.prediction, last.prediction[last.parent[[1, 5]]])
 
 
 def test_low_precision_replays_too(pipelines):
     for dtype in ("bf16", "fp16"):
         policy = build(pipelines, "sd3", dtype=dtype, lora=LoraAdapter(rank=2))
-        shape = Shape.chains([FlowSde(), FlowSde(), FlowSde(), Ode()], 2, shared_start=False)
+        shape = trajectories([FlowSde(), FlowSde(), FlowSde(), Ode()], 2, False)
         block = rollout(policy, PROMPTS, shape, (0, 0), 4, keep_predictions=False)
         assert all(p.dtype == torch.float32 for p in policy.trainable().values())
         for t in block.transitions:
@@ -143,7 +210,7 @@ def test_low_precision_replays_too(pipelines):
 
 def test_noise_belongs_to_the_prompt_not_to_its_place(pipelines):
     policy = build(pipelines, "sd3")
-    shape = Shape.chains([FlowSde()] * 3 + [Ode()], 2, shared_start=False)
+    shape = trajectories([FlowSde()] * 3 + [Ode()], 2, False)
     one = rollout(policy, PROMPTS, shape, (0, 5), 4, keep_predictions=False).samples.images
     two = rollout(policy, PROMPTS[::-1], shape, (0, 5), 4, keep_predictions=False).samples.images
     assert torch.allclose(one, two.reshape(2, 2, *two.shape[1:])[[1, 0]].reshape(two.shape), atol=1e-5)

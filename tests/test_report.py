@@ -27,13 +27,13 @@ def run(tmp_path):
     (tmp_path / "samples" / "index.json").write_text(
         json.dumps([{"prompt": "<b>a & b</b>", "seed": 1, "before": side, "after": side}])
     )
-    node = {"kernel": "flow_sde", "trained": True, "reward": None, "advantage": 0.5, "image": None}
+    node = {"kernel": "flow_sde", "trained": True, "value": None, "advantage": 0.5, "turning": False, "image": None}
     nodes = [
         {**node, "id": 0, "parent": None, "step": 0, "kernel": None, "advantage": None},
-        {**node, "id": 1, "parent": 0, "step": 1},
-        {**node, "id": 2, "parent": 0, "step": 1, "advantage": -0.5, "reward": 0.5, "image": "samples/leaf.png"},
-        {**node, "id": 3, "parent": 1, "step": 2, "kernel": "ode", "advantage": None, "reward": 1.0, "image": "samples/leaf.png"},
-        {**node, "id": 4, "parent": 1, "step": 2, "reward": 0.0, "image": "samples/leaf.png"},
+        {**node, "id": 1, "parent": 0, "step": 1, "value": 0.25, "image": "samples/leaf.png", "turning": True},
+        {**node, "id": 2, "parent": 0, "step": 1, "advantage": -0.5, "value": 0.5, "image": "samples/leaf.png"},
+        {**node, "id": 3, "parent": 1, "step": 2, "kernel": "ode", "advantage": None, "value": 1.0, "image": "samples/leaf.png"},
+        {**node, "id": 4, "parent": 1, "step": 2, "value": 0.0, "image": "samples/leaf.png"},
     ]
     (tmp_path / "tree.json").write_text(json.dumps({"prompt": "a tree", "nodes": nodes}))
     return tmp_path
@@ -46,7 +46,7 @@ def test_the_whole_report(run):
     assert not re.search(r"(src|href)='(?!data:)", page) and "http" not in page
     assert page.count("<path") == 4
     assert [page.count(f"<path class={kind}") for kind in ("up", "down", "ode")] == [2, 1, 1]
-    assert page.count("<image") == 3
+    assert page.count("<image") == 4 and page.count("<rect class=turn") == 1 and "0.25" in page
 
 
 def test_missing_pieces_are_left_out(run):
@@ -106,7 +106,7 @@ def test_independent_chains_have_a_row_each(run):
 
     change(run / "tree.json", cut)
     page = write_report(run).read_text()
-    leaves = re.findall(r"<image x=\d+ y=([\d.]+)", page)
+    leaves = re.findall(r"<image x=[\d.]+ y=([\d.]+) width=44", page)
     assert page.count("<path") == 1 and len(set(leaves)) == 2
 
 

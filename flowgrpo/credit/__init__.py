@@ -1,7 +1,8 @@
-"""Credit: rewards on a rollout tree -> one number per trained transition. Pure functions of the tree, no model."""
+"""Credit: rewards on a rollout tree -> a number per trained transition. Pure functions of the tree, no model."""
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated
 
 import numpy as np
@@ -13,18 +14,57 @@ from flowgrpo.section import Component, component
 
 @dataclass(frozen=True)
 class ScoredTree:
-    """One group's tree with one reward: `rewards` is [N nodes], NaN where a node was not scored (all leaves are)."""
+    """One group's tree with one reward, N nodes.
+
+    `rewards` [N] is NaN where a node was not scored (all leaves are); `log_probs` [N] are those of the transitions into
+    trained nodes at the rollout, in the policy's unit, NaN elsewhere.
+    """
 
     shape: Shape
     rewards: np.ndarray
+    log_probs: np.ndarray = field(default_factory=lambda: np.empty(0))
+
+    @cached_property
+    def values(self) -> np.ndarray:
+        """[N]: the reward of a state's deterministic completion, NaN where the tree holds none."""
+        return np.array([np.nan if leaf is None else self.rewards[leaf] for leaf in self.shape.completions])
+
+
+@dataclass(frozen=True)
+class Credited:
+    """What a rule says of every node, [N] each; entries of nodes that are not trained are ignored.
+
+    The advantage is scale x normalised(value) + offset. `turning` marks turning points, for the report.
+    """
+
+    value: np.ndarray
+    scale: np.ndarray | None = None
+    offset: np.ndarray | None = None
+    turning: np.ndarray | None = None
 
 
 class Credit(Component):
     """A credit rule."""
 
     @abstractmethod
-    def assign(self, tree: ScoredTree) -> np.ndarray:
-        """[N nodes]: the credit of the transition into each trained node; other entries are ignored."""
+    def assign(self, tree: ScoredTree) -> Credited:
+        """The credit of the transition into each trained node."""
+
+    def complaint(self, shape: Shape) -> str | None:
+        """Why the rule can't work on trees of this shape, or None."""
+        return None
+
+
+def needs_values(name: str, shape: Shape) -> str | None:
+    """The complaint of a rule that compares what trajectories are worth at their start and at their end."""
+    ends = {i for path in shape.trajectories for i in (shape.nodes[path[0]].parent, path[-1]) if i is not None}
+    missing = sorted({shape.nodes[i].step for i in ends if shape.completions[i] is None})
+    if not missing:
+        return None
+    return (
+        f"credit '{name}' needs the value of the states at levels {missing}, which nothing completes; set "
+        "rollout.plan.completion, e.g. {steps: null} for exact completions"
+    )
 
 
 AnyCredit = Annotated[SerializeAsAny[Credit], component(Credit, "flowgrpo.credit")]

@@ -1,16 +1,37 @@
-"""Terminal credit: what came out in the end."""
+"""Terminal credit: what came out in the end (Flow-GRPO, DanceGRPO; on a tree BranchGRPO's fused reward)."""
 
 from typing import Literal
 
 import numpy as np
 
-from flowgrpo.credit import Credit, ScoredTree
+from flowgrpo.credit import Credit, Credited, ScoredTree
 
 
 class Terminal(Credit):
-    """The mean reward of the leaves below a transition; on a trajectory without forks, its final reward."""
+    """The mean reward of the outcomes below a transition: on a trajectory its final reward, at the root the group's mean.
+
+    `path_weight` b > 0 weights outcome l below node n by exp(b log p(l | n)), normalised (arXiv 2509.06040, path-probability
+    fusion); log p(l | n) is the sum over the trained transitions between them, in the policy's unit.
+    """
 
     type: Literal["terminal"] = "terminal"
+    path_weight: float = 0.0
 
-    def assign(self, tree: ScoredTree) -> np.ndarray:
-        return np.array([tree.rewards[list(leaves)].mean() for leaves in tree.shape.descendant_leaves])
+    def assign(self, tree: ScoredTree) -> Credited:
+        return Credited(np.array([self._fused(tree, node) for node in range(len(tree.shape.nodes))]))
+
+    def _fused(self, tree: ScoredTree, node: int) -> float:
+        below = tree.shape.outcomes_below[node]
+        if not below:
+            return np.nan
+        rewards = tree.rewards[list(below)]
+        if not self.path_weight:
+            return float(rewards.mean())
+        logits = self.path_weight * np.array([_path_log_prob(tree, leaf, node) for leaf in below])
+        weights = np.exp(logits - logits.max())
+        return float(weights @ rewards / weights.sum())
+
+
+def _path_log_prob(tree: ScoredTree, leaf: int, node: int) -> float:
+    path = tree.shape.path(leaf)
+    return float(np.nansum(tree.log_probs[path[: path.index(node)]]))

@@ -6,20 +6,23 @@ from pydantic import NonNegativeFloat, PositiveFloat, model_validator
 
 from flowgrpo.section import Section
 
+Scope = Literal["group", "group_step", "root", "root_step", "global"]
+"""Transitions are compared within a group (one prompt), or those of a group at one step, from one start, from one start at one
+step, or all of the update."""
+
 
 class AdvantageConfig(Section):
     """A = (credit - mean) / max(std + eps, floor), clipped to +-clip.
 
-    `mean` and `std` say over what: the `group` (one prompt's transitions), `group_step` (those at the same step), or
-    `global` (all of the update); std `none` only centres. `ddof` 0 is the population std (flow_grpo), 1 the unbiased
-    one (DanceGRPO).
-    `aggregate`: normalise the weighted sum of the rewards, or normalise each reward and sum the advantages.
-    `zero_variance`: `drop` takes groups whose credit is constant out of the loss, `keep` leaves them in at their
+    `mean` and `std` say over what; std `none` only centres. `ddof` 0 is the population std (flow_grpo), 1 the unbiased one
+    (DanceGRPO).
+    `aggregate`: give credit to the weighted sum of the rewards, or to each reward and sum the advantages by weight.
+    `zero_variance`: `drop` takes sets whose credit is constant out of the loss, `keep` leaves them in at their
     advantage (not 0 when the mean is global).
     """
 
-    mean: Literal["group", "group_step", "global"] = "group"
-    std: Literal["group", "group_step", "global", "none"] = "group"
+    mean: Scope = "group"
+    std: Scope | Literal["none"] = "group"
     ddof: Literal[0, 1] = 0
     eps: NonNegativeFloat = 1e-4
     floor: NonNegativeFloat = 0.0
@@ -45,13 +48,21 @@ class ObjectiveConfig(Section):
     `clip` is [low, high] for r in [1 - low, 1 + high]; one number stands for both. `ratio` `plain`: log p_new - log p_old;
     `guard`: GRPO-Guard's normalised ratio (arXiv 2510.22319), (log p_new - log p_old + KL(new || old)) tau, with the
     loss divided by dt.
+    `trust` `clip`, or `kl`: no clip, but no gradient where KL(new || old) > `kl_limit` nats per dimension and the update would
+    move further away (A > 0 with r > 1, or A < 0 with r < 1): Flow-DPPO.
     `weight` `one`, or `noise`: tau over its mean (TempFlow-GRPO, arXiv 2508.04324).
     """
 
     clip: tuple[PositiveFloat, PositiveFloat] = (1e-4, 1e-4)
     ratio: Literal["plain", "guard"] = "plain"
+    trust: Literal["clip", "kl"] = "clip"
+    kl_limit: PositiveFloat = 1e-5
     weight: Literal["one", "noise"] = "one"
     kl: KLConfig = KLConfig()
+
+    @property
+    def needs_old_prediction(self) -> bool:
+        return self.ratio == "guard" or self.trust == "kl"
 
     @model_validator(mode="before")
     @classmethod

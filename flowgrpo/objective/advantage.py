@@ -1,6 +1,10 @@
-"""Advantages: credit made comparable within a group."""
+"""Advantages: credit made comparable within a group.
+
+C trained transitions of a whole update. A `scope` column says which set a transition belongs to.
+"""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,65 +14,79 @@ from flowgrpo.objective import AdvantageConfig
 MIN_SPREAD = 1e-9
 
 
-def advantages(
-    credit: Mapping[str, np.ndarray],
-    weights: Mapping[str, float],
-    group: np.ndarray,
-    step: np.ndarray,
-    config: AdvantageConfig,
-) -> tuple[np.ndarray, np.ndarray]:
-    """(advantage [C], kept [C]) for C trained transitions of the whole update.
+@dataclass(frozen=True)
+class Place:
+    """Where each transition belongs, [C] each: its group (prompt), its start within the group, its step."""
 
-    `credit` holds one [C] array per reward, `group` and `step` say where each transition belongs. `kept` is False
-    for transitions of groups without variance when those are dropped; dropped ones do not enter any statistic.
+    group: np.ndarray
+    root: np.ndarray
+    step: np.ndarray
+
+    def __getitem__(self, rows: np.ndarray) -> "Place":
+        return Place(self.group[rows], self.root[rows], self.step[rows])
+
+    def sets(self, scope: str) -> np.ndarray:
+        """[C] numbers 0 ..: transitions with the same number are compared with each other."""
+        columns = {
+            "group": [self.group],
+            "group_step": [self.group, self.step],
+            "root": [self.group, self.root],
+            "root_step": [self.group, self.root, self.step],
+            "global": [np.zeros_like(self.group)],
+        }[scope]
+        _, inverse = np.unique(np.stack(columns), axis=1, return_inverse=True)
+        return inverse.reshape(-1)
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Credit of one reward, [C] each: the advantage is scale x normalised(value) + offset."""
+
+    value: np.ndarray
+    scale: np.ndarray
+    offset: np.ndarray
+
+    @classmethod
+    def of(cls, value: np.ndarray) -> "Stream":
+        return cls(value, np.ones(len(value)), np.zeros(len(value)))
+
+
+def advantages(
+    credit: Mapping[str, Stream], weights: Mapping[str, float], place: Place, config: AdvantageConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """(advantage [C], kept [C]): the streams' advantages, summed by weight.
+
+    `kept` is False for transitions of sets without variance when those are dropped; dropped ones enter no statistic.
     """
-    total = _sum(credit, weights)
-    kept = _varies(total, group) if config.zero_variance == "drop" else np.ones(len(total), bool)
+    total = np.sum([weights[k] * stream.value for k, stream in credit.items()], axis=0)
+    scope = "group" if config.mean == "global" else config.mean
+    kept = varies(total, place.sets(scope)) if config.zero_variance == "drop" else np.ones(len(total), bool)
     out = np.zeros(len(total))
     if not kept.any():
         return out, kept
-    if config.aggregate == "rewards":
-        credit, weights = {"total": total}, {"total": 1.0}
-    normalised = {k: _normalise(v[kept], group[kept], step[kept], config) for k, v in credit.items()}
-    out[kept] = _sum(normalised, weights)
+    for label, stream in credit.items():
+        normalised = _normalise(stream.value[kept], place[kept], config)
+        out[kept] += weights[label] * (stream.scale[kept] * normalised + stream.offset[kept])
     return (np.clip(out, -config.clip, config.clip) if config.clip else out), kept
 
 
-def zero_variance_groups(credit: Mapping[str, np.ndarray], weights: Mapping[str, float], group: np.ndarray) -> float:
-    """The share of groups whose weighted credit is constant: they teach nothing."""
-    varies = _varies(_sum(credit, weights), group)
-    return float(np.mean([not varies[group == g].any() for g in np.unique(group)]))
+def varies(values: np.ndarray, sets: np.ndarray) -> np.ndarray:
+    """[C]: whether a value differs from others in its set."""
+    return _per(sets, values, np.ptp) > MIN_SPREAD
 
 
-def _sum(values: Mapping[str, np.ndarray], weights: Mapping[str, float]) -> np.ndarray:
-    return np.sum([weights[k] * v for k, v in values.items()], axis=0)
-
-
-def _varies(values: np.ndarray, group: np.ndarray) -> np.ndarray:
-    out = np.zeros(len(values), bool)
-    for g in np.unique(group):
-        rows = group == g
-        out[rows] = np.ptp(values[rows]) > MIN_SPREAD
-    return out
-
-
-def _normalise(values: np.ndarray, group: np.ndarray, step: np.ndarray, config: AdvantageConfig) -> np.ndarray:
-    centred = values - _per(config.mean, values, group, step, np.mean)
+def _normalise(values: np.ndarray, place: Place, config: AdvantageConfig) -> np.ndarray:
+    centred = values - _per(place.sets(config.mean), values, np.mean)
     if config.std == "none":
         return centred
-    spread = _per(config.std, values, group, step, lambda x: np.std(x, ddof=min(config.ddof, len(x) - 1)))
+    spread = _per(place.sets(config.std), values, lambda x: np.std(x, ddof=min(config.ddof, len(x) - 1)))
     return centred / np.maximum(spread + config.eps, config.floor)
 
 
-def _per(
-    scope: str, values: np.ndarray, group: np.ndarray, step: np.ndarray, statistic: Callable[[np.ndarray], Any]
-) -> np.ndarray:
-    """A statistic of the values over each set of transitions that share a key, spread back over them."""
-    columns = {"group": [group], "group_step": [group, step], "global": [np.zeros_like(group)]}[scope]
-    _, inverse = np.unique(np.stack(columns), axis=1, return_inverse=True)
-    inverse = inverse.reshape(-1)
+def _per(sets: np.ndarray, values: np.ndarray, statistic: Callable[[np.ndarray], Any]) -> np.ndarray:
+    """A statistic of the values over each set, spread back over its members."""
     out = np.empty(len(values))
-    for key in range(inverse.max() + 1):
-        rows = inverse == key
+    for key in range(sets.max() + 1):
+        rows = sets == key
         out[rows] = statistic(values[rows])
     return out

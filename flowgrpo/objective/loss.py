@@ -16,7 +16,7 @@ from flowgrpo.objective import KLConfig, ObjectiveConfig
 class LossInputs:
     """What the objective sees of C transitions; none of it says what family the policy is of.
 
-    `kl_old` is KL(new || old) (needed by ratio `guard`), `kl_reference` KL(new || reference) in nats, or None.
+    `kl_old` is KL(new || old) (needed by ratio `guard` and trust `kl`), `kl_reference` KL(new || reference) in nats, or None.
     `tau` and `dt` are the noise scale and step size of the kernel, `g` the sensitivity of the mean to the prediction.
     """
 
@@ -43,11 +43,25 @@ class Terms:
 
 def terms(batch: LossInputs, config: ObjectiveConfig) -> Terms:
     log_ratio = _log_ratio(batch, config)
-    surrogate, clipped = clipped_surrogate(log_ratio, batch.advantage, *config.clip)
+    surrogate, clipped = _surrogate(log_ratio, batch, config)
     if config.ratio == "guard":
         surrogate = surrogate / batch.dt
     kl = _kl(batch, config.kl)
     return Terms(batch.weight * surrogate + config.kl.coefficient * kl, log_ratio.detach(), clipped, kl.detach())
+
+
+def _surrogate(log_ratio: Tensor, batch: LossInputs, config: ObjectiveConfig) -> tuple[Tensor, Tensor]:
+    if config.trust == "clip":
+        return clipped_surrogate(log_ratio, batch.advantage, *config.clip)
+    assert batch.kl_old is not None
+    return kl_masked_surrogate(log_ratio, batch.advantage, batch.kl_old.detach(), config.kl_limit)
+
+
+def kl_masked_surrogate(log_ratio: Tensor, advantage: Tensor, kl_old: Tensor, limit: float) -> tuple[Tensor, Tensor]:
+    """(-A r with the masked ones detached, the mask): trust region by the exact KL instead of the ratio (Flow-DPPO)."""
+    masked = (kl_old > limit) & (advantage * log_ratio.detach() > 0)
+    surrogate = -advantage * torch.exp(log_ratio)
+    return torch.where(masked, surrogate.detach(), surrogate), masked
 
 
 def clipped_surrogate(log_ratio: Tensor, advantage: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:

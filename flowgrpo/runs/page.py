@@ -61,6 +61,8 @@ polyline.s1, .tree .down { stroke: var(--s1); } polyline.s2 { stroke: var(--s2);
 .scroll { overflow-x: auto; } .tree circle { fill: var(--soft); } .tree text { font-size: 13px; }
 .tree path { stroke-width: 3; }
 .tree .ode, .tree .flat { stroke: var(--old); stroke-width: 1.5; } .tree .ode { stroke-dasharray: 3 5; }
+.tree .turn { fill: none; stroke: var(--good); stroke-width: 2.5; } .tree .tiny { font-size: 10px; }
+.key.turn { background: none; border-radius: 3px; box-shadow: inset 0 0 0 2px var(--good); }
 .prompt { font-size: 20px; color: var(--fg); }
 summary { margin: 20px 0; font-weight: 600; cursor: pointer; }
 .config { margin-top: 72px; } .config summary { font-size: 24px; }

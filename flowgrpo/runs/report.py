@@ -27,7 +27,7 @@ HEALTH = {
     "grad_norm": "gradient norm",
 }
 PICTURE, PIXELATED, SHOWN = 320, 128, 12
-THUMBNAIL, TREE_ROW, TREE_TOP = 44, 54, 34
+THUMBNAIL, SMALL_THUMBNAIL, TREE_ROW, TREE_TOP, TREE_LEFT = 44, 28, 54, 34, 20
 
 
 def write_report(run: Path) -> Path:
@@ -311,24 +311,26 @@ def _mark(frame: Frame, point: Point, kind: str) -> str:
 def _tree(run: Path, tree: Row) -> str:
     nodes = {node["id"]: node for node in tree["nodes"]}
     steps = max(node["step"] for node in nodes.values())
-    column = min(100, max(28, 800 // max(steps, 1)))
-    rows = _rows(tree["nodes"])
-    at = {i: (12 + column * n["step"], TREE_TOP + TREE_ROW * (rows[i] + 0.5)) for i, n in nodes.items()}
-    largest = max((abs(node["advantage"] or 0.0) for node in nodes.values()), default=0.0) or 1.0
     parents = {node["parent"] for node in nodes.values()}
+    valued = any(node["image"] and i in parents for i, node in nodes.items())
+    column = min(110, max(60 if valued else 28, 800 // max(steps, 1)))
+    rows = _rows(tree["nodes"])
+    at = {i: (TREE_LEFT + column * n["step"], TREE_TOP + TREE_ROW * (rows[i] + 0.5)) for i, n in nodes.items()}
+    largest = max((abs(node["advantage"] or 0.0) for node in nodes.values()), default=0.0) or 1.0
     edges = "".join(_edge(n, at, largest) for n in nodes.values() if n["parent"] is not None)
-    dots = "".join("<circle r=3.5 cx={} cy={:.1f} />".format(*at[i]) for i in nodes)
-    leaves = "".join(_leaf(run, n, at[i]) for i, n in nodes.items() if i not in parents)
-    labels = "".join(f"<text class=mid x={12 + column * s} y=16>{s}</text>" for s in range(steps + 1))
-    size = f"width={column * steps + 130} height={TREE_TOP + TREE_ROW * (max(rows.values()) + 1):.0f}"
+    states = "".join(_state(run, n, at[i], i not in parents) for i, n in nodes.items())
+    labels = "".join(f"<text class=mid x={TREE_LEFT + column * s} y=16>{s}</text>" for s in range(steps + 1))
+    size = f"width={column * steps + TREE_LEFT + 120} height={TREE_TOP + TREE_ROW * (max(rows.values()) + 1):.0f}"
+    inner = " A picture on the way: what its state becomes without further noise, and the reward of that." if valued else ""
+    turns = " <span class='key turn'></span>turning point." if any(n["turning"] for n in nodes.values()) else ""
     return (
         "<h2>One group of the last update</h2>"
         f"<p class=prompt>&ldquo;{html.escape(tree['prompt'])}&rdquo;</p>"
         "<p>From noise (step 0) to pictures with their reward. Solid: stochastic step, "
         "<span class='key up'></span>advantage above zero, <span class='key down'></span>below, "
-        f"full strength at {largest:.2f}. Dashed: deterministic.</p>"
+        f"full strength at {largest:.2f}. Dashed: deterministic.{inner}{turns}</p>"
         f"<div class=scroll><svg class=tree {size} role=img aria-label='rollout tree of {len(nodes)} states'>"
-        f"{labels}{edges}{dots}{leaves}</svg></div>"
+        f"{labels}{edges}{states}</svg></div>"
     )
 
 
@@ -363,12 +365,18 @@ def _edge(node: Row, at: Mapping[int, Point], largest: float) -> str:
     )
 
 
-def _leaf(run: Path, node: Row, at: Point) -> str:
-    x, y = at[0] + 12, at[1]
+def _state(run: Path, node: Row, at: Point, leaf: bool) -> str:
+    """A leaf has its picture and reward to its right, a valued state on the way a small picture in its place."""
+    x, y = at
+    side = THUMBNAIL if leaf else SMALL_THUMBNAIL
+    left = x + 12 if leaf else x - side / 2
     path = run / node["image"] if node["image"] else None
     picture = ""
     if path and path.is_file():
-        place = f"x={x} y={y - THUMBNAIL / 2:.1f} width={THUMBNAIL} height={THUMBNAIL}"
-        picture = f"<image {place} href='{_data(path, 2 * THUMBNAIL)[0]}'/>"
-    reward = "" if node["reward"] is None else f"{node['reward']:.2f}"
-    return f"{picture}<text x={x + THUMBNAIL + 8} y={y + 4:.1f}>{reward}</text>"
+        place = f"x={left:.1f} y={y - side / 2:.1f} width={side} height={side}"
+        picture = f"<image {place} href='{_data(path, 2 * side)[0]}'/>"
+    value = "" if node["value"] is None else f"{node['value']:.2f}"
+    words = (x + THUMBNAIL + 20, y + 4, "") if leaf else (x, y + side / 2 + 11, "class='mid tiny'")
+    dot = "" if picture and not leaf else f"<circle r=3.5 cx={x} cy={y:.1f} />"
+    ring = f"<rect class=turn x={x - 17:.1f} y={y - 17:.1f} width=34 height=34 rx=6 />" if node["turning"] else ""
+    return f"{dot}{picture}{ring}<text {words[2]} x={words[0]:.1f} y={words[1]:.1f}>{value}</text>"

@@ -6,50 +6,56 @@ and are computed in float32.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import log, pi
 from typing import Self
 
 import torch
 from torch import Tensor
 
-from flowgrpo.sampling.kernels import Kernel
-from flowgrpo.sampling.keys import Key, standard_normal
+from flowgrpo.sampling.kernels import Move
+from flowgrpo.sampling.keys import Noise
 from flowgrpo.sampling.levels import Schedule
 
 
 @dataclass(frozen=True)
 class GaussianLaw:
-    """x' ~ N(a x + g v, tau^2), v the network's output. `scale` multiplies the log-density; `dt` is sigma - sigma'."""
+    """x' ~ N(a x + g v + m (x0_hat - x0_before), tau^2), v the network's output and x0_hat = p x + q v.
+
+    `scale` multiplies the log-density; `dt` is sigma - sigma'. m is 0 but for multistep kernels, which have no density.
+    """
 
     a: Tensor
     g: Tensor
     tau: Tensor
     dt: Tensor
     scale: Tensor
+    p: Tensor
+    q: Tensor
+    m: Tensor
 
     @classmethod
-    def of(cls, kernels: Sequence[Kernel], schedule: Schedule, step: int, device: torch.device) -> Self:
-        at = schedule.step(step)
-        p0, q0, p1, q1 = schedule.ends(step)
-        rows = []
-        for kernel in kernels:
-            c, tau = kernel.coefficients(at)
-            a, g = at.alpha_next * p0 + c * p1, at.alpha_next * q0 + c * q1
-            rows.append((a, g, tau, at.dt, kernel.log_prob_scale(tau)))
+    def of(cls, moves: Sequence[Move], schedule: Schedule, device: torch.device) -> Self:
+        rows = [_coefficients(move, schedule) for move in moves]
         return cls(*torch.tensor(rows, dtype=torch.float64).float().to(device).unbind(1))
 
     def select(self, rows: Tensor) -> Self:
-        return type(self)(self.a[rows], self.g[rows], self.tau[rows], self.dt[rows], self.scale[rows])
+        return type(self)(*(vars(self)[field.name][rows] for field in fields(self)))
 
     def mean(self, x: Tensor, prediction: Tensor) -> Tensor:
         return x.float() * _like(self.a, x) + prediction.float() * _like(self.g, x)
 
-    def sample(self, x: Tensor, prediction: Tensor, keys: Sequence[Key]) -> Tensor:
-        """x' with the noise that the keys name; float32, which is also how states are stored."""
+    def memory(self, x: Tensor, prediction: Tensor) -> Tensor:
+        """x0_hat [C, ...], the predicted clean sample: what a multistep kernel remembers of a state."""
+        return x.float() * _like(self.p, x) + prediction.float() * _like(self.q, x)
+
+    def sample(self, x: Tensor, prediction: Tensor, noises: Sequence[Noise], memories: Sequence[Tensor | None]) -> Tensor:
+        """x', float32, which is also how states are stored; `memories` are those of the states before."""
         mean = self.mean(x, prediction)
+        for i in torch.nonzero(self.m).flatten().tolist():
+            mean[i] += self.m[i] * (self.p[i] * x[i] + self.q[i] * prediction[i] - memories[i])
         for i in torch.nonzero(self.tau).flatten().tolist():
-            mean[i] += self.tau[i] * standard_normal(keys[i], x.shape[1:]).to(x.device)
+            mean[i] += self.tau[i] * noises[i].draw(x.shape[1:]).to(x.device)
         return mean
 
     def log_prob(self, x: Tensor, prediction: Tensor, x_next: Tensor) -> Tensor:
@@ -59,6 +65,15 @@ class GaussianLaw:
     def kl(self, x: Tensor, prediction: Tensor, other: Tensor) -> Tensor:
         """KL(p || q) of the laws under two predictions: mean((mu_p - mu_q)^2) / (2 tau^2)."""
         return self.g**2 * _mean((prediction.float() - other.float()) ** 2) / (2.0 * self.tau**2)
+
+
+def _coefficients(move: Move, schedule: Schedule) -> tuple[float, ...]:
+    at = schedule.step(move.source, move.target)
+    p0, q0, p1, q1 = schedule.ends(move.source)
+    c, tau = move.kernel.coefficients(at)
+    a, g = at.alpha_next * p0 + c * p1, at.alpha_next * q0 + c * q1
+    m = 0.0 if move.before is None else move.kernel.correction(schedule.step(move.before, move.source), at)
+    return a, g, tau, at.dt, move.kernel.log_prob_scale(tau), p0, q0, m
 
 
 def _like(scalars: Tensor, x: Tensor) -> Tensor:

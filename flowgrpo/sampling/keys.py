@@ -1,6 +1,8 @@
 """Randomness with a name: every draw has a key, so a run is the same on one process or on eight."""
 
+from dataclasses import dataclass
 from hashlib import blake2b
+from math import sqrt
 
 import numpy as np
 import torch
@@ -23,6 +25,18 @@ def numpy_generator(key: Key) -> np.random.Generator:
     return np.random.default_rng(seed_of(key))
 
 
-def standard_normal(key: Key, shape: torch.Size) -> Tensor:
-    """float32, drawn on the CPU so that every device sees the same numbers."""
-    return torch.randn(shape, generator=torch_generator(key))
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """A draw of standard normal noise. Draws with the same `common` key correlate by `correlation`, in [0, 1]."""
+
+    key: Key
+    common: Key | None = None
+    correlation: float = 0.0
+
+    def draw(self, shape: torch.Size) -> Tensor:
+        """sqrt(rho) common + sqrt(1 - rho) own; float32, made on the CPU so that every device sees the same numbers."""
+        own = torch.randn(shape, generator=torch_generator(self.key))
+        if self.common is None:
+            return own
+        shared = torch.randn(shape, generator=torch_generator(self.common))
+        return sqrt(self.correlation) * shared + sqrt(1.0 - self.correlation) * own

@@ -8,8 +8,12 @@ Parameterization = Literal["velocity", "epsilon", "v_prediction", "sample"]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """The levels on both sides of one transition; `sigma_second` is the schedule's second noise level."""
+    """The levels on both sides of one transition; `sigma_second` is the schedule's second noise level.
 
+    `index` is the source's place in the schedule of S steps.
+    """
+
+    index: int
     alpha: float
     sigma: float
     alpha_next: float
@@ -36,12 +40,15 @@ class Schedule:
     timesteps: tuple[float, ...]
     parameterization: Parameterization
 
-    def step(self, i: int) -> Step:
+    def step(self, i: int, target: int | None = None) -> Step:
+        """From level i to `target`, by default the next one."""
+        j = i + 1 if target is None else target
         return Step(
+            i,
             self.alphas[i],
             self.sigmas[i],
-            self.alphas[i + 1],
-            self.sigmas[i + 1],
+            self.alphas[j],
+            self.sigmas[j],
             self.sigmas[1],
             self.parameterization == "velocity",
         )

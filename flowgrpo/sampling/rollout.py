@@ -3,7 +3,7 @@
 B states of one evaluation, C trained transitions that leave them, G leaves per group.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -14,7 +14,7 @@ from flowgrpo.policies.protocol import Law, Policy
 from flowgrpo.prompts import Prompt
 from flowgrpo.samples import Samples
 from flowgrpo.sampling.kernels import Kernel
-from flowgrpo.sampling.keys import Key
+from flowgrpo.sampling.keys import Key, Noise
 from flowgrpo.sampling.shape import Shape
 
 Place = tuple[int, int]
@@ -40,6 +40,23 @@ class Transitions:
     prediction: Tensor | None = None
     reference: Tensor | None = None
 
+    def take(self, rows: list[int]) -> "Transitions":
+        """These transitions, and only the states that they leave."""
+        index = torch.tensor(rows, device=self.parent.device)
+        used, parent = torch.unique(self.parent[index], return_inverse=True)
+        return Transitions(
+            self.step,
+            [self.prompts[i] for i in used.tolist()],
+            self.states[used],
+            parent,
+            [self.places[i] for i in rows],
+            self.law.select(index),
+            self.next_states[index],
+            self.log_prob[index],
+            None if self.prediction is None else self.prediction[used],
+            None if self.reference is None else self.reference[used],
+        )
+
 
 @dataclass
 class Block:
@@ -60,17 +77,27 @@ class _Run:
     key: Key
     keep_predictions: bool
     states: dict[Place, Tensor] = field(default_factory=dict)
+    memories: dict[Place, Tensor] = field(default_factory=dict)
     transitions: list[Transitions] = field(default_factory=list)
     evaluations: int = 0
 
-    def noise_key(self, place: Place) -> Key:
+    def key_of(self, place: Place) -> Key:
         node = self.shape.nodes[place[1]]
         return (*self.key, self.prompts[place[0]].index, node.member, node.branch, node.step)
+
+    def noise(self, place: Place) -> Noise:
+        node = self.shape.nodes[place[1]]
+        if not node.correlation or node.parent is None:
+            return Noise(self.key_of(place))
+        return Noise(self.key_of(place), (*self.key_of((place[0], node.parent)), "siblings"), node.correlation)
 
 
 @torch.no_grad()
 def rollout(policy: Policy, prompts: Sequence[Prompt], shape: Shape, key: Key, micro_batch: int, keep_predictions: bool) -> Block:
-    """Roll out one group of this shape for each prompt; `key` is (run seed, update)."""
+    """Roll out one group of this shape for each prompt; `key` is (run seed, update).
+
+    At most `micro_batch` states are evaluated, and at most as many decoded, at once.
+    """
     run = _Run(policy, list(prompts), shape, key, keep_predictions)
     _start(run, micro_batch)
     for step in range(max(node.step for node in shape.nodes)):
@@ -86,7 +113,7 @@ def _start(run: _Run, micro_batch: int) -> None:
     places = [(g, root) for g in range(len(run.prompts)) for root in roots]
     for chunk in _chunks(places, micro_batch):
         prompts = [run.prompts[g] for g, _ in chunk]
-        states = run.policy.start(prompts, [run.noise_key(place) for place in chunk])
+        states = run.policy.start(prompts, [run.key_of(place) for place in chunk])
         run.states.update(zip(chunk, states, strict=True))
 
 
@@ -112,9 +139,13 @@ def _advance(run: _Run, step: int, places: list[Place]) -> None:
     children = [(row, (g, child)) for row, (g, i) in enumerate(places) for child in run.shape.children[i]]
     parent = torch.tensor([row for row, _ in children], device=states.device)
     made = [place for _, place in children]
-    law = run.policy.law([_kernel(run.shape, place) for place in made], step)
-    next_states = law.sample(states[parent], prediction[parent], [run.noise_key(place) for place in made])
+    law = run.policy.law([run.shape.move(i) for _, i in made])
+    memories = [run.memories.get(places[row]) for row, _ in children]
+    next_states = law.sample(states[parent], prediction[parent], [run.noise(place) for place in made], memories)
     run.states.update(zip(made, next_states, strict=True))
+    _remember(run, made, law.memory, states[parent], prediction[parent])
+    for place in places:
+        run.memories.pop(place, None)
     trained = [i for i, (_, node) in enumerate(made) if run.shape.nodes[node].trained]
     if trained:
         rows = torch.tensor(trained, device=states.device)
@@ -136,10 +167,12 @@ def _advance(run: _Run, step: int, places: list[Place]) -> None:
         )
 
 
-def _kernel(shape: Shape, place: Place) -> Kernel:
-    kernel = shape.nodes[place[1]].kernel
-    assert kernel is not None
-    return kernel
+def _remember(run: _Run, made: list[Place], memory: Callable[[Tensor, Tensor], Tensor], x: Tensor, prediction: Tensor) -> None:
+    """Keep what a multistep kernel will want to know of the states before these."""
+    multistep = [i for i, (_, node) in enumerate(made) if run.shape.move(node).kernel.multistep]
+    if multistep:
+        kept = memory(x, prediction)
+        run.memories.update({made[i]: kept[i] for i in multistep})
 
 
 def _require_density(law: Law, kernel: Kernel | None, step: int) -> None:

@@ -1,7 +1,7 @@
 """The shape of a group's rollout: a tree of states as plain data, before any network has run.
 
 A plan draws a shape; the rollout fills it with states; credit reads it. Counting network evaluations, finding leaves and
-checking a plan need nothing else. G members per group, S steps.
+checking a plan need nothing else. G members per group, S steps, N nodes.
 """
 
 from collections.abc import Sequence
@@ -9,15 +9,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
 
-from flowgrpo.sampling.kernels import Kernel
+from flowgrpo.sampling.kernels import Kernel, Move
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
     """A state, and the transition that made it.
 
-    `parent` is an index into the shape (None for a start); `step` counts the transitions behind it (0 .. S);
-    `member` and `branch` key its noise: (seed, update, prompt, member, branch, step).
+    `parent` is an index into the shape (None for a start); `step` is its noise level, from 0 (noise) to S (sample);
+    `member` and `branch` key its noise: (seed, update, prompt, member, branch, step). `correlation` is that of its noise
+    with its siblings'. A `probe` exists only to value the state that it completes; it is no sample of the policy.
     """
 
     parent: int | None
@@ -26,6 +27,8 @@ class Node:
     branch: int = 0
     kernel: Kernel | None = None
     trained: bool = False
+    correlation: float = 0.0
+    probe: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,13 @@ class Shape:
 
     @cached_property
     def leaves(self) -> tuple[int, ...]:
+        """Every state without children; these are decoded and scored."""
         return tuple(i for i, c in enumerate(self.children) if not c)
+
+    @cached_property
+    def outcomes(self) -> tuple[int, ...]:
+        """The leaves that are samples of the policy."""
+        return tuple(i for i in self.leaves if not self.nodes[i].probe)
 
     @cached_property
     def trained(self) -> tuple[int, ...]:
@@ -56,30 +65,71 @@ class Shape:
         return sum(bool(c) for c in self.children)
 
     @cached_property
-    def descendant_leaves(self) -> tuple[tuple[int, ...], ...]:
-        """For each node, the leaves below it (itself, when it is a leaf)."""
+    def roots(self) -> tuple[int, ...]:
+        """For each node, the start that it grew from."""
+        found: list[int] = []
+        for i, node in enumerate(self.nodes):
+            found.append(i if node.parent is None else found[node.parent])
+        return tuple(found)
+
+    @cached_property
+    def outcomes_below(self) -> tuple[tuple[int, ...], ...]:
+        """For each node, the outcomes below it (itself, when it is one)."""
         found: list[list[int]] = [[] for _ in self.nodes]
-        for leaf in self.leaves:
-            at: int | None = leaf
-            while at is not None:
+        for leaf in self.outcomes:
+            for at in self.path(leaf):
                 found[at].append(leaf)
-                at = self.nodes[at].parent
         return tuple(tuple(f) for f in found)
 
+    @cached_property
+    def completions(self) -> tuple[int | None, ...]:
+        """For each node, the leaf that it reaches by deterministic transitions alone, if there is one."""
+        found: list[int | None] = [None if c else i for i, c in enumerate(self.children)]
+        for i in reversed(range(len(self.nodes))):
+            node = self.nodes[i]
+            if node.parent is not None and node.kernel is not None and not node.kernel.stochastic:
+                found[node.parent] = found[i]
+        return tuple(found)
+
+    @cached_property
+    def trajectories(self) -> tuple[tuple[int, ...], ...]:
+        """For each trained node that no trained node follows, the trained nodes from the start to it, in order."""
+        paths = [[i for i in reversed(self.path(node)) if self.nodes[i].trained] for node in self.trained]
+        followed = {i for path in paths for i in path[:-1]}
+        return tuple(tuple(path) for path in paths if path[-1] not in followed)
+
+    def path(self, node: int) -> list[int]:
+        """The node and its ancestors, the start last."""
+        found, at = [], self.nodes[node].parent
+        found.append(node)
+        while at is not None:
+            found.append(at)
+            at = self.nodes[at].parent
+        return found
+
+    def move(self, i: int) -> Move:
+        """The transition that makes node i."""
+        node = self.nodes[i]
+        assert node.parent is not None and node.kernel is not None
+        parent = self.nodes[node.parent]
+        remembered = parent.parent is not None and parent.kernel is not None and parent.kernel.multistep
+        before = self.nodes[parent.parent].step if remembered and parent.parent is not None else None
+        return Move(node.kernel, parent.step, node.step, before)
+
     @classmethod
-    def chains(cls, kernels: Sequence[Kernel], group_size: int, shared_start: bool) -> Self:
-        """G trajectories with `kernels[i]` at step i; stochastic steps are trained.
+    def chains(cls, moves: Sequence[tuple[Kernel, int]], group_size: int, shared_start: bool) -> Self:
+        """G trajectories of the same `moves` (kernel, target level); stochastic ones are trained.
 
         With a shared start all members begin from one noise and walk the deterministic prefix together: one chain that
         forks at the first stochastic step.
         """
-        fork = next((i for i, k in enumerate(kernels) if k.stochastic), len(kernels)) if shared_start else 0
+        fork = next((i for i, (kernel, _) in enumerate(moves) if kernel.stochastic), len(moves)) if shared_start else 0
         nodes = [Node(None, 0, 0)] if shared_start else [Node(None, 0, m) for m in range(group_size)]
         tips = list(range(len(nodes)))
-        for i, kernel in enumerate(kernels):
+        for i, (kernel, target) in enumerate(moves):
             if shared_start and i == fork:
                 tips = tips * group_size
             for m, tip in enumerate(tips):
-                nodes.append(Node(tip, i + 1, m, 0, kernel, kernel.stochastic))
+                nodes.append(Node(tip, target, m, 0, kernel, kernel.stochastic))
             tips = list(range(len(nodes) - len(tips), len(nodes)))
         return cls(tuple(nodes))

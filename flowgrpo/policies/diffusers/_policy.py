@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from flowgrpo.errors import UserError
 from flowgrpo.paths import ASSET, locate
 from flowgrpo.policies.diffusers import DiffusersConfig
-from flowgrpo.policies.diffusers._memo import Memo
+from flowgrpo.policies.diffusers._memo import memoise_prompts
 from flowgrpo.policies.diffusers._schedule import read_schedule, with_one_step_scheduler
 from flowgrpo.policies.diffusers._tap import Tap
 from flowgrpo.policies.diffusers._weights import FullWeights, LoraWeights, denoisers
 from flowgrpo.prompts import Prompt
 from flowgrpo.samples import Samples
 from flowgrpo.sampling.gaussian import GaussianLaw
-from flowgrpo.sampling.kernels import Kernel
+from flowgrpo.sampling.kernels import Move
 from flowgrpo.sampling.keys import Key, torch_generator
 from flowgrpo.sampling.levels import Schedule
 
@@ -99,9 +99,7 @@ class DiffusersPolicy(PipelineSampler):
             for module in denoisers(self.pipe).values():
                 module.enable_gradient_checkpointing()
         self.weights = LoraWeights(self.pipe, config.lora, seed) if config.lora else FullWeights(self.pipe)
-        for name, module in self.pipe.components.items():
-            if name.startswith("text_encoder") and module is not None:
-                Memo(module)
+        memoise_prompts(self.pipe)
         self.tap = Tap(self.pipe)
 
     @cached_property
@@ -118,8 +116,8 @@ class DiffusersPolicy(PipelineSampler):
         with self._autocast():
             return self.tap.predict(states, step, **self._arguments(prompts, torch.Generator()))
 
-    def law(self, kernels: Sequence[Kernel], step: int) -> GaussianLaw:
-        return GaussianLaw.of(kernels, self.schedule, step, self.device)
+    def law(self, moves: Sequence[Move]) -> GaussianLaw:
+        return GaussianLaw.of(moves, self.schedule, self.device)
 
     @torch.no_grad()
     def decode(self, states: Tensor, prompts: Sequence[Prompt]) -> Samples:
@@ -143,4 +141,5 @@ class DiffusersPolicy(PipelineSampler):
 
 
 def _samples(images: Tensor, prompts: Sequence[Prompt]) -> Samples:
-    return Samples(images.float().cpu(), [p.text for p in prompts], [p.metadata for p in prompts])
+    texts, rows, groups = zip(*((p.text, p.metadata, p.index) for p in prompts), strict=True)
+    return Samples(images.float().cpu(), list(texts), list(rows), list(groups))

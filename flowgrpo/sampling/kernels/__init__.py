@@ -1,6 +1,7 @@
 """Kernels: the law of one transition. Every continuous sampler is x' = alpha' x0_hat + c x1_hat + tau eps."""
 
 from abc import abstractmethod
+from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import SerializeAsAny
@@ -21,9 +22,31 @@ class Kernel(Component):
         """Whether transitions have a density; a deterministic kernel can't be trained on."""
         return True
 
+    @property
+    def multistep(self) -> bool:
+        """Whether the next transition of this kernel looks back at the state before."""
+        return False
+
+    def correction(self, before: Step, step: Step) -> float:
+        """Weight of x0_hat - (x0_hat of the state before) in the mean, for a multistep kernel."""
+        return 0.0
+
     def log_prob_scale(self, tau: float) -> float:
         """Factor on the Gaussian log-density (1 unless a paper's own convention is asked for)."""
         return 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A transition to make, from noise level `source` to `target` (indices into the schedule; a jump may skip levels).
+
+    `before` is the level of the state before the source when that state is remembered for a multistep kernel.
+    """
+
+    kernel: Kernel
+    source: int
+    target: int
+    before: int | None = None
 
 
 AnyKernel = Annotated[SerializeAsAny[Kernel], component(Kernel, "flowgrpo.sampling.kernels")]

@@ -5,10 +5,10 @@ from typing import Literal
 import numpy as np
 from pydantic import NonNegativeInt
 
-from flowgrpo.sampling.plans import Plan
+from flowgrpo.sampling.plans._steps import StepsPlan
 
 
-class FixedSteps(Plan):
+class FixedSteps(StepsPlan):
     """The steps named in `steps`, in every update."""
 
     type: Literal["fixed"] = "fixed"
@@ -17,7 +17,7 @@ class FixedSteps(Plan):
     def stochastic_steps(self, steps: int, update: int, rng: np.random.Generator) -> list[int]:
         return sorted(self.steps)
 
-    def complaint(self, steps: int) -> str | None:
+    def window_complaint(self, steps: int) -> str | None:
         if not self.steps:
             return "the list of steps is empty: nothing would be trained"
         outside = [i for i in self.steps if i >= steps]

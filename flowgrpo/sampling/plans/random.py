@@ -5,10 +5,10 @@ from typing import Literal
 import numpy as np
 from pydantic import NonNegativeInt, PositiveInt
 
-from flowgrpo.sampling.plans import Plan
+from flowgrpo.sampling.plans._steps import StepsPlan
 
 
-class RandomWindow(Plan):
+class RandomWindow(StepsPlan):
     """`size` neighbouring steps; the first is uniform in `first` .. `last` - size + 1.
 
     `last` is the last step a window may hold; by default the one before the deterministic final step.
@@ -26,7 +26,7 @@ class RandomWindow(Plan):
         start = int(rng.integers(self.first, self.end(steps) - self.size + 2))
         return list(range(start, start + self.size))
 
-    def complaint(self, steps: int) -> str | None:
+    def window_complaint(self, steps: int) -> str | None:
         if self.end(steps) >= steps:
             return f"last = {self.last} is not one of the {steps} steps (0 .. {steps - 1})"
         room = self.end(steps) - self.first + 1

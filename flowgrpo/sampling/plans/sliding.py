@@ -1,34 +1,55 @@
-"""A window that slides over the steps during training (MixGRPO, arXiv 2507.21802, progressive strategy)."""
+"""A window that slides over the steps during training (MixGRPO, arXiv 2507.21802)."""
 
+from math import ceil, exp
 from typing import Literal
 
 import numpy as np
-from pydantic import PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from flowgrpo.sampling.plans import Plan
+from flowgrpo.sampling.plans._steps import StepsPlan
 
 
-class SlidingWindow(Plan):
-    """`size` steps; every `every` updates the window moves on by `stride`, and stays at the last place that fits.
+class SlidingWindow(StepsPlan):
+    """`size` steps that begin at step 0; after some updates the window moves on by `stride`, and stays at the last place.
 
-    `roll_back` starts again at step 0 after that instead. The window never reaches the deterministic final step and
-    is never cut short.
+    How many updates a window lasts that begins at step l of at most M, with `every` = e:
+    `progressive` e; `decay` from e down to `least`, linearly in l / M; `exp_decay` ceil(e exp(-rate max(0, l - knee)));
+    `frozen` for ever.
+    `roll_back` starts again at step 0 after the last place. The window never reaches the deterministic final step and is
+    never cut short: the published code can give empty and short windows there.
     """
 
     type: Literal["sliding"] = "sliding"
     size: PositiveInt = 4
+    schedule: Literal["progressive", "decay", "exp_decay", "frozen"] = "progressive"
     every: PositiveInt = 25
+    least: PositiveInt = 1
+    rate: NonNegativeFloat = 0.1
+    knee: NonNegativeInt = 13
     stride: PositiveInt = 1
     roll_back: bool = False
 
     def stochastic_steps(self, steps: int, update: int, rng: np.random.Generator) -> list[int]:
-        last_start = steps - 1 - self.size
-        places = -(-last_start // self.stride) + 1
-        move = update // self.every
-        place = move % places if self.roll_back else min(move, places - 1)
-        start = min(place * self.stride, last_start)
+        start = self._start(update, steps - 1 - self.size)
         return list(range(start, start + self.size))
 
-    def complaint(self, steps: int) -> str | None:
+    def _start(self, update: int, last: int) -> int:
+        if self.schedule == "frozen":
+            return 0
+        places = [min(start, last) for start in range(0, last + self.stride, self.stride)]
+        ends = np.cumsum([self._updates(start, last) for start in places])
+        if self.roll_back:
+            update %= int(ends[-1])
+        return places[min(int(np.searchsorted(ends, update, side="right")), len(places) - 1)]
+
+    def _updates(self, start: int, last: int) -> int:
+        match self.schedule:
+            case "decay":
+                return max(1, round(self.every + (self.least - self.every) * start / max(last, 1)))
+            case "exp_decay":
+                return ceil(self.every * exp(-self.rate * max(0, start - self.knee)))
+        return self.every
+
+    def window_complaint(self, steps: int) -> str | None:
         room = steps - 1
         return None if self.size <= room else f"a window of {self.size} steps does not fit into the first {room}"

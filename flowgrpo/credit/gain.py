@@ -1,0 +1,39 @@
+"""Dense credit: how much a transition changed what its state is worth (DenseGRPO, arXiv 2601.20218)."""
+
+from typing import Literal
+
+import numpy as np
+
+from flowgrpo.credit import Credit, Credited, ScoredTree, needs_values
+from flowgrpo.sampling.shape import Shape
+
+
+class Gain(Credit):
+    """V(x') - V(x), V the reward of a state's deterministic completion (eq. 8 there, with the step's own sign).
+
+    Along a trajectory the gains telescope to V(end) - V(start). Where only some states are completed, every transition
+    between two of them gets the gain from the one to the other.
+    """
+
+    type: Literal["gain"] = "gain"
+
+    def assign(self, tree: ScoredTree) -> Credited:
+        credit = np.full(len(tree.shape.nodes), np.nan)
+        for node in tree.shape.trained:
+            credit[node] = _after(tree, node) - _before(tree, node)
+        return Credited(credit)
+
+    def complaint(self, shape: Shape) -> str | None:
+        return needs_values(self.type, shape)
+
+
+def _before(tree: ScoredTree, node: int) -> float:
+    """The value of the nearest ancestor that has one."""
+    return float(next(tree.values[i] for i in tree.shape.path(node)[1:] if not np.isnan(tree.values[i])))
+
+
+def _after(tree: ScoredTree, node: int) -> float:
+    """The node's own value or else that of its trained descendants' first states with one, averaged over forks."""
+    if not np.isnan(tree.values[node]):
+        return float(tree.values[node])
+    return float(np.mean([_after(tree, c) for c in tree.shape.children[node] if not tree.shape.nodes[c].probe]))

@@ -1,0 +1,110 @@
+"""From rewards on an update's trees to what is trained with which advantage: credit, normalisation, selection.
+
+P groups (prompts) of one shape with N nodes; C trained transitions of the whole update.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from flowgrpo.config import Config
+from flowgrpo.credit import Credited, ScoredTree
+from flowgrpo.objective.advantage import Place, Stream, advantages, varies
+from flowgrpo.prompts import Prompt
+from flowgrpo.sampling.keys import numpy_generator
+from flowgrpo.sampling.shape import Shape
+
+
+@dataclass(frozen=True)
+class Group:
+    """The rollout of one prompt, scored: rewards by label and log-probs, [N] each, NaN where there is none."""
+
+    rewards: dict[str, np.ndarray]
+    log_probs: np.ndarray
+
+
+@dataclass(frozen=True)
+class Scored:
+    """An update's groups. All arrays are [P, N].
+
+    `rewards`, by label, are NaN where not scored; `total` is their weighted sum. `kept` says which transitions are trained:
+    their credit differs from that of others in their set, and the selection has chosen them. `turning` marks turning points.
+    """
+
+    shape: Shape
+    rewards: dict[str, np.ndarray]
+    total: np.ndarray
+    advantage: np.ndarray
+    kept: np.ndarray
+    turning: np.ndarray
+
+    def metrics(self) -> dict[str, float]:
+        outcomes, trained = list(self.shape.outcomes), list(self.shape.trained)
+        final = self.total[:, outcomes]
+        rows = np.repeat(np.arange(len(final)), len(outcomes))
+        found = {
+            "reward": float(final.mean()),
+            **{f"reward/{label}": float(values[:, outcomes].mean()) for label, values in self.rewards.items()},
+            "advantage/zero_variance_groups": float(np.mean(~varies(final.ravel(), rows))),
+            "advantage/std": float(self.advantage[:, trained].std()),
+            "advantage/trained_share": float(self.kept[:, trained].mean()),
+        }
+        return found | ({"credit/turning_points": float(self.turning[:, trained].mean())} if self.turning.any() else {})
+
+
+def group_rewards(shape: Shape, scores: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+    """For each group the rewards [N] by label, from the scores of all groups' leaves one after the other."""
+    leaves = list(shape.leaves)
+    rows = {label: values.reshape(-1, len(leaves)) for label, values in scores.items()}
+    nodes = {label: np.full((len(values), len(shape.nodes)), np.nan) for label, values in rows.items()}
+    for label, values in rows.items():
+        nodes[label][:, leaves] = values
+    return [dict(zip(nodes, group, strict=True)) for group in zip(*nodes.values(), strict=True)]
+
+
+def assess(config: Config, shape: Shape, prompts: Sequence[Prompt], groups: Sequence[Group], update: int) -> Scored:
+    weights = {label: reward.weight for label, reward in config.rewards.items()}
+    rewards = {label: np.stack([group.rewards[label] for group in groups]) for label in weights}
+    total = np.sum([weights[label] * values for label, values in rewards.items()], axis=0)
+    summed = config.advantage.aggregate == "rewards"
+    credited = {
+        label: [config.credit.assign(ScoredTree(shape, row, group.log_probs)) for row, group in zip(values, groups, strict=True)]
+        for label, values in ({"total": total} if summed else rewards).items()
+    }
+    trained = list(shape.trained)
+    streams = {label: _stream(trees, trained) for label, trees in credited.items()}
+    values, varied = advantages(streams, {"total": 1.0} if summed else weights, _place(shape, len(groups)), config.advantage)
+    advantage, kept = np.zeros(total.shape), np.zeros(total.shape, bool)
+    advantage[:, trained], kept[:, trained] = (x.reshape(len(groups), -1) for x in (values, varied))
+    kept &= np.stack([_selected(config, shape, row, prompt, update) for row, prompt in zip(advantage, prompts, strict=True)])
+    return Scored(shape, rewards, total, advantage, kept, _turning(list(credited.values()), total.shape))
+
+
+def _stream(trees: Sequence[Credited], trained: list[int]) -> Stream:
+    """One reward's credit of all groups, [C]."""
+    ones = np.ones(len(trees[0].value))
+    columns = [(t.value, ones if t.scale is None else t.scale, 0 * ones if t.offset is None else t.offset) for t in trees]
+    return Stream(*(np.stack(part)[:, trained].ravel() for part in zip(*columns, strict=True)))
+
+
+def _place(shape: Shape, groups: int) -> Place:
+    trained = list(shape.trained)
+    root, step = np.array(shape.roots)[trained], np.array([shape.nodes[i].step for i in trained])
+    return Place(np.repeat(np.arange(groups), len(trained)), np.tile(root, groups), np.tile(step, groups))
+
+
+def _selected(config: Config, shape: Shape, advantage: np.ndarray, prompt: Prompt, update: int) -> np.ndarray:
+    chosen = np.ones(len(shape.nodes), bool)
+    for i, rule in enumerate(config.selection):
+        rng = numpy_generator((config.seed, "selection", update, prompt.index, i))
+        chosen &= rule.choose(shape, advantage, update, rng)
+    return chosen
+
+
+def _turning(streams: Sequence[Sequence[Credited]], shape: tuple[int, ...]) -> np.ndarray:
+    """[P, N]: turning points of any reward."""
+    marks = np.zeros(shape, bool)
+    for trees in streams:
+        marks |= np.stack([np.zeros(shape[1], bool) if tree.turning is None else tree.turning for tree in trees])
+    return marks

@@ -1,0 +1,29 @@
+"""Selection: which of a group's scored transitions are trained. It saves the update's network evaluations, not the rollout's."""
+
+from abc import abstractmethod
+from typing import Annotated
+
+import numpy as np
+from pydantic import SerializeAsAny
+
+from flowgrpo.sampling.shape import Shape
+from flowgrpo.section import Component, component
+
+
+class Selection(Component):
+    """A rule; several in a config are applied one after the other.
+
+    Advantages are not normalised again afterwards. States all of whose transitions are dropped are not evaluated in the
+    update, so its batches differ from the rollout's and the first log-ratios are rounding errors instead of 0.
+    """
+
+    @abstractmethod
+    def choose(self, shape: Shape, advantage: np.ndarray, update: int, rng: np.random.Generator) -> np.ndarray:
+        """[N nodes] booleans for one group with `advantage` [N]; entries of nodes that are not trained are ignored."""
+
+    def complaint(self, shape: Shape) -> str | None:
+        """Why the rule can't work on trees of this shape, or None."""
+        return None
+
+
+AnySelection = Annotated[SerializeAsAny[Selection], component(Selection, "flowgrpo.selection")]

@@ -1,0 +1,27 @@
+"""The best and the worst members of a group (DanceGRPO's best-of-N)."""
+
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from flowgrpo.sampling.shape import Shape
+from flowgrpo.selection import Selection
+
+
+class BestWorst(Selection):
+    """The trajectories with the `keep` / 2 highest and the `keep` / 2 lowest mean advantages."""
+
+    type: Literal["best_worst"] = "best_worst"
+    keep: int = Field(default=8, ge=2, multiple_of=2)
+
+    def choose(self, shape: Shape, advantage: np.ndarray, update: int, rng: np.random.Generator) -> np.ndarray:
+        order = np.argsort([advantage[list(path)].mean() for path in shape.trajectories], kind="stable")
+        chosen = np.zeros(len(shape.nodes), bool)
+        for member in (*order[: self.keep // 2], *order[-self.keep // 2 :]):
+            chosen[list(shape.trajectories[member])] = True
+        return chosen
+
+    def complaint(self, shape: Shape) -> str | None:
+        count = len(shape.trajectories)
+        return f"best_worst keeps {self.keep} trajectories, but a group has only {count}" if self.keep > count else None

@@ -1,0 +1,22 @@
+"""A random part of every trajectory's steps (DanceGRPO, arXiv 2505.07818)."""
+
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from flowgrpo.sampling.shape import Shape
+from flowgrpo.selection import Selection
+
+
+class StepFraction(Selection):
+    """max(1, floor(`fraction` w)) of the w trained steps of each trajectory, drawn anew in each update."""
+
+    type: Literal["step_fraction"] = "step_fraction"
+    fraction: float = Field(default=0.6, gt=0.0, le=1.0)
+
+    def choose(self, shape: Shape, advantage: np.ndarray, update: int, rng: np.random.Generator) -> np.ndarray:
+        chosen = np.zeros(len(shape.nodes), bool)
+        for path in shape.trajectories:
+            chosen[rng.permutation(path)[: max(1, int(self.fraction * len(path)))]] = True
+        return chosen

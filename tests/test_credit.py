@@ -1,0 +1,253 @@
+"""Credit rules on trees small enough to work out by hand, and what must hold on every tree."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conftest import trajectories
+from flowgrpo.credit import ScoredTree
+from flowgrpo.credit.gain import Gain
+from flowgrpo.credit.terminal import Terminal
+from flowgrpo.credit.turning_point import TurningPoint, balanced, turning_points
+from flowgrpo.credit.value import Value, discounted
+from flowgrpo.sampling.completion import Completion
+from flowgrpo.sampling.kernels.flow_sde import FlowSde
+from flowgrpo.sampling.kernels.ode import Ode
+from flowgrpo.sampling.plans.all import AllSteps
+from flowgrpo.sampling.plans.branch import Branch
+from flowgrpo.sampling.plans.comb import Comb
+from flowgrpo.sampling.plans.fixed import FixedSteps
+from flowgrpo.sampling.plans.random import RandomWindow
+from flowgrpo.sampling.shape import Node, Shape
+
+SDE = FlowSde()
+RNG = np.random.default_rng(0)
+
+
+def shape_of(plan, steps, group_size):
+    assert plan.complaint(steps, group_size) is None
+    return plan.shape(steps, group_size, 0, np.random.default_rng(0))
+
+
+def scored(shape, leaf_rewards, log_probs=None):
+    """A tree whose leaves have these rewards, in order."""
+    rewards = np.full(len(shape.nodes), np.nan)
+    rewards[list(shape.leaves)] = leaf_rewards
+    return ScoredTree(shape, rewards, np.full(len(shape.nodes), np.nan) if log_probs is None else log_probs)
+
+
+def random_tree(shape, seed):
+    rng = np.random.default_rng(seed)
+    log_probs = np.full(len(shape.nodes), np.nan)
+    log_probs[list(shape.trained)] = rng.normal(size=len(shape.trained))
+    return scored(shape, rng.integers(0, 5, len(shape.leaves)).astype(float), log_probs)
+
+
+def one_trajectory(values):
+    """A dense tree of one member whose states have these values, and its trained nodes in order."""
+    shape = shape_of(AllSteps(completion=Completion()), len(values), 1)
+    rewards = np.full(len(shape.nodes), np.nan)
+    path = [0, *shape.trained]
+    for node, value in zip(path, values, strict=True):
+        rewards[shape.completions[node]] = value
+    return ScoredTree(shape, rewards), path[1:]
+
+
+FORKED = Shape(
+    (
+        Node(None, 0, 0),
+        Node(0, 1, 0, 0, SDE, True),
+        Node(0, 1, 0, 1, SDE, True),
+        Node(1, 2, 0, 0, SDE, True),
+        Node(1, 2, 0, 1, SDE, True),
+        Node(2, 2, 0, 2, SDE, True),
+    )
+)
+
+
+def test_terminal_credit_is_the_mean_of_the_leaves_below():
+    credit = Terminal().assign(scored(FORKED, [1.0, 3.0, 7.0])).value
+    assert credit[1:].tolist() == [2.0, 7.0, 1.0, 3.0, 7.0]
+    assert credit[0] == pytest.approx(11 / 3)
+
+
+def test_path_weights_follow_the_probability_of_the_path():
+    log_probs = np.array([np.nan, 0.5, 0.1, np.log(3.0), 0.0, 0.0])
+    credit = Terminal(path_weight=1.0).assign(scored(FORKED, [1.0, 3.0, 7.0], log_probs)).value
+    assert credit[1] == pytest.approx((3 * 1 + 1 * 3) / 4)
+    paths = np.array([3 * np.exp(0.5), np.exp(0.5), np.exp(0.1)])
+    assert credit[0] == pytest.approx(paths @ [1.0, 3.0, 7.0] / paths.sum())
+    assert credit[3:].tolist() == [1.0, 3.0, 7.0]
+
+
+def test_terminal_credit_ignores_completions():
+    tree, path = one_trajectory([0.0, 5.0, 2.0, 1.0])
+    assert Terminal().assign(tree).value[path].tolist() == [1.0, 1.0, 1.0]
+
+
+def test_gains_by_hand():
+    tree, path = one_trajectory([1.0, 3.0, 2.0, 6.0])
+    assert Gain().assign(tree).value[path].tolist() == [2.0, -1.0, 4.0]
+
+
+def test_gains_between_completed_states_are_shared_by_the_steps_between():
+    shape = shape_of(AllSteps(completion=Completion(every=2)), 5, 1)
+    rewards = np.full(len(shape.nodes), np.nan)
+    for node, value in zip((0, 2, 4), (1.0, 4.0, 2.0), strict=True):
+        rewards[shape.completions[node]] = value
+    assert Gain().assign(ScoredTree(shape, rewards)).value[list(shape.trained)].tolist() == [3.0, 3.0, -2.0, -2.0]
+
+
+def test_gains_on_a_tree_that_forks():
+    plan = Branch(forks=(0,), completion=Completion())
+    shape = shape_of(plan, 3, 2)
+    tree = random_tree(shape, 3)
+    gains = Gain().assign(tree).value
+    for path in shape.trajectories:
+        assert gains[list(path)].sum() == tree.values[path[-1]] - tree.values[0]
+
+
+@given(st.lists(st.integers(0, 4), min_size=2, max_size=8))
+def test_gains_telescope_to_the_whole_gain(values):
+    tree, path = one_trajectory([float(v) for v in values])
+    assert Gain().assign(tree).value[path].sum() == values[-1] - values[0]
+
+
+@given(st.integers(2, 7), st.integers(1, 4), st.integers(0, 99))
+def test_the_fused_root_is_the_mean_of_the_leaves(steps, trees, seed):
+    forks = tuple(range(0, steps - 1, 2))
+    shape = shape_of(Branch(forks=forks), steps, trees * 2 ** len(forks))
+    tree = random_tree(shape, seed)
+    for root in set(shape.roots):
+        leaves = [leaf for leaf in shape.leaves if shape.roots[leaf] == root]
+        assert Terminal().assign(tree).value[root] == pytest.approx(tree.rewards[leaves].mean())
+        fused = Terminal(path_weight=2.0).assign(tree).value[root]
+        assert min(tree.rewards[leaves]) - 1e-9 <= fused <= max(tree.rewards[leaves]) + 1e-9
+
+
+@given(st.integers(2, 6), st.integers(2, 5), st.integers(0, 99))
+def test_a_tree_without_forks_gives_plain_grpo(steps, group, seed):
+    shape = shape_of(AllSteps(), steps, group)
+    tree = random_tree(shape, seed)
+    for path, leaf in zip(shape.trajectories, shape.leaves, strict=True):
+        for rule in (Terminal(), Terminal(path_weight=1.0)):
+            assert (rule.assign(tree).value[list(path)] == tree.rewards[leaf]).all()
+
+
+@pytest.mark.parametrize("rule", [Terminal(), Terminal(path_weight=1.0), Gain(), TurningPoint(), Value()], ids=repr)
+@given(seed=st.integers(0, 99))
+def test_permuting_siblings_permutes_credit(rule, seed):
+    shape = shape_of(AllSteps(completion=Completion(steps=1)), 4, 3)
+    tree = random_tree(shape, seed)
+    members = [[i for i, node in enumerate(shape.nodes) if node.member == m] for m in range(3)]
+    order = np.arange(len(shape.nodes))
+    for target, source in zip(members, (members[2], members[0], members[1]), strict=True):
+        order[target] = source
+    permuted = ScoredTree(shape, tree.rewards[order], tree.log_probs[order])
+    trained = list(shape.trained)
+    before, after = rule.assign(tree), rule.assign(permuted)
+    np.testing.assert_allclose(after.value[trained], before.value[order][trained])
+
+
+def test_the_comb_credits_each_tooth_with_its_own_reward():
+    shape = shape_of(Comb(teeth=2), 3, 2)
+    credit = Terminal().assign(scored(shape, [1.0, 2.0, 3.0, 4.0])).value
+    assert credit[list(shape.trained)].tolist() == [1.0, 2.0, 3.0, 4.0]
+    assert [len(path) for path in shape.trajectories] == [1] * 4
+
+
+# values, turning points by definition 4.1, by definition 5.1
+TURNS = [
+    ([0.0, 1.0, 2.0, 3.0], [True, False, False], [True, False, False]),
+    ([2.0, 1.0, 3.0, 4.0], [False, True, False], [False, True, False]),
+    ([2.0, 1.0, 5.0, 4.0], [False, True, False], [False, False, False]),
+    ([2.0, 3.0, 1.0, 0.0], [False, True, False], [False, True, False]),
+    ([1.0, 0.0, 2.0, 1.0], [False, False, False], [False, False, False]),
+    ([0.0, 0.0, 1.0, 2.0], [False, False, False], [False, False, False]),
+]
+
+
+@pytest.mark.parametrize(("values", "plain", "consistent"), TURNS)
+def test_turning_points_by_hand(values, plain, consistent):
+    assert turning_points(np.array(values), False).tolist() == plain
+    assert turning_points(np.array(values), True).tolist() == consistent
+
+
+def test_turning_points_get_the_long_term_reward_and_the_others_their_gain():
+    tree, path = one_trajectory([2.0, 1.0, 3.0, 4.0])
+    found = TurningPoint(balance=False).assign(tree)
+    assert found.value[path].tolist() == [-1.0, 4.0 - 1.0, 1.0]
+    assert found.turning[path].tolist() == [False, True, False]
+
+
+def test_balancing_keeps_as_many_of_either_sign_the_largest_first():
+    size = np.array([3.0, -1.0, 2.0, 5.0, -4.0, -2.0, 9.0])
+    chosen = np.array([True, True, True, True, True, False, False])
+    assert (balanced(size, chosen) & chosen).tolist() == [True, True, False, True, True, False, False]
+    only = np.array([True, False, True, True, False, False, False])
+    assert balanced(size, only).all()
+
+
+def test_balanced_away_turning_points_fall_back_to_their_gain():
+    shape = shape_of(AllSteps(completion=Completion()), 3, 3)
+    rewards = np.full(len(shape.nodes), np.nan)
+    for path, values in zip(shape.trajectories, ([2.0, 1.0, 4.0], [2.0, 1.0, 3.0], [2.0, 3.0, 1.0]), strict=True):
+        start = shape.nodes[path[0]].parent
+        for node, value in zip((start, *path), values, strict=True):
+            rewards[shape.completions[node]] = value
+    found = TurningPoint(consistent=False).assign(ScoredTree(shape, rewards))
+    assert [found.turning[path[1]] for path in shape.trajectories] == [True, False, True]
+    assert [found.value[path[1]] for path in shape.trajectories] == [3.0, 2.0, -2.0]
+
+
+def test_discounted_value_by_hand():
+    assert discounted(np.array([1.0, 2.0, 4.0]), 0.5).tolist() == [3.0, 4.0, 4.0]
+    tree, path = one_trajectory([9.0, 1.0, 2.0, 4.0])
+    found = Value(gamma=0.5, absolute=0.1, absolute_steps=2).assign(tree)
+    assert found.value[path].tolist() == [3.0, 4.0, 4.0]
+    assert found.scale[path] == pytest.approx(np.array([3.0, 4.0, 4.0]) / (11 / 3))
+    assert found.offset[path] == pytest.approx([0.1 * 3 * 9 / 11, 0.1 * 4 * 12 / 11, 0.0])
+
+
+def test_value_has_no_weights_where_the_mean_means_nothing():
+    for values in ([0.0, 0.0, 0.0, 0.0], [0.0, 2.0, 4.0, -1.0]):
+        tree, path = one_trajectory(values)
+        assert Value().assign(tree).scale[path].tolist() == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("rule", "plan", "words"),
+    [
+        (Gain(), AllSteps(), "levels [0]"),
+        (Gain(), Comb(teeth=2), "levels [0, 1, 2]"),
+        (Gain(), RandomWindow(size=2, first=1, last=2), "levels [1]"),
+        (TurningPoint(), AllSteps(completion=Completion(every=2)), "every state"),
+        (TurningPoint(), Branch(forks=(0, 1), completion=Completion()), "forks them on the way"),
+        (Value(), AllSteps(), "completion"),
+    ],
+)
+def test_rules_say_what_a_plan_lacks(rule, plan, words):
+    assert words in rule.complaint(shape_of(plan, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("rule", "plan"),
+    [
+        (Terminal(), AllSteps()),
+        (Gain(), Comb(teeth=2, completion=Completion())),
+        (Gain(), Branch(forks=(0, 1), completion=Completion(steps=2))),
+        (Gain(), FixedSteps(steps=(0, 2), completion=Completion())),
+        (TurningPoint(), AllSteps(completion=Completion(steps=1))),
+        (Value(), Branch(forks=(0, 1), completion=Completion(steps=1))),
+    ],
+)
+def test_rules_work_on_every_plan_that_has_what_they_need(rule, plan):
+    shape = shape_of(plan, 4, 4)
+    assert rule.complaint(shape) is None
+    assert np.isfinite(rule.assign(random_tree(shape, 0)).value[list(shape.trained)]).all()
+
+
+def test_one_leaf_trees_have_credit_too():
+    shape = trajectories([SDE, Ode()], 1, shared_start=False)
+    assert Terminal().assign(scored(shape, [0.7])).value[1] == 0.7

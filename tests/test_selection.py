@@ -1,0 +1,71 @@
+"""Which transitions are trained."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowgrpo.sampling.plans.all import AllSteps
+from flowgrpo.sampling.plans.branch import Branch
+from flowgrpo.selection.best_worst import BestWorst
+from flowgrpo.selection.depth import Depth
+from flowgrpo.selection.step_fraction import StepFraction
+from flowgrpo.selection.width import Width
+
+
+def shape_of(plan, steps, group_size):
+    return plan.shape(steps, group_size, 0, np.random.default_rng(0))
+
+
+def choose(rule, shape, advantage=None, update=0, seed=0):
+    advantage = np.zeros(len(shape.nodes)) if advantage is None else advantage
+    chosen = rule.choose(shape, advantage, update, np.random.default_rng(seed))
+    return [i for i in shape.trained if chosen[i]]
+
+
+@given(st.integers(3, 12), st.floats(0.05, 1.0), st.integers(0, 99))
+def test_a_fraction_of_every_trajectory(steps, fraction, seed):
+    shape = shape_of(AllSteps(), steps, 3)
+    chosen = set(choose(StepFraction(fraction=fraction), shape, seed=seed))
+    for path in shape.trajectories:
+        assert len(chosen & set(path)) == max(1, int(fraction * (steps - 1)))
+
+
+def test_the_fraction_is_drawn_anew():
+    shape = shape_of(AllSteps(), 10, 1)
+    assert len({tuple(choose(StepFraction(fraction=0.3), shape, seed=seed)) for seed in range(20)}) > 10
+
+
+def test_best_and_worst_trajectories():
+    shape = shape_of(AllSteps(), 3, 6)
+    advantage = np.zeros(len(shape.nodes))
+    for path, value in zip(shape.trajectories, [0.3, -2.0, 1.0, 0.1, 2.0, -0.5], strict=True):
+        advantage[list(path)] = value
+    chosen = choose(BestWorst(keep=4), shape, advantage)
+    assert sorted({shape.nodes[i].member for i in chosen}) == [1, 2, 4, 5] and len(chosen) == 8
+    assert "only 6" in BestWorst(keep=8).complaint(shape)
+
+
+def test_width_keeps_the_best_child_of_the_last_forks():
+    shape = shape_of(Branch(forks=(0, 2)), 5, 4)
+    advantage = np.zeros(len(shape.nodes))
+    for path, value in zip(shape.trajectories, [0.1, 0.2, 3.0, -1.0], strict=True):
+        advantage[list(path[2:])] = value
+    before_last_forks = {i for i in shape.trained if shape.nodes[i].step <= 2}
+    best = {i for member in (1, 2) for i in shape.trajectories[member][2:]}
+    assert set(choose(Width(), shape, advantage)) == before_last_forks | best
+    extremes = {*shape.trajectories[2][2:], *shape.trajectories[3][2:]}
+    assert set(choose(Width(keep="extremes", fraction=0.25), shape, advantage)) == before_last_forks | extremes
+    assert "none" in Width().complaint(shape_of(AllSteps(), 4, 2))
+
+
+@pytest.mark.parametrize(("first", "last", "expected"), [(6, 4, [6, 6, 5, 5, 4, 4, 4]), (4, 6, [4, 4, 5, 5, 6, 6, 6])])
+def test_the_depth_window_slides_either_way(first, last, expected):
+    shape = shape_of(AllSteps(), 12, 1)
+    rule = Depth(size=2, first=first, last=last, every=2)
+    for update, begin in enumerate(expected):
+        left_out = {shape.nodes[i].step - 1 for i in shape.trained} - {
+            shape.nodes[i].step - 1 for i in choose(rule, shape, update=update)
+        }
+        assert left_out == {begin, begin + 1}
+    assert "nothing to train" in Depth(size=30, first=0, last=0).complaint(shape)
