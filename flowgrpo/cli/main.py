@@ -12,6 +12,8 @@ COMMANDS = {
     "train": "train a model from a config or shipped recipe",
     "plan": "the bill of a config: geometry, network evaluations, memory; loads no weights",
     "sample": "generate with a model, with or without a LoRA",
+    "compare": "runs against one another: held-out gains with intervals, at the end and at equal cost",
+    "study": "train recipes with several seeds at an equal budget, then compare them",
     "rewards": "list, describe and probe rewards",
     "doctor": "versions, devices and disk, to paste into an issue",
 }

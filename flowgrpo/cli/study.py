@@ -1,0 +1,46 @@
+"""`flowgrpo study CONFIG... [--seeds 0 1 2] [--evaluations N] [--points 5] [--workers 1] [--out DIR] [--set a.b=c ...]`."""
+
+import argparse
+from pathlib import Path
+
+from flowgrpo.errors import UserError
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("configs", nargs="+", metavar="CONFIG", help="YAML files or shipped recipes; the first is the baseline")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="SEED", help="seeds of each recipe (0 1 2)")
+    parser.add_argument(
+        "--evaluations", type=_positive, metavar="N", help="network evaluations of each run (the cheapest recipe's own budget)"
+    )
+    parser.add_argument("--points", type=_positive, default=5, help="held-out evaluations along each run (5)")
+    parser.add_argument("--workers", type=_positive, default=1, help="runs at a time, sharing the CPU cores (1)")
+    parser.add_argument("--out", default="study", help="folder for runs, logs and the comparison (study)")
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="a.b=c", help="values to change in every recipe")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from flowgrpo.runs.compare_page import markdown, write_comparison
+    from flowgrpo.study import comparison_of, plan, train
+
+    out = Path(arguments.out)
+    trials = plan(arguments.configs, arguments.seeds, arguments.evaluations, arguments.points, arguments.set, out)
+    try:
+        train(trials, arguments.workers)
+    except KeyboardInterrupt as error:
+        raise UserError("interrupted; the same command goes on with the runs that are missing") from error
+    failed = [trial for trial in trials if not trial.finished()]
+    if len(failed) < len(trials):
+        comparison = comparison_of(trials)
+        write_comparison(comparison, out)
+        print(markdown(comparison))
+    if failed:
+        logs = ", ".join(str(trial.log) for trial in failed)
+        raise UserError(f"{len(failed)} of {len(trials)} runs failed; mend what the end of {logs} says and repeat the command")
+    return 0
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is less than 1")
+    return value

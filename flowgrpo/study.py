@@ -1,0 +1,161 @@
+"""A study: every recipe with every seed at an equal budget of network evaluations, each run a process of its own.
+
+A study folder holds `runs/`, `logs/`, `study.json` (how far every run is; a record, never read back) and the comparison.
+A run folder belongs to a trial if its resolved config is the trial's, so a study goes on where it stopped, and another
+budget or override makes other runs.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+from flowgrpo.cli.plan import bill_of
+from flowgrpo.cli.train import recipe_name
+from flowgrpo.config import Config, load_config, parse_yaml
+from flowgrpo.errors import UserError
+from flowgrpo.runs.checkpoint import checkpoints
+from flowgrpo.runs.compare import Comparison, compare
+from flowgrpo.runs.curve import recipe_of
+
+ALL_PROMPTS = 1_000_000
+NOT_EXAM = {"every", "limit_between", "batch", "pictures"}
+PATIENCE = 0.2
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One recipe with one seed. `overrides` turn the recipe `source` into `config`."""
+
+    source: str
+    overrides: list[str]
+    config: Config
+    out: Path
+
+    @property
+    def name(self) -> str:
+        return recipe_name(self.source)
+
+    @property
+    def log(self) -> Path:
+        return self.out / "logs" / f"{self.name}-{self.config.seed}.log"
+
+    def finished(self) -> Path | None:
+        """The run folder, once it holds what a run writes last."""
+        return next((run for run in self._runs() if (run / "report.html").is_file()), None)
+
+    def begin(self, threads: int) -> subprocess.Popen[bytes]:
+        """Train in a new process, on from the last checkpoint if there is one.
+
+        Threads that wait sleep, not spin: a machine shared with other work would slow them down many times over.
+        """
+        stopped = [run for run in self._runs() if checkpoints(run)]
+        resume = ["--resume", f"{stopped[-1]}"] if stopped else []
+        command = [sys.executable, "-m", "flowgrpo", "train", self.source, *self.overrides, *resume]
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as log:
+            environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "OMP_NUM_THREADS": f"{threads}"}
+            return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+
+    def _runs(self) -> list[Path]:
+        """The folders of this trial, oldest first."""
+        folders = [file.parent for file in sorted((self.out / "runs").glob("*/config.yaml"))]
+        return [run for run in folders if recipe_of(run) == self.name and self._made(run)]
+
+    def _made(self, run: Path) -> bool:
+        saved = parse_yaml((run / "config.yaml").read_text(encoding="utf-8"))
+        return {**saved, "output": ""} == {**self.config.model_dump(mode="json"), "output": ""}
+
+
+def plan(
+    sources: Sequence[str], seeds: Sequence[int], evaluations: int | None, points: int, overrides: Sequence[str], out: Path
+) -> list[Trial]:
+    """The trials, the first seed of all recipes first. `evaluations` of the network each; None: the cheapest recipe's own."""
+    configs = {source: load_config(source, overrides) for source in sources}
+    _check(configs)
+    costs = {source: bill_of(config)["network_evaluations_per_update"] for source, config in configs.items()}
+    budget = evaluations or min(config.updates * costs[source] for source, config in configs.items())
+    updates = {source: max(1, round(budget / cost)) for source, cost in costs.items()}
+    return [_trial(source, seed, updates[source], points, overrides, out) for seed in dict.fromkeys(seeds) for source in configs]
+
+
+def _trial(source: str, seed: int, updates: int, points: int, overrides: Sequence[str], out: Path) -> Trial:
+    """What the study must decide comes after the user's overrides."""
+    everything = [
+        f"checkpoint_every={updates}",
+        *overrides,
+        f"seed={seed}",
+        f"updates={updates}",
+        f"output={json.dumps(str(out / 'runs'))}",
+        f"evaluation.every={max(1, updates // points)}",
+        f"evaluation.limit_between={ALL_PROMPTS}",
+    ]
+    return Trial(source, everything, load_config(source, everything), out)
+
+
+def _check(configs: dict[str, Config]) -> None:
+    for source, config in configs.items():
+        if config.evaluation is None:
+            raise UserError(f"{source} has no `evaluation`, so a study has nothing to compare; add this section to it")
+    for first, second in combinations(configs, 2):
+        if recipe_name(first) == recipe_name(second):
+            raise UserError(f"{first} and {second} would both be called '{recipe_name(first)}'; rename one of the files")
+        if differ := _differences(configs[first], configs[second]):
+            fields = ", ".join(f"evaluation.{key}" for key in differ)
+            raise UserError(f"{first} and {second} differ in {fields}; give both the same, for example with --set")
+
+
+def _differences(one: Config, other: Config) -> list[str]:
+    """Fields of the held-out evaluation that decide what is measured."""
+    assert one.evaluation and other.evaluation
+    left, right = (evaluation.model_dump(exclude=NOT_EXAM) for evaluation in (one.evaluation, other.evaluation))
+    return [key for key in left if left[key] != right[key]]
+
+
+def train(trials: Sequence[Trial], workers: int) -> None:
+    """Train what is not finished, `workers` at a time. A run that fails does not stop the others; an interrupt ends all."""
+    waiting = [trial for trial in trials if not trial.finished()]
+    running: dict[subprocess.Popen[bytes], Trial] = {}
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                trial = waiting.pop(0)
+                print(f"{trial.name}, seed {trial.config.seed}: begins, log in {trial.log}", file=sys.stderr)
+                running[trial.begin(threads)] = trial
+            time.sleep(PATIENCE)
+            for process in [process for process in running if process.poll() is not None]:
+                trial = running.pop(process)
+                state = "ends" if trial.finished() else "FAILED"
+                print(f"{trial.name}, seed {trial.config.seed}: {state}; {len(waiting)} runs wait", file=sys.stderr)
+                write_index(trials)
+    finally:
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.wait()
+
+
+def write_index(trials: Sequence[Trial]) -> None:
+    """`study.json`, whole or as it was."""
+    rows = []
+    for trial in trials:
+        finished = trial.finished()
+        row = {"recipe": trial.name, "seed": trial.config.seed, "updates": trial.config.updates, "log": str(trial.log)}
+        rows.append({**row, "finished": finished is not None, "run": finished and str(finished)})
+    file = trials[0].out / "study.json"
+    partial = file.with_suffix(".partial")
+    partial.write_text(json.dumps(rows, indent=1))
+    partial.replace(file)
+
+
+def comparison_of(trials: Sequence[Trial]) -> Comparison:
+    """The finished runs against one another, in the order in which the recipes were named."""
+    order = list(dict.fromkeys(trial.source for trial in trials))
+    runs = [trial.finished() for trial in sorted(trials, key=lambda trial: order.index(trial.source))]
+    return compare([run for run in runs if run])
