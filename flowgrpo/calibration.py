@@ -21,8 +21,8 @@ from flowgrpo.scored import group_rewards
 from flowgrpo.scoring import Scorer
 
 
-def calibrate(config: Config, policy: Policy, prompts: Sequence[Prompt], scorer: Scorer, processes: Processes) -> Config:
-    """The config with the noise levels of kernel `calibrated` found, and nothing left to calibrate.
+def calibrate(config: Config, policy: Policy, prompts: Sequence[Prompt], scorer: Scorer, processes: Processes) -> list[float]:
+    """[S] noise levels for kernel `calibrated`.
 
     Each round rolls out the groups of some prompts and counts, step by step, how many transitions raised and how many lowered
     the value of their state. Where the two are balanced the noise does no harm and its level rises, else it falls.
@@ -32,10 +32,10 @@ def calibrate(config: Config, policy: Policy, prompts: Sequence[Prompt], scorer:
     chosen = spread(prompts, calibration.prompts)
     levels = np.full(config.policy.steps, float(config.rollout.plan.kernel.model_dump()["level"]))
     for round_ in bar(range(calibration.rounds), "calibrate", processes.is_main):
-        signs = _signs(with_levels(config, levels), policy, processes.share(chosen), scorer, round_)
+        signs = _signs(with_levels(config, levels.tolist()), policy, processes.share(chosen), scorer, round_)
         raised, lowered = np.sum(processes.gather([signs]), axis=0)
         levels = adjusted(levels, raised, lowered, calibration)
-    return with_levels(config, levels).model_copy(update={"calibration": None})
+    return [round(float(level), 6) for level in levels]
 
 
 def adjusted(levels: np.ndarray, raised: np.ndarray, lowered: np.ndarray, calibration: CalibrationConfig) -> np.ndarray:
@@ -49,9 +49,9 @@ def adjusted(levels: np.ndarray, raised: np.ndarray, lowered: np.ndarray, calibr
     return np.clip(levels + change, calibration.least, calibration.most)
 
 
-def with_levels(config: Config, levels: np.ndarray) -> Config:
+def with_levels(config: Config, levels: Sequence[float]) -> Config:
     plan = config.rollout.plan
-    kernel = plan.kernel.model_copy(update={"levels": tuple(round(float(level), 6) for level in levels)})
+    kernel = plan.kernel.model_copy(update={"levels": tuple(levels)})
     changed = config.rollout.model_copy(update={"plan": plan.model_copy(update={"kernel": kernel})})
     return config.model_copy(update={"rollout": changed})
 

@@ -50,16 +50,13 @@ class Trial:
         return next((run for run in self._runs() if (run / "report.html").is_file()), None)
 
     def begin(self, threads: int) -> subprocess.Popen[bytes]:
-        """Train in a new process, on from the last checkpoint if there is one.
-
-        Threads that wait sleep, not spin: a machine shared with other work would slow them down many times over.
-        """
+        """Train in a new process, on from the last checkpoint if there is one."""
         stopped = [run for run in self._runs() if checkpoints(run)]
         resume = ["--resume", f"{stopped[-1]}"] if stopped else []
         command = [sys.executable, "-m", "flowgrpo", "train", self.source, *self.overrides, *resume]
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
-            environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "OMP_NUM_THREADS": f"{threads}"}
+            environment = {**os.environ, "OMP_NUM_THREADS": f"{threads}"}
             return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
 
     def _runs(self) -> list[Path]:

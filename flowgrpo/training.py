@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from flowgrpo.calibration import calibrate
+from flowgrpo.calibration import calibrate, with_levels
 from flowgrpo.config import Config
 from flowgrpo.errors import UserError
 from flowgrpo.evaluation import HeldOut, compare, evaluate, spread
@@ -52,14 +52,23 @@ class Training:
         )
         self.processes = Processes(self.accelerator)
         self.policy: Policy = config.policy.build(self.processes.device, config.seed)
-        if config.calibration:
-            self.config = config = calibrate(config, self.policy, prompts, self.scorer, self.processes)
-        self.trainer = Trainer(config, self.policy, prompts, self.scorer, self.processes)
         made = [folder.new_run(config.output, name)] if self.processes.is_main and resume is None else []
         self.run: Path = resume or self.processes.gather(made)[0]
+        self.trainer = Trainer(self._calibrated(prompts), self.policy, prompts, self.scorer, self.processes)
         self.seconds = 0.0
         if tracked:
             self.accelerator.init_trackers("flowgrpo", config=config.model_dump(mode="json"))
+
+    def _calibrated(self, prompts: list[Prompt]) -> Config:
+        """The config to train with; what was calibrated once stays with the run."""
+        if self.config.calibration is None:
+            return self.config
+        levels = folder.load_calibration(self.run)
+        if levels is None:
+            levels = calibrate(self.config, self.policy, prompts, self.scorer, self.processes)
+            if self.processes.is_main:
+                folder.save_calibration(self.run, levels)
+        return with_levels(self.config, levels)
 
     def begin(self, resume: bool) -> None:
         """Restore the last checkpoint, or probe the rewards and evaluate the untrained policy."""

@@ -14,6 +14,7 @@ COMMANDS = {
     "sample": "generate with a model, with or without a LoRA",
     "compare": "runs against one another: held-out gains with intervals, at the end and at equal cost",
     "study": "train recipes with several seeds at an equal budget, then compare them",
+    "completions": "how well cheap completions of intermediate states stand in for exact ones",
     "rewards": "list, describe and probe rewards",
     "doctor": "versions, devices and disk, to paste into an issue",
 }

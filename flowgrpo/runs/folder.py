@@ -1,4 +1,4 @@
-"""The run folder: config.yaml, metrics.jsonl, samples/, held_out.json, tree.json, checkpoint-N/, report.html."""
+"""A run folder: config.yaml, calibration.json, metrics.jsonl, samples/, held_out.json, tree.json, checkpoint-N/, report.html."""
 
 import json
 import time
@@ -39,6 +39,16 @@ def newest_run(output: str, name: str) -> Path:
 
 def write_config(run: Path, config: Config) -> None:
     (run / "config.yaml").write_text(dump(config))
+
+
+def save_calibration(run: Path, levels: list[float]) -> None:
+    (run / "calibration.json").write_text(json.dumps({"levels": levels}))
+
+
+def load_calibration(run: Path) -> list[float] | None:
+    """The noise levels that this run has found already."""
+    path = run / "calibration.json"
+    return json.loads(path.read_text())["levels"] if path.is_file() else None
 
 
 def append_metrics(run: Path, metrics: Mapping[str, Any]) -> None:
