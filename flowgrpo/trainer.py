@@ -116,8 +116,7 @@ class Trainer:
     def _optimise(self, parts: list[Part], scored: Scored) -> dict[str, float]:
         totals = Totals()
         work = [(part, self._trained(part, scored)) for part in parts]
-        taus = [transitions.law.tau for _, batches in work for transitions in batches]
-        mean_tau = float(torch.cat(taus).mean()) if taus else 1.0
+        mean_tau = self._mean_tau([transitions for _, batches in work for transitions in batches])
         steps = [slots for _ in range(self.config.optimizer.epochs) for slots in self.minibatches()]
         for slots in bar(steps, "optimise", self.processes.is_main):
             count = int(scored.kept[slots].sum())
@@ -127,6 +126,11 @@ class Trainer:
                         self._accumulate(part, batches, scored, mean_tau, count, totals)
                 self._step(totals)
         return totals.metrics(self.processes)
+
+    def _mean_tau(self, batches: list[Transitions]) -> float:
+        """Over the transitions of all processes."""
+        sums = self.processes.gather([(float(t.law.tau.sum()), len(t.law.tau)) for t in batches])
+        return sum(tau for tau, _ in sums) / max(1, sum(count for _, count in sums))
 
     def _trained(self, part: Part, scored: Scored) -> list[Transitions]:
         """The batches that hold something to train. They are the rollout's own, unless a selection thins them out."""

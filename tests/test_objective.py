@@ -50,6 +50,14 @@ def test_groups_without_variance_leave_the_loss_and_the_statistics():
     assert not one([3.0, 3.0, 1.0, 1.0])[1].any()
 
 
+def test_a_set_of_one_has_nothing_to_compare_with():
+    alone = Place(GROUP, np.arange(4), STEP)
+    values, kept = one([0.0, 1.0, 2.0, 6.0], alone, mean="root", std="root", ddof=1, eps=0.0)
+    assert values.tolist() == [0.0] * 4 and not kept.any()
+    values, _ = one([0.0, 1.0, 2.0, 6.0], alone, mean="root", std="root", ddof=1, zero_variance="keep")
+    assert values.tolist() == [0.0] * 4
+
+
 @pytest.mark.parametrize(
     ("scope", "expected"),
     [

@@ -155,6 +155,19 @@ def test_one_evaluation_per_state_is_what_the_network_sees(pipelines, name):
         assert torch.equal(t.law.log_prob(t.states[t.parent], v[t.parent], t.next_states).detach(), t.log_prob)
 
 
+def test_siblings_are_on_density_and_correlate_as_stated(pipelines):
+    """The published code multiplies sibling noise by 4 and scores it as if it had not; here every residual is standard normal."""
+    policy = build(pipelines, "sd3")
+    shape = Branch(forks=(0,), fan_out=8, split_scale=1.0).shape(4, 8, 0, np.random.default_rng(0))
+    block = rollout(policy, PROMPTS, shape, (0, 0), 16, keep_predictions=True)
+    fork = block.transitions[0]
+    mean = fork.law.mean(fork.states[fork.parent], fork.prediction[fork.parent])
+    residual = ((fork.next_states - mean) / fork.law.tau.view(-1, 1, 1, 1)).unflatten(0, (2, 8)).flatten(2)
+    assert float(residual.var()) == pytest.approx(1.0, abs=0.1)
+    gram = torch.einsum("gad,gbd->gab", residual, residual) / residual.shape[2]
+    assert float(gram[:, ~torch.eye(8, dtype=torch.bool)].mean()) == pytest.approx(0.5, abs=0.1)
+
+
 def leaf_images(block, shape, leaves):
     """[groups, leaves, ...]: the pictures of these leaves."""
     images = block.samples.images.unflatten(0, (len(block.prompts), len(shape.leaves)))

@@ -4,39 +4,41 @@ import json
 from pathlib import Path
 from typing import Any
 
-from flowgrpo.credit import ScoredTree
+import numpy as np
+
 from flowgrpo.scored import Scored
 from flowgrpo.trainer import Part
 
 
 def save_tree(run: Path, part: Part, scored: Scored) -> None:
-    """Write `tree.json` and the pictures of the part's first group.
+    """Write `tree.json` and the pictures of the part's most varied group.
 
-    A state's `value` and picture are those of its deterministic completion. Completions that are there for nothing else
-    (probes) are not listed.
+    A state that was completed only to be valued (by probes, which are not listed) has that completion's picture and reward.
     """
-    slot, shape = part.slots[0], part.block.shape
+    shape = part.block.shape
+    spread = [scored.total[slot, list(shape.outcomes)].std() for slot in part.slots]
+    group = int(np.argmax(spread))
     folder = run / "samples" / "tree"
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = part.block.samples[: len(shape.leaves)].pil()
+    pictures = part.block.samples[group * len(shape.leaves) : (group + 1) * len(shape.leaves)].pil()
     images = {leaf: f"samples/tree/{leaf:04d}.png" for leaf in shape.leaves}
     for leaf, picture in zip(shape.leaves, pictures, strict=True):
         picture.save(run / images[leaf])
-    values = ScoredTree(shape, scored.total[slot]).values
-    nodes = [_node(i, scored, slot, float(values[i]), images) for i, node in enumerate(shape.nodes) if not node.probe]
-    (run / "tree.json").write_text(json.dumps({"prompt": part.block.prompts[0].text, "nodes": nodes}))
+    nodes = [_node(i, scored, part.slots[group], images) for i, node in enumerate(shape.nodes) if not node.probe]
+    (run / "tree.json").write_text(json.dumps({"prompt": part.block.prompts[group].text, "nodes": nodes}))
 
 
-def _node(i: int, scored: Scored, slot: int, value: float, images: dict[int, str]) -> dict[str, Any]:
-    node, completion = scored.shape.nodes[i], scored.shape.completions[i]
+def _node(i: int, scored: Scored, slot: int, images: dict[int, str]) -> dict[str, Any]:
+    node, leaf = scored.shape.nodes[i], scored.shape.completions[i]
+    shown = leaf if leaf is not None and (leaf == i or scored.shape.nodes[leaf].probe) else None
     return {
         "id": i,
         "parent": node.parent,
         "step": node.step,
         "kernel": node.kernel.type if node.kernel else None,
         "trained": node.trained,
-        "value": None if completion is None else value,
+        "value": None if shown is None else float(scored.total[slot, shown]),
         "advantage": float(scored.advantage[slot, i]) if scored.kept[slot, i] else None,
         "turning": bool(scored.turning[slot, i]),
-        "image": None if completion is None else images[completion],
+        "image": None if shown is None else images[shown],
     }
