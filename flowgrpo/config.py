@@ -85,7 +85,8 @@ class CalibrationConfig(Section):
 class OptimizerConfig(Section):
     """AdamW. `steps_per_update` optimizer steps share a rollout, each on its own part of the prompts, `epochs` times over.
 
-    The learning rate rises linearly over `warmup` updates; with `decay: linear` it falls to 0 at the end of the run.
+    The learning rate rises linearly over `warmup` updates, and falls linearly to 0 over `decay_over` updates. It depends on the
+    number of the update only, so a run that is resumed with more `updates` is the one that had them from the start.
     """
 
     lr: PositiveFloat
@@ -96,7 +97,7 @@ class OptimizerConfig(Section):
     steps_per_update: PositiveInt = 1
     epochs: PositiveInt = 1
     warmup: NonNegativeInt = 0
-    decay: Literal["none", "linear"] = "none"
+    decay_over: PositiveInt | None = None
 
 
 class EmaConfig(Section):
@@ -166,6 +167,11 @@ class Config(Section):
             raise ValueError(
                 f"optimizer.steps_per_update = {self.optimizer.steps_per_update} must divide "
                 f"rollout.prompts_per_update = {rollout.prompts_per_update}"
+            )
+        if self.updates > (decay_over := self.optimizer.decay_over or self.updates):
+            raise ValueError(
+                f"updates = {self.updates}, but the learning rate is 0 from update optimizer.decay_over = {decay_over} on; "
+                f"set optimizer.decay_over={self.updates} too"
             )
         if self.evaluation and self.evaluation.metric not in self.rewards:
             raise ValueError(f"evaluation.metric '{self.evaluation.metric}' is not one of {sorted(self.rewards)}")

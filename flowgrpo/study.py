@@ -82,12 +82,14 @@ def plan(
 
 
 def _trial(source: str, seed: int, updates: int, points: int, overrides: Sequence[str], out: Path) -> Trial:
-    """What the study must decide comes after the user's overrides."""
+    """What the study must decide comes after the user's overrides; a learning rate that falls does so over the trial."""
+    falls = load_config(source, overrides).optimizer.decay_over is not None
     everything = [
         f"checkpoint_every={updates}",
         *overrides,
         f"seed={seed}",
         f"updates={updates}",
+        *([f"optimizer.decay_over={updates}"] if falls else []),
         f"output={json.dumps(str(out / 'runs'))}",
         f"evaluation.every={max(1, updates // points)}",
         f"evaluation.limit_between={ALL_PROMPTS}",

@@ -202,8 +202,8 @@ class Trainer:
     def _set_learning_rate(self) -> None:
         optimizer = self.config.optimizer
         share = min(1.0, (self.updates + 1) / optimizer.warmup) if optimizer.warmup else 1.0
-        if optimizer.decay == "linear":
-            share *= 1.0 - self.updates / self.config.updates
+        if optimizer.decay_over:
+            share *= 1.0 - self.updates / optimizer.decay_over
         for group in self.optimizer.param_groups:
             group["lr"] = optimizer.lr * share
 

@@ -153,7 +153,8 @@ def test_the_lora_loads_with_plain_diffusers_and_gives_the_images_of_sample(caps
     pipe.set_progress_bar_config(disable=True)
     pipe.load_lora_weights(str(lora))
     generators = [torch.Generator().manual_seed(5 + i) for i in range(2)]
-    plain = pipe(["a red circle", "two squares"], num_inference_steps=8, generator=generators, **call).images
+    steps = load_config("mini/flow_grpo").evaluation.steps
+    plain = pipe(["a red circle", "two squares"], num_inference_steps=steps, generator=generators, **call).images
     plain = np.stack([np.asarray(image) for image in plain]).astype(int)
     assert np.abs(plain - pictures["with"]).max() <= 1
     assert np.abs(plain - pictures["without"]).max() > 1
