@@ -3,7 +3,9 @@
 P prompts, N nodes, S steps.
 """
 
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,21 +23,31 @@ from flowgrpo.scored import group_rewards
 from flowgrpo.scoring import Scorer
 
 
-def calibrate(config: Config, policy: Policy, prompts: Sequence[Prompt], scorer: Scorer, processes: Processes) -> list[float]:
-    """[S] noise levels for kernel `calibrated`.
+@dataclass(frozen=True)
+class Calibration:
+    """Noise levels, one per step, and what it cost to find them."""
+
+    levels: list[float]
+    network_evaluations: int
+    seconds: float
+
+
+def calibrate(config: Config, policy: Policy, prompts: Sequence[Prompt], scorer: Scorer, processes: Processes) -> Calibration:
+    """Noise levels for kernel `calibrated`.
 
     Each round rolls out the groups of some prompts and counts, step by step, how many transitions raised and how many lowered
     the value of their state. Where the two are balanced the noise does no harm and its level rises, else it falls.
     """
-    calibration = config.calibration
+    calibration, begin, evaluations = config.calibration, time.perf_counter(), 0
     assert calibration is not None
     chosen = spread(prompts, calibration.prompts)
     levels = np.full(config.policy.steps, float(config.rollout.plan.kernel.model_dump()["level"]))
     for round_ in bar(range(calibration.rounds), "calibrate", processes.is_main):
-        signs = _signs(with_levels(config, levels.tolist()), policy, processes.share(chosen), scorer, round_)
+        signs, cost = _signs(with_levels(config, levels.tolist()), policy, processes.share(chosen), scorer, round_)
         raised, lowered = np.sum(processes.gather([signs]), axis=0)
         levels = adjusted(levels, raised, lowered, calibration)
-    return [round(float(level), 6) for level in levels]
+        evaluations += sum(processes.gather([cost]))
+    return Calibration([round(float(level), 6) for level in levels], evaluations, round(time.perf_counter() - begin, 2))
 
 
 def adjusted(levels: np.ndarray, raised: np.ndarray, lowered: np.ndarray, calibration: CalibrationConfig) -> np.ndarray:
@@ -56,17 +68,18 @@ def with_levels(config: Config, levels: Sequence[float]) -> Config:
     return config.model_copy(update={"rollout": changed})
 
 
-def _signs(config: Config, policy: Policy, prompts: Sequence[Prompt], scorer: Scorer, round_: int) -> np.ndarray:
-    """[2, S]: how many transitions of each step raised and how many lowered the value."""
+def _signs(config: Config, policy: Policy, prompts: Sequence[Prompt], scorer: Scorer, round_: int) -> tuple[np.ndarray, int]:
+    """([2, S], network evaluations): how many transitions of each step raised and how many lowered the value."""
     plan, group_size = config.rollout.plan, config.rollout.group_size
     shape = plan.shape(config.policy.steps, group_size, 0, numpy_generator((config.seed, "calibration plan", round_)))
-    counts = np.zeros((2, config.policy.steps), int)
+    counts, cost = np.zeros((2, config.policy.steps), int), 0
     for i in range(0, len(prompts), config.rollout.prompts_per_block):
         block_prompts = prompts[i : i + config.rollout.prompts_per_block]
         block = rollout(policy, block_prompts, shape, (config.seed, "calibration", round_), config.rollout.micro_batch, False)
+        cost += block.network_evaluations
         for rewards in group_rewards(shape, scorer(block.samples)):
             total = np.sum([scorer.weights[label] * values for label, values in rewards.items()], axis=0)
             gains = Gain().assign(ScoredTree(shape, total)).value
             for node in shape.trained:
                 counts[:, shape.nodes[node].step - 1] += (gains[node] > 0, gains[node] < 0)
-    return counts
+    return counts, cost

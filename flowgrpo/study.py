@@ -75,9 +75,11 @@ def plan(
     """The trials, the first seed of all recipes first. `evaluations` of the network each; None: the cheapest recipe's own."""
     configs = {source: load_config(source, overrides) for source in sources}
     _check(configs)
-    costs = {source: bill_of(config)["network_evaluations_per_update"] for source, config in configs.items()}
-    budget = evaluations or min(config.updates * costs[source] for source, config in configs.items())
-    updates = {source: max(1, round(budget / cost)) for source, cost in costs.items()}
+    bills = {source: bill_of(config) for source, config in configs.items()}
+    costs = {source: bill["network_evaluations_per_update"] for source, bill in bills.items()}
+    first = {source: bill["network_evaluations_before_training"] for source, bill in bills.items()}
+    budget = evaluations or min(first[source] + config.updates * costs[source] for source, config in configs.items())
+    updates = {source: max(1, round((budget - first[source]) / cost)) for source, cost in costs.items()}
     return [_trial(source, seed, updates[source], points, overrides, out) for seed in dict.fromkeys(seeds) for source in configs]
 
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +66,10 @@ class Training:
             return self.config
         levels = folder.load_calibration(self.run)
         if levels is None:
-            levels = calibrate(self.config, self.policy, prompts, self.scorer, self.processes)
+            found = calibrate(self.config, self.policy, prompts, self.scorer, self.processes)
+            levels = found.levels
             if self.processes.is_main:
-                folder.save_calibration(self.run, levels)
+                folder.save_calibration(self.run, asdict(found))
         return with_levels(self.config, levels)
 
     def begin(self, resume: bool) -> None:

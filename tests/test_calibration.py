@@ -7,7 +7,8 @@ import numpy as np
 
 from flowgrpo.calibration import adjusted
 from flowgrpo.cli.main import main
-from flowgrpo.config import CalibrationConfig
+from flowgrpo.cli.plan import bill_of
+from flowgrpo.config import CalibrationConfig, load_config
 
 
 def test_levels_rise_where_gains_and_losses_balance_and_fall_elsewhere():
@@ -29,9 +30,12 @@ def test_a_run_calibrates_once_and_resumes_with_what_it_found(tmp_path, monkeypa
     (tmp_path / "bright.py").write_text("def bright(samples):\n    return samples.images.mean((1, 2, 3)).tolist()\n")
     assert main(["train", "mini/dense_grpo", *SMALL, "updates=1", "checkpoint_every=1"]) == 0
     run = Path(json.loads(capsys.readouterr().out.splitlines()[-1])["run"])
-    found = json.loads((run / "calibration.json").read_text())["levels"]
-    assert len(found) == 6 and found[-1] == 0.7 != found[0]  # the last step is deterministic, nothing is counted there
-    (run / "calibration.json").write_text(json.dumps({"levels": [0.5] * 6}))
+    found = json.loads((run / "calibration.json").read_text())
+    levels = found["levels"]
+    assert len(levels) == 6 and levels[-1] == 0.7 != levels[0]  # the last step is deterministic, nothing is counted there
+    bill = bill_of(load_config("mini/dense_grpo", SMALL))
+    assert found["network_evaluations"] == bill["network_evaluations_before_training"] == 2 * 2 * 3 * 21
+    (run / "calibration.json").write_text(json.dumps({**found, "levels": [0.5] * 6}))
     assert main(["train", "mini/dense_grpo", "updates=2", "--resume", str(run)]) == 0
     assert json.loads((run / "calibration.json").read_text())["levels"] == [0.5] * 6
 

@@ -184,14 +184,14 @@ def test_dpmpp_2m_equals_diffusers_solver():
     alphas = tuple(float((1.0 / (1.0 + s**2)) ** 0.5) for s in scheduler.sigmas)
     sigmas = tuple(float(s / (1.0 + s**2) ** 0.5) for s in scheduler.sigmas)
     schedule = Schedule(alphas, sigmas, tuple(float(t) for t in scheduler.timesteps), "epsilon")
-    x = expected = torch.randn(1, 16, dtype=torch.float64)
+    x = expected = torch.linspace(-2.0, 2.0, 16, dtype=torch.float64)[None]
     memory: list[torch.Tensor | None] = [None]
     for i, t in enumerate(scheduler.timesteps):
-        v = torch.tanh(x * (i + 1.0))
+        v = torch.tanh(0.3 * x) + 0.1 * i
         law = GaussianLaw.of([Move(DpmPp2m(), i, i + 1, i - 1 if i else None)], schedule, CPU)
         expected = scheduler.step(v, t, expected).prev_sample
         x, memory = law.sample(x, v, [Noise(("k",))], memory), [law.memory(x, v)[0]]
-        assert torch.allclose(x.double(), expected.double(), atol=2e-5), i
+        torch.testing.assert_close(x.double(), expected.double(), atol=1e-4, rtol=1e-4)
 
 
 def test_dpmpp_2m_is_second_order_and_a_jump_of_it_is_exact_for_a_constant_velocity():

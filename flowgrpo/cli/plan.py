@@ -6,6 +6,7 @@ from typing import Any
 
 from flowgrpo.config import Config, load_config
 from flowgrpo.sampling.keys import numpy_generator
+from flowgrpo.sampling.shape import Shape
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,6 +42,7 @@ def bill_of(config: Config, processes: int = 1) -> dict[str, Any]:
         "network_evaluations_per_sample": shape.network_evaluations / rollout.group_size,
         "trained_transitions_per_sample": len(shape.trained) / rollout.group_size,
         "network_evaluations_per_update": evaluations,
+        "network_evaluations_before_training": _calibration(config, shape),
         "optimizer_steps_per_update": optimizer.steps_per_update * optimizer.epochs,
         "blocks_per_optimizer_step": blocks,
         "idle_processes": max(0, processes - blocks),
@@ -48,6 +50,11 @@ def bill_of(config: Config, processes: int = 1) -> dict[str, Any]:
         "peak_memory_bytes": sum(memory.values()),
         "memory_bytes": memory,
     }
+
+
+def _calibration(config: Config, shape: Shape) -> int:
+    calibration = config.calibration
+    return shape.network_evaluations * calibration.rounds * calibration.prompts if calibration else 0
 
 
 def table(bill: dict[str, Any]) -> str:

@@ -72,7 +72,7 @@ def read_run(path: Path) -> Run:
     before = load_scores(path, "before")[metric]
     rows = _metrics(path / "metrics.jsonl")
     training = [row for row in rows if "network_evaluations" in row]
-    costs = np.cumsum([(0.0, 0.0), *((row["network_evaluations"], _seconds(row)) for row in training)], axis=0)
+    costs = np.cumsum([_calibration(path), *((row["network_evaluations"], _seconds(row)) for row in training)], axis=0)
     spent = {row["update"]: cost for row, cost in zip(training, costs[1:], strict=True)}
     finished = (path / "held_out.json").is_file() and len(training) == config["updates"]
     after = load_scores(path, "after")[metric] if finished else None
@@ -97,6 +97,13 @@ def _metrics(path: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except json.JSONDecodeError as error:
         raise UserError(f"{path} has a line that is not JSON ({error}); remove that line") from error
+
+
+def _calibration(path: Path) -> tuple[float, float]:
+    """What a run spent before its first update."""
+    file = path / "calibration.json"
+    found = json.loads(file.read_text()) if file.is_file() else {"network_evaluations": 0.0, "seconds": 0.0}
+    return found["network_evaluations"], found["seconds"]
 
 
 def _seconds(row: dict[str, Any]) -> float:

@@ -41,8 +41,8 @@ def write_config(run: Path, config: Config) -> None:
     (run / "config.yaml").write_text(dump(config))
 
 
-def save_calibration(run: Path, levels: list[float]) -> None:
-    (run / "calibration.json").write_text(json.dumps({"levels": levels}))
+def save_calibration(run: Path, found: Mapping[str, Any]) -> None:
+    (run / "calibration.json").write_text(json.dumps(found))
 
 
 def load_calibration(run: Path) -> list[float] | None:
