@@ -38,3 +38,8 @@ def find_config(source: str) -> Path:
     if name in known:
         return known[name]
     raise UserError(f"no config file or shipped recipe '{source}' ({nearest(name, known)})")
+
+
+def recipe_name(source: str) -> str:
+    """What the runs of a config file or shipped recipe are called."""
+    return Path(source).stem if Path(source).is_file() else source.replace("/", "-")

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from flowgrpo.bill import bill_of
 from flowgrpo.calibration import adjusted
 from flowgrpo.cli.main import main
-from flowgrpo.cli.plan import bill_of
 from flowgrpo.config import CalibrationConfig, load_config
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import yaml
 
+from flowgrpo.bill import bill_of
 from flowgrpo.cli.main import main
-from flowgrpo.cli.plan import bill_of
 from flowgrpo.config import load_config
 from flowgrpo.errors import UserError
 from flowgrpo.runs.compare import compare

@@ -7,8 +7,8 @@ import sys
 import pytest
 import yaml
 
+from flowgrpo.bill import bill_of
 from flowgrpo.cli.main import main
-from flowgrpo.cli.plan import bill_of
 from flowgrpo.config import dump, load_config
 from flowgrpo.errors import UserError
 from flowgrpo.paths import recipes

@@ -16,8 +16,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from conftest import CALLS
+from flowgrpo.bill import bill_of
 from flowgrpo.cli.main import main
-from flowgrpo.cli.plan import bill_of
 from flowgrpo.config import load_config
 from flowgrpo.errors import UserError
 from flowgrpo.paths import locate, recipes

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from flowgrpo.config import Config, load_config
 from flowgrpo.errors import UserError
+from flowgrpo.paths import recipe_name
 from flowgrpo.runs.folder import newest_run
 
 
@@ -36,10 +37,6 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"open {summary['run']}/report.html", file=sys.stderr)
         print(json.dumps(summary))
     return 0
-
-
-def recipe_name(source: str) -> str:
-    return Path(source).stem if Path(source).is_file() else source.replace("/", "-")
 
 
 def resumed_config(run: Path, overrides: list[str]) -> Config:
