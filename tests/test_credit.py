@@ -89,6 +89,8 @@ def test_terminal_credit_ignores_completions():
 def test_gains_by_hand():
     tree, path = one_trajectory([1.0, 3.0, 2.0, 6.0])
     assert Gain().assign(tree).value[path].tolist() == [2.0, -1.0, 4.0]
+    assert Gain(baseline=0.5).assign(tree).value[path].tolist() == [2.5, 0.5, 5.0]
+    assert Gain(baseline=0.0).assign(tree).value[path].tolist() == [3.0, 2.0, 6.0]
 
 
 def test_gains_between_completed_states_are_shared_by_the_steps_between():

@@ -3,24 +3,28 @@
 from typing import Literal
 
 import numpy as np
+from pydantic import Field
 
 from flowgrpo.credit import Credit, Credited, ScoredTree, needs_values
 from flowgrpo.sampling.shape import Shape
 
 
 class Gain(Credit):
-    """V(x') - V(x), V the reward of a state's deterministic completion (eq. 8 there, with the step's own sign).
+    """V(x') - b V(x), V the reward of a state's deterministic completion and b = `baseline`.
 
-    Along a trajectory the gains telescope to V(end) - V(start). Where only some states are completed, every transition
-    between two of them gets the gain from the one to the other.
+    With b = 1 (the paper's) the gains of a trajectory telescope to V(end) - V(start). V(x) does not depend on the transition,
+    so b changes the variance only, and the best b is Cov(V', V) / Var(V): subtracting V(x) whole pays where the two
+    correlate by more than 1/2, and doubles the variance where strong noise makes x' forget x. b = 0 credits the new value.
+    Where only some states are completed, every transition between two of them gets the gain from the one to the other.
     """
 
     type: Literal["gain"] = "gain"
+    baseline: float = Field(default=1.0, ge=0.0, le=1.0)
 
     def assign(self, tree: ScoredTree) -> Credited:
         credit = np.full(len(tree.shape.nodes), np.nan)
         for node in tree.shape.trained:
-            credit[node] = _after(tree, node) - _before(tree, node)
+            credit[node] = _after(tree, node) - self.baseline * _before(tree, node)
         return Credited(credit)
 
     def complaint(self, shape: Shape) -> str | None:
