@@ -1,4 +1,4 @@
-"""How well cheap completions stand in for exact ones: gains of the same transitions, by correlation and by cost.
+"""What completions are worth for a model, a reward and a noise level: cheap ones against exact ones, gains against final rewards.
 
 P prompts, G group, C trained transitions.
 """
@@ -10,8 +10,9 @@ from itertools import chain
 import numpy as np
 
 from flowgrpo.config import Config
-from flowgrpo.credit import ScoredTree
+from flowgrpo.credit import Credit, ScoredTree
 from flowgrpo.credit.gain import Gain
+from flowgrpo.credit.terminal import Terminal
 from flowgrpo.errors import UserError
 from flowgrpo.policies.protocol import Policy
 from flowgrpo.prompts import Prompt
@@ -46,35 +47,66 @@ class Quality:
     pictures: float
 
 
-def measure(config: Config, policy: Policy, prompts: Sequence[Prompt], scorer: Scorer) -> list[Quality]:
+@dataclass(frozen=True)
+class StepWorth:
+    """The transitions of one step, exactly completed, within their groups.
+
+    `correlation` of the value after with the value before it, the `baseline` of credit `gain` with the least variance, and the
+    variance of the final reward over that of the gain: how many times fewer samples the gain needs for the same signal.
+    """
+
+    step: int
+    correlation: float
+    baseline: float
+    variance_ratio: float
+
+
+def measure(config: Config, policy: Policy, prompts: Sequence[Prompt], scorer: Scorer) -> tuple[list[Quality], list[StepWorth]]:
     """Every candidate completes the states of the very same trajectories: same prompts, same noise."""
-    group_size = config.rollout.group_size
-    exact, shape = _gains(config, policy, prompts, scorer, EXACT)
+    trees = {name: _trees(config, policy, prompts, scorer, completion) for name, completion in CANDIDATES.items()}
+    steps = _steps(trees["exact"][0].shape)
+    exact = _credit(Gain(), trees["exact"])
     if exact.std() == 0.0:
         raise UserError("no transition changed the reward; give more --prompts, a stronger noise level or a finer reward")
-    steps = np.array([shape.nodes[i].step for i in shape.trained])
-    found = []
-    for name, completion in CANDIDATES.items():
-        gains, own = _gains(config, policy, prompts, scorer, completion)
-        found.append(
-            Quality(
-                name,
-                _correlation(gains, exact),
-                _correlation(_centred(gains, steps), _centred(exact, steps)),
-                own.network_evaluations / group_size,
-                len(own.leaves) / group_size,
-            )
-        )
-    return found
+    qualities = [_quality(name, own, exact, config.rollout.group_size) for name, own in trees.items()]
+    after, final = _credit(Gain(baseline=0.0), trees["exact"]), _credit(Terminal(), trees["exact"])
+    centred = [_centred(values, steps) for values in (after, after - exact, exact, final)]
+    return qualities, [_worth(step, *(x[:, steps == step].ravel() for x in centred)) for step in np.unique(steps)]
 
 
-def _gains(
-    config: Config, policy: Policy, prompts: Sequence[Prompt], scorer: Scorer, completion: Completion
-) -> tuple[np.ndarray, Shape]:
-    """[P, C] gains under a completion, and the shape that they belong to."""
+def _quality(name: str, trees: list[ScoredTree], exact: np.ndarray, group_size: int) -> Quality:
+    shape, gains = trees[0].shape, _credit(Gain(), trees)
+    steps = _steps(shape)
+    return Quality(
+        name,
+        _correlation(gains, exact),
+        _correlation(_centred(gains, steps), _centred(exact, steps)),
+        shape.network_evaluations / group_size,
+        len(shape.leaves) / group_size,
+    )
+
+
+def _worth(step: int, after: np.ndarray, before: np.ndarray, gain: np.ndarray, final: np.ndarray) -> StepWorth:
+    slope = float((after * before).mean() / before.var()) if before.var() else 0.0
+    ratio = float(final.var() / gain.var()) if gain.var() else np.inf
+    return StepWorth(int(step), _correlation(after, before), min(max(slope, 0.0), 1.0), ratio)
+
+
+def _steps(shape: Shape) -> np.ndarray:
+    """[C]: the steps that the trained transitions make, from 0."""
+    return np.array([shape.nodes[i].step - 1 for i in shape.trained])
+
+
+def _credit(rule: Credit, trees: list[ScoredTree]) -> np.ndarray:
+    """[P, C]"""
+    return np.stack([rule.assign(tree).value[list(tree.shape.trained)] for tree in trees])
+
+
+def _trees(config: Config, policy: Policy, prompts: Sequence[Prompt], scorer: Scorer, completion: Completion) -> list[ScoredTree]:
+    """P trees under a completion."""
     plan = config.rollout.plan.model_copy(update={"completion": completion})
     shape = plan.shape(config.policy.steps, config.rollout.group_size, 0, numpy_generator((config.seed, "plan", 0)))
-    size, trained = config.rollout.prompts_per_block, list(shape.trained)
+    size = config.rollout.prompts_per_block
     if complaint := Gain().complaint(shape):
         raise UserError(f"this plan has no gains to measure: {complaint}")
     blocks = [
@@ -83,7 +115,7 @@ def _gains(
     ]
     rows = chain.from_iterable(group_rewards(shape, scorer(block.samples)) for block in blocks)
     totals = [np.sum([scorer.weights[label] * values for label, values in row.items()], axis=0) for row in rows]
-    return np.stack([Gain().assign(ScoredTree(shape, total)).value[trained] for total in totals]), shape
+    return [ScoredTree(shape, total) for total in totals]
 
 
 def _centred(gains: np.ndarray, steps: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 import argparse
 import json
 from dataclasses import asdict
+from typing import Any
 
 from flowgrpo.config import load_config
 
@@ -11,7 +12,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help="a YAML file or the name of a shipped recipe, e.g. mini/dense_grpo")
     parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="values to change")
     parser.add_argument("--prompts", type=int, default=48, help="how many training prompts, spread over the file")
-    parser.add_argument("--json", action="store_true", help="print one JSON list")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -26,13 +27,13 @@ def run(arguments: argparse.Namespace) -> int:
     prompts = spread(load_prompts(config.rollout.prompts), arguments.prompts)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     policy = config.policy.build(device, config.seed)
-    rows = [asdict(quality) for quality in measure(config, policy, prompts, Scorer(config.rewards))]
-    print(json.dumps(rows) if arguments.json else table(rows))
+    qualities, worths = measure(config, policy, prompts, Scorer(config.rewards))
+    found = {"completions": [asdict(row) for row in qualities], "steps": [asdict(row) for row in worths]}
+    print(json.dumps(found) if arguments.json else f"{completions_table(found['completions'])}\n\n{steps_table(found['steps'])}")
     return 0
 
 
-def table(rows: list[dict[str, float]]) -> str:
-    """Markdown."""
+def completions_table(rows: list[dict[str, Any]]) -> str:
     lines = [
         "| completion | correlation of gains | of centred gains | network evaluations per sample | pictures per sample |",
         "|---|---|---|---|---|",
@@ -40,4 +41,15 @@ def table(rows: list[dict[str, float]]) -> str:
     for row in rows:
         name, gains, centred, evaluations, pictures = row.values()
         lines.append(f"| {name} | {gains:.2f} | {centred:.2f} | {evaluations:.1f} | {pictures:.1f} |")
+    return "\n".join(lines)
+
+
+def steps_table(rows: list[dict[str, Any]]) -> str:
+    lines = [
+        "| step | correlation of values before and after | best baseline | variance, final reward / gain |",
+        "|---|---|---|---|",
+    ]
+    for row in rows:
+        step, correlation, baseline, ratio = row.values()
+        lines.append(f"| {step} | {correlation:.2f} | {baseline:.2f} | {ratio:.1f} |")
     return "\n".join(lines)
