@@ -10,16 +10,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from flowgrpo.config import CalibrationConfig, Config
-from flowgrpo.credit import ScoredTree
 from flowgrpo.credit.gain import Gain
 from flowgrpo.evaluation import spread
 from flowgrpo.policies.protocol import Policy
 from flowgrpo.processes import Processes
 from flowgrpo.progress import bar
 from flowgrpo.prompts import Prompt
+from flowgrpo.sampling.kernels.calibrated import Calibrated
 from flowgrpo.sampling.keys import numpy_generator
-from flowgrpo.sampling.rollout import rollout
-from flowgrpo.scored import group_rewards
+from flowgrpo.scored import scored_trees
 from flowgrpo.scoring import Scorer
 
 
@@ -38,10 +37,10 @@ def calibrate(config: Config, policy: Policy, prompts: Sequence[Prompt], scorer:
     Each round rolls out the groups of some prompts and counts, step by step, how many transitions raised and how many lowered
     the value of their state. Where the two are balanced the noise does no harm and its level rises, else it falls.
     """
-    calibration, begin, evaluations = config.calibration, time.perf_counter(), 0
-    assert calibration is not None
+    calibration, kernel, begin, evaluations = config.calibration, config.rollout.plan.kernel, time.perf_counter(), 0
+    assert calibration is not None and isinstance(kernel, Calibrated)
     chosen = spread(prompts, calibration.prompts)
-    levels = np.full(config.policy.steps, float(config.rollout.plan.kernel.model_dump()["level"]))
+    levels = np.full(config.policy.steps, kernel.level)
     for round_ in bar(range(calibration.rounds), "calibrate", processes.is_main):
         signs, cost = _signs(with_levels(config, levels.tolist()), policy, processes.share(chosen), scorer, round_)
         raised, lowered = np.sum(processes.gather([signs]), axis=0)
@@ -72,14 +71,10 @@ def _signs(config: Config, policy: Policy, prompts: Sequence[Prompt], scorer: Sc
     """([2, S], network evaluations): how many transitions of each step raised and how many lowered the value."""
     plan, group_size = config.rollout.plan, config.rollout.group_size
     shape = plan.shape(config.policy.steps, group_size, 0, numpy_generator((config.seed, "calibration plan", round_)))
-    counts, cost = np.zeros((2, config.policy.steps), int), 0
-    for i in range(0, len(prompts), config.rollout.prompts_per_block):
-        block_prompts = prompts[i : i + config.rollout.prompts_per_block]
-        block = rollout(policy, block_prompts, shape, (config.seed, "calibration", round_), config.rollout.micro_batch, False)
-        cost += block.network_evaluations
-        for rewards in group_rewards(shape, scorer(block.samples)):
-            total = np.sum([scorer.weights[label] * values for label, values in rewards.items()], axis=0)
-            gains = Gain().assign(ScoredTree(shape, total)).value
-            for node in shape.trained:
-                counts[:, shape.nodes[node].step - 1] += (gains[node] > 0, gains[node] < 0)
+    trees, cost = scored_trees(config, policy, scorer, prompts, shape, (config.seed, "calibration", round_))
+    counts = np.zeros((2, config.policy.steps), int)
+    for tree in trees:
+        gains = Gain().assign(tree).value
+        for node in shape.trained:
+            counts[:, shape.nodes[node].step - 1] += (gains[node] > 0, gains[node] < 0)
     return counts, cost

@@ -5,7 +5,6 @@ P prompts, G group, C trained transitions.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
 
@@ -19,9 +18,8 @@ from flowgrpo.prompts import Prompt
 from flowgrpo.sampling.completion import Completion
 from flowgrpo.sampling.kernels.dpmpp_2m import DpmPp2m
 from flowgrpo.sampling.keys import numpy_generator
-from flowgrpo.sampling.rollout import rollout
 from flowgrpo.sampling.shape import Shape
-from flowgrpo.scored import group_rewards
+from flowgrpo.scored import scored_trees
 from flowgrpo.scoring import Scorer
 
 EXACT = Completion()
@@ -106,16 +104,10 @@ def _trees(config: Config, policy: Policy, prompts: Sequence[Prompt], scorer: Sc
     """P trees under a completion."""
     plan = config.rollout.plan.model_copy(update={"completion": completion})
     shape = plan.shape(config.policy.steps, config.rollout.group_size, 0, numpy_generator((config.seed, "plan", 0)))
-    size = config.rollout.prompts_per_block
     if complaint := Gain().complaint(shape):
         raise UserError(f"this plan has no gains to measure: {complaint}")
-    blocks = [
-        rollout(policy, prompts[i : i + size], shape, (config.seed, "completions"), config.rollout.micro_batch, False)
-        for i in range(0, len(prompts), size)
-    ]
-    rows = chain.from_iterable(group_rewards(shape, scorer(block.samples)) for block in blocks)
-    totals = [np.sum([scorer.weights[label] * values for label, values in row.items()], axis=0) for row in rows]
-    return [ScoredTree(shape, total) for total in totals]
+    trees, _ = scored_trees(config, policy, scorer, prompts, shape, (config.seed, "completions"))
+    return trees
 
 
 def _centred(gains: np.ndarray, steps: np.ndarray) -> np.ndarray:

@@ -152,9 +152,8 @@ class Config(Section):
             raise ValueError(f"rollout.plan.kernel '{plan.kernel.type}' is deterministic: there is nothing to train")
         if complaint := plan.complaint(self.policy.steps, rollout.group_size):
             raise ValueError(f"rollout.plan: {complaint}")
-        levels = plan.kernel.levels if isinstance(plan.kernel, Calibrated) else ()
-        if levels and len(levels) != self.policy.steps:
-            raise ValueError(f"rollout.plan.kernel.levels: {len(levels)} levels for policy.steps = {self.policy.steps}")
+        if complaint := plan.kernel.complaint(self.policy.steps):
+            raise ValueError(f"rollout.plan.{complaint}")
         if plan.completion and (complaint := plan.completion.complaint(self.policy.steps)):
             raise ValueError(f"rollout.plan: {complaint}")
         shape = plan.shape(self.policy.steps, rollout.group_size, 0, np.random.default_rng(0))

@@ -11,9 +11,12 @@ import numpy as np
 from flowgrpo.config import Config
 from flowgrpo.credit import Credited, ScoredTree
 from flowgrpo.objective.advantage import Place, Stream, advantages, varies
+from flowgrpo.policies.protocol import Policy
 from flowgrpo.prompts import Prompt
-from flowgrpo.sampling.keys import numpy_generator
+from flowgrpo.sampling.keys import Key, numpy_generator
+from flowgrpo.sampling.rollout import rollout
 from flowgrpo.sampling.shape import Shape
+from flowgrpo.scoring import Scorer
 
 
 @dataclass(frozen=True)
@@ -63,10 +66,27 @@ def group_rewards(shape: Shape, scores: Mapping[str, np.ndarray]) -> list[dict[s
     return [dict(zip(nodes, group, strict=True)) for group in zip(*nodes.values(), strict=True)]
 
 
+def weighted_sum(rewards: Mapping[str, np.ndarray], weights: Mapping[str, float]) -> np.ndarray:
+    return np.sum([weights[label] * values for label, values in rewards.items()], axis=0)
+
+
+def scored_trees(
+    config: Config, policy: Policy, scorer: Scorer, prompts: Sequence[Prompt], shape: Shape, key: Key
+) -> tuple[list[ScoredTree], int]:
+    """One group of this shape for each prompt, scored by the rewards' weighted sum; and the network evaluations of it all."""
+    size, trees, evaluations = config.rollout.prompts_per_block, [], 0
+    for i in range(0, len(prompts), size):
+        block = rollout(policy, prompts[i : i + size], shape, key, config.rollout.micro_batch, False)
+        rows = group_rewards(shape, scorer(block.samples))
+        trees += [ScoredTree(shape, weighted_sum(row, scorer.weights)) for row in rows]
+        evaluations += block.network_evaluations
+    return trees, evaluations
+
+
 def assess(config: Config, shape: Shape, prompts: Sequence[Prompt], groups: Sequence[Group], update: int) -> Scored:
     weights = {label: reward.weight for label, reward in config.rewards.items()}
     rewards = {label: np.stack([group.rewards[label] for group in groups]) for label in weights}
-    total = np.sum([weights[label] * values for label, values in rewards.items()], axis=0)
+    total = weighted_sum(rewards, weights)
     summed = config.advantage.aggregate == "rewards"
     credited = {
         label: [config.credit.assign(ScoredTree(shape, row, group.log_probs)) for row, group in zip(values, groups, strict=True)]

@@ -1,4 +1,4 @@
-"""A training run from config to report: evaluate, train, checkpoint, evaluate, write it all down."""
+"""A training run from config to report: probe, calibrate, evaluate, train, checkpoint, evaluate, write it all down."""
 
 import json
 import shutil
@@ -53,6 +53,8 @@ class Training:
         )
         self.processes = Processes(self.accelerator)
         self.policy: Policy = config.policy.build(self.processes.device, config.seed)
+        if resume is None:
+            self._probe(prompts)
         made = [folder.new_run(config.output, name)] if self.processes.is_main and resume is None else []
         self.run: Path = resume or self.processes.gather(made)[0]
         self.trainer = Trainer(self._calibrated(prompts), self.policy, prompts, self.scorer, self.processes)
@@ -73,11 +75,9 @@ class Training:
         return with_levels(self.config, levels)
 
     def begin(self, resume: bool) -> None:
-        """Restore the last checkpoint, or probe the rewards and evaluate the untrained policy."""
+        """Restore the last checkpoint, or evaluate the untrained policy."""
         if resume:
             self._restore()
-        else:
-            self._probe(list(self.trainer.sampler.prompts))
         if self.processes.is_main:
             folder.write_config(self.run, self.config)
         if self.config.evaluation and not (self.run / "samples" / "before.json").exists():

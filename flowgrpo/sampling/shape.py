@@ -100,11 +100,9 @@ class Shape:
 
     def path(self, node: int) -> list[int]:
         """The node and its ancestors, the start last."""
-        found, at = [], self.nodes[node].parent
-        found.append(node)
-        while at is not None:
-            found.append(at)
-            at = self.nodes[at].parent
+        found = [node]
+        while (parent := self.nodes[found[-1]].parent) is not None:
+            found.append(parent)
         return found
 
     def move(self, i: int) -> Move:
@@ -112,9 +110,8 @@ class Shape:
         node = self.nodes[i]
         assert node.parent is not None and node.kernel is not None
         parent = self.nodes[node.parent]
-        remembered = parent.parent is not None and parent.kernel is not None and parent.kernel.multistep
-        before = self.nodes[parent.parent].step if remembered and parent.parent is not None else None
-        return Move(node.kernel, parent.step, node.step, before)
+        remembered = parent.parent if parent.kernel is not None and parent.kernel.multistep else None
+        return Move(node.kernel, parent.step, node.step, None if remembered is None else self.nodes[remembered].step)
 
     @classmethod
     def chains(cls, moves: Sequence[tuple[Kernel, int]], group_size: int, shared_start: bool) -> Self:

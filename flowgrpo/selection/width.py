@@ -22,9 +22,9 @@ class Width(Selection):
     fraction: float = Field(default=0.25, gt=0.0, le=0.5)
 
     def choose(self, shape: Shape, advantage: np.ndarray, update: int, rng: np.random.Generator) -> np.ndarray:
-        tails = {path[-1]: self._tail(shape, path) for path in shape.trajectories}
+        tails = [self._tail(shape, path) for path in shape.trajectories]
         chosen = np.ones(len(shape.nodes), bool)
-        after = [node for tail in tails.values() for node in tail]
+        after = [node for tail in tails for node in tail]
         chosen[after] = False
         if self.keep == "extremes":
             order = sorted(after, key=lambda node: float(advantage[node]))
@@ -32,7 +32,7 @@ class Width(Selection):
             chosen[[*order[:count], *order[-count:]]] = True
             return chosen
         forks: dict[int | None, list[list[int]]] = {}
-        for tail in tails.values():
+        for tail in tails:
             forks.setdefault(shape.nodes[tail[0]].parent, []).append(tail)
         for siblings in forks.values():
             chosen[max(siblings, key=lambda tail: float(advantage[tail].mean()))] = True

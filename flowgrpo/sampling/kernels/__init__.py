@@ -31,6 +31,10 @@ class Kernel(Component):
         """Weight of x0_hat - (x0_hat of the state before) in the mean, for a multistep kernel."""
         return 0.0
 
+    def complaint(self, steps: int) -> str | None:
+        """Why the kernel can't serve a schedule of this many steps, or None."""
+        return None
+
     def log_prob_scale(self, tau: float) -> float:
         """Factor on the Gaussian log-density (1 unless a paper's own convention is asked for)."""
         return 1.0

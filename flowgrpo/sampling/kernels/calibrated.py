@@ -1,12 +1,11 @@
 """An SDE with a noise level of its own for every step (DenseGRPO, arXiv 2601.20218)."""
 
-from math import sqrt
 from typing import Literal
 
 from pydantic import PositiveFloat
 
-from flowgrpo.errors import UserError
 from flowgrpo.sampling.kernels import Kernel
+from flowgrpo.sampling.kernels._sde import sde_coefficients
 from flowgrpo.sampling.levels import Step
 
 
@@ -21,7 +20,9 @@ class Calibrated(Kernel):
     levels: tuple[PositiveFloat, ...] = ()
 
     def coefficients(self, step: Step) -> tuple[float, float]:
-        if not step.is_flow:
-            raise UserError("kernel calibrated needs a flow-matching model; use ddim for a diffusion model")
-        s = self.levels[step.index] if self.levels else self.level
-        return step.sigma_next - s * s * step.dt / (2.0 * step.sigma), s * sqrt(step.dt)
+        return sde_coefficients(self.type, step, self.levels[step.index] if self.levels else self.level)
+
+    def complaint(self, steps: int) -> str | None:
+        if not self.levels or len(self.levels) == steps:
+            return None
+        return f"kernel.levels: {len(self.levels)} levels for policy.steps = {steps}"

@@ -5,8 +5,8 @@ from typing import Literal
 
 from pydantic import PositiveFloat
 
-from flowgrpo.errors import UserError
 from flowgrpo.sampling.kernels import Kernel
+from flowgrpo.sampling.kernels._sde import sde_coefficients
 from flowgrpo.sampling.levels import Step
 
 
@@ -20,8 +20,5 @@ class FlowSde(Kernel):
     noise_level: PositiveFloat = 0.7
 
     def coefficients(self, step: Step) -> tuple[float, float]:
-        if not step.is_flow:
-            raise UserError("kernel flow_sde needs a flow-matching model; use ddim for a diffusion model")
         denominator = 1.0 - (step.sigma_second if step.sigma == 1.0 else step.sigma)
-        s = self.noise_level * sqrt(step.sigma / denominator)
-        return step.sigma_next - s * s * step.dt / (2.0 * step.sigma), s * sqrt(step.dt)
+        return sde_coefficients(self.type, step, self.noise_level * sqrt(step.sigma / denominator))
