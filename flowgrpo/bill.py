@@ -15,15 +15,16 @@ def bill_of(config: Config, processes: int = 1) -> dict[str, Any]:
     minibatch = rollout.prompts_per_update // optimizer.steps_per_update
     blocks = -(-minibatch // rollout.prompts_per_block)
     memory = config.policy.memory_bytes(min(rollout.micro_batch, rollout.prompts_per_block * rollout.group_size))
-    evaluations = shape.network_evaluations * rollout.prompts_per_update
+    per_group = shape.network_evaluations + config.policy.posed_states * len(shape.trained)
+    evaluations = per_group * rollout.prompts_per_update
     return {
         "steps": config.policy.steps,
         "prompts_per_update": rollout.prompts_per_update,
         "group_size": rollout.group_size,
         "samples_per_update": config.samples_per_update,
         "pictures_scored_per_update": len(shape.leaves) * rollout.prompts_per_update,
-        "network_evaluations_per_group": shape.network_evaluations,
-        "network_evaluations_per_sample": shape.network_evaluations / rollout.group_size,
+        "network_evaluations_per_group": per_group,
+        "network_evaluations_per_sample": per_group / rollout.group_size,
         "trained_transitions_per_sample": len(shape.trained) / rollout.group_size,
         "network_evaluations_per_update": evaluations,
         "network_evaluations_before_training": _calibration(config, shape),

@@ -29,6 +29,7 @@ from flowgrpo.errors import UserError
 from flowgrpo.objective import AdvantageConfig, ObjectiveConfig
 from flowgrpo.paths import find_config
 from flowgrpo.policies import AnyPolicy
+from flowgrpo.sampling.kernels import GaussianKernel
 from flowgrpo.sampling.kernels.calibrated import Calibrated
 from flowgrpo.sampling.plans import AnyPlan
 from flowgrpo.sampling.plans.all import AllSteps
@@ -157,9 +158,17 @@ class Config(Section):
         if plan.completion and (complaint := plan.completion.complaint(self.policy.steps)):
             raise ValueError(f"rollout.plan: {complaint}")
         shape = plan.shape(self.policy.steps, rollout.group_size, 0, np.random.default_rng(0))
-        complaints = [self.credit.complaint(shape), *(rule.complaint(shape) for rule in self.selection)]
+        for kernel in filter(None, (node.kernel for node in shape.nodes)):
+            if not isinstance(kernel, self.policy.kernels):
+                raise ValueError(f"kernel '{kernel.type}' can't move the states of policy '{self.policy.type}'")
+        complaints = [self.policy.complaint(shape), self.credit.complaint(shape)]
+        complaints += [rule.complaint(shape) for rule in self.selection]
         if complaint := next(filter(None, complaints), None):
             raise ValueError(complaint)
+        if self.policy.kernels is not GaussianKernel and (setting := self.objective.needs_noise_scale):
+            raise ValueError(
+                f"objective.{setting} needs a Gaussian law; the steps of policy '{self.policy.type}' have no noise scale"
+            )
         if self.calibration and (complaint := self._calibration_complaint(shape)):
             raise ValueError(complaint)
         if rollout.prompts_per_update % self.optimizer.steps_per_update:

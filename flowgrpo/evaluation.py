@@ -20,12 +20,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Scores [N] by reward label for N prompts, and pictures of some of them by row."""
+    """Scores [N] by reward label for N prompts, and some of the samples by row."""
 
     prompts: list[Prompt]
     seeds: list[int]
     scores: dict[str, np.ndarray]
-    pictures: dict[int, Image]
+    shown: dict[int, Image | str]
 
 
 def evaluate(
@@ -36,15 +36,15 @@ def evaluate(
     processes: Processes,
     pictures: int,
 ) -> HeldOut:
-    """Generate one sample per prompt, seed `config.seed + row in the file`, score it, and keep `pictures` of them."""
+    """Generate one sample per prompt, seed `config.seed + row in the file`, score it, and keep `pictures` of them to look at."""
     seeds = [config.seed + prompt.index for prompt in prompts]
     shown = set(spread(range(len(prompts)), pictures))
     starts = processes.share(range(0, len(prompts), config.batch))
-    mine: list[tuple[int, dict[str, np.ndarray], dict[int, Image]]] = []
+    mine: list[tuple[int, dict[str, np.ndarray], dict[int, Image | str]]] = []
     for start in bar(starts, "evaluate", processes.is_main):
         rows = slice(start, start + config.batch)
         samples = policy.generate(prompts[rows], seeds[rows], config.steps)
-        kept = {start + i: samples[i : i + 1].pil()[0] for i in range(len(samples)) if start + i in shown}
+        kept = {start + i: samples[i : i + 1].shown()[0] for i in range(len(samples)) if start + i in shown}
         mine.append((start, scorer(samples), kept))
     parts = sorted(processes.gather(mine), key=lambda part: part[0])
     scores = {label: np.concatenate([s[label] for _, s, _ in parts]) for label in scorer.rewards}

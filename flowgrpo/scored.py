@@ -5,6 +5,7 @@ P groups (prompts) of one shape with N nodes; C trained transitions of the whole
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -21,10 +22,14 @@ from flowgrpo.scoring import Scorer
 
 @dataclass(frozen=True)
 class Group:
-    """The rollout of one prompt, scored: rewards by label and log-probs, [N] each, NaN where there is none."""
+    """The rollout of one prompt, scored: rewards by label and log-probs, [N] each, NaN where there is none.
+
+    `decisions` [N] is how many decisions of a transition count.
+    """
 
     rewards: dict[str, np.ndarray]
     log_probs: np.ndarray
+    decisions: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,8 @@ class Scored:
     """An update's groups. All arrays are [P, N].
 
     `rewards`, by label, are NaN where not scored; `total` is their weighted sum. `kept` says which transitions are trained:
-    their credit differs from that of others in their set, and the selection has chosen them. `turning` marks turning points.
+    their credit differs from that of others in their set, they made `decisions`, and the selection has chosen them. `turning`
+    marks turning points.
     """
 
     shape: Shape
@@ -40,7 +46,13 @@ class Scored:
     total: np.ndarray
     advantage: np.ndarray
     kept: np.ndarray
+    decisions: np.ndarray
     turning: np.ndarray
+
+    def counted(self, slots: Sequence[int], unit: Literal["transition", "decision"]) -> float:
+        """How many kept transitions these groups have, or decisions of such."""
+        kept = self.kept[slots]
+        return float(kept.sum() if unit == "transition" else self.decisions[slots][kept].sum())
 
     def metrics(self) -> dict[str, float]:
         outcomes, trained = list(self.shape.outcomes), list(self.shape.trained)
@@ -98,7 +110,9 @@ def assess(config: Config, shape: Shape, prompts: Sequence[Prompt], groups: Sequ
     advantage, kept = np.zeros(total.shape), np.zeros(total.shape, bool)
     advantage[:, trained], kept[:, trained] = (x.reshape(len(groups), -1) for x in (values, varied))
     kept &= np.stack([_selected(config, shape, row, prompt, update) for row, prompt in zip(advantage, prompts, strict=True)])
-    return Scored(shape, rewards, total, advantage, kept, _turning(list(credited.values()), total.shape))
+    decisions = np.stack([group.decisions for group in groups])
+    kept &= decisions > 0
+    return Scored(shape, rewards, total, advantage, kept, decisions, _turning(list(credited.values()), total.shape))
 
 
 def _stream(trees: Sequence[Credited], trained: list[int]) -> Stream:

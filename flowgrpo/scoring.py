@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
-import torch
 
 from flowgrpo.config import RewardConfig
 from flowgrpo.errors import UserError, said
@@ -68,14 +67,10 @@ def _checked(label: str, reward: Reward, samples: Samples) -> np.ndarray:
 
 
 def probe(scorer: Scorer, samples: Samples) -> None:
-    """Stop before a run starts if a reward fails on real samples or can't tell them from noise and blank pictures."""
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.rand(samples.images.shape, generator=generator)
-    blank = torch.full_like(samples.images, 0.5)
-    everything = [samples, *(Samples(images, samples.prompts, samples.metadata, samples.group) for images in (noise, blank))]
-    for label, values in scorer(Samples.concatenate(everything)).items():
-        if np.ptp(values) == 0.0:
+    """Stop before a run starts if a reward fails on real samples or can't tell them from what shows nothing."""
+    for label, values in scorer(Samples.concatenate([samples, *samples.meaningless()])).items():
+        if scorer.weights[label] and np.ptp(values) == 0.0:
             raise UserError(
-                f"reward '{label}' gave {values[0]:g} to all of {len(values)} probe samples (pictures of the model, noise, "
-                "blank): a constant reward trains nothing"
+                f"reward '{label}' gave {values[0]:g} to all of {len(values)} probe samples (the model's own, noise, "
+                "nothing): a constant reward trains nothing"
             )

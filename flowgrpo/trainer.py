@@ -1,7 +1,7 @@
 """The GRPO trainer. It knows policies, plans, rewards, credit and objectives by their protocols only.
 
 Per update: draw prompts, roll out a tree for each, score the leaves, give credit, optimise.
-P prompts, T trained transitions per group, B states of one network evaluation, C trained transitions that leave them.
+P prompts, B states of one network evaluation, C trained transitions that leave them, D decisions of a transition.
 """
 
 import time
@@ -18,7 +18,7 @@ from torch import Tensor
 from flowgrpo.config import Config
 from flowgrpo.ema import Ema
 from flowgrpo.errors import UserError
-from flowgrpo.objective.loss import LossInputs, Terms, noise_weights, terms
+from flowgrpo.objective.loss import LossInputs, Terms, noise_weights, shares, terms
 from flowgrpo.policies.protocol import Policy
 from flowgrpo.processes import Processes
 from flowgrpo.progress import bar
@@ -107,11 +107,13 @@ class Trainer:
     def _groups(self, part: Part) -> list[tuple[int, Group]]:
         shape = part.block.shape
         log_probs = np.full((len(part.slots), len(shape.nodes)), np.nan)
-        for transitions in part.block.transitions:
-            rows, nodes = zip(*transitions.places, strict=True)
-            log_probs[rows, nodes] = transitions.log_prob.cpu().numpy()
+        decisions = np.zeros_like(log_probs)
+        for t in part.block.transitions:
+            rows, nodes = zip(*t.places, strict=True)
+            log_probs[rows, nodes] = (t.log_prob * t.decisions).sum(1).cpu().numpy()
+            decisions[rows, nodes] = t.decisions.sum(1).cpu().numpy()
         rewards = group_rewards(shape, self.scorer(part.block.samples))
-        return [(slot, Group(row, own)) for slot, row, own in zip(part.slots, rewards, log_probs, strict=True)]
+        return [(slot, Group(*group)) for slot, *group in zip(part.slots, rewards, log_probs, decisions, strict=True)]
 
     def _optimise(self, parts: list[Part], scored: Scored) -> dict[str, float]:
         totals = Totals()
@@ -119,7 +121,7 @@ class Trainer:
         mean_tau = self._mean_tau([transitions for _, batches in work for transitions in batches])
         steps = [slots for _ in range(self.config.optimizer.epochs) for slots in self.minibatches()]
         for slots in bar(steps, "optimise", self.processes.is_main):
-            count = int(scored.kept[slots].sum())
+            count = scored.counted(slots, self.config.objective.reduce)
             if count:
                 for part, batches in work:
                     if part.slots[0] in slots:
@@ -139,17 +141,18 @@ class Trainer:
         return [t.take(rows) if self.config.selection else t for t, rows in pairs if rows]
 
     def _accumulate(
-        self, part: Part, batches: list[Transitions], scored: Scored, mean_tau: float, count: int, totals: "Totals"
+        self, part: Part, batches: list[Transitions], scored: Scored, mean_tau: float, count: float, totals: "Totals"
     ) -> None:
-        """Add the gradient of this part's share of the loss, the mean over `count` kept transitions."""
+        """Add the gradient of this part's share of the loss, the mean over `count` kept transitions or decisions."""
         for transitions in batches:
             at = [(part.slots[g], node) for g, node in transitions.places]
             kept = torch.tensor([bool(scored.kept[p]) for p in at], device=self.policy.device)
             advantage = torch.tensor([scored.advantage[p] for p in at], device=kept.device).float()
-            found = self._terms(transitions, advantage, mean_tau)
-            loss = (found.loss * kept).sum() / count
+            found = self._terms(transitions, advantage[:, None], mean_tau)
+            share = shares(transitions.decisions, kept, self.config.objective)
+            loss = (found.loss * share).sum() / count
             self.scaler.scale(loss).backward()
-            totals.add(found, kept, loss, transitions.step)
+            totals.add(found, share, transitions.decisions, loss, transitions.step)
 
     def _terms(self, t: Transitions, advantage: Tensor, mean_tau: float) -> Terms:
         objective, epochs = self.config.objective, self.config.optimizer.epochs
@@ -161,12 +164,12 @@ class Trainer:
             log_prob=law.log_prob(x, prediction, t.next_states),
             log_prob_old=t.log_prob,
             advantage=advantage,
-            weight=noise_weights(law.tau, objective, mean_tau),
-            tau=law.tau,
-            dt=law.dt,
-            g=law.g,
-            kl_old=None if t.prediction is None else law.kl(x, prediction, t.prediction[t.parent]),
-            kl_reference=None if reference is None else law.kl(x, prediction, reference[t.parent]),
+            weight=noise_weights(law.tau, objective, mean_tau)[:, None],
+            tau=law.tau[:, None],
+            dt=law.dt[:, None],
+            g=law.g[:, None],
+            kl_old=None if t.prediction is None else law.kl(x, prediction, t.prediction[t.parent], t.next_states),
+            kl_reference=None if reference is None else law.kl(x, prediction, reference[t.parent], t.next_states),
         )
         return terms(inputs, objective)
 
@@ -251,14 +254,14 @@ class Totals:
         self.worst: tuple[float, int] = (0.0, 0)
         self.finite = True
 
-    def add(self, found: Terms, kept: Tensor, loss: Tensor, step: int) -> None:
-        size = found.log_ratio.abs().max().item()
+    def add(self, found: Terms, share: Tensor, decisions: Tensor, loss: Tensor, step: int) -> None:
+        size = (found.log_ratio * decisions).abs().max().item()
         self.worst = max(self.worst, (size, step))
         self.finite = self.finite and bool(torch.isfinite(loss))
-        self.sums["count"] += int(kept.sum())
+        self.sums["count"] += float(share.sum())
         self.sums["loss"] += loss.item()
-        self.sums["clipped"] += int((found.clipped & kept).sum())
-        self.sums["kl"] += float((found.kl * kept).sum())
+        self.sums["clipped"] += float((found.clipped * share).sum())
+        self.sums["kl"] += float((found.kl * share).sum())
 
     def norm(self, value: float) -> None:
         self.norms.append(value)

@@ -26,7 +26,7 @@ from flowgrpo.runs.tree import save_tree
 from flowgrpo.scoring import Scorer, probe
 from flowgrpo.trainer import Trainer
 
-PROBE_PROMPTS = 16
+PROBE_PROMPTS = 32
 
 
 def train(config: Config, name: str, resume: Path | None) -> dict[str, Any] | None:

@@ -32,6 +32,7 @@ from transformers import (
 
 from flowgrpo.sampling.kernels import Kernel
 from flowgrpo.sampling.shape import Shape
+from tiny_mdlm import save
 
 torch.set_num_threads(2)
 
@@ -216,3 +217,9 @@ def pipelines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         make(root / "words").save_pretrained(root / "pipeline")
         folders[name] = root / "pipeline"
     return folders
+
+
+@pytest.fixture(scope="session")
+def mdlm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny random masked-diffusion language model."""
+    return save(tmp_path_factory.mktemp("mdlm"))

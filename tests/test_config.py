@@ -89,7 +89,7 @@ def test_unknown_recipes_name_the_nearest(capsys):
 
 def test_user_components_come_by_path(tmp_path):
     (tmp_path / "mine.py").write_text(
-        "from typing import Literal\nfrom flowgrpo.sampling.kernels import Kernel\n\n\nclass Mine(Kernel):\n"
+        "from flowgrpo.sampling.kernels import GaussianKernel\n\n\nclass Mine(GaussianKernel):\n"
         "    strength: float = 0.1\n\n    def coefficients(self, step):\n        return step.sigma_next, self.strength\n"
     )
     config = load_config("quickstart", [f"rollout.plan.kernel={{type: '{tmp_path}/mine.py:Mine', strength: 0.2}}"])

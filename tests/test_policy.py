@@ -8,7 +8,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 from conftest import CALLS, trajectories
-from flowgrpo.policies.diffusers import DiffusersConfig, LoraAdapter
+from flowgrpo.policies.diffusers import AttentionLora, DiffusersConfig
 from flowgrpo.prompts import Prompt
 from flowgrpo.sampling.completion import Completion
 from flowgrpo.sampling.kernels import Move
@@ -69,7 +69,7 @@ def test_ode_rollout_equals_the_untouched_pipeline_exactly(pipelines, name):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("full", [False, True])
 def test_first_log_ratio_is_exactly_zero_and_gradients_reach_every_parameter(pipelines, name, full):
-    lora = None if full else LoraAdapter(rank=2, targets=("to_q", "to_k", "to_v"))
+    lora = None if full else AttentionLora(rank=2, targets=("to_q", "to_k", "to_v"))
     policy = build(pipelines, name, lora=lora)
     nudge(policy)
     kernel = Ddim(eta=1.0) if name == "sd15" else FlowSde()
@@ -99,7 +99,7 @@ def test_decode_is_the_pipelines_own(pipelines):
 
 
 def test_reference_is_the_policy_before_training(pipelines):
-    for lora in (None, LoraAdapter(rank=2)):
+    for lora in (None, AttentionLora(rank=2)):
         policy = build(pipelines, "sd3", lora=lora)
         with torch.no_grad():
             x = policy.start(PROMPTS, [("a",), ("b",)])
@@ -211,7 +211,7 @@ def test_thinned_out_transitions_evaluate_only_their_states(pipelines):
 
 def test_low_precision_replays_too(pipelines):
     for dtype in ("bf16", "fp16"):
-        policy = build(pipelines, "sd3", dtype=dtype, lora=LoraAdapter(rank=2))
+        policy = build(pipelines, "sd3", dtype=dtype, lora=AttentionLora(rank=2))
         shape = trajectories([FlowSde(), FlowSde(), FlowSde(), Ode()], 2, False)
         block = rollout(policy, PROMPTS, shape, (0, 0), 4, keep_predictions=False)
         assert all(p.dtype == torch.float32 for p in policy.trainable().values())

@@ -9,7 +9,7 @@ from flowgrpo.rewards import scene
 from flowgrpo.samples import Samples
 from flowgrpo.scoring import Scorer, load_reward
 
-SAMPLES = Samples(torch.rand(2, 3, 8, 8), ["a", "b"], [{}, {}], [0, 1])
+SAMPLES = Samples(["a", "b"], [{}, {}], [0, 1], made_images=torch.rand(2, 3, 8, 8))
 
 SOURCE = """
 def warmth(samples):

@@ -57,7 +57,7 @@ def in_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("recipe", sorted(name for name in recipes() if name.startswith("mini") or name == "quickstart"))
+@pytest.mark.parametrize("recipe", sorted(name for name in recipes() if name.startswith("mini/") or name == "quickstart"))
 def test_every_miniature_recipe_trains_and_the_plan_counts_right(recipe, capsys):
     overrides = [*SMALL, *GEOMETRY.get(recipe.removeprefix("mini/"), []), "updates=2", "optimizer.steps_per_update=1"]
     summary = train(capsys, recipe, *overrides)
@@ -154,7 +154,8 @@ def test_the_lora_loads_with_plain_diffusers_and_gives_the_images_of_sample(caps
     pipe.load_lora_weights(str(lora))
     generators = [torch.Generator().manual_seed(5 + i) for i in range(2)]
     steps = load_config("mini/flow_grpo").evaluation.steps
-    plain = pipe(["a red circle", "two squares"], num_inference_steps=steps, generator=generators, **call).images
+    sigmas = [1 - i / steps for i in range(steps)]
+    plain = pipe(["a red circle", "two squares"], sigmas=sigmas, generator=generators, **call).images
     plain = np.stack([np.asarray(image) for image in plain]).astype(int)
     assert np.abs(plain - pictures["with"]).max() <= 1
     assert np.abs(plain - pictures["without"]).max() > 1
@@ -163,7 +164,7 @@ def test_the_lora_loads_with_plain_diffusers_and_gives_the_images_of_sample(caps
 REWARDS = {
     "raises": ("raise RuntimeError('no server')", "raised RuntimeError: no server"),
     "nan": ("return [float('nan')] * len(samples)", "returned nan"),
-    "short": ("return [1.0]", "returned 1 scores for 48 samples"),
+    "short": ("return [1.0]", "returned 1 scores for 96 samples"),
     "constant": ("return [0.0] * len(samples)", "constant reward trains nothing"),
 }
 

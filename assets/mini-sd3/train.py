@@ -264,7 +264,7 @@ def accuracy(folder: Path, prompts: list[Metadata], steps: int, guidance: float)
             generator=[torch.Generator().manual_seed(1000 + i + j) for j in range(len(rows))],
             output_type="pt",
         ).images
-        scores += strict(Samples(images, [row["prompt"] for row in rows], list(rows), list(range(len(rows)))))
+        scores += strict(Samples([row["prompt"] for row in rows], list(rows), list(range(len(rows))), made_images=images))
     tags = [row["tag"] for row in prompts]
     found = {tag: float(np.mean([s for s, t in zip(scores, tags, strict=True) if t == tag])) for tag in TAGS}
     return {**found, "all": float(np.mean(scores))}

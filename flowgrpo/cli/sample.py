@@ -5,11 +5,11 @@ import json
 from pathlib import Path
 
 from flowgrpo.config import checked, load_config, with_overrides
-from flowgrpo.errors import UserError
 from flowgrpo.paths import locate
 from flowgrpo.policies import PolicyConfig
 from flowgrpo.policies.diffusers import DiffusersConfig
 from flowgrpo.prompts import load_prompts
+from flowgrpo.runs.folder import kept
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +17,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="values to change, e.g. call.guidance_scale=4")
     parser.add_argument("--prompts", required=True, help=".txt, .jsonl or .csv")
     parser.add_argument("--lora", help="a checkpoint folder of a run")
-    parser.add_argument("--out", default="samples", help="folder for the pictures and samples.jsonl")
+    parser.add_argument("--out", default="samples", help="folder for samples.jsonl and the pictures")
     parser.add_argument("--steps", type=int, help="sampling steps; the config's evaluation steps by default, else 28")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first prompt; row i uses seed + i")
     parser.add_argument("--batch", type=int, default=8)
@@ -26,8 +26,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     policy_config, steps = _policy(arguments)
     prompts = load_prompts(arguments.prompts)
-    if arguments.lora and not (Path(arguments.lora) / "pytorch_lora_weights.safetensors").is_file():
-        raise UserError(f"--lora {arguments.lora}: no pytorch_lora_weights.safetensors in it")
     import torch
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -38,11 +36,10 @@ def run(arguments: argparse.Namespace) -> int:
         for start in range(0, len(prompts), arguments.batch):
             chunk = prompts[start : start + arguments.batch]
             seeds = [arguments.seed + prompt.index for prompt in chunk]
-            pictures = sampler.generate(chunk, seeds, steps).pil()
-            for prompt, seed, picture in zip(chunk, seeds, pictures, strict=True):
-                picture.save(out / f"{prompt.index:05d}.png")
-                row = {**prompt.metadata, "image": f"{prompt.index:05d}.png", "seed": seed}
-                index.write(json.dumps(row) + "\n")
+            shown = sampler.generate(chunk, seeds, steps).shown()
+            for prompt, seed, sample in zip(chunk, seeds, shown, strict=True):
+                made = kept(sample, out, f"{prompt.index:05d}")
+                index.write(json.dumps({**prompt.metadata, **made, "seed": seed}) + "\n")
     print(json.dumps({"out": str(out), "samples": len(prompts), "steps": steps}))
     return 0
 

@@ -67,4 +67,11 @@ def needs_values(name: str, shape: Shape) -> str | None:
     )
 
 
+def needs_every_value(name: str, shape: Shape) -> str | None:
+    """The complaint of a rule that follows what a trajectory is worth from state to state."""
+    if any(shape.completions[i] is None for i in shape.trained):
+        return f"credit '{name}' needs the value of every state; set rollout.plan.completion with every: 1"
+    return needs_values(name, shape)
+
+
 AnyCredit = Annotated[SerializeAsAny[Credit], component(Credit, "flowgrpo.credit")]

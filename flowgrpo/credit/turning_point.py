@@ -4,7 +4,7 @@ from typing import Literal
 
 import numpy as np
 
-from flowgrpo.credit import Credit, Credited, ScoredTree, needs_values
+from flowgrpo.credit import Credit, Credited, ScoredTree, needs_every_value
 from flowgrpo.sampling.shape import Shape
 
 
@@ -40,9 +40,7 @@ class TurningPoint(Credit):
     def complaint(self, shape: Shape) -> str | None:
         if len({i for path in shape.trajectories for i in path}) < sum(map(len, shape.trajectories)):
             return "credit 'turning_point' follows trajectories, and the plan forks them on the way; use credit 'gain' on trees"
-        if any(shape.completions[i] is None for i in shape.trained):
-            return "credit 'turning_point' needs the value of every state; set rollout.plan.completion with every: 1"
-        return needs_values(self.type, shape)
+        return needs_every_value(self.type, shape)
 
 
 def turning_points(values: np.ndarray, consistent: bool) -> np.ndarray:

@@ -51,6 +51,8 @@ class ObjectiveConfig(Section):
     `trust` `clip`, or `kl`: no clip, but no gradient where KL(new || old) > `kl_limit` nats per dimension and the update would
     move further away (A > 0 with r > 1, or A < 0 with r < 1): Flow-DPPO.
     `weight` `one`, or `noise`: tau over its mean (TempFlow-GRPO, arXiv 2508.04324).
+    `reduce`: the loss is a mean over `transition`s, whose decisions share one vote, or over `decision`s (the same where a
+    transition is one decision, as with Gaussian laws).
     """
 
     clip: tuple[PositiveFloat, PositiveFloat] = (1e-4, 1e-4)
@@ -58,11 +60,19 @@ class ObjectiveConfig(Section):
     trust: Literal["clip", "kl"] = "clip"
     kl_limit: PositiveFloat = 1e-5
     weight: Literal["one", "noise"] = "one"
+    reduce: Literal["transition", "decision"] = "transition"
     kl: KLConfig = KLConfig()
 
     @property
     def needs_old_prediction(self) -> bool:
         return self.ratio == "guard" or self.trust == "kl"
+
+    @property
+    def needs_noise_scale(self) -> str | None:
+        """The setting that only laws with a noise scale can serve, or None."""
+        used = {"ratio: guard": self.ratio == "guard", "weight: noise": self.weight == "noise"}
+        used[f"kl.unit: {self.kl.unit}"] = bool(self.kl.coefficient) and self.kl.unit != "nats"
+        return next((setting for setting, on in used.items() if on), None)
 
     @model_validator(mode="before")
     @classmethod

@@ -1,6 +1,7 @@
-"""The loss: a chain of small pure functions on flat tensors over C transitions.
+"""The loss: a chain of small pure functions on tensors over C transitions of D decisions each.
 
-All tensors are [C] and float32. `log_prob` quantities are in the policy's own scale (a mean over dimensions for Gaussian laws).
+All tensors are [C, D], or [C, 1] for what a transition's decisions share, and float32. `log_prob` quantities are in the policy's
+own scale (a mean over dimensions for Gaussian laws, which make one decision a transition).
 """
 
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ class LossInputs:
 
 @dataclass(frozen=True)
 class Terms:
-    """Per-transition results: `loss` carries the gradient, the rest is for the metrics."""
+    """Results by decision: `loss` carries the gradient, the rest is for the metrics."""
 
     loss: Tensor
     log_ratio: Tensor
@@ -97,3 +98,12 @@ def _kl(batch: LossInputs, config: KLConfig) -> Tensor:
 def noise_weights(tau: Tensor, config: ObjectiveConfig, mean_tau: float) -> Tensor:
     """Weights of mean 1 over the trained steps: tau / mean tau (TempFlow-GRPO, eq. 9), or 1."""
     return tau / mean_tau if config.weight == "noise" else torch.ones_like(tau)
+
+
+def shares(decisions: Tensor, kept: Tensor, config: ObjectiveConfig) -> Tensor:
+    """[C, D] weights of the decisions in the loss, before it is divided by the number of what counts once.
+
+    `decisions` [C, D] are 0 for those that count nothing, `kept` [C] says which transitions are trained.
+    """
+    weights = decisions * kept[:, None]
+    return weights if config.reduce == "decision" else weights / decisions.sum(1, keepdim=True).clamp(min=1.0)

@@ -1,10 +1,12 @@
 """The protocols that the rollout and the trainer know; neither asks what family a policy is of.
 
-Shapes: B states, C transitions. States and predictions are tensors whose first dimension is the batch.
+Shapes: B states, C transitions of D decisions each (a Gaussian step is one decision, an unmasking step one per token that it
+sets). States and predictions are tensors whose first dimension is the batch.
 """
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -18,7 +20,11 @@ from flowgrpo.sampling.keys import Key, Noise
 
 
 class Law(Protocol):
-    """The law of C transitions. Log-probs and KL share one unit, the policy's; `tau`, `dt` and `g` are [C]."""
+    """The law of C transitions. Log-probs and KL share one unit, the policy's.
+
+    `tau`, `dt` and `g` are [C]: noise scale, fall of the noise level, sensitivity of the mean to the prediction; 1 where a law
+    has no such thing.
+    """
 
     @property
     def tau(self) -> Tensor: ...
@@ -33,8 +39,38 @@ class Law(Protocol):
         ...
 
     def sample(self, x: Tensor, prediction: Tensor, noises: Sequence[Noise], memories: Sequence[Tensor | None]) -> Tensor: ...
-    def log_prob(self, x: Tensor, prediction: Tensor, x_next: Tensor) -> Tensor: ...
-    def kl(self, x: Tensor, prediction: Tensor, other: Tensor) -> Tensor: ...
+    def log_prob(self, x: Tensor, prediction: Tensor, x_next: Tensor) -> Tensor:
+        """[C, D]"""
+        ...
+
+    def kl(self, x: Tensor, prediction: Tensor, other: Tensor, x_next: Tensor) -> Tensor:
+        """[C, D]: KL of the law under `prediction` from that under `other`, decision by decision."""
+        ...
+
+    def decisions(self, x_next: Tensor, outcome: Tensor) -> Tensor:
+        """[C, D]: 1 for decisions that were made and that the outcome depends on, else 0."""
+        ...
+
+
+@dataclass(frozen=True)
+class Posed:
+    """Outcomes as transitions to score at once: `states` [B, ...] to evaluate, the rows `parent` [C, K] that each outcome is
+    scored at, and the law that puts the K predictions together."""
+
+    states: Tensor
+    parent: Tensor
+    law: Law
+
+
+class Posing(Protocol):
+    """Scores an outcome at `states` (K) states of its own making instead of those that it came from."""
+
+    @property
+    def states(self) -> int: ...
+
+    def __call__(self, outcomes: Tensor, keys: Sequence[Key]) -> Posed:
+        """Outcomes [C, ...]; what is drawn for scoring them is drawn now, and stays with them."""
+        ...
 
 
 class Sampler(Protocol):
@@ -68,6 +104,11 @@ class Policy(Sampler, Protocol):
         ...
 
     def law(self, moves: Sequence[Move]) -> Law: ...
+
+    @property
+    def posing(self) -> Posing | None:
+        """How outcomes are scored as wholes; None: they are scored by the transitions that made them."""
+        ...
 
     def decode(self, states: Tensor, prompts: Sequence[Prompt]) -> Samples:
         """Final states as samples."""

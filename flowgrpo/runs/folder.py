@@ -12,6 +12,8 @@ from flowgrpo.config import Config, dump
 from flowgrpo.errors import UserError
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from flowgrpo.evaluation import HeldOut
 
 
@@ -65,22 +67,29 @@ def rewind_metrics(run: Path, updates: int) -> None:
 
 
 def save_held_out(run: Path, when: When, held_out: "HeldOut") -> None:
-    """The pictures in samples/WHEN/, their entries in samples/index.json, and all scores in samples/WHEN.json."""
+    """What is shown in samples/index.json, its pictures in samples/WHEN/, and all scores in samples/WHEN.json."""
     folder = run / "samples" / when
     folder.mkdir(parents=True, exist_ok=True)
     index_file = run / "samples" / "index.json"
     index = json.loads(index_file.read_text()) if when == "after" else _index(held_out)
-    for entry, (row, picture) in zip(index, held_out.pictures.items(), strict=True):
-        picture.save(folder / f"{row:04d}.png")
+    for entry, (row, sample) in zip(index, held_out.shown.items(), strict=True):
         scores = {label: float(values[row]) for label, values in held_out.scores.items()}
-        entry[when] = {"image": f"{when}/{row:04d}.png", "scores": scores}
+        entry[when] = {**kept(sample, run / "samples", f"{when}/{row:04d}"), "scores": scores}
     index_file.write_text(json.dumps(index, indent=1))
     scores = {label: values.tolist() for label, values in held_out.scores.items()}
     (run / "samples" / f"{when}.json").write_text(json.dumps(scores))
 
 
+def kept(sample: "Image | str", folder: Path, name: str) -> dict[str, str]:
+    """A text as it is; a picture as a file `name`.png in the folder."""
+    if isinstance(sample, str):
+        return {"text": sample}
+    sample.save(folder / f"{name}.png")
+    return {"image": f"{name}.png"}
+
+
 def _index(held_out: "HeldOut") -> list[dict[str, Any]]:
-    chosen = [(held_out.prompts[row], held_out.seeds[row]) for row in held_out.pictures]
+    chosen = [(held_out.prompts[row], held_out.seeds[row]) for row in held_out.shown]
     return [{"prompt": p.text, "tag": p.metadata.get("tag"), "seed": seed} for p, seed in chosen]
 
 

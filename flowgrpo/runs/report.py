@@ -27,6 +27,7 @@ HEALTH = {
     "grad_norm": "gradient norm",
 }
 PICTURE, PIXELATED, SHOWN = 320, 128, 12
+TEXT = 60
 THUMBNAIL, SMALL_THUMBNAIL, TREE_ROW, TREE_TOP, TREE_LEFT = 44, 28, 54, 34, 20
 
 
@@ -177,8 +178,11 @@ def _card(folder: Path, row: Row, change: float) -> str:
 def _side(folder: Path, when: str, row: Row) -> str:
     side = row[when]
     scores = "".join(_score(label, value) for label, value in side["scores"].items())
-    picture = _picture(folder / side["image"], f"{row['prompt']}, {when} training")
-    return f"<div>{picture}<small>{when}</small>{scores}</div>"
+    if "image" in side:
+        sample = _picture(folder / side["image"], f"{row['prompt']}, {when} training")
+    else:
+        sample = f"<pre class=text>{html.escape(side['text'])}</pre>"
+    return f"<div>{sample}<small>{when}</small>{scores}</div>"
 
 
 def _score(label: str, value: float) -> str:
@@ -355,7 +359,7 @@ def _rows(nodes: Sequence[Row]) -> dict[int, float]:
 def _edge(node: Row, at: Mapping[int, Point], largest: float) -> str:
     (x0, y0), (x1, y1), advantage = at[node["parent"]], at[node["id"]], node["advantage"]
     sign = "up" if (advantage or 0.0) > 0 else "down" if advantage else "flat"
-    kind = "ode" if node["kernel"] == "ode" else sign
+    kind = sign if node["stochastic"] else "ode"
     strength = f" stroke-opacity={0.25 + 0.75 * abs(advantage) / largest:.2f}" if advantage else ""
     words = f"{node['kernel']}, step {node['step']}" + (f", advantage {advantage:+.2f}" if advantage else "")
     middle = (x0 + x1) / 2
@@ -376,6 +380,7 @@ def _state(run: Path, node: Row, at: Point, leaf: bool) -> str:
         place = f"x={left:.1f} y={y - side / 2:.1f} width={side} height={side}"
         picture = f"<image {place} href='{_data(path, 2 * side)[0]}'/>"
     value = "" if node["value"] is None else f"{node['value']:.2f}"
+    value += f"  {html.escape(node['text'][:TEXT])}" if node["text"] and leaf else ""
     words = (x + THUMBNAIL + 20, y + 4, "") if leaf else (x, y + side / 2 + 11, "class='mid tiny'")
     dot = "" if picture and not leaf else f"<circle r=3.5 cx={x} cy={y:.1f} />"
     ring = f"<rect class=turn x={x - 17:.1f} y={y - 17:.1f} width=34 height=34 rx=6 />" if node["turning"] else ""

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from flowgrpo.runs.folder import kept
 from flowgrpo.scored import Scored
 from flowgrpo.trainer import Part
 
@@ -20,15 +21,13 @@ def save_tree(run: Path, part: Part, scored: Scored) -> None:
     group = int(np.argmax(spread))
     folder = run / "samples" / "tree"
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = part.block.samples[group * len(shape.leaves) : (group + 1) * len(shape.leaves)].pil()
-    images = {leaf: f"samples/tree/{leaf:04d}.png" for leaf in shape.leaves}
-    for leaf, picture in zip(shape.leaves, pictures, strict=True):
-        picture.save(run / images[leaf])
-    nodes = [_node(i, scored, part.slots[group], images) for i, node in enumerate(shape.nodes) if not node.probe]
+    samples = part.block.samples[group * len(shape.leaves) : (group + 1) * len(shape.leaves)].shown()
+    made = {leaf: kept(sample, run, f"samples/tree/{leaf:04d}") for leaf, sample in zip(shape.leaves, samples, strict=True)}
+    nodes = [_node(i, scored, part.slots[group], made) for i, node in enumerate(shape.nodes) if not node.probe]
     (run / "tree.json").write_text(json.dumps({"prompt": part.block.prompts[group].text, "nodes": nodes}))
 
 
-def _node(i: int, scored: Scored, slot: int, images: dict[int, str]) -> dict[str, Any]:
+def _node(i: int, scored: Scored, slot: int, made: dict[int, dict[str, str]]) -> dict[str, Any]:
     node, leaf = scored.shape.nodes[i], scored.shape.completions[i]
     shown = leaf if leaf is not None and (leaf == i or scored.shape.nodes[leaf].probe) else None
     return {
@@ -36,9 +35,11 @@ def _node(i: int, scored: Scored, slot: int, images: dict[int, str]) -> dict[str
         "parent": node.parent,
         "step": node.step,
         "kernel": node.kernel.type if node.kernel else None,
+        "stochastic": bool(node.kernel and node.kernel.stochastic),
         "trained": node.trained,
         "value": None if shown is None else float(scored.total[slot, shown]),
         "advantage": float(scored.advantage[slot, i]) if scored.kept[slot, i] else None,
         "turning": bool(scored.turning[slot, i]),
-        "image": None if shown is None else images[shown],
+        "image": None if shown is None else made[shown].get("image"),
+        "text": None if shown is None else made[shown].get("text"),
     }

@@ -6,7 +6,6 @@ import numpy as np
 from pydantic import NonNegativeInt, PositiveInt
 
 from flowgrpo.sampling.kernels import AnyKernel, Kernel
-from flowgrpo.sampling.kernels.ode import Ode
 from flowgrpo.sampling.shape import Node, Shape
 from flowgrpo.section import Section
 
@@ -14,19 +13,19 @@ from flowgrpo.section import Section
 class Completion(Section):
     """Which states are completed, and how.
 
-    `steps` transitions of `kernel` to the sample: all that remain when null (exact), 1 for the one-step clean prediction.
-    A state's own network evaluation is the first of its completion, so n steps cost n - 1 evaluations more; a state that
-    the plan itself continues deterministically costs none.
+    `steps` transitions of `kernel` (null: the plan's own without chance) to the sample: all that remain when null (exact), 1
+    for the one-step clean prediction. A state's own network evaluation is the first of its completion, so n steps cost n - 1
+    evaluations more; a state that the plan itself continues deterministically costs none.
     `every` k-th level is completed, or only those in `at`.
     """
 
-    kernel: AnyKernel = Ode()
+    kernel: AnyKernel | None = None
     steps: PositiveInt | None = None
     every: PositiveInt = 1
     at: tuple[NonNegativeInt, ...] | None = None
 
     def complaint(self, steps: int) -> str | None:
-        if self.kernel.stochastic:
+        if self.kernel and self.kernel.stochastic:
             return f"completion.kernel '{self.kernel.type}' is stochastic; a completion must be deterministic (ode, dpmpp_2m)"
         outside = [level for level in self.at or () if level >= steps]
         return f"completion.at {outside}: there are {steps} levels to complete from (0 .. {steps - 1})" if outside else None
@@ -46,9 +45,10 @@ def complete(shape: Shape, completion: Completion, steps: int) -> Shape:
     """The shape with a chain of probes added to every wanted state that no deterministic transition leaves yet."""
     nodes = list(shape.nodes)
     for i, node in enumerate(shape.nodes):
-        kernels = [shape.nodes[child].kernel for child in shape.children[i]]
-        if kernels and completion.wanted(node.step) and all(kernel and kernel.stochastic for kernel in kernels):
-            _append(nodes, i, completion.kernel, levels(node.step, steps, completion.steps))
+        kernels = [kernel for child in shape.children[i] if (kernel := shape.nodes[child].kernel)]
+        if kernels and completion.wanted(node.step) and all(kernel.stochastic for kernel in kernels):
+            kernel = completion.kernel or kernels[0].deterministic()
+            _append(nodes, i, kernel, levels(node.step, steps, completion.steps))
     return replace(shape, nodes=tuple(nodes))
 
 

@@ -1,8 +1,8 @@
 """The Gaussian law of a batch of transitions: sample it, score it, compare it.
 
 Shapes: B states, C transitions; `x`, `prediction` and `x_next` are [C, ...]; scalars of a transition are [C].
-Log-probabilities and KL are means over the dimensions of a state (all public implementations do so), in nats per dimension,
-and are computed in float32.
+A transition is one decision, so log-probabilities and KL are [C, 1]: means over the dimensions of a state (all public
+implementations do so), in nats per dimension, computed in float32.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from flowgrpo.sampling.kernels import Move
+from flowgrpo.sampling.kernels import GaussianKernel, Move
 from flowgrpo.sampling.keys import Noise
 from flowgrpo.sampling.levels import Schedule
 
@@ -60,20 +60,25 @@ class GaussianLaw:
 
     def log_prob(self, x: Tensor, prediction: Tensor, x_next: Tensor) -> Tensor:
         squared = _mean((x_next.detach() - self.mean(x, prediction)) ** 2)
-        return self.scale * (-squared / (2.0 * self.tau**2) - torch.log(self.tau) - 0.5 * log(2.0 * pi))
+        log_prob = self.scale * (-squared / (2.0 * self.tau**2) - torch.log(self.tau) - 0.5 * log(2.0 * pi))
+        return log_prob[:, None]
 
-    def kl(self, x: Tensor, prediction: Tensor, other: Tensor) -> Tensor:
+    def kl(self, x: Tensor, prediction: Tensor, other: Tensor, x_next: Tensor) -> Tensor:
         """KL(p || q) of the laws under two predictions: mean((mu_p - mu_q)^2) / (2 tau^2)."""
-        return self.g**2 * _mean((prediction.float() - other.float()) ** 2) / (2.0 * self.tau**2)
+        return (self.g**2 * _mean((prediction.float() - other.float()) ** 2) / (2.0 * self.tau**2))[:, None]
+
+    def decisions(self, x_next: Tensor, outcome: Tensor) -> Tensor:
+        return torch.ones_like(self.tau)[:, None]
 
 
 def _coefficients(move: Move, schedule: Schedule) -> tuple[float, ...]:
-    at = schedule.step(move.source, move.target)
+    kernel, at = move.kernel, schedule.step(move.source, move.target)
+    assert isinstance(kernel, GaussianKernel)
     p0, q0, p1, q1 = schedule.ends(move.source)
-    c, tau = move.kernel.coefficients(at)
+    c, tau = kernel.coefficients(at)
     a, g = at.alpha_next * p0 + c * p1, at.alpha_next * q0 + c * q1
-    m = 0.0 if move.before is None else move.kernel.correction(schedule.step(move.before, move.source), at)
-    return a, g, tau, at.dt, move.kernel.log_prob_scale(tau), p0, q0, m
+    m = 0.0 if move.before is None else kernel.correction(schedule.step(move.before, move.source), at)
+    return a, g, tau, at.dt, kernel.log_prob_scale(tau), p0, q0, m
 
 
 def _like(scalars: Tensor, x: Tensor) -> Tensor:

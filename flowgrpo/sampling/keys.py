@@ -33,10 +33,10 @@ class Noise:
     common: Key | None = None
     correlation: float = 0.0
 
-    def draw(self, shape: torch.Size) -> Tensor:
-        """sqrt(rho) common + sqrt(1 - rho) own; float32, made on the CPU so that every device sees the same numbers."""
-        own = torch.randn(shape, generator=torch_generator(self.key))
+    def draw(self, shape: torch.Size, dtype: torch.dtype = torch.float32) -> Tensor:
+        """sqrt(rho) common + sqrt(1 - rho) own, made on the CPU so that every device sees the same numbers."""
+        own = torch.randn(shape, generator=torch_generator(self.key), dtype=dtype)
         if self.common is None:
             return own
-        shared = torch.randn(shape, generator=torch_generator(self.common))
+        shared = torch.randn(shape, generator=torch_generator(self.common), dtype=dtype)
         return sqrt(self.correlation) * shared + sqrt(1.0 - self.correlation) * own

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from flowgrpo.errors import UserError
-from flowgrpo.policies.protocol import Law, Policy
+from flowgrpo.policies.protocol import Law, Policy, Posing
 from flowgrpo.prompts import Prompt
 from flowgrpo.samples import Samples
 from flowgrpo.sampling.kernels import Kernel
@@ -26,7 +26,9 @@ class Transitions:
     """One network evaluation of B states and the C trained transitions that leave them.
 
     The update evaluates the same B states together again, so that its log-probs start out equal bit for bit.
-    `prediction` and `reference` are [B, ...] and present only when the objective needs them.
+    `parent` holds rows of `states`, [C], or [C, K] for outcomes that are scored as wholes at K states each. `log_prob` and
+    `decisions` are [C, D]; decisions with 0 are in no loss. `prediction` and `reference` are [B, ...] and present only when the
+    objective needs them.
     """
 
     step: int
@@ -37,6 +39,7 @@ class Transitions:
     law: Law
     next_states: Tensor
     log_prob: Tensor
+    decisions: Tensor
     prediction: Tensor | None = None
     reference: Tensor | None = None
 
@@ -53,6 +56,7 @@ class Transitions:
             self.law.select(index),
             self.next_states[index],
             self.log_prob[index],
+            self.decisions[index],
             None if self.prediction is None else self.prediction[used],
             None if self.reference is None else self.reference[used],
         )
@@ -103,6 +107,9 @@ def rollout(policy: Policy, prompts: Sequence[Prompt], shape: Shape, key: Key, m
     for step in range(max(node.step for node in shape.nodes)):
         for places in _evaluations(run, step, micro_batch):
             _advance(run, step, places)
+    if policy.posing:
+        _pose(run, policy.posing, micro_batch)
+    _settle(run)
     leaves = [(g, leaf) for g in range(len(run.prompts)) for leaf in shape.leaves]
     samples = Samples.concatenate([_decode(run, chunk) for chunk in _chunks(leaves, micro_batch)])
     return Block(run.prompts, shape, samples, run.transitions, run.evaluations)
@@ -147,24 +154,51 @@ def _advance(run: _Run, step: int, places: list[Place]) -> None:
     for place in places:
         run.memories.pop(place, None)
     trained = [i for i, (_, node) in enumerate(made) if run.shape.nodes[node].trained]
-    if trained:
+    if trained and run.policy.posing is None:
         rows = torch.tensor(trained, device=states.device)
         kept = law.select(rows)
         _require_density(kept, run.shape.nodes[made[trained[0]][1]].kernel, step)
-        log_prob = kept.log_prob(states[parent[rows]], prediction[parent[rows]], next_states[rows])
-        run.transitions.append(
-            Transitions(
-                step,
-                prompts,
-                states,
-                parent[rows],
-                [made[i] for i in trained],
-                kept,
-                next_states[rows],
-                log_prob,
-                prediction if run.keep_predictions else None,
-            )
-        )
+        _record(run, step, prompts, states, parent[rows], [made[i] for i in trained], kept, prediction, next_states[rows])
+
+
+def _record(
+    run: _Run,
+    step: int,
+    prompts: list[Prompt],
+    states: Tensor,
+    parent: Tensor,
+    places: list[Place],
+    law: Law,
+    prediction: Tensor,
+    next_states: Tensor,
+) -> None:
+    log_prob = law.log_prob(states[parent], prediction[parent], next_states)
+    kept = prediction if run.keep_predictions else None
+    run.transitions.append(
+        Transitions(step, prompts, states, parent, places, law, next_states, log_prob, torch.ones_like(log_prob), kept)
+    )
+
+
+def _pose(run: _Run, posing: Posing, micro_batch: int) -> None:
+    """Score the outcomes as wholes."""
+    places = [(g, i) for g in range(len(run.prompts)) for i in run.shape.trained]
+    for chunk in _chunks(places, max(1, micro_batch // posing.states)):
+        outcomes = torch.stack([run.states[place] for place in chunk])
+        posed = posing(outcomes, [(*run.key_of(place), "pose") for place in chunk])
+        prompts = [run.prompts[g] for g, _ in chunk for _ in range(posing.states)]
+        prediction = run.policy.predict(posed.states, prompts, 0)
+        run.evaluations += len(posed.states)
+        _record(run, 0, prompts, posed.states, posed.parent, chunk, posed.law, prediction, outcomes)
+
+
+def _settle(run: _Run) -> None:
+    """Now that the outcomes are known: which decisions does any outcome below a transition depend on?"""
+    for t in run.transitions:
+        below = [(row, (g, leaf)) for row, (g, node) in enumerate(t.places) for leaf in run.shape.outcomes_below[node]]
+        rows = torch.tensor([row for row, _ in below], device=t.parent.device)
+        outcomes = torch.stack([run.states[place] for _, place in below])
+        found = t.law.select(rows).decisions(t.next_states[rows], outcomes)
+        t.decisions = torch.zeros_like(t.log_prob).index_reduce_(0, rows, found, "amax")
 
 
 def _remember(run: _Run, made: list[Place], memory: Callable[[Tensor, Tensor], Tensor], x: Tensor, prediction: Tensor) -> None:
@@ -182,7 +216,7 @@ def _require_density(law: Law, kernel: Kernel | None, step: int) -> None:
 
 
 def _decode(run: _Run, places: list[Place]) -> Samples:
-    states = torch.stack([run.states.pop(place) for place in places])
+    states = torch.stack([run.states[place] for place in places])
     return run.policy.decode(states, [run.prompts[g] for g, _ in places])
 
 

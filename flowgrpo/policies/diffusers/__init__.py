@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, PositiveInt
 
-from flowgrpo.policies import PolicyConfig
+from flowgrpo.policies import LoraAdapter, PolicyConfig
+from flowgrpo.sampling.kernels import GaussianKernel, KernelFamily
 from flowgrpo.section import Section
 
 if TYPE_CHECKING:
@@ -19,11 +20,9 @@ DENOISERS = ("transformer", "unet", "transformer_2")
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 
 
-class LoraAdapter(Section):
-    """Low-rank adapters (peft) on the denoiser's layers whose names end in one of `targets`."""
+class AttentionLora(LoraAdapter):
+    """By default on the attention layers, as diffusers names them."""
 
-    rank: PositiveInt = 32
-    alpha: PositiveInt = 64
     targets: tuple[str, ...] = ATTENTION
 
 
@@ -42,6 +41,8 @@ class DiffusersConfig(PolicyConfig):
 
     `dtype` is what the frozen weights are stored and computed in; trained weights are float32. `lora: null` trains all
     weights of the denoiser. `size` is only for `flowgrpo plan`, when `model` is a hub id.
+    `spacing` `uniform` gives the call sigmas 1, 1 - 1/S, .. 1/S, before the scheduler's shift, instead of the pipeline's own.
+    Some pipelines (SD3) go to sigma < 0.01 in the step before the last, so the noise of that step stays in the picture.
     """
 
     type: Literal["diffusers"] = "diffusers"
@@ -49,21 +50,26 @@ class DiffusersConfig(PolicyConfig):
     revision: str | None = None
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
     call: dict[str, Any] = Field(default_factory=dict)
-    lora: LoraAdapter | None = LoraAdapter()
+    lora: AttentionLora | None = AttentionLora()
+    spacing: Literal["pipeline", "uniform"] = "pipeline"
     gradient_checkpointing: bool = False
     size: ModelSize | None = None
+
+    @property
+    def kernels(self) -> KernelFamily:
+        return GaussianKernel
 
     def build(self, device: "torch.device", seed: int) -> "DiffusersPolicy":
         from flowgrpo.policies.diffusers._policy import DiffusersPolicy
 
         return DiffusersPolicy(self, device, seed)
 
-    def build_sampler(self, device: "torch.device", lora: "Path | None") -> "PipelineSampler":
+    def build_sampler(self, device: "torch.device", trained: "Path | None") -> "PipelineSampler":
         from flowgrpo.policies.diffusers._policy import PipelineSampler
 
         sampler = PipelineSampler(self, device)
-        if lora is not None:
-            sampler.load_lora(lora)
+        if trained is not None:
+            sampler.load_lora(trained)
         return sampler
 
     def memory_bytes(self, states: int) -> dict[str, int]:

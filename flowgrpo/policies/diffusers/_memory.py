@@ -4,15 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
-
 from flowgrpo.errors import UserError
 from flowgrpo.paths import locate
+from flowgrpo.policies._memory import ACTIVATIONS_PER_LAYER, STORED, count_parameters
 from flowgrpo.policies.diffusers import DENOISERS, DiffusersConfig, ModelSize
-
-STORED = {"fp32": 4, "bf16": 2, "fp16": 2}
-ACTIVATIONS_PER_LAYER = 34
-"""Values of `width` that a transformer block keeps per token for its backward pass (arXiv 2205.05198, eq. 2, attention fused)."""
 
 
 def memory_bytes(config: DiffusersConfig, states: int) -> dict[str, int]:
@@ -46,23 +41,11 @@ def model_size(config: DiffusersConfig) -> ModelSize:
 
 
 def _size_on_disk(folder: Path) -> ModelSize:
-    counts = {part.name: _parameters(part) for part in folder.iterdir() if part.is_dir()}
+    counts = {part.name: count_parameters(part) for part in folder.iterdir() if part.is_dir()}
     denoiser = sum(n for name, n in counts.items() if name in DENOISERS)
     name = next(name for name in DENOISERS if name in counts)
     geometry = json.loads((folder / name / "config.json").read_text())
     return ModelSize(denoiser=denoiser, frozen=sum(counts.values()) - denoiser, **_geometry(geometry))
-
-
-def _parameters(part: Path) -> int:
-    total = 0
-    for file in part.glob("*.safetensors"):
-        with safe_open(file, framework="np") as weights:
-            for key in weights.keys():  # noqa: SIM118
-                count = 1
-                for n in weights.get_slice(key).get_shape():
-                    count *= n
-                total += count
-    return total
 
 
 def _geometry(config: dict[str, Any]) -> dict[str, int]:

@@ -1,5 +1,6 @@
 """The policy over a diffusers pipeline."""
 
+import inspect
 import json
 import sys
 from collections.abc import Sequence
@@ -12,15 +13,16 @@ import diffusers
 import torch
 import transformers
 from diffusers import DiffusionPipeline
+from peft.utils import get_peft_model_state_dict
 from torch import Tensor, nn
 
 from flowgrpo.errors import UserError
 from flowgrpo.paths import ASSET, locate
-from flowgrpo.policies.diffusers import DiffusersConfig
+from flowgrpo.policies._weights import attach, trainable
+from flowgrpo.policies.diffusers import DENOISERS, DiffusersConfig
 from flowgrpo.policies.diffusers._memo import memoise_prompts
 from flowgrpo.policies.diffusers._schedule import read_schedule, with_one_step_scheduler
 from flowgrpo.policies.diffusers._tap import Tap
-from flowgrpo.policies.diffusers._weights import FullWeights, LoraWeights, denoisers
 from flowgrpo.prompts import Prompt
 from flowgrpo.samples import Samples
 from flowgrpo.sampling.gaussian import GaussianLaw
@@ -58,30 +60,44 @@ def _absent(folder: Path) -> dict[str, None]:
     return {name: None for name, value in entries.items() if value == [None, None]}
 
 
+def denoisers(pipe: DiffusionPipeline) -> dict[str, Any]:
+    found = {name: pipe.components[name] for name in DENOISERS if pipe.components.get(name) is not None}
+    if not found:
+        raise UserError(f"{type(pipe).__name__} has no component named {' or '.join(DENOISERS)} to train")
+    return found
+
+
 class PipelineSampler:
     """A pipeline as its users meet it: its own call, its own sampler."""
 
     def __init__(self, config: DiffusersConfig, device: torch.device) -> None:
         self.config, self.device = config, device
         self.pipe = load_pipeline(config.model, config.revision, config.dtype).to(device)
+        if config.spacing == "uniform" and "sigmas" not in inspect.signature(type(self.pipe).__call__).parameters:
+            raise UserError(f"{type(self.pipe).__name__} takes no sigmas, so policy.spacing must be 'pipeline'")
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int], steps: int) -> Samples:
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        arguments = {**self._arguments(prompts, generators), "output_type": "pt", "num_inference_steps": steps}
+        arguments = {**self._arguments(prompts, generators, steps), "output_type": "pt"}
         with self._autocast():
             return _samples(self.pipe(**arguments)[0], prompts)
 
     def load_lora(self, folder: Path) -> None:
+        if not (folder / "pytorch_lora_weights.safetensors").is_file():
+            raise UserError(f"{folder}: no pytorch_lora_weights.safetensors in it")
         self.pipe.load_lora_weights(str(folder))
 
     def _autocast(self) -> AbstractContextManager[Any]:
         dtype = DTYPES[self.config.dtype]
         return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
 
-    def _arguments(self, prompts: Sequence[Prompt], generator: Any) -> dict[str, Any]:
+    def _arguments(self, prompts: Sequence[Prompt], generator: Any, steps: int | None = None) -> dict[str, Any]:
+        """Of the pipeline's call, with as many steps as a rollout has when it does not matter otherwise."""
+        steps = steps or self.config.steps
+        uniform = {"sigmas": [1.0 - i / steps for i in range(steps)]} if self.config.spacing == "uniform" else {}
         texts = [prompt.text for prompt in prompts]
-        return {"num_inference_steps": self.config.steps, **self.config.call, "prompt": texts, "generator": generator}
+        return {**self.config.call, **uniform, "num_inference_steps": steps, "prompt": texts, "generator": generator}
 
 
 class DiffusersPolicy(PipelineSampler):
@@ -95,10 +111,11 @@ class DiffusersPolicy(PipelineSampler):
         for module in self.pipe.components.values():
             if isinstance(module, nn.Module):
                 module.requires_grad_(False).eval()
+        self.modules = denoisers(self.pipe)
         if config.gradient_checkpointing:
-            for module in denoisers(self.pipe).values():
+            for module in self.modules.values():
                 module.enable_gradient_checkpointing()
-        self.weights = LoraWeights(self.pipe, config.lora, seed) if config.lora else FullWeights(self.pipe)
+        self.weights = attach(self.modules, config.lora, seed)
         memoise_prompts(self.pipe)
         self.tap = Tap(self.pipe)
 
@@ -116,6 +133,10 @@ class DiffusersPolicy(PipelineSampler):
         with self._autocast():
             return self.tap.predict(states, step, **self._arguments(prompts, torch.Generator()))
 
+    @property
+    def posing(self) -> None:
+        return None
+
     def law(self, moves: Sequence[Move]) -> GaussianLaw:
         return GaussianLaw.of(moves, self.schedule, self.device)
 
@@ -126,20 +147,20 @@ class DiffusersPolicy(PipelineSampler):
             return _samples(self.tap.finish(states, **arguments)[0], prompts)
 
     def trainable(self) -> dict[str, nn.Parameter]:
-        return {
-            f"{name}.{key}": parameter
-            for name, module in denoisers(self.pipe).items()
-            for key, parameter in module.named_parameters()
-            if parameter.requires_grad
-        }
+        return trainable(self.modules)
 
     def reference(self) -> AbstractContextManager[None]:
         return self.weights.reference()
 
     def export(self, folder: Path) -> None:
-        self.weights.export(folder)
+        if self.config.lora is None:
+            for name, module in self.modules.items():
+                module.save_pretrained(str(folder / name))
+            return
+        layers = {f"{name}_lora_layers": get_peft_model_state_dict(m) for name, m in self.modules.items()}
+        self.pipe.save_lora_weights(str(folder), **layers)
 
 
 def _samples(images: Tensor, prompts: Sequence[Prompt]) -> Samples:
     texts, rows, groups = zip(*((p.text, p.metadata, p.index) for p in prompts), strict=True)
-    return Samples(images.float().cpu(), list(texts), list(rows), list(groups))
+    return Samples(list(texts), list(rows), list(groups), made_images=images.float().cpu())

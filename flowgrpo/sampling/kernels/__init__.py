@@ -1,4 +1,4 @@
-"""Kernels: the law of one transition. Every continuous sampler is x' = alpha' x0_hat + c x1_hat + tau eps."""
+"""Kernels: the law of one transition, given what the network predicts at the state that it leaves."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -11,33 +11,56 @@ from flowgrpo.section import Component, component
 
 
 class Kernel(Component):
-    """A kernel answers one question: given the noise levels of a step, what are (c, tau)?"""
-
-    @abstractmethod
-    def coefficients(self, step: Step) -> tuple[float, float]:
-        """(c, tau): the weight of the predicted noise in the mean, and the standard deviation of the fresh noise."""
+    """What plans and credit know of a law; how it is sampled and scored is the business of its family (`_gaussian`,
+    `_unmasking`)."""
 
     @property
     def stochastic(self) -> bool:
         """Whether transitions have a density; a deterministic kernel can't be trained on."""
         return True
 
+    @abstractmethod
+    def deterministic(self) -> "Kernel":
+        """The law of the same family without chance, for the steps that are not trained."""
+
+    @property
+    def ends_stochastic(self) -> bool:
+        """Whether the last step of a rollout is drawn from this law too, rather than from the deterministic one."""
+        return False
+
     @property
     def multistep(self) -> bool:
         """Whether the next transition of this kernel looks back at the state before."""
         return False
 
-    def correction(self, before: Step, step: Step) -> float:
-        """Weight of x0_hat - (x0_hat of the state before) in the mean, for a multistep kernel."""
-        return 0.0
-
     def complaint(self, steps: int) -> str | None:
         """Why the kernel can't serve a schedule of this many steps, or None."""
         return None
 
+
+class GaussianKernel(Kernel):
+    """Over continuous states, where every sampler is x' = alpha' x0_hat + c x1_hat + tau eps: given the noise levels of a step,
+    what are (c, tau)?"""
+
+    @abstractmethod
+    def coefficients(self, step: Step) -> tuple[float, float]:
+        """(c, tau): the weight of the predicted noise in the mean, and the standard deviation of the fresh noise."""
+
+    def deterministic(self) -> Kernel:
+        from flowgrpo.sampling.kernels.ode import Ode
+
+        return Ode()
+
+    def correction(self, before: Step, step: Step) -> float:
+        """Weight of x0_hat - (x0_hat of the state before) in the mean, for a multistep kernel."""
+        return 0.0
+
     def log_prob_scale(self, tau: float) -> float:
         """Factor on the Gaussian log-density (1 unless a paper's own convention is asked for)."""
         return 1.0
+
+
+KernelFamily = type[Kernel]
 
 
 @dataclass(frozen=True, slots=True)

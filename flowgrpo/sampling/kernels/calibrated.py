@@ -4,12 +4,12 @@ from typing import Literal
 
 from pydantic import PositiveFloat
 
-from flowgrpo.sampling.kernels import Kernel
+from flowgrpo.sampling.kernels import GaussianKernel
 from flowgrpo.sampling.kernels._sde import sde_coefficients
 from flowgrpo.sampling.levels import Step
 
 
-class Calibrated(Kernel):
+class Calibrated(GaussianKernel):
     """c = sigma' - s^2 dt / (2 sigma), tau = s sqrt(dt) with s = `levels`[step], or `level` where there are no levels.
 
     The section `calibration` finds the levels before training.

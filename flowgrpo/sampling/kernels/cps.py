@@ -5,11 +5,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from flowgrpo.sampling.kernels import Kernel
+from flowgrpo.sampling.kernels import GaussianKernel
 from flowgrpo.sampling.levels import Step
 
 
-class Cps(Kernel):
+class Cps(GaussianKernel):
     """c = sqrt(sigma'^2 - tau^2), tau = sigma' sin(a pi / 2): the noise in the state keeps its level exactly.
 
     `log_prob: gaussian` is the density. `unscaled` is -mean((x' - mu)^2) as in the published code, which multiplies

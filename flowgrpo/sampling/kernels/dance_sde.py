@@ -4,12 +4,12 @@ from typing import Literal
 
 from pydantic import PositiveFloat
 
-from flowgrpo.sampling.kernels import Kernel
+from flowgrpo.sampling.kernels import GaussianKernel
 from flowgrpo.sampling.kernels._sde import sde_coefficients
 from flowgrpo.sampling.levels import Step
 
 
-class DanceSde(Kernel):
+class DanceSde(GaussianKernel):
     """c = sigma' - eta^2 dt / (2 sigma), tau = eta sqrt(dt)."""
 
     type: Literal["dance_sde"] = "dance_sde"

@@ -5,11 +5,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from flowgrpo.sampling.kernels import Kernel
+from flowgrpo.sampling.kernels import GaussianKernel
 from flowgrpo.sampling.levels import Step
 
 
-class Ddim(Kernel):
+class Ddim(GaussianKernel):
     """tau = eta sigma' sqrt(1 - sigma'^2 alpha^2 / (sigma^2 alpha'^2)), c = sqrt(sigma'^2 - tau^2).
 
     eta = 1 is the posterior of the forward process (DDPM), eta = 0 the ODE.

@@ -3,11 +3,11 @@
 from math import inf, log
 from typing import Literal
 
-from flowgrpo.sampling.kernels import Kernel
+from flowgrpo.sampling.kernels import GaussianKernel
 from flowgrpo.sampling.levels import Step
 
 
-class DpmPp2m(Kernel):
+class DpmPp2m(GaussianKernel):
     """The ODE step plus (alpha' - sigma' alpha / sigma) h / (2 h_before) (x0_hat - x0_hat_before).
 
     h = lambda' - lambda with lambda = log(alpha / sigma). The first step of a run of these, and a step from pure noise or to

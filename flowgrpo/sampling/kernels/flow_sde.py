@@ -5,12 +5,12 @@ from typing import Literal
 
 from pydantic import PositiveFloat
 
-from flowgrpo.sampling.kernels import Kernel
+from flowgrpo.sampling.kernels import GaussianKernel
 from flowgrpo.sampling.kernels._sde import sde_coefficients
 from flowgrpo.sampling.levels import Step
 
 
-class FlowSde(Kernel):
+class FlowSde(GaussianKernel):
     """c = sigma' - s^2 dt / (2 sigma), tau = s sqrt(dt) with s = a sqrt(sigma / (1 - sigma)).
 
     At sigma = 1 the denominator 1 - sigma uses the schedule's second level, as the published code does.

@@ -2,11 +2,11 @@
 
 from typing import Literal
 
-from flowgrpo.sampling.kernels import Kernel
+from flowgrpo.sampling.kernels import GaussianKernel
 from flowgrpo.sampling.levels import Step
 
 
-class Ode(Kernel):
+class Ode(GaussianKernel):
     """c = sigma', tau = 0: the probability-flow ODE, for diffusion the same as DDIM with eta = 0."""
 
     type: Literal["ode"] = "ode"

@@ -9,7 +9,6 @@ from pydantic import Field
 from flowgrpo.sampling.completion import levels
 from flowgrpo.sampling.kernels import AnyKernel, Kernel
 from flowgrpo.sampling.kernels.dpmpp_2m import DpmPp2m
-from flowgrpo.sampling.kernels.ode import Ode
 from flowgrpo.sampling.plans import Plan
 from flowgrpo.sampling.shape import Shape
 from flowgrpo.section import Section
@@ -23,7 +22,7 @@ class Tail(Section):
 
 
 class StepsPlan(Plan):
-    """`tail` null: the steps after the stochastic ones are ordinary ODE steps."""
+    """`tail` null: the steps after the stochastic ones are ordinary deterministic steps."""
 
     tail: Tail | None = None
 
@@ -33,7 +32,8 @@ class StepsPlan(Plan):
 
     def grow(self, steps: int, group_size: int, update: int, rng: np.random.Generator) -> Shape:
         chosen = set(self.stochastic_steps(steps, update, rng))
-        moves: list[tuple[Kernel, int]] = [(self.kernel if i in chosen else Ode(), i + 1) for i in range(steps)]
+        other = self.kernel.deterministic()
+        moves: list[tuple[Kernel, int]] = [(self.kernel if i in chosen else other, i + 1) for i in range(steps)]
         if self.tail:
             begin = max(chosen) + 1
             count = ceil(self.tail.fraction * (steps - begin))

@@ -7,7 +7,6 @@ import numpy as np
 from pydantic import Field, NonNegativeFloat, NonNegativeInt
 
 from flowgrpo.sampling.kernels import Kernel
-from flowgrpo.sampling.kernels.ode import Ode
 from flowgrpo.sampling.plans import Plan
 from flowgrpo.sampling.plans.sliding import SlidingWindow
 from flowgrpo.sampling.shape import Node, Shape
@@ -33,9 +32,9 @@ class Branch(Plan):
         stochastic = range(steps - 1) if self.window is None else self.window.stochastic_steps(steps, update, rng)
         chosen = {*stochastic, *self.forks}
         nodes = [Node(None, 0, tree) for tree in range(group_size // self.leaves_per_tree)]
-        tips = range(len(nodes))
+        tips, other = range(len(nodes)), self.kernel.deterministic()
         for step in range(steps):
-            kernel: Kernel = self.kernel if step in chosen else Ode()
+            kernel: Kernel = self.kernel if step in chosen else other
             copies, correlation = (self.fan_out, self.correlation) if step in self.forks else (1, 0.0)
             parents = [tip for tip in tips for _ in range(copies)]
             tips = range(len(nodes), len(nodes) + len(parents))

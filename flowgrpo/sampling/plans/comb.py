@@ -5,7 +5,6 @@ from typing import Literal
 import numpy as np
 from pydantic import NonNegativeInt, PositiveInt
 
-from flowgrpo.sampling.kernels.ode import Ode
 from flowgrpo.sampling.plans import Plan
 from flowgrpo.sampling.shape import Node, Shape
 
@@ -28,16 +27,16 @@ class Comb(Plan):
         return Shape(tuple(nodes))
 
     def _grow_one(self, nodes: list[Node], member: int, steps: int) -> None:
-        at = range(steps - 1) if self.at is None else self.at
+        at, other = range(steps - 1) if self.at is None else self.at, self.kernel.deterministic()
         nodes.append(Node(None, 0, member))
         spine = len(nodes) - 1
         for step in range(max(at) + 1):
             for branch in range(self.teeth if step in at else 0):
                 nodes.append(Node(spine, step + 1, member, branch + 1, self.kernel, trained=True))
                 for level in range(step + 2, steps + 1):
-                    nodes.append(Node(len(nodes) - 1, level, member, branch + 1, Ode()))
+                    nodes.append(Node(len(nodes) - 1, level, member, branch + 1, other))
             if step < max(at):
-                nodes.append(Node(spine, step + 1, member, 0, Ode()))
+                nodes.append(Node(spine, step + 1, member, 0, other))
                 spine = len(nodes) - 1
 
     def complaint(self, steps: int, group_size: int) -> str | None:

@@ -1,0 +1,29 @@
+"""The chain of next ids (JustGRPO): exact for a canvas that is filled from left to right, one id a step."""
+
+from typing import Literal
+
+import numpy as np
+from pydantic import PositiveInt
+
+from flowgrpo.likelihood import Likelihood, Masks, whole
+
+
+class LeftToRight(Likelihood):
+    """log p_i = log p(y_i | y_1 .. y_{i-1}, the rest masked): `length` network evaluations, the policy's length.
+
+    After a rollout with kernel `left_to_right` and as many steps, `trajectory` gives the same without them.
+    """
+
+    type: Literal["left_to_right"] = "left_to_right"
+    length: PositiveInt
+
+    @property
+    def states(self) -> int:
+        return self.length
+
+    def complaint(self, length: int) -> str | None:
+        return None if length == self.length else f"likelihood.length = {self.length} must be the policy's length = {length}"
+
+    def masks(self, answer: np.ndarray, prompt: np.ndarray, rng: np.random.Generator) -> Masks:
+        places = np.arange(len(answer))
+        return whole([places >= i for i in places], [(places == i) & answer for i in places], prompt)

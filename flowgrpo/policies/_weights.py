@@ -1,0 +1,95 @@
+"""What is trained of a model: low-rank adapters, or all weights of some modules."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
+
+import torch
+from peft import LoraConfig
+from torch import nn
+
+from flowgrpo.errors import UserError
+from flowgrpo.policies import LoraAdapter
+from flowgrpo.sampling.keys import seed_of
+
+
+class Weights(Protocol):
+    def reference(self) -> AbstractContextManager[None]:
+        """Inside, the modules are those before training."""
+        ...
+
+
+def attach(modules: Mapping[str, Any], lora: LoraAdapter | None, seed: int) -> Weights:
+    """Freeze these modules, of diffusers or transformers, and make trainable what `lora` says, or all of them where it is
+    None."""
+    for module in modules.values():
+        module.requires_grad_(False).eval()
+    return FullWeights(modules) if lora is None else LoraWeights(modules, lora, seed)
+
+
+def trainable(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
+    return {
+        f"{name}.{key}": parameter
+        for name, module in modules.items()
+        for key, parameter in module.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+class LoraWeights:
+    """Adapters in float32 on frozen modules; the reference is the modules with adapters switched off."""
+
+    def __init__(self, modules: Mapping[str, Any], config: LoraAdapter, seed: int) -> None:
+        self.modules = modules
+        peft = LoraConfig(
+            r=config.rank,
+            lora_alpha=config.alpha,
+            init_lora_weights="gaussian",
+            target_modules=list(config.targets),
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of((seed, "lora")))
+            for name, module in modules.items():
+                _add_adapter(name, module, peft)
+
+    @contextmanager
+    def reference(self) -> Iterator[None]:
+        for module in self.modules.values():
+            module.disable_adapters()
+        try:
+            yield
+        finally:
+            for module in self.modules.values():
+                module.enable_adapters()
+
+
+def _add_adapter(name: str, module: Any, peft: LoraConfig) -> None:
+    try:
+        module.add_adapter(peft)
+    except ValueError as error:
+        raise UserError(f"no layer of '{name}' matches lora.targets {sorted(peft.target_modules)}") from error
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+class FullWeights:
+    """All weights of the modules, in float32; the reference is a copy, kept on the CPU, that changes places with them."""
+
+    def __init__(self, modules: Mapping[str, Any]) -> None:
+        self.parameters = [p for module in modules.values() for p in module.float().requires_grad_(True).parameters()]
+        self.initial = [p.detach().to("cpu", copy=True) for p in self.parameters]
+
+    @contextmanager
+    def reference(self) -> Iterator[None]:
+        trained = [p.data for p in self.parameters]
+        _place(self.parameters, [w.to(t.device) for w, t in zip(self.initial, trained, strict=True)])
+        try:
+            yield
+        finally:
+            _place(self.parameters, trained)
+
+
+def _place(parameters: list[nn.Parameter], values: list[torch.Tensor]) -> None:
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.data = value

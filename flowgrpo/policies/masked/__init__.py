@@ -1,0 +1,90 @@
+"""A masked-diffusion language model as a policy."""
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, SerializeAsAny
+
+from flowgrpo.likelihood import AnyLikelihood
+from flowgrpo.likelihood.trajectory import Trajectory
+from flowgrpo.policies import LoraAdapter, PolicyConfig
+from flowgrpo.sampling.kernels import KernelFamily
+from flowgrpo.sampling.kernels._unmasking import UnmaskingKernel
+from flowgrpo.sampling.shape import Shape
+from flowgrpo.section import component
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+    from flowgrpo.policies.masked._policy import MaskedPolicy, MaskedSampler
+
+AnyUnmasking = Annotated[SerializeAsAny[UnmaskingKernel], component(UnmaskingKernel, "flowgrpo.sampling.kernels")]
+
+
+class MaskedConfig(PolicyConfig):
+    """`model`: a folder that transformers loads, `asset:NAME`, or a hub id; anything that maps ids to logits.
+
+    A canvas has room for `prompt_length` ids of the prompt and `length` ids to fill. The prompt goes through the tokenizer's chat
+    template where `chat` says so. `mask_id` is the tokenizer's own when null. `shift`: row i of the logits predicts position
+    i + 1 (Dream, DiffuCoder), rather than i (LLaDA). Ids in `forbidden` are never emitted, besides the mask, padding and what
+    the tokenizer does not know. `guidance_scale` w > 1 adds (w - 1)(z - z without the prompt) to the logits.
+    `likelihood` says how an outcome's log-prob is estimated; `sampler` is how held-out prompts are answered.
+    `trust_remote_code` runs code that comes with the model: only then are models loaded that transformers itself does not know.
+    """
+
+    type: Literal["masked"] = "masked"
+    model: str
+    revision: str | None = None
+    trust_remote_code: bool = False
+    dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
+    prompt_length: PositiveInt
+    length: PositiveInt
+    chat: bool = False
+    mask_id: NonNegativeInt | None = None
+    shift: bool = False
+    forbidden: tuple[NonNegativeInt, ...] = ()
+    guidance_scale: NonNegativeFloat = 1.0
+    likelihood: AnyLikelihood = Trajectory()
+    sampler: AnyUnmasking
+    lora: LoraAdapter | None = None
+    gradient_checkpointing: bool = False
+    parameters: PositiveInt | None = None
+    """Of a model that is not on this disk, for `flowgrpo plan`."""
+
+    @property
+    def kernels(self) -> KernelFamily:
+        return UnmaskingKernel
+
+    @property
+    def posed_states(self) -> int:
+        return self.likelihood.states
+
+    def complaint(self, shape: Shape) -> str | None:
+        kernels = {node.kernel for node in shape.nodes if isinstance(node.kernel, UnmaskingKernel)} | {self.sampler}
+        if complaint := next(filter(None, (kernel.needs(self.steps, self.length) for kernel in kernels)), None):
+            return complaint
+        if complaint := self.likelihood.complaint(self.length):
+            return f"policy.{complaint}"
+        if self.likelihood.states and any(shape.children[i] for i in shape.trained):
+            return f"policy.likelihood '{self.likelihood.type}' scores outcomes as wholes: set rollout.plan.type to outcomes"
+        if not self.likelihood.states and any(
+            node.kernel and not node.trained and node.kernel.stochastic for node in shape.nodes
+        ):
+            return "policy.likelihood 'trajectory' scores every step: plan 'outcomes' trains the last one only; use plan 'all'"
+        return None
+
+    def build(self, device: "torch.device", seed: int) -> "MaskedPolicy":
+        from flowgrpo.policies.masked._policy import MaskedPolicy
+
+        return MaskedPolicy(self, device, seed)
+
+    def build_sampler(self, device: "torch.device", trained: "Path | None") -> "MaskedSampler":
+        from flowgrpo.policies.masked._policy import MaskedSampler
+
+        return MaskedSampler(self, device, trained)
+
+    def memory_bytes(self, states: int) -> dict[str, int]:
+        from flowgrpo.policies.masked._memory import memory_bytes
+
+        return memory_bytes(self, states)

@@ -1,0 +1,149 @@
+"""The policy over a masked-diffusion language model.
+
+Shapes: B states; a state is [ROWS, P + L] (`sampling.canvas`), P prompt positions and L to fill.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from flowgrpo.errors import UserError
+from flowgrpo.policies._weights import attach, trainable
+from flowgrpo.policies.masked import MaskedConfig
+from flowgrpo.policies.masked._adapter import Adapter, load_model, load_tokenizer, vocabulary_of
+from flowgrpo.policies.masked._posing import Posing
+from flowgrpo.prompts import Prompt
+from flowgrpo.samples import Samples
+from flowgrpo.sampling.canvas import TOKENS, answer_length, canvas
+from flowgrpo.sampling.kernels import Move
+from flowgrpo.sampling.keys import Key, Noise
+from flowgrpo.sampling.unmasking import UnmaskingLaw
+
+RATIO_TOLERANCE = {"fp32": 1e-5, "bf16": 1e-2, "fp16": 1e-3}
+
+
+class MaskedSampler:
+    """Answers prompts with the config's own `sampler`."""
+
+    def __init__(self, config: MaskedConfig, device: torch.device, trained: Path | None = None) -> None:
+        self.config, self.device = config, device
+        self.tokenizer = load_tokenizer(config)
+        if config.chat and self.tokenizer.chat_template is None:
+            raise UserError(f"the tokenizer of '{config.model}' has no chat template; set policy.chat to false")
+        self.model = self._load(trained).to(device).eval()
+        self.vocabulary = vocabulary_of(config, self.tokenizer, self._size())
+        self.adapter = Adapter(config, self.model, self.vocabulary)
+        self.ids: dict[str, list[int]] = {}
+
+    def _load(self, trained: Path | None) -> Any:
+        if trained is None or self.config.lora is None:
+            return load_model(self.config, trained)
+        model = load_model(self.config)
+        model.load_adapter(str(trained))
+        return model
+
+    @torch.no_grad()
+    def _size(self) -> int:
+        """V; and does the model have room for the canvas?"""
+        needed, room = self.config.prompt_length + self.config.length, self.model.config.to_dict().get("max_position_embeddings")
+        if room is not None and needed > room:
+            raise UserError(
+                f"model '{self.config.model}' has room for {room} ids, but policy.prompt_length + policy.length = {needed}"
+            )
+        output = self.model(torch.zeros(1, 1, dtype=torch.long, device=self.device))
+        if "logits" not in output:
+            raise UserError(f"model '{self.config.model}' gives no logits; it must be a language model with its head")
+        return int(output.logits.shape[-1])
+
+    @torch.no_grad()
+    def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int], steps: int) -> Samples:
+        if complaint := self.config.sampler.needs(steps, self.config.length):
+            raise UserError(f"policy.sampler: {complaint}")
+        states = self.start(prompts, [])
+        for step in range(steps):
+            moves = tuple(Move(self.config.sampler, step, step + 1) for _ in prompts)
+            law = UnmaskingLaw(moves, steps, self.config.length, self.vocabulary, self.device)
+            noises = [Noise(("generate", seed, step)) for seed in seeds]
+            states = law.sample(states, self.predict(states, prompts, step), noises, [None] * len(prompts))
+        return self.decode(states, prompts)
+
+    def start(self, prompts: Sequence[Prompt], keys: Sequence[Key]) -> Tensor:
+        """All masked; nothing is drawn."""
+        masks = [self.vocabulary.mask] * self.config.length
+        return canvas(torch.tensor([self._padded(prompt) + masks for prompt in prompts], device=self.device))
+
+    def _padded(self, prompt: Prompt) -> list[int]:
+        if prompt.text not in self.ids:
+            self.ids[prompt.text] = self._tokenize(prompt)
+        ids, room = self.ids[prompt.text], self.config.prompt_length
+        return [self.vocabulary.pad] * (room - len(ids)) + ids
+
+    def _tokenize(self, prompt: Prompt) -> list[int]:
+        if self.config.chat:
+            messages = [{"role": "user", "content": prompt.text}]
+            ids = list(self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False))
+        else:
+            ids = self.tokenizer(prompt.text, add_special_tokens=False)["input_ids"]
+        if not ids:
+            raise UserError(f"the prompt in row {prompt.index + 1} has no ids that the tokenizer knows")
+        if len(ids) > self.config.prompt_length:
+            raise UserError(
+                f"the prompt in row {prompt.index + 1} has {len(ids)} ids, and policy.prompt_length is "
+                f"{self.config.prompt_length}; raise it or shorten the prompt"
+            )
+        if ids and ids[0] == self.vocabulary.pad:
+            raise UserError(f"the prompt in row {prompt.index + 1} begins with the padding token")
+        return ids
+
+    def predict(self, states: Tensor, prompts: Sequence[Prompt], step: int) -> Tensor:
+        """Logits [B, L, V]."""
+        return self.adapter.logits(states[:, TOKENS].long())
+
+    def decode(self, states: Tensor, prompts: Sequence[Prompt]) -> Samples:
+        tokens = states[:, TOKENS, -self.config.length :].long()
+        lengths = answer_length(tokens, self.vocabulary.eos).tolist()
+        answers = [row[:count] for row, count in zip(tokens.tolist(), lengths, strict=True)]
+        texts = [self.tokenizer.decode(ids, skip_special_tokens=True) for ids in answers]
+        return Samples([p.text for p in prompts], [p.metadata for p in prompts], [p.index for p in prompts], made_texts=texts)
+
+
+class MaskedPolicy(MaskedSampler):
+    def __init__(self, config: MaskedConfig, device: torch.device, seed: int) -> None:
+        super().__init__(config, device)
+        self.needs_loss_scaling = config.dtype == "fp16"
+        self.ratio_tolerance = RATIO_TOLERANCE[config.dtype]
+        self.weights = attach({"model": self.model}, config.lora, seed)
+        if config.gradient_checkpointing:
+            _recompute_layers(self.model, config.model)
+        states = config.likelihood.states
+        self.posing = Posing(config.likelihood, self.vocabulary, config.length) if states else None
+
+    def law(self, moves: Sequence[Move]) -> UnmaskingLaw:
+        return UnmaskingLaw(tuple(moves), self.config.steps, self.config.length, self.vocabulary, self.device)
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        return trainable({"model": self.model})
+
+    def reference(self) -> AbstractContextManager[None]:
+        return self.weights.reference()
+
+    def export(self, folder: Path) -> None:
+        """What transformers loads: the model, or its adapter where only that is trained; and the tokenizer."""
+        self.model.save_pretrained(str(folder))
+        self.tokenizer.save_pretrained(str(folder))
+
+
+def _recompute_layers(model: Any, name: str) -> None:
+    """Layers of transformers recompute in training mode only; what is inside them stays in evaluation mode, without dropout."""
+    try:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    except ValueError as error:
+        raise UserError(f"model '{name}' can't recompute its layers; set policy.gradient_checkpointing to false") from error
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.training = True

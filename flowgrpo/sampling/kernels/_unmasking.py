@@ -1,0 +1,105 @@
+"""Kernels over canvases of tokens: which of the masked positions are set in a step.
+
+Shapes: C transitions, L positions to fill, V ids.
+"""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import torch
+from pydantic import NonNegativeFloat, PositiveInt
+from torch import Tensor
+
+from flowgrpo.sampling.kernels import Kernel
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What a step knows before it decides. All but the scalars are [C, L] or [C, L, V], float64.
+
+    `logits` are the network's, `drawn` the ids drawn at all positions from softmax(logits / temperature), `uniform` one uniform
+    draw per position, `masked` the positions that may be set, `filled` those that are, `running` the confidence that these were
+    set with. `share` is the part of what is masked that an even schedule would set (1: nothing may stay masked), `progress` the
+    share of all steps that are done afterwards.
+    """
+
+    logits: Tensor
+    tempered: Tensor
+    drawn: Tensor
+    uniform: Tensor
+    masked: Tensor
+    filled: Tensor
+    running: Tensor
+    share: float
+    progress: float
+
+    @property
+    def last(self) -> bool:
+        return self.share == 1.0
+
+    def log_probability(self, logits: Tensor) -> Tensor:
+        """[C, L]: of the drawn ids under these logits."""
+        return logits.log_softmax(-1).gather(-1, self.drawn[..., None]).squeeze(-1)
+
+    def probability(self, logits: Tensor) -> Tensor:
+        return self.log_probability(logits).exp()
+
+
+class UnmaskingKernel(Kernel):
+    """Draw an id at every masked position, then keep the `quota` positions with the highest `score`, and leave the others masked.
+
+    Ids are drawn as argmax(z / temperature + Gumbel) in float64; at `temperature` 0 they are the argmax, and there is no density.
+    Ties go to the left. `block_length` b fills blocks of b positions from left to right, each in an equal share of the steps.
+    `schedule` `even`: m masked positions in k steps left are ceil(m / k) a step (LLaDA, arXiv 2502.09992); `cosine`: after the
+    share s of a block's steps floor(b cos(pi s / 2)) of it stay masked, at least one until the end (MaskGIT, arXiv 2202.04200).
+    A text ends where an end of text is set and nothing before it is masked; then what is behind it is the end of text too.
+    Log-probs are those of the drawn ids given which positions were set, as in all public code; the choice of the positions has no
+    term of its own. With an order that looks at the drawn ids that is an approximation.
+    """
+
+    temperature: NonNegativeFloat = 1.0
+    block_length: PositiveInt | None = None
+    schedule: Literal["even", "cosine"] = "even"
+
+    @property
+    def stochastic(self) -> bool:
+        return self.temperature > 0.0
+
+    @property
+    def ends_stochastic(self) -> bool:
+        return True
+
+    def deterministic(self) -> Self:
+        """The most likely ids. (Where the order is random it stays so.)"""
+        return self.model_copy(update={"temperature": 0.0})
+
+    def needs(self, steps: int, length: int) -> str | None:
+        """Why the kernel can't fill this many positions in this many steps, or None."""
+        block = self.block_length or length
+        if length % block:
+            return f"kernel.block_length = {block} must divide the policy's length = {length}"
+        if steps % (length // block):
+            return f"{steps} steps must be a multiple of the {length // block} blocks of {block} positions"
+        return None
+
+    @abstractmethod
+    def score(self, draft: Draft) -> Tensor:
+        """[C, L], higher is set first; entries of positions that are not masked are ignored."""
+
+    def chosen(self, draft: Draft, quota: Tensor) -> Tensor:
+        """[C, L] booleans: the masked positions to set, `quota` [C] of them."""
+        return highest(self.score(draft), draft.masked, quota)
+
+    def keeps(self, draft: Draft, quota: Tensor) -> tuple[Tensor, Tensor]:
+        """([C, L] positions that hold an id afterwards, [C, L] positions whose draw is part of the action)."""
+        chosen = self.chosen(draft, quota)
+        return draft.filled | chosen, chosen
+
+
+def highest(score: Tensor, among: Tensor, count: Tensor) -> Tensor:
+    """[C, L] booleans: the `count` [C] highest scores among these positions; ties go to the left."""
+    finite = score.clamp(min=torch.finfo(score.dtype).min)
+    order = finite.masked_fill(~among, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    rank = torch.empty_like(order).scatter_(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
+    return among & (rank < count[:, None])

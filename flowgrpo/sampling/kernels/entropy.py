@@ -1,0 +1,18 @@
+"""The positions with the least entropy first (Dream's `entropy`, arXiv 2508.15487)."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from flowgrpo.sampling.kernels._unmasking import Draft, UnmaskingKernel
+
+
+class Entropy(UnmaskingKernel):
+    """Score: minus the entropy of the tempered distribution."""
+
+    type: Literal["entropy"] = "entropy"
+
+    def score(self, draft: Draft) -> Tensor:
+        log_p = draft.tempered.log_softmax(-1)
+        return (log_p.exp() * log_p.clamp(min=torch.finfo(log_p.dtype).min)).sum(-1)

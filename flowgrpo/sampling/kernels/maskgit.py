@@ -1,0 +1,20 @@
+"""The order of MaskGIT (arXiv 2202.04200) as diffusers' AmusedScheduler has it."""
+
+from typing import Literal
+
+from pydantic import NonNegativeFloat
+from torch import Tensor
+
+from flowgrpo.sampling.kernels._unmasking import Draft, UnmaskingKernel
+
+
+class Maskgit(UnmaskingKernel):
+    """Score: log p(drawn id) + T (1 - progress) Gumbel noise, T = `order_temperature`; the schedule is a cosine."""
+
+    type: Literal["maskgit"] = "maskgit"
+    schedule: Literal["even", "cosine"] = "cosine"
+    order_temperature: NonNegativeFloat = 2.0
+
+    def score(self, draft: Draft) -> Tensor:
+        gumbel = -(-draft.uniform.log()).log()
+        return draft.log_probability(draft.logits) + self.order_temperature * (1.0 - draft.progress) * gumbel

@@ -1,0 +1,19 @@
+"""Every masked position for itself (Dream's `origin`): the ancestral sampler of the absorbing chain (arXiv 2107.03006)."""
+
+from typing import Literal
+
+from torch import Tensor
+
+from flowgrpo.sampling.kernels._unmasking import Draft, UnmaskingKernel
+
+
+class Origin(UnmaskingKernel):
+    """A masked position is set with the probability that an even schedule sets it, independently of the others."""
+
+    type: Literal["origin"] = "origin"
+
+    def score(self, draft: Draft) -> Tensor:
+        return draft.uniform
+
+    def chosen(self, draft: Draft, quota: Tensor) -> Tensor:
+        return draft.masked if draft.last else draft.masked & (draft.uniform < draft.share)

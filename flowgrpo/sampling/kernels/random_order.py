@@ -1,0 +1,16 @@
+"""Positions in random order (LLaDA's `random` remasking): the one order rule that does not look at what was drawn."""
+
+from typing import Literal
+
+from torch import Tensor
+
+from flowgrpo.sampling.kernels._unmasking import Draft, UnmaskingKernel
+
+
+class RandomOrder(UnmaskingKernel):
+    """Score: a uniform draw."""
+
+    type: Literal["random_order"] = "random_order"
+
+    def score(self, draft: Draft) -> Tensor:
+        return draft.uniform

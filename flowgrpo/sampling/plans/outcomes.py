@@ -1,0 +1,22 @@
+"""The whole trajectory as one action, for likelihoods that score outcomes and not the steps that made them."""
+
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+
+from flowgrpo.sampling.plans import Plan
+from flowgrpo.sampling.shape import Shape
+
+
+class Outcomes(Plan):
+    """G trajectories of `kernel`; only the last state of each is trained."""
+
+    type: Literal["outcomes"] = "outcomes"
+
+    def grow(self, steps: int, group_size: int, update: int, rng: np.random.Generator) -> Shape:
+        shape = Shape.chains([(self.kernel, i + 1) for i in range(steps)], group_size, self.shared_start)
+        return Shape(tuple(replace(node, trained=node.step == steps) for node in shape.nodes))
+
+    def complaint(self, steps: int, group_size: int) -> str | None:
+        return None if self.completion is None else "plan 'outcomes' scores nothing on the way, so completion must be null"

@@ -1,0 +1,27 @@
+"""The steps at which the members of a group differ most (MDPO, arXiv 2508.13148)."""
+
+from typing import Literal
+
+import numpy as np
+from pydantic import PositiveInt
+
+from flowgrpo.sampling.shape import Shape
+from flowgrpo.selection import Selection
+
+
+class TopSteps(Selection):
+    """The `keep` steps with the largest sum of |advantage| over the group; ties go to the earlier step."""
+
+    type: Literal["top_steps"] = "top_steps"
+    keep: PositiveInt = 8
+
+    def choose(self, shape: Shape, advantage: np.ndarray, update: int, rng: np.random.Generator) -> np.ndarray:
+        steps = np.array([node.step for node in shape.nodes])
+        trained = list(shape.trained)
+        sums = np.bincount(steps[trained], np.abs(advantage[trained]))
+        chosen = np.argsort(-sums, kind="stable")[: self.keep]
+        return np.isin(steps, chosen)
+
+    def complaint(self, shape: Shape) -> str | None:
+        count = len({shape.nodes[i].step for i in shape.trained})
+        return f"top_steps keeps {self.keep} steps, but only {count} are trained" if self.keep > count else None

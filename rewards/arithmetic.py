@@ -1,0 +1,131 @@
+"""Countdown: does an expression use exactly the given numbers and reach the target?
+
+All in [0, 1], higher is better. `countdown_strict` is 1 for a right answer, else 0; `countdown_valid` is 1 for an expression that
+uses exactly the numbers, whatever its value; `countdown` is 1, or 0.1 for a valid expression (the scale of TinyZero). Metadata:
+`{"numbers": [int, ...], "target": int}`. Judged is the last answer block, or all of the text. Licence Apache-2.0.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+from flowgrpo.rewards._answer import answer, bad_row, stated
+from flowgrpo.samples import Samples
+
+LENGTH = 200
+DEPTH = 40
+
+
+class Verdict(NamedTuple):
+    valid: bool
+    right: bool
+
+
+@dataclass(frozen=True)
+class Expression:
+    """`value` is None where something is divided by zero."""
+
+    numbers: tuple[int, ...]
+    value: Fraction | None
+
+
+def countdown(samples: Samples) -> list[float]:
+    return [1.0 if verdict.right else 0.1 if verdict.valid else 0.0 for verdict in _verdicts(samples)]
+
+
+def countdown_strict(samples: Samples) -> list[float]:
+    return [float(verdict.right) for verdict in _verdicts(samples)]
+
+
+def countdown_valid(samples: Samples) -> list[float]:
+    return [float(verdict.valid) for verdict in _verdicts(samples)]
+
+
+def _verdicts(samples: Samples) -> list[Verdict]:
+    return [judge(text, *_task(row)) for text, row in zip(samples.texts, samples.metadata, strict=True)]
+
+
+def _task(row: dict[str, Any]) -> tuple[list[int], int]:
+    numbers, target = stated(row, "numbers", "a list of integers"), stated(row, "target", "an integer")
+    if not isinstance(numbers, list) or not all(type(number) is int for number in numbers):
+        raise bad_row(row, "numbers", "a list of integers")
+    if type(target) is not int:
+        raise bad_row(row, "target", "an integer")
+    return numbers, target
+
+
+def judge(text: str, numbers: Sequence[int], target: int) -> Verdict:
+    expression = parse(answer(text))
+    valid = expression is not None and Counter(expression.numbers) == Counter(numbers)
+    return Verdict(valid, valid and expression is not None and expression.value == target)
+
+
+def parse(text: str) -> Expression | None:
+    """None unless the text is an expression over + - * / ( ) and integers, of at most LENGTH characters and DEPTH levels."""
+    if len(text) > LENGTH or not re.fullmatch(r"[0-9+\-*/()\s]+", text):
+        return None
+    parser = _Parser(re.findall(r"[0-9]+|[+\-*/()]", text))
+    try:
+        value = parser.sum(0)
+    except _Unparsable:
+        return None
+    return None if parser.tokens else Expression(tuple(parser.numbers), value)
+
+
+class _Unparsable(Exception):
+    pass
+
+
+class _Parser:
+    """Recursive descent; `tokens` are what is left, last first."""
+
+    def __init__(self, tokens: list[str]) -> None:
+        self.tokens, self.numbers = tokens[::-1], list[int]()
+
+    def sum(self, depth: int) -> Fraction | None:
+        value = self.product(depth)
+        while self.sees("+", "-"):
+            value = _apply(self.tokens.pop(), value, self.product(depth))
+        return value
+
+    def product(self, depth: int) -> Fraction | None:
+        value = self.signed(depth)
+        while self.sees("*", "/"):
+            value = _apply(self.tokens.pop(), value, self.signed(depth))
+        return value
+
+    def signed(self, depth: int) -> Fraction | None:
+        if not self.sees("-"):
+            return self.atom(depth)
+        self.tokens.pop()
+        return _apply("-", Fraction(0), self.signed(self.deeper(depth)))
+
+    def atom(self, depth: int) -> Fraction | None:
+        token = self.tokens.pop() if self.tokens else ""
+        if token.isdigit():
+            self.numbers.append(int(token))
+            return Fraction(int(token))
+        if token != "(":
+            raise _Unparsable
+        value = self.sum(self.deeper(depth))
+        if not self.sees(")"):
+            raise _Unparsable
+        self.tokens.pop()
+        return value
+
+    def sees(self, *tokens: str) -> bool:
+        return bool(self.tokens) and self.tokens[-1] in tokens
+
+    def deeper(self, depth: int) -> int:
+        if depth >= DEPTH:
+            raise _Unparsable
+        return depth + 1
+
+
+def _apply(operator: str, a: Fraction | None, b: Fraction | None) -> Fraction | None:
+    if a is None or b is None or (operator == "/" and b == 0):
+        return None
+    return {"+": a.__add__, "-": a.__sub__, "*": a.__mul__, "/": a.__truediv__}[operator](b)

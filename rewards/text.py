@@ -1,0 +1,42 @@
+"""Form of a text: its shape and its length. All in [0, 1], higher is better; no metadata. Licence Apache-2.0.
+
+`Format` and `xml_answer` are 1 or 0, `Length` falls off linearly around its target.
+"""
+
+import re
+
+from flowgrpo.errors import UserError
+from flowgrpo.samples import Samples
+
+REASONED = re.compile(r"\s*<reasoning>.*</reasoning>\s*<answer>.*</answer>\s*", re.DOTALL)
+TAGS = ("<reasoning>", "</reasoning>", "<answer>", "</answer>")
+
+
+class Format:
+    """1 when all of the text matches the regular expression `pattern`, in which a dot matches a line break too."""
+
+    def __init__(self, pattern: str) -> None:
+        try:
+            self.pattern = re.compile(pattern, re.DOTALL)
+        except re.error as error:
+            raise UserError(f"the format '{pattern}' is no regular expression: {error}") from error
+
+    def __call__(self, samples: Samples) -> list[float]:
+        return [float(self.pattern.fullmatch(text) is not None) for text in samples.texts]
+
+
+def xml_answer(samples: Samples) -> list[float]:
+    """1 when the text is a reasoning block and an answer block, each once, in this order, and nothing else."""
+    return [float(all(text.count(tag) == 1 for tag in TAGS) and bool(REASONED.fullmatch(text))) for text in samples.texts]
+
+
+class Length:
+    """max(0, 1 - |words - target| / width)."""
+
+    def __init__(self, target: int, width: int) -> None:
+        if target < 0 or width <= 0:
+            raise UserError(f"a length needs a target of at least 0 and a width above 0 words, not {target} and {width}")
+        self.target, self.width = target, width
+
+    def __call__(self, samples: Samples) -> list[float]:
+        return [max(0.0, 1.0 - abs(len(text.split()) - self.target) / self.width) for text in samples.texts]

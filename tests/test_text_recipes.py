@@ -1,0 +1,84 @@
+"""Whole runs of the token recipes: on mini-mdlm, and the published ones on a tiny random model of the same interface."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import tiny_mdlm
+from flowgrpo.bill import bill_of
+from flowgrpo.cli.main import main
+from flowgrpo.config import load_config
+from flowgrpo.paths import recipes
+
+REWARD = """
+from hashlib import blake2b
+
+
+def spread(samples):
+    return [blake2b(text.encode(), digest_size=1).digest()[0] / 255 for text in samples.texts]
+"""
+SMALL = [
+    "rewards={spread: {use: 'my_reward.py:spread'}}",
+    *("rollout.prompts_per_update=2", "rollout.group_size=4", "rollout.micro_batch=8", "updates=2", "checkpoint_every=2"),
+]
+HUB_SMALL = [
+    *SMALL,
+    *("policy.prompt_length=5", "policy.length=8", "policy.dtype=fp32", "policy.chat=false", "policy.mask_id=null"),
+    *("policy.trust_remote_code=false", "optimizer.epochs=1"),
+]
+BLOCKS = {"llada-8b": ["policy.sampler.block_length=4"], "dream-7b": []}
+GEOMETRY = {
+    "llada-8b/diffu_grpo": ["policy.steps=4", "rollout.plan.kernel.block_length=4"],
+    "llada-8b/gdpo": ["policy.steps=4", "rollout.plan.kernel.block_length=4"],
+    "llada-8b/mdpo": ["policy.steps=4", "rollout.plan.kernel.block_length=4", "selection=[{type: top_steps, keep: 2}]"],
+    "llada-8b/just_grpo": ["policy.steps=8"],
+    "dream-7b/diffu_grpo": ["policy.steps=4"],
+    "dream-7b/coupled_grpo": ["policy.steps=4"],
+}
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder(tmp_path, monkeypatch):
+    (tmp_path / "my_reward.py").write_text(REWARD)
+    monkeypatch.chdir(tmp_path)
+
+
+def train(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[dict, list[dict]]:
+    assert main(["train", *arguments]) == 0
+    summary = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    return summary, [json.loads(line) for line in (Path(summary["run"]) / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("recipe", sorted(name for name in recipes() if name.startswith("mini-mdlm/")))
+def test_every_miniature_recipe_trains_and_the_plan_counts_right(recipe, capsys):
+    options = [*SMALL, "evaluation.metric=spread", "evaluation.limit=8", "evaluation.pictures=2"]
+    summary, rows = train(capsys, recipe, *options)
+    bill = bill_of(load_config(recipe, options))
+    assert [row["network_evaluations"] for row in rows] == [bill["network_evaluations_per_update"]] * 2
+    config = load_config(recipe, options)
+    if config.optimizer.epochs == 1 and not config.selection:
+        assert rows[0]["ratio/log_abs_max"] == 0.0
+    assert rows[0]["grad_norm"] > 0 and summary["held_out"]["metric"] == "spread"
+    report = (Path(summary["run"]) / "report.html").read_text()
+    assert "class=text" in report
+
+
+@pytest.mark.parametrize("recipe", sorted(GEOMETRY))
+def test_published_recipes_train_on_a_tiny_random_model(recipe, capsys, tmp_path):
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "1+2=:", "answer": "3"}\n{"prompt": "7:", "answer": "7"}\n')
+    folder = tiny_mdlm.save(tmp_path / "model")
+    lora = ["policy.lora.rank=2"] if load_config(recipe).policy.lora else []
+    options = [*HUB_SMALL, f"policy.model={folder}", *BLOCKS[recipe.split("/")[0]], *GEOMETRY[recipe], *lora]
+    _, rows = train(capsys, recipe, *options)
+    assert len(rows) == 2 and rows[0]["grad_norm"] > 0
+
+
+def test_a_recipe_that_runs_code_says_so_before_it_does(capsys, tmp_path):
+    (tmp_path / "prompts.jsonl").write_text(
+        '{"prompt": "1+2=:", "tests": ["assert True"]}\n{"prompt": "7:", "tests": ["assert True"]}\n'
+    )
+    folder = tiny_mdlm.save(tmp_path / "model")
+    options = [*HUB_SMALL[1:], f"policy.model={folder}", *GEOMETRY["dream-7b/coupled_grpo"]]
+    assert main(["train", "dream-7b/coupled_grpo", *options]) == 2
+    assert "allow_code_execution" in capsys.readouterr().err
