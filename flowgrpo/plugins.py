@@ -87,5 +87,7 @@ def component_class(spec: str, base: type, package: str) -> type:
             raise UserError(f"'{spec}' is not a {base.__name__}")
         return found
     own = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__]
-    (found,) = [c for c in own if issubclass(c, base)]
-    return found
+    fitting = [c for c in own if issubclass(c, base)]
+    if len(fitting) != 1:
+        raise UserError(f"'{spec}' holds {len(fitting)} components of the kind {base.__name__}, and must hold one")
+    return fitting[0]

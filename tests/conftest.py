@@ -1,6 +1,7 @@
 """Tiny random pipelines of real classes, and a policy over a tiny one that trains in milliseconds."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -223,3 +224,12 @@ def pipelines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def mdlm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny random masked-diffusion language model."""
     return save(tmp_path_factory.mktemp("mdlm"))
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Threads wait for each other longer than a tiny model computes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

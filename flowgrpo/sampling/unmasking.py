@@ -119,7 +119,7 @@ class UnmaskingLaw:
         masked = x[:, TOKENS, -self.length :] == self.vocabulary.mask
         open_ = masked & self._reached(move, masked.device)
         made, left = self._schedule(move)
-        return Draft(*drawn, open_, ~masked, x[:, CONFIDENCE, -self.length :], made / left, move.target / self.steps)
+        return Draft(*drawn, open_, ~masked, x[:, CONFIDENCE, -self.length :], made / left, move.source / max(1, self.steps - 1))
 
     def _schedule(self, move: Move) -> tuple[int, int]:
         """(steps that this move makes, steps that were left before it), within its block."""

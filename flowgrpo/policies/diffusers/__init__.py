@@ -45,7 +45,7 @@ class DiffusersConfig(PolicyConfig):
     Some pipelines (SD3) go to sigma < 0.01 in the step before the last, so the noise of that step stays in the picture.
     """
 
-    type: Literal["diffusers"] = "diffusers"
+    type: str = "diffusers"
     model: str
     revision: str | None = None
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32"

@@ -81,7 +81,7 @@ class PipelineSampler:
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         arguments = {**self._arguments(prompts, generators, steps), "output_type": "pt"}
         with self._autocast():
-            return _samples(self.pipe(**arguments)[0], prompts)
+            return samples_of(self.pipe(**arguments)[0], prompts)
 
     def load_lora(self, folder: Path) -> None:
         if not (folder / "pytorch_lora_weights.safetensors").is_file():
@@ -144,7 +144,7 @@ class DiffusersPolicy(PipelineSampler):
     def decode(self, states: Tensor, prompts: Sequence[Prompt]) -> Samples:
         arguments = {**self._arguments(prompts, torch.Generator()), "output_type": "pt"}
         with self._autocast():
-            return _samples(self.tap.finish(states, **arguments)[0], prompts)
+            return samples_of(self.tap.finish(states, **arguments)[0], prompts)
 
     def trainable(self) -> dict[str, nn.Parameter]:
         return trainable(self.modules)
@@ -161,6 +161,6 @@ class DiffusersPolicy(PipelineSampler):
         self.pipe.save_lora_weights(str(folder), **layers)
 
 
-def _samples(images: Tensor, prompts: Sequence[Prompt]) -> Samples:
+def samples_of(images: Tensor, prompts: Sequence[Prompt]) -> Samples:
     texts, rows, groups = zip(*((p.text, p.metadata, p.index) for p in prompts), strict=True)
     return Samples(list(texts), list(rows), list(groups), made_images=images.float().cpu())

@@ -44,7 +44,7 @@ class Tap:
         self._run(keep, stop, None, arguments)
         return seen[0]
 
-    def predict(self, latents: Tensor, step: int, **arguments: Any) -> Tensor:
+    def predict(self, latents: Tensor, step: int, /, **arguments: Any) -> Tensor:
         """The model output that the pipeline gives its scheduler at `step` when its latents are these."""
         seen: list[Tensor] = []
 
@@ -55,7 +55,7 @@ class Tap:
         self._run(lambda own: latents.to(own.dtype), lambda: iter([step]), take, arguments)
         return seen[0]
 
-    def finish(self, latents: Tensor, **arguments: Any) -> Any:
+    def finish(self, latents: Tensor, /, **arguments: Any) -> Any:
         """The pipeline's output for final latents."""
         return self._run(lambda own: latents.to(own.dtype), lambda: iter(()), None, arguments)
 
@@ -83,6 +83,10 @@ class Tap:
 
     @contextmanager
     def _latents(self, replace: Callable[[Tensor], Tensor]) -> Iterator[None]:
+        """Pipelines that prepare no latents get theirs through the call's `latents`."""
+        if "prepare_latents" not in dir(self.pipe):
+            yield
+            return
         original = self.pipe.prepare_latents
 
         @functools.wraps(original)

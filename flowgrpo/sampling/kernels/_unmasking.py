@@ -20,8 +20,8 @@ class Draft:
 
     `logits` are the network's, `drawn` the ids drawn at all positions from softmax(logits / temperature), `uniform` one uniform
     draw per position, `masked` the positions that may be set, `filled` those that are, `running` the confidence that these were
-    set with. `share` is the part of what is masked that an even schedule would set (1: nothing may stay masked), `progress` the
-    share of all steps that are done afterwards.
+    set with. `share` is the part of what is masked that an even schedule would set (1: nothing may stay masked), `progress` is
+    0 at a rollout's first step and 1 at its last.
     """
 
     logits: Tensor

@@ -1,0 +1,46 @@
+"""A masked image model, aMUSEd (arXiv 2401.01808), as a policy."""
+
+from typing import TYPE_CHECKING
+
+from pydantic import PositiveInt
+
+from flowgrpo.policies.diffusers import DiffusersConfig
+from flowgrpo.sampling.kernels import KernelFamily
+from flowgrpo.sampling.kernels._unmasking import UnmaskingKernel
+from flowgrpo.sampling.shape import Shape
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+    from flowgrpo.policies.amused._policy import AmusedPolicy, AmusedSampler
+
+
+class AmusedConfig(DiffusersConfig):
+    """A diffusers pipeline over image ids. `length` is L, the number of ids of a picture; kernel `maskgit` is the pipeline's
+    own."""
+
+    type: str = "amused"
+    length: PositiveInt
+
+    @property
+    def kernels(self) -> KernelFamily:
+        return UnmaskingKernel
+
+    def complaint(self, shape: Shape) -> str | None:
+        kernels = [node.kernel for node in shape.nodes if isinstance(node.kernel, UnmaskingKernel)]
+        return next(filter(None, (kernel.needs(self.steps, self.length) for kernel in kernels)), None)
+
+    def build(self, device: "torch.device", seed: int) -> "AmusedPolicy":
+        from flowgrpo.policies.amused._policy import AmusedPolicy
+
+        return AmusedPolicy(self, device, seed)
+
+    def build_sampler(self, device: "torch.device", trained: "Path | None") -> "AmusedSampler":
+        from flowgrpo.policies.amused._policy import AmusedSampler
+
+        sampler = AmusedSampler(self, device)
+        if trained is not None:
+            sampler.load_lora(trained)
+        return sampler
