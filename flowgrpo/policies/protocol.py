@@ -20,7 +20,7 @@ from flowgrpo.sampling.keys import Key, Noise
 
 
 class Law(Protocol):
-    """The law of C transitions. Log-probs and KL share one unit, the policy's.
+    """How C transitions are scored. Log-probs and KL share one unit, the policy's.
 
     `tau`, `dt` and `g` are [C]: noise scale, fall of the noise level, sensitivity of the mean to the prediction; 1 where a law
     has no such thing.
@@ -34,11 +34,6 @@ class Law(Protocol):
     def g(self) -> Tensor: ...
 
     def select(self, rows: Tensor) -> Self: ...
-    def memory(self, x: Tensor, prediction: Tensor) -> Tensor:
-        """What a multistep kernel remembers of states."""
-        ...
-
-    def sample(self, x: Tensor, prediction: Tensor, noises: Sequence[Noise], memories: Sequence[Tensor | None]) -> Tensor: ...
     def log_prob(self, x: Tensor, prediction: Tensor, x_next: Tensor) -> Tensor:
         """[C, D]"""
         ...
@@ -50,6 +45,16 @@ class Law(Protocol):
     def decisions(self, x_next: Tensor, outcome: Tensor) -> Tensor:
         """[C, D]: 1 for decisions that were made and that the outcome depends on, else 0."""
         ...
+
+
+class StepLaw(Law, Protocol):
+    """How they are made."""
+
+    def memory(self, x: Tensor, prediction: Tensor) -> Tensor:
+        """What a multistep kernel remembers of states."""
+        ...
+
+    def sample(self, x: Tensor, prediction: Tensor, noises: Sequence[Noise], memories: Sequence[Tensor | None]) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,7 @@ class Policy(Sampler, Protocol):
         """The network's output at `states` [B, ...], guidance applied."""
         ...
 
-    def law(self, moves: Sequence[Move]) -> Law: ...
+    def law(self, moves: Sequence[Move]) -> StepLaw: ...
 
     @property
     def posing(self) -> Posing | None:

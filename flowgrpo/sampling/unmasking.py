@@ -107,13 +107,16 @@ class UnmaskingLaw:
         return x
 
     def _draw(self, kernel: UnmaskingKernel, prediction: Tensor, noises: Sequence[Noise]) -> "Drawn":
-        logits, shape = prediction.double(), torch.Size((self.length, prediction.shape[-1] + 1))
-        normal = torch.stack([noise.draw(shape, torch.float64) for noise in noises])
-        uniform = torch.special.ndtr(normal).clamp(TINY, 1.0 - TINY).to(logits.device)
+        """Ids by inverting the cumulative distribution at a uniform draw, so a draw costs two numbers a position whatever V is."""
+        logits = prediction.double()
+        normal = torch.stack([noise.draw(torch.Size((2, self.length)), torch.float64) for noise in noises])
+        uniform, order = torch.special.ndtr(normal).clamp(TINY, 1.0 - TINY).to(logits.device).unbind(1)
         if not kernel.stochastic:
-            return logits, logits, logits.argmax(-1), uniform[..., -1]
+            return logits, logits, logits.argmax(-1), order
         tempered = logits / kernel.temperature
-        return logits, tempered, (tempered - (-uniform[..., :-1].log()).log()).argmax(-1), uniform[..., -1]
+        below = tempered.softmax(-1).cumsum(-1)
+        drawn = torch.searchsorted(below, (uniform[..., None] * below[..., -1:]).contiguous()).squeeze(-1)
+        return logits, tempered, drawn, order
 
     def _draft(self, move: Move, x: Tensor, drawn: "Drawn") -> Draft:
         masked = x[:, TOKENS, -self.length :] == self.vocabulary.mask

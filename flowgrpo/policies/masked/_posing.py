@@ -14,7 +14,7 @@ from torch import Tensor
 from flowgrpo.likelihood import Level, Likelihood
 from flowgrpo.policies.protocol import Posed
 from flowgrpo.sampling.canvas import TOKENS, Vocabulary, answer_length, canvas, in_answer
-from flowgrpo.sampling.keys import Key, Noise, numpy_generator
+from flowgrpo.sampling.keys import Key, numpy_generator
 from flowgrpo.sampling.unmasking import categorical_kl
 
 
@@ -62,12 +62,6 @@ class PosedLaw:
 
     def select(self, rows: Tensor) -> Self:
         return type(self)(self.weights[rows], self.level, self.length, self.eos)
-
-    def memory(self, x: Tensor, prediction: Tensor) -> Tensor:
-        raise AssertionError("outcomes are scored, not continued")
-
-    def sample(self, x: Tensor, prediction: Tensor, noises: Sequence[Noise], memories: Sequence[Tensor | None]) -> Tensor:
-        raise AssertionError("outcomes are scored, not drawn")
 
     def log_prob(self, x: Tensor, prediction: Tensor, x_next: Tensor) -> Tensor:
         tokens = self._tokens(x_next)

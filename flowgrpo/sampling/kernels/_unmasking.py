@@ -49,7 +49,7 @@ class Draft:
 class UnmaskingKernel(Kernel):
     """Draw an id at every masked position, then keep the `quota` positions with the highest `score`, and leave the others masked.
 
-    Ids are drawn as argmax(z / temperature + Gumbel) in float64; at `temperature` 0 they are the argmax, and there is no density.
+    Ids are drawn from softmax(z / temperature) in float64; at `temperature` 0 they are the argmax, and there is no density.
     Ties go to the left. `block_length` b fills blocks of b positions from left to right, each in an equal share of the steps.
     `schedule` `even`: m masked positions in k steps left are ceil(m / k) a step (LLaDA, arXiv 2502.09992); `cosine`: after the
     share s of a block's steps floor(b cos(pi s / 2)) of it stay masked, at least one until the end (MaskGIT, arXiv 2202.04200).
