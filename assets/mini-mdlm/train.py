@@ -155,7 +155,7 @@ def main() -> None:
         return
     write_prompts(arguments.out / "prompts", 3000, 500)
     model, tokenizer = train(arguments.steps, arguments.batch, arguments.lr, seed=0)
-    model.save_pretrained(arguments.out)
+    model.half().save_pretrained(arguments.out)
     tokenizer.save_pretrained(arguments.out)
 
 
