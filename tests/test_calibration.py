@@ -32,19 +32,19 @@ def test_a_run_calibrates_once_and_resumes_with_what_it_found(tmp_path, monkeypa
     run = Path(json.loads(capsys.readouterr().out.splitlines()[-1])["run"])
     found = json.loads((run / "calibration.json").read_text())
     levels = found["levels"]
-    assert len(levels) == 6 and levels[-1] == 0.7 != levels[0]  # the last step is deterministic, nothing is counted there
+    assert len(levels) == 3 and levels[-1] == 0.7 != levels[0]  # the last step is deterministic, nothing is counted there
     bill = bill_of(load_config("mini/dense_grpo", SMALL))
-    assert found["network_evaluations"] == bill["network_evaluations_before_training"] == 2 * 2 * 3 * 21
-    (run / "calibration.json").write_text(json.dumps({**found, "levels": [0.5] * 6}))
+    assert found["network_evaluations"] == bill["network_evaluations_before_training"] == 2 * 2 * 3 * 6
+    (run / "calibration.json").write_text(json.dumps({**found, "levels": [0.5] * 3}))
     assert main(["train", "mini/dense_grpo", "updates=2", "--resume", str(run)]) == 0
-    assert json.loads((run / "calibration.json").read_text())["levels"] == [0.5] * 6
+    assert json.loads((run / "calibration.json").read_text())["levels"] == [0.5] * 3
 
 
 def test_calibration_needs_its_kernel_and_completions(capsys):
     for override, words in (
         ("rollout.plan.kernel={type: flow_sde}", "rollout.plan.kernel is 'flow_sde'"),
         ("rollout.plan.completion=null", "which nothing completes"),
-        ("rollout.plan.kernel.levels=[0.1, 0.2]", "2 levels for policy.steps = 6"),
+        ("rollout.plan.kernel.levels=[0.1, 0.2]", "2 levels for policy.steps = 3"),
     ):
         assert main(["train", "mini/dense_grpo", override]) == 2
         assert words in capsys.readouterr().err

@@ -14,7 +14,7 @@ def test_doctor_says_what_is_installed(capsys):
 def test_rewards_lists_and_describes(capsys):
     assert main(["rewards"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("scene: Scene judge") and "[0, 1]" in out and "Apache-2.0" in out
+    assert "\nscene: Scene judge" in out and "[0, 1]" in out and "Apache-2.0" in out
 
 
 def test_rewards_probes_on_the_users_pictures(capsys, tmp_path):

@@ -252,7 +252,7 @@ def test_recipes_that_no_study_can_compare_are_refused(tmp_path):
 
     (tmp_path / "blind.yaml").write_text("base: mini/cps\nevaluation: null\n")
     (tmp_path / "mini-cps.yaml").write_text("base: mini/cps\n")
-    (tmp_path / "other.yaml").write_text("base: mini/cps\nevaluation: {steps: 3}\n")
+    (tmp_path / "other.yaml").write_text("base: mini/cps\nevaluation: {steps: 5}\n")
     refused("has no `evaluation`", str(tmp_path / "blind.yaml"))
     refused("would both be called 'mini-cps'", "mini/cps", str(tmp_path / "mini-cps.yaml"))
     refused(r"differ in evaluation\.steps; give both the same", "mini/cps", str(tmp_path / "other.yaml"))

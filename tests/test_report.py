@@ -28,11 +28,22 @@ def run(tmp_path):
         json.dumps([{"prompt": "<b>a & b</b>", "seed": 1, "before": side, "after": side}])
     )
     node = {"kernel": "flow_sde", "trained": True, "value": None, "advantage": 0.5, "turning": False, "image": None}
+    node |= {"stochastic": True, "text": None}
     nodes = [
         {**node, "id": 0, "parent": None, "step": 0, "kernel": None, "advantage": None},
         {**node, "id": 1, "parent": 0, "step": 1, "value": 0.25, "image": "samples/leaf.png", "turning": True},
         {**node, "id": 2, "parent": 0, "step": 1, "advantage": -0.5, "value": 0.5, "image": "samples/leaf.png"},
-        {**node, "id": 3, "parent": 1, "step": 2, "kernel": "ode", "advantage": None, "value": 1.0, "image": "samples/leaf.png"},
+        {
+            **node,
+            "id": 3,
+            "parent": 1,
+            "step": 2,
+            "kernel": "ode",
+            "stochastic": False,
+            "advantage": None,
+            "value": 1.0,
+            "image": "samples/leaf.png",
+        },
         {**node, "id": 4, "parent": 1, "step": 2, "value": 0.0, "image": "samples/leaf.png"},
     ]
     (tmp_path / "tree.json").write_text(json.dumps({"prompt": "a tree", "nodes": nodes}))
