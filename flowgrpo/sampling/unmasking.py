@@ -107,7 +107,7 @@ class UnmaskingLaw:
         return x
 
     def _draw(self, kernel: UnmaskingKernel, prediction: Tensor, noises: Sequence[Noise]) -> "Drawn":
-        """Ids by inverting the cumulative distribution at a uniform draw, so a draw costs two numbers a position whatever V is."""
+        """Ids by inverting the cumulative distribution at a uniform draw, so a draw costs two numbers a position for any V."""
         logits = prediction.double()
         normal = torch.stack([noise.draw(torch.Size((2, self.length)), torch.float64) for noise in noises])
         uniform, order = torch.special.ndtr(normal).clamp(TINY, 1.0 - TINY).to(logits.device).unbind(1)
