@@ -13,10 +13,10 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 from flowgrpo.rewards._answer import answer, bad_row, stated
+from flowgrpo.rewards._tokens import Tokens, Unparsable
 from flowgrpo.samples import Samples
 
 LENGTH = 200
-DEPTH = 40
 
 
 class Verdict(NamedTuple):
@@ -64,26 +64,23 @@ def judge(text: str, numbers: Sequence[int], target: int) -> Verdict:
 
 
 def parse(text: str) -> Expression | None:
-    """None unless the text is an expression over + - * / ( ) and integers, of at most LENGTH characters and DEPTH levels."""
+    """None unless the text is an expression over + - * / ( ) and integers, of at most LENGTH characters and 40 levels."""
     if len(text) > LENGTH or not re.fullmatch(r"[0-9+\-*/()\s]+", text):
         return None
     parser = _Parser(re.findall(r"[0-9]+|[+\-*/()]", text))
     try:
         value = parser.sum(0)
-    except _Unparsable:
+    except Unparsable:
         return None
     return None if parser.tokens else Expression(tuple(parser.numbers), value)
 
 
-class _Unparsable(Exception):
-    pass
-
-
-class _Parser:
+class _Parser(Tokens):
     """Recursive descent; `tokens` are what is left, last first."""
 
     def __init__(self, tokens: list[str]) -> None:
-        self.tokens, self.numbers = tokens[::-1], list[int]()
+        super().__init__(tokens)
+        self.numbers = list[int]()
 
     def sum(self, depth: int) -> Fraction | None:
         value = self.product(depth)
@@ -109,20 +106,10 @@ class _Parser:
             self.numbers.append(int(token))
             return Fraction(int(token))
         if token != "(":
-            raise _Unparsable
+            raise Unparsable
         value = self.sum(self.deeper(depth))
-        if not self.sees(")"):
-            raise _Unparsable
-        self.tokens.pop()
+        self.closes()
         return value
-
-    def sees(self, *tokens: str) -> bool:
-        return bool(self.tokens) and self.tokens[-1] in tokens
-
-    def deeper(self, depth: int) -> int:
-        if depth >= DEPTH:
-            raise _Unparsable
-        return depth + 1
 
 
 def _apply(operator: str, a: Fraction | None, b: Fraction | None) -> Fraction | None:

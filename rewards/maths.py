@@ -11,11 +11,11 @@ from fractions import Fraction
 from typing import Any
 
 from flowgrpo.rewards._answer import answer_block, bad_row, stated
+from flowgrpo.rewards._tokens import Tokens, Unparsable
 from flowgrpo.samples import Samples
 
 Number = Fraction | float
 LENGTH = 200
-DEPTH = 40
 BITS = 4096
 """A power has at most so many, so no tower of exponents can hang."""
 LARGEST = 1e300
@@ -109,20 +109,13 @@ def value(text: str) -> Number | None:
     parser = _Parser(tokens)
     try:
         number = parser.sum(0)
-    except (_Unparsable, ZeroDivisionError, OverflowError):
+    except (Unparsable, ZeroDivisionError, OverflowError):
         return None
     return None if parser.tokens or abs(number) > LARGEST else number
 
 
-class _Unparsable(Exception):
-    pass
-
-
-class _Parser:
+class _Parser(Tokens):
     """Recursive descent; `tokens` are what is left, last first."""
-
-    def __init__(self, tokens: list[str]) -> None:
-        self.tokens = tokens[::-1]
 
     def sum(self, depth: int) -> Number:
         number = self.product(depth)
@@ -162,7 +155,7 @@ class _Parser:
         if token == r"\sqrt":
             return _root(self.atom(self.deeper(depth)))
         if token != "(":
-            raise _Unparsable
+            raise Unparsable
         return self.bracket(depth)
 
     def mixed(self, whole: Fraction, depth: int) -> Number:
@@ -171,33 +164,23 @@ class _Parser:
 
     def bracket(self, depth: int) -> Number:
         number = self.sum(self.deeper(depth))
-        if not self.sees(")"):
-            raise _Unparsable
-        self.tokens.pop()
+        self.closes()
         return number
-
-    def sees(self, *tokens: str) -> bool:
-        return bool(self.tokens) and self.tokens[-1] in tokens
-
-    def deeper(self, depth: int) -> int:
-        if depth >= DEPTH:
-            raise _Unparsable
-        return depth + 1
 
 
 def _power(base: Number, exponent: Number) -> Number:
     """Of whole exponents, within BITS."""
     if not isinstance(exponent, Fraction) or exponent.denominator != 1:
-        raise _Unparsable
+        raise Unparsable
     bits = 64 if isinstance(base, float) else max(base.numerator.bit_length(), base.denominator.bit_length())
     if bits * abs(exponent.numerator) > BITS:
-        raise _Unparsable
+        raise Unparsable
     return base**exponent.numerator
 
 
 def _root(number: Number) -> Number:
     if number < 0:
-        raise _Unparsable
+        raise Unparsable
     if isinstance(number, Fraction):
         above, below = math.isqrt(number.numerator), math.isqrt(number.denominator)
         if above**2 == number.numerator and below**2 == number.denominator:

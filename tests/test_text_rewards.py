@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from flowgrpo.errors import UserError
 from flowgrpo.rewards import arithmetic, maths, sudoku
 from flowgrpo.rewards._answer import answer
+from flowgrpo.rewards._tokens import DEPTH
 from flowgrpo.rewards.arithmetic import countdown, countdown_strict, countdown_valid
 from flowgrpo.rewards.maths import Maths, exact
 from flowgrpo.rewards.text import Format, Length, xml_answer
@@ -100,7 +101,7 @@ def evaluated(tree) -> Fraction:
 @given(TREES)
 def test_a_printed_tree_evaluates_like_fractions(tree):
     text = printed(tree)
-    assume(len(text) <= arithmetic.LENGTH and text.count("(") < arithmetic.DEPTH / 2)
+    assume(len(text) <= arithmetic.LENGTH and text.count("(") < DEPTH / 2)
     try:
         expected = evaluated(tree)
     except ZeroDivisionError:
