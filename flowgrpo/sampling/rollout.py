@@ -198,7 +198,7 @@ def _settle(run: _Run) -> None:
         rows = torch.tensor([row for row, _ in below], device=t.parent.device)
         outcomes = torch.stack([run.states[place] for _, place in below])
         found = t.law.select(rows).decisions(t.next_states[rows], outcomes)
-        t.decisions = torch.zeros_like(t.log_prob).index_reduce_(0, rows, found, "amax")
+        t.decisions = torch.zeros_like(t.log_prob).index_add_(0, rows, found).clamp(max=1.0)
 
 
 def _remember(run: _Run, made: list[Place], memory: Callable[[Tensor, Tensor], Tensor], x: Tensor, prediction: Tensor) -> None:
