@@ -183,7 +183,7 @@ def test_cautious_kernels_set_at_least_one(kernel):
     assert left.T.tolist() == [[6, 5, 4, 3, 2, 1, 0]] * 4
 
 
-def draft_of(probabilities, masked=None, drawn=None, share=0.5):
+def draft_of(probabilities, masked=None, drawn=None, share=0.5, hot=0.0):
     """One row of positions whose first ids have these probabilities; the rest is spread over three others."""
     p = torch.tensor(probabilities, dtype=torch.float64)
     logits = torch.stack([p, *[(1 - p) / 3] * 3], -1)[None].log()
@@ -191,7 +191,7 @@ def draft_of(probabilities, masked=None, drawn=None, share=0.5):
     masked = torch.ones(shape, dtype=torch.bool) if masked is None else torch.tensor([masked])
     drawn = torch.zeros(shape, dtype=torch.long) if drawn is None else torch.tensor([drawn])
     uniform = torch.linspace(0.05, 0.95, len(p), dtype=torch.float64)[None]
-    return Draft(logits, logits / 0.5, drawn, uniform, masked, ~masked, torch.zeros(shape), share, 0.5)
+    return Draft(logits, logits / 0.5, drawn, uniform, masked, ~masked, torch.zeros(shape), share, torch.tensor([[hot]]))
 
 
 QUOTA = torch.tensor([1])
@@ -228,10 +228,14 @@ def test_scores_are_what_their_names_say():
     }
     for kernel, scores in expected.items():
         assert kernel().score(draft)[0].tolist() == pytest.approx([float(s) for s in scores])
-    plain = Maskgit(order_temperature=0.0).score(draft)
+    plain = Maskgit().score(draft)
     assert plain.exp()[0].tolist() == pytest.approx([0.2, 0.7])
-    noise = Maskgit(order_temperature=2.0).score(draft) - plain
-    assert noise[0].tolist() == pytest.approx((-(-draft.uniform.log()).log())[0].tolist())
+    noise = Maskgit().score(draft_of([0.4, 0.7], drawn=[1, 0], hot=3.0)) - plain
+    assert noise[0].tolist() == pytest.approx((3.0 * -(-draft.uniform.log()).log())[0].tolist())
+
+
+def test_the_temperature_of_maskgits_order_falls_to_zero():
+    assert [Maskgit(order_temperature=2.0).order_temperature_at(p) for p in (0.0, 0.5, 1.0)] == [2.0, 1.0, 0.0]
 
 
 def test_origin_sets_each_position_with_the_share_of_an_even_schedule():

@@ -7,7 +7,7 @@ are logits [C, L, V]. A transition makes one decision per position: log-probs ar
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from math import cos, floor, pi
+from math import cos, pi
 from typing import Self
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from flowgrpo.sampling.canvas import CONFIDENCE, DRAWN, NOTHING, TOKENS, Vocabulary, in_answer
 from flowgrpo.sampling.kernels import Move
-from flowgrpo.sampling.kernels._unmasking import Draft, UnmaskingKernel
+from flowgrpo.sampling.kernels._unmasking import Draft, Settings, UnmaskingKernel
 from flowgrpo.sampling.keys import Noise
 
 TINY = 2.0**-53
@@ -25,13 +25,14 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class UnmaskingLaw:
-    """`moves` [C] out of `steps`; `length` is L."""
+    """`moves` [C] out of `steps`; `length` is L. `settings` take the place of what the kernels say."""
 
     moves: tuple[Move, ...]
     steps: int
     length: int
     vocabulary: Vocabulary
     device: torch.device
+    settings: Settings | None = None
 
     @property
     def tau(self) -> Tensor:
@@ -41,7 +42,7 @@ class UnmaskingLaw:
 
     def select(self, rows: Tensor) -> Self:
         moves = tuple(self.moves[i] for i in rows.tolist())
-        return type(self)(moves, self.steps, self.length, self.vocabulary, self.device)
+        return replace(self, moves=moves, settings=self.settings and self.settings.select(rows))
 
     def memory(self, x: Tensor, prediction: Tensor) -> Tensor:
         raise AssertionError("unmasking kernels remember nothing but what the state holds")
@@ -50,9 +51,10 @@ class UnmaskingLaw:
         out = x.clone()
         out[:, DRAWN] = NOTHING
         for move, rows in self._groups():
-            drawn = self._draw(_kernel(move), prediction[rows], [noises[i] for i in rows])
+            group = self.select(torch.tensor(rows))
+            drawn = group._draw(_kernel(move), prediction[rows], [noises[i] for i in rows])
             for part in self._parts(move):
-                out[rows] = self._step(part, out[rows], drawn)
+                out[rows] = group._step(part, out[rows], drawn)
         return out
 
     def log_prob(self, x: Tensor, prediction: Tensor, x_next: Tensor) -> Tensor:
@@ -77,18 +79,33 @@ class UnmaskingLaw:
         return list(found.items())
 
     def _log_softmax(self, logits: Tensor) -> Tensor:
-        temperatures = torch.tensor([_kernel(move).temperature for move in self.moves], device=logits.device)
-        return (logits.float() / temperatures[:, None, None]).log_softmax(-1)
+        return (logits.float() / self._temperatures().float()[:, None, None]).log_softmax(-1)
+
+    def _temperatures(self) -> Tensor:
+        if self.settings:
+            return self.settings.temperature
+        return torch.tensor([_kernel(move).temperature for move in self.moves], dtype=torch.float64, device=self.device)
+
+    def _settings(self, move: Move) -> Settings:
+        """Of a law whose moves are all alike, this one being a part of them."""
+        if self.settings:
+            return self.settings
+        kernel, ones = _kernel(move), torch.ones(len(self.moves), dtype=torch.float64, device=self.device)
+        ratio = mask_ratio(kernel, move, self.steps, self.length)
+        order = kernel.order_temperature_at(move.source / max(1, self.steps - 1))
+        return Settings(None if ratio is None else ratio * ones, self._temperatures(), order * ones)
 
     def _parts(self, move: Move) -> list[Move]:
         """The move, cut where a block ends: a jump fills the blocks that it leaves behind and its share of the one it ends in."""
-        ends = range(0, self.steps, self._steps_per_block(_kernel(move)))
+        ends = range(0, self.steps, self.steps // _kernel(move).blocks(self.length))
         cuts = [move.source, *(end for end in ends if move.source < end < move.target), move.target]
         return [replace(move, source=a, target=b) for a, b in pairwise(cuts)]
 
     def _step(self, move: Move, x: Tensor, drawn: "Drawn") -> Tensor:
-        length, draft = self.length, self._draft(move, x, drawn)
-        kept, acted = _kernel(move).keeps(draft, self._quota(move, draft))
+        """`x` [C, ...] of a law whose moves are all alike, this one being a part of them."""
+        length, settings = self.length, self._settings(move)
+        draft = self._draft(move, x, drawn, settings)
+        kept, acted = _kernel(move).keeps(draft, quota(_kernel(move), move, draft.masked.sum(1), settings, self.steps, length))
         out = x.clone()
         set_ = torch.where(draft.masked, draft.drawn.double(), x[:, TOKENS, -length:])
         out[:, TOKENS, -length:] = torch.where(kept, set_, float(self.vocabulary.mask))
@@ -113,45 +130,49 @@ class UnmaskingLaw:
         uniform, order = torch.special.ndtr(normal).clamp(TINY, 1.0 - TINY).to(logits.device).unbind(1)
         if not kernel.stochastic:
             return logits, logits, logits.argmax(-1), order
-        tempered = logits / kernel.temperature
+        tempered = logits / self._temperatures()[:, None, None]
         below = tempered.softmax(-1).cumsum(-1)
         drawn = torch.searchsorted(below, (uniform[..., None] * below[..., -1:]).contiguous()).squeeze(-1)
         return logits, tempered, drawn, order
 
-    def _draft(self, move: Move, x: Tensor, drawn: "Drawn") -> Draft:
+    def _draft(self, move: Move, x: Tensor, drawn: "Drawn", settings: Settings) -> Draft:
         masked = x[:, TOKENS, -self.length :] == self.vocabulary.mask
         open_ = masked & self._reached(move, masked.device)
-        made, left = self._schedule(move)
-        return Draft(*drawn, open_, ~masked, x[:, CONFIDENCE, -self.length :], made / left, move.source / max(1, self.steps - 1))
-
-    def _schedule(self, move: Move) -> tuple[int, int]:
-        """(steps that this move makes, steps that were left before it), within its block."""
-        per_block = self._steps_per_block(_kernel(move))
-        return move.target - move.source, per_block - move.source % per_block
-
-    def _blocks(self, kernel: UnmaskingKernel) -> int:
-        return self.length // kernel.block_length if kernel.block_length else 1
-
-    def _steps_per_block(self, kernel: UnmaskingKernel) -> int:
-        return self.steps // self._blocks(kernel)
+        made, left = steps_of(_kernel(move), move, self.steps, self.length)
+        order_temperature = settings.order_temperature[:, None]
+        return Draft(*drawn, open_, ~masked, x[:, CONFIDENCE, -self.length :], made / left, order_temperature)
 
     def _reached(self, move: Move, device: torch.device) -> Tensor:
         """[L] booleans: the block that the step works on, and those before it."""
         kernel = _kernel(move)
-        blocks = torch.arange(self.length, device=device) * self._blocks(kernel) // self.length
-        return blocks <= move.source // self._steps_per_block(kernel)
+        blocks = torch.arange(self.length, device=device) * kernel.blocks(self.length) // self.length
+        return blocks <= move.source // (self.steps // kernel.blocks(self.length))
 
-    def _quota(self, move: Move, draft: Draft) -> Tensor:
-        """[C] positions to set."""
-        kernel, count = _kernel(move), draft.masked.sum(1)
-        if draft.last:
-            return count
-        made, left = self._schedule(move)
-        if kernel.schedule == "even":
-            return made * (count // left) + (count % left).clamp(max=made)
-        per_block, block = self._steps_per_block(kernel), self.length // self._blocks(kernel)
-        stay = floor(block * cos(pi / 2.0 * (per_block - left + made) / per_block) + ROUNDING)
-        return (count - (count - 1).clamp(max=stay).clamp(min=1)).clamp(min=0)
+
+def steps_of(kernel: UnmaskingKernel, move: Move, steps: int, length: int) -> tuple[int, int]:
+    """(steps that this move makes, steps that were left before it), within its block."""
+    per_block = steps // kernel.blocks(length)
+    return move.target - move.source, per_block - move.source % per_block
+
+
+def mask_ratio(kernel: UnmaskingKernel, move: Move, steps: int, length: int) -> float | None:
+    """The share of its block that stays masked after a move; None: an even schedule, which goes by what is masked before it."""
+    if kernel.schedule == "even":
+        return None
+    per_block = steps // kernel.blocks(length)
+    made, left = steps_of(kernel, move, steps, length)
+    return cos(pi / 2.0 * (per_block - left + made) / per_block)
+
+
+def quota(kernel: UnmaskingKernel, move: Move, count: Tensor, settings: Settings, steps: int, length: int) -> Tensor:
+    """How many [C] of `count` [C] masked positions a move sets."""
+    made, left = steps_of(kernel, move, steps, length)
+    if made == left:
+        return count
+    if settings.mask_ratio is None:
+        return made * (count // left) + (count % left).clamp(max=made)
+    stay = (length // kernel.blocks(length) * settings.mask_ratio + ROUNDING).floor().long()
+    return (count - torch.minimum(count - 1, stay).clamp(min=1)).clamp(min=0)
 
 
 Drawn = tuple[Tensor, Tensor, Tensor, Tensor]

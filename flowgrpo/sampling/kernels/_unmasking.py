@@ -20,8 +20,8 @@ class Draft:
 
     `logits` are the network's, `drawn` the ids drawn at all positions from softmax(logits / temperature), `uniform` one uniform
     draw per position, `masked` the positions that may be set, `filled` those that are, `running` the confidence that these were
-    set with. `share` is the part of what is masked that an even schedule would set (1: nothing may stay masked), `progress` is
-    0 at a rollout's first step and 1 at its last.
+    set with. `share` is the part of what is masked that an even schedule would set (1: nothing may stay masked),
+    `order_temperature` [C, 1] that of the order, where it has one.
     """
 
     logits: Tensor
@@ -32,7 +32,7 @@ class Draft:
     filled: Tensor
     running: Tensor
     share: float
-    progress: float
+    order_temperature: Tensor
 
     @property
     def last(self) -> bool:
@@ -44,6 +44,20 @@ class Draft:
 
     def probability(self, logits: Tensor) -> Tensor:
         return self.log_probability(logits).exp()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a step is set to, [C] each, float64: the share of the block that is to stay masked (None: as an even schedule says),
+    and the temperatures of ids and order."""
+
+    mask_ratio: Tensor | None
+    temperature: Tensor
+    order_temperature: Tensor
+
+    def select(self, rows: Tensor) -> "Settings":
+        ratio = None if self.mask_ratio is None else self.mask_ratio[rows]
+        return Settings(ratio, self.temperature[rows], self.order_temperature[rows])
 
 
 class UnmaskingKernel(Kernel):
@@ -74,6 +88,9 @@ class UnmaskingKernel(Kernel):
         """The most likely ids. (Where the order is random it stays so.)"""
         return self.model_copy(update={"temperature": 0.0})
 
+    def blocks(self, length: int) -> int:
+        return length // self.block_length if self.block_length else 1
+
     def needs(self, steps: int, length: int) -> str | None:
         """Why the kernel can't fill this many positions in this many steps, or None."""
         block = self.block_length or length
@@ -82,6 +99,10 @@ class UnmaskingKernel(Kernel):
         if steps % (length // block):
             return f"{steps} steps must be a multiple of the {length // block} blocks of {block} positions"
         return None
+
+    def order_temperature_at(self, progress: float) -> float:
+        """Temperature of a random order; `progress` is 0 at a rollout's first step and 1 at its last."""
+        return 0.0
 
     @abstractmethod
     def score(self, draft: Draft) -> Tensor:

@@ -9,12 +9,15 @@ from flowgrpo.sampling.kernels._unmasking import Draft, UnmaskingKernel
 
 
 class Maskgit(UnmaskingKernel):
-    """Score: log p(drawn id) + T (1 - progress) Gumbel noise, T = `order_temperature`; the schedule is a cosine."""
+    """Score: log p(drawn id) + T Gumbel noise, T falls from `order_temperature` to 0; the schedule is a cosine."""
 
     type: Literal["maskgit"] = "maskgit"
     schedule: Literal["even", "cosine"] = "cosine"
     order_temperature: NonNegativeFloat = 2.0
 
+    def order_temperature_at(self, progress: float) -> float:
+        return self.order_temperature * (1.0 - progress)
+
     def score(self, draft: Draft) -> Tensor:
         gumbel = -(-draft.uniform.log()).log()
-        return draft.log_probability(draft.logits) + self.order_temperature * (1.0 - draft.progress) * gumbel
+        return draft.log_probability(draft.logits) + draft.order_temperature * gumbel
