@@ -84,13 +84,17 @@ class CalibrationConfig(Section):
 
 
 class OptimizerConfig(Section):
-    """AdamW. `steps_per_update` optimizer steps share a rollout, each on its own part of the prompts, `epochs` times over.
+    """AdamW. `steps_per_update` optimizer steps share a rollout, each on its own share of the prompts, `epochs` times over.
 
     The learning rate rises linearly over `warmup` updates, and falls linearly to 0 over `decay_over` updates. It depends on the
     number of the update only, so a run that is resumed with more `updates` is the one that had them from the start.
+    What is trained has parts, the first words of its parameters' names: transformer, model, schedule. `rates` gives parts a
+    learning rate other than `lr`. `turns` trains one part an update, in this order, over and over; all at once where empty.
     """
 
     lr: PositiveFloat
+    rates: dict[str, PositiveFloat] = Field(default_factory=dict)
+    turns: tuple[str, ...] = ()
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: NonNegativeFloat = 1e-4
     eps: PositiveFloat = 1e-8

@@ -43,11 +43,13 @@ class Trainer:
     def __init__(self, config: Config, policy: Policy, prompts: list[Prompt], scorer: Scorer, processes: Processes) -> None:
         self.config, self.policy, self.scorer, self.processes = config, policy, scorer, processes
         self.sampler = PromptSampler(prompts, config.rollout.prompts_per_update, config.seed)
-        self.parameters = policy.trainable()
         optimizer = config.optimizer
+        self.parts = _parts(policy.trainable())
+        if unknown := {*optimizer.rates, *optimizer.turns} - {*self.parts}:
+            raise UserError(f"optimizer.rates or turns: {sorted(unknown)} is not trained here; there is {sorted(self.parts)}")
+        self.parameters = {name: p for part in self.parts.values() for name, p in part.items()}
         self.optimizer = torch.optim.AdamW(
-            self.parameters.values(),
-            lr=optimizer.lr,
+            [{"params": list(part.values()), "lr": self._rate(name)} for name, part in self.parts.items()],
             betas=optimizer.betas,
             weight_decay=optimizer.weight_decay,
             eps=optimizer.eps,
@@ -67,7 +69,7 @@ class Trainer:
             parts = self._roll_out(prompts, shape)
         with clock("reward"):
             scored = self._score(parts, shape, prompts)
-        with clock("update"):
+        with clock("update"), self._turn():
             optimised = self._optimise(parts, scored)
         evaluations = sum(part.block.network_evaluations for part in parts)
         metrics = {
@@ -89,6 +91,21 @@ class Trainer:
         """The places of the prompts that share an optimizer step."""
         size = self.config.rollout.prompts_per_update // self.config.optimizer.steps_per_update
         return [list(range(i, i + size)) for i in range(0, self.config.rollout.prompts_per_update, size)]
+
+    def _rate(self, part: str) -> float:
+        return self.config.optimizer.rates.get(part, self.config.optimizer.lr)
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Inside, only the part whose turn it is has gradients."""
+        turns = self.config.optimizer.turns
+        waiting = {*self.parts} - {turns[self.updates % len(turns)]} if turns else set()
+        parameters = [p for part in waiting for p in self.parts[part].values()]
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        yield
+        for parameter in parameters:
+            parameter.requires_grad_(True)
 
     def _roll_out(self, prompts: list[Prompt], shape: Shape) -> list[Part]:
         size, micro_batch = self.config.rollout.prompts_per_block, self.config.rollout.micro_batch
@@ -182,12 +199,13 @@ class Trainer:
 
     def _step(self, totals: "Totals") -> None:
         self._gate(totals)
-        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.parameters.values()]
+        parameters = [p for p in self.parameters.values() if p.requires_grad]
+        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
         self.processes.sum(gradients)
-        for parameter, gradient in zip(self.parameters.values(), gradients, strict=True):
+        for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         self.scaler.unscale_(self.optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.optimizer.max_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.optimizer.max_grad_norm)
         if not (totals.finite and (torch.isfinite(norm) or self.scaler.is_enabled())):
             raise UserError(
                 f"update {self.updates}: the loss or its gradient is not finite; no weight was changed; go on from the last "
@@ -207,8 +225,8 @@ class Trainer:
         share = min(1.0, (self.updates + 1) / optimizer.warmup) if optimizer.warmup else 1.0
         if optimizer.decay_over:
             share *= 1.0 - self.updates / optimizer.decay_over
-        for group in self.optimizer.param_groups:
-            group["lr"] = optimizer.lr * share
+        for part, group in zip(self.parts, self.optimizer.param_groups, strict=True):
+            group["lr"] = self._rate(part) * share
 
     def _gate(self, totals: "Totals") -> None:
         """Before the first optimizer step the policy is still the one that sampled, so every log-ratio must be 0."""
@@ -243,6 +261,14 @@ class Trainer:
             self.ema.load(tensors["ema"])
         self.updates, self.optimizer_steps = facts["updates"], facts["optimizer_steps"]
         self.scaler.load_state_dict(facts["scaler"])
+
+
+def _parts(parameters: dict[str, torch.nn.Parameter]) -> dict[str, dict[str, torch.nn.Parameter]]:
+    """Parameters by the first word of their names."""
+    found: dict[str, dict[str, torch.nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        found.setdefault(name.partition(".")[0], {})[name] = parameter
+    return found
 
 
 class Totals:

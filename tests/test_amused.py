@@ -13,7 +13,9 @@ from flowgrpo.cli.main import main
 from flowgrpo.policies.amused import AmusedConfig
 from flowgrpo.prompts import Prompt
 from flowgrpo.sampling.canvas import TOKENS
+from flowgrpo.sampling.kernels import Move
 from flowgrpo.sampling.kernels.maskgit import Maskgit
+from flowgrpo.sampling.keys import Noise
 from flowgrpo.sampling.plans.all import AllSteps
 from flowgrpo.sampling.rollout import rollout
 
@@ -118,27 +120,27 @@ def test_generate_is_the_untouched_pipeline(folder):
         assert torch.equal(plain[0], image)
 
 
-def test_a_whole_run_and_its_lora(folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+def run_config(folder, tmp_path):
     (tmp_path / "bright.py").write_text("def bright(samples):\n    return samples.images.mean((1, 2, 3)).tolist()\n")
     (tmp_path / "prompts.txt").write_text("a red circle\na blue square\n")
-    (tmp_path / "run.yaml").write_text(
-        json.dumps(
-            {
-                "updates": 2,
-                "policy": {"type": "amused", "model": str(folder), "steps": STEPS, "length": SIDE**2, "lora": {"rank": 2}},
-                "rollout": {
-                    "prompts": "prompts.txt",
-                    "prompts_per_update": 2,
-                    "group_size": 4,
-                    "plan": {"type": "all", "shared_start": True, "kernel": "maskgit"},
-                },
-                "rewards": {"bright": {"use": "bright.py:bright"}},
-                "objective": {"clip": 0.2, "reduce": "decision"},
-                "optimizer": {"lr": 1e-3},
-            }
-        )
-    )
+    return {
+        "updates": 2,
+        "policy": {"type": "amused", "model": str(folder), "steps": STEPS, "length": SIDE**2, "lora": {"rank": 2}},
+        "rollout": {
+            "prompts": "prompts.txt",
+            "prompts_per_update": 2,
+            "group_size": 4,
+            "plan": {"type": "all", "shared_start": True, "kernel": "maskgit"},
+        },
+        "rewards": {"bright": {"use": "bright.py:bright"}},
+        "objective": {"clip": 0.2, "reduce": "decision"},
+        "optimizer": {"lr": 1e-3},
+    }
+
+
+def test_a_whole_run_and_its_lora(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.yaml").write_text(json.dumps(run_config(folder, tmp_path)))
     assert main(["train", "run.yaml"]) == 0
     run = Path(json.loads(capsys.readouterr().out.strip().splitlines()[-1])["run"])
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -146,6 +148,42 @@ def test_a_whole_run_and_its_lora(folder, tmp_path, monkeypatch, capsys):
     lora = run / "checkpoint-000002"
     assert main(["sample", "run.yaml", "--prompts", "prompts.txt", "--lora", str(lora), "--out", "pictures"]) == 0
     assert (tmp_path / "pictures" / "00001.png").is_file()
+
+
+SETTINGS = ["mask_ratio", "temperature", "order_temperature", "guidance_scale"]
+
+
+def test_a_schedule_at_its_means_guides_like_the_pipeline(folder):
+    plain, learned = build(folder), build(folder, schedule={"learn": SETTINGS})
+    states = plain.start(PROMPTS, [])
+    law = learned.learned.law(plain.law([Move(Maskgit(), 0, 1)] * 2), explore=False)
+    noises = [Noise((i,)) for i in range(2)]
+    after = [
+        some.sample(states, policy.predict(states, PROMPTS, 0).detach(), noises, [None] * 2)[:, TOKENS]
+        for some, policy in ((plain.law([Move(Maskgit(), 0, 1)] * 2), plain), (law, learned))
+    ]
+    assert torch.equal(*after)
+
+
+@pytest.mark.parametrize("lora", [None, {"rank": 2}])
+def test_a_schedule_is_trained_with_the_model_and_samples_follow_it(folder, lora, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    config = run_config(folder, tmp_path)
+    config["policy"] |= {"lora": lora, "schedule": {"learn": SETTINGS}}
+    config["optimizer"] |= {"rates": {"schedule": 0.1}, "turns": ["transformer", "schedule"]}
+    (tmp_path / "run.yaml").write_text(json.dumps(config))
+    assert main(["train", "run.yaml"]) == 0
+    run = Path(json.loads(capsys.readouterr().out.strip().splitlines()[-1])["run"])
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert rows[0]["ratio/log_abs_max"] == 0.0 and all(row["grad_norm"] > 0 for row in rows)
+    trained = run / "checkpoint-000002"
+    table = json.loads((trained / "schedule.json").read_text())
+    assert list(table) == SETTINGS and all(row["learned"] != row["hand_made"] for row in table.values())
+    arguments = ["sample", "run.yaml", "--prompts", "prompts.txt", "--lora", str(trained)]
+    assert main([*arguments, "--out", "pictures"]) == 0
+    assert (tmp_path / "pictures" / "00001.png").is_file()
+    assert main([*arguments, "--steps", "2", "--out", "other"]) == 2
+    assert "policy.steps = 4" in capsys.readouterr().err
 
 
 def test_a_length_that_is_not_the_pictures_is_said(folder):

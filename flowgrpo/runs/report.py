@@ -45,6 +45,7 @@ def write_report(run: Path) -> Path:
         _by_tag(held_out["by_tag"], rate) if held_out and held_out.get("by_tag") else "",
         _pictures(run / "samples", index, metric) if index else "",
         _curves(metrics, held_out),
+        _schedule(run),
         _tree(run, tree) if tree and tree["nodes"] else "",
         _config(run / "config.yaml"),
     ]
@@ -231,6 +232,25 @@ def _curves(metrics: Sequence[Row], held_out: Row | None) -> str:
     return f"<h2>Training</h2>{intro}<div class=plots>{''.join(plots)}</div>" if any(plots) else ""
 
 
+def _schedule(run: Path) -> str:
+    """What the last checkpoint sets the steps of a rollout to, if that was learned; of averaged weights where there are any."""
+    found = sorted(run.glob("checkpoint-*/schedule.json"))
+    if not found:
+        return ""
+    averaged = found[-1].parent / "ema" / "schedule.json"
+    settings = _json(averaged if averaged.is_file() else found[-1])
+    plots = "".join(
+        _plot(
+            name.replace("_", " "),
+            {kind.replace("_", "-"): list(enumerate(row)) for kind, row in lines.items()},
+            [],
+            "step",
+        )
+        for name, lines in settings.items()
+    )
+    return f"<h2>Learned schedule</h2><p>What each step is set to.</p><div class=plots>{plots}</div>"
+
+
 def _series(metrics: Sequence[Row], key: str) -> list[Point]:
     return [(row["update"], row[key]) for row in metrics if _numbers([row.get(key)])]
 
@@ -258,7 +278,7 @@ class Frame:
         return " ".join("{:.1f},{:.1f}".format(*self.place(p)) for p in points)
 
 
-def _plot(title: str, series: Mapping[str, list[Point]], marks: Sequence[tuple[Point, str]]) -> str:
+def _plot(title: str, series: Mapping[str, list[Point]], marks: Sequence[tuple[Point, str]], along: str = "update") -> str:
     points = [p for line in series.values() for p in line] + [p for p, _ in marks]
     if not points:
         return ""
@@ -266,13 +286,13 @@ def _plot(title: str, series: Mapping[str, list[Point]], marks: Sequence[tuple[P
     frame = Frame(max(x for x, _ in points) or 1.0, _ticks(min(values), max(values)))
     lines = "".join(_line(frame, line, i) for i, line in enumerate(series.values()) if line)
     last = {name: f"{line[-1][1]:.3g}" for name, line in series.items() if line}
-    words = html.escape(f"{title} by update, last " + ", ".join(f"{k} {v}".strip() for k, v in last.items()))
+    words = html.escape(f"{title} by {along}, last " + ", ".join(f"{k} {v}".strip() for k, v in last.items()))
     keys = [f"<span class='key s{i}'></span>{html.escape(name)} " for i, name in enumerate(last) if name]
     note = "".join(keys) or f"last {last['']}" if last else ""
     return (
         f"<figure><figcaption><b>{html.escape(title)}</b><small>{note}</small></figcaption>"
         f"<svg viewBox='0 0 340 180' role=img aria-label='{words}'>"
-        f"{_axes(frame)}{lines}{''.join(_mark(frame, p, kind) for p, kind in marks)}</svg></figure>"
+        f"{_axes(frame, along)}{lines}{''.join(_mark(frame, p, kind) for p, kind in marks)}</svg></figure>"
     )
 
 
@@ -285,13 +305,13 @@ def _ticks(low: float, high: float) -> list[float]:
     return [k * step for k in range(first, max(math.ceil(high / step), first + 1) + 1)]
 
 
-def _axes(frame: Frame) -> str:
+def _axes(frame: Frame, along: str) -> str:
     heights = [(tick, frame.place((0, tick))[1]) for tick in frame.ticks]
     rows = "".join(
         f"<line class=grid x1=50 x2=332 y1={y:.1f} y2={y:.1f} /><text x=44 y={y + 4:.1f} class=end>{tick:.3g}</text>"
         for tick, y in heights
     )
-    return f"{rows}<text x=50 y=174>0</text><text x=332 y=174 class=end>update {frame.right:.0f}</text>"
+    return f"{rows}<text x=50 y=174>0</text><text x=332 y=174 class=end>{along} {frame.right:.0f}</text>"
 
 
 def _line(frame: Frame, line: Sequence[Point], colour: int) -> str:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-TOKENS, DRAWN, CONFIDENCE = range(3)
-"""Rows of a state: the ids; the ids that the last step drew (`NOTHING` where it drew none); the confidence each was set with."""
-ROWS = 3
+TOKENS, DRAWN, CONFIDENCE, SETTINGS = range(4)
+"""Rows of a state: the ids; the ids that the last step drew (`NOTHING` where it drew none); the confidence each was set with;
+what a learned schedule drew for the last step, in the first entries (`sampling.schedule`)."""
+ROWS = 4
 NOTHING = -1
 
 

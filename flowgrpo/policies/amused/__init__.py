@@ -4,9 +4,11 @@ from typing import TYPE_CHECKING
 
 from pydantic import PositiveInt
 
+from flowgrpo.policies import ScheduleConfig
 from flowgrpo.policies.diffusers import DiffusersConfig
 from flowgrpo.sampling.kernels import KernelFamily
 from flowgrpo.sampling.kernels._unmasking import UnmaskingKernel
+from flowgrpo.sampling.kernels.maskgit import Maskgit
 from flowgrpo.sampling.shape import Shape
 
 if TYPE_CHECKING:
@@ -16,13 +18,21 @@ if TYPE_CHECKING:
 
     from flowgrpo.policies.amused._policy import AmusedPolicy, AmusedSampler
 
+GUIDANCE_SCALE = 10.0
+"""The default of the pipeline's call."""
+
 
 class AmusedConfig(DiffusersConfig):
     """A diffusers pipeline over image ids. `length` is L, the number of ids of a picture; kernel `maskgit` is the pipeline's
-    own."""
+    own. `schedule` trains what its steps are set to; held-out pictures then follow it rather than the pipeline's scheduler."""
 
     type: str = "amused"
     length: PositiveInt
+    schedule: ScheduleConfig | None = None
+
+    @property
+    def guidance_scale(self) -> float:
+        return float(self.call.get("guidance_scale", GUIDANCE_SCALE))
 
     @property
     def kernels(self) -> KernelFamily:
@@ -30,7 +40,9 @@ class AmusedConfig(DiffusersConfig):
 
     def complaint(self, shape: Shape) -> str | None:
         kernels = [node.kernel for node in shape.nodes if isinstance(node.kernel, UnmaskingKernel)]
-        return next(filter(None, (kernel.needs(self.steps, self.length) for kernel in kernels)), None)
+        if complaint := next(filter(None, (kernel.needs(self.steps, self.length) for kernel in kernels)), None):
+            return complaint
+        return self.schedule.complaint(shape, Maskgit(), self.guidance_scale) if self.schedule else None
 
     def build(self, device: "torch.device", seed: int) -> "AmusedPolicy":
         from flowgrpo.policies.amused._policy import AmusedPolicy
@@ -42,5 +54,5 @@ class AmusedConfig(DiffusersConfig):
 
         sampler = AmusedSampler(self, device)
         if trained is not None:
-            sampler.load_lora(trained)
+            sampler.load(trained)
         return sampler

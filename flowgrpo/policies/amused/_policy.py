@@ -4,34 +4,68 @@ Shapes: B states; a state is [ROWS, L] (`sampling.canvas`, without a prompt), L 
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from flowgrpo.errors import UserError
+from flowgrpo.policies._schedule import LearnedSchedule, fill, reference_of, with_schedule
+from flowgrpo.policies._weights import trainable
 from flowgrpo.policies.amused import AmusedConfig
 from flowgrpo.policies.diffusers._policy import DiffusersPolicy, PipelineSampler, samples_of
+from flowgrpo.policies.diffusers._tap import Tap
 from flowgrpo.prompts import Prompt
 from flowgrpo.samples import Samples
 from flowgrpo.sampling.canvas import TOKENS, Vocabulary, canvas
 from flowgrpo.sampling.kernels import Move
+from flowgrpo.sampling.kernels.maskgit import Maskgit
 from flowgrpo.sampling.keys import Key
+from flowgrpo.sampling.schedule import ScheduledLaw
 from flowgrpo.sampling.unmasking import UnmaskingLaw
 
 
 class AmusedSampler(PipelineSampler):
-    """The pipeline's scheduler draws from one generator a call, so each sample is a call of its own."""
+    """The pipeline's own sampler, or, where a schedule is learned, kernel `maskgit` under its means.
 
-    def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int], steps: int) -> Samples:
-        return Samples.concatenate(
-            [super(AmusedSampler, self).generate([p], [seed], steps) for p, seed in zip(prompts, seeds, strict=True)]
-        )
+    The pipeline's scheduler draws from one generator a call, so each of its samples is a call of its own.
+    """
 
-    def _arguments(self, prompts: Sequence[Prompt], generator: Any, steps: int | None = None) -> dict[str, Any]:
-        found = super()._arguments(prompts, generator, steps)
-        return {**found, "generator": generator[0] if isinstance(generator, list) else generator}
+    config: AmusedConfig
+
+    def __init__(self, config: AmusedConfig, device: torch.device) -> None:
+        super().__init__(config, device)
+        self.tap = Tap(self.pipe)
+        self._prepare(config)
+
+    def _prepare(self, config: AmusedConfig) -> None:
+        geometry = self.pipe.transformer.config
+        self.vocabulary = Vocabulary(geometry.codebook_size, self.pipe.scheduler.config.mask_token_id, pad=-1)
+        self.height, self.width = self._size()
+        if self.height * self.width != config.length:
+            raise UserError(f"policy.length = {config.length}, but these pictures have {self.height} x {self.width} ids")
+        self.learned: LearnedSchedule | None = None
+        if config.schedule:
+            guidance_scale = config.guidance_scale
+            made = LearnedSchedule(config.schedule, Maskgit(), config.steps, config.length, guidance_scale)
+            self.learned = made.to(self.device)
+
+    def _size(self) -> tuple[int, int]:
+        scale, side = self.pipe.vae_scale_factor, self.pipe.transformer.config.sample_size
+        height, width = (self.config.call.get(key, side * scale) // scale for key in ("height", "width"))
+        return height, width
+
+    def load(self, folder: Path) -> None:
+        """What a run has trained."""
+        if self.config.lora is None:
+            trained = type(self.pipe.transformer).from_pretrained(str(folder / "transformer"), use_safetensors=True)
+            self.pipe.transformer = trained.to(self.device)
+        else:
+            self.load_lora(folder)
+        if self.learned:
+            self.learned.load(folder)
 
     def load_lora(self, folder: Path) -> None:
         if not (folder / "pytorch_lora_weights.safetensors").is_file():
@@ -39,49 +73,76 @@ class AmusedSampler(PipelineSampler):
         name = "pytorch_lora_weights.safetensors"
         self.pipe.transformer.load_lora_adapter(str(folder), prefix=None, weight_name=name, use_safetensors=True)
 
-
-class AmusedPolicy(AmusedSampler, DiffusersPolicy):
-    config: AmusedConfig
-
-    def __init__(self, config: AmusedConfig, device: torch.device, seed: int) -> None:
-        super().__init__(config, device, seed)
-        geometry = self.pipe.transformer.config
-        self.vocabulary = Vocabulary(geometry.codebook_size, self.pipe.scheduler.config.mask_token_id, pad=-1)
-        self.height, self.width = self._size()
-        if self.height * self.width != config.length:
-            raise UserError(f"policy.length = {config.length}, but these pictures have {self.height} x {self.width} ids")
-
-    def _size(self) -> tuple[int, int]:
-        scale, side = self.pipe.vae_scale_factor, self.pipe.transformer.config.sample_size
-        height, width = (self.config.call.get(key, side * scale) // scale for key in ("height", "width"))
-        return height, width
+    @torch.no_grad()
+    def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int], steps: int) -> Samples:
+        if self.learned is None:
+            calls = zip(prompts, seeds, strict=True)
+            return Samples.concatenate([super(AmusedSampler, self).generate([p], [seed], steps) for p, seed in calls])
+        schedule = self.learned
+        schedule.require(steps)
+        states = fill(
+            self.start(prompts, []),
+            self.predict,
+            lambda moves: schedule.law(self._unmasking(moves), explore=False),
+            Maskgit(),
+            prompts,
+            seeds,
+            steps,
+        )
+        return self.decode(states, prompts)
 
     def start(self, prompts: Sequence[Prompt], keys: Sequence[Key]) -> Tensor:
         """All masked; nothing is drawn."""
         return canvas(torch.full((len(prompts), self.config.length), self.vocabulary.mask, device=self.device))
 
     def predict(self, states: Tensor, prompts: Sequence[Prompt], step: int) -> Tensor:
-        """Logits [B, L, V]."""
-        ids = self._ids(states)
+        """Logits [B, L, V]; or, with a learned schedule, those it needs and its means."""
+        ids = states[:, TOKENS].long().view(-1, self.height, self.width)
+        if self.learned is None:
+            return self._logits(ids, step, self._arguments(prompts, torch.Generator()))
+        if not self.learned.guides:
+            return self.learned.predict(self._logits(ids, step, self._arguments(prompts, torch.Generator()))[:, None], step)
+        blank = [Prompt(p.index, self.config.call.get("negative_prompt", "")) for p in prompts]
+        arguments = {**self._arguments([*prompts, *blank], torch.Generator()), "guidance_scale": 1.0}
+        return self.learned.predict(torch.stack(self._logits(ids.repeat(2, 1, 1), step, arguments).chunk(2), dim=1), step)
+
+    def _logits(self, ids: Tensor, step: int, arguments: dict[str, Any]) -> Tensor:
         with self._autocast():
-            arguments = self._arguments(prompts, torch.Generator())
             return self.tap.predict(ids, step, **arguments, latents=ids).flatten(2).transpose(1, 2).float()
 
-    def law(self, moves: Sequence[Move]) -> UnmaskingLaw:  # type: ignore[override]
+    def _unmasking(self, moves: Sequence[Move]) -> UnmaskingLaw:
         return UnmaskingLaw(tuple(moves), self.config.steps, self.config.length, self.vocabulary, self.device)
 
     @torch.no_grad()
     def decode(self, states: Tensor, prompts: Sequence[Prompt]) -> Samples:
-        ids = self._ids(states)
+        ids = states[:, TOKENS].long().view(-1, self.height, self.width)
         arguments = {**self._arguments(prompts, torch.Generator()), "output_type": "pt", "latents": ids}
         with self._autocast():
             return samples_of(self.tap.finish(ids, **arguments)[0], prompts)
 
-    def _ids(self, states: Tensor) -> Tensor:
-        return states[:, TOKENS].long().view(-1, self.height, self.width)
+    def _arguments(self, prompts: Sequence[Prompt], generator: Any, steps: int | None = None) -> dict[str, Any]:
+        found = super()._arguments(prompts, generator, steps)
+        return {**found, "generator": generator[0] if isinstance(generator, list) else generator}
+
+
+class AmusedPolicy(AmusedSampler, DiffusersPolicy):
+    def __init__(self, config: AmusedConfig, device: torch.device, seed: int) -> None:
+        DiffusersPolicy.__init__(self, config, device, seed)
+        self._prepare(config)
+
+    def law(self, moves: Sequence[Move]) -> UnmaskingLaw | ScheduledLaw:  # type: ignore[override]
+        return self._unmasking(moves) if self.learned is None else self.learned.law(self._unmasking(moves))
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        return trainable(with_schedule(self.modules, self.learned))
+
+    def reference(self) -> AbstractContextManager[None]:
+        return reference_of(self.weights, self.learned)
 
     def export(self, folder: Path) -> None:
         if self.config.lora is None:
             self.pipe.transformer.save_pretrained(str(folder / "transformer"))
-            return
-        self.pipe.transformer.save_lora_adapter(str(folder))
+        else:
+            self.pipe.transformer.save_lora_adapter(str(folder))
+        if self.learned:
+            self.learned.save(folder)

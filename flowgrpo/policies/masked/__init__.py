@@ -6,7 +6,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, SerializeAsA
 
 from flowgrpo.likelihood import AnyLikelihood
 from flowgrpo.likelihood.trajectory import Trajectory
-from flowgrpo.policies import LoraAdapter, PolicyConfig
+from flowgrpo.policies import LoraAdapter, PolicyConfig, ScheduleConfig
 from flowgrpo.sampling.kernels import KernelFamily
 from flowgrpo.sampling.kernels._unmasking import UnmaskingKernel
 from flowgrpo.sampling.shape import Shape
@@ -29,7 +29,8 @@ class MaskedConfig(PolicyConfig):
     template where `chat` says so. `mask_id` is the tokenizer's own when null. `shift`: row i of the logits predicts position
     i + 1 (Dream, DiffuCoder), rather than i (LLaDA). Ids in `forbidden` are never emitted, besides the mask, padding and what
     the tokenizer does not know. `guidance_scale` w > 1 adds (w - 1)(z - z without the prompt) to the logits.
-    `likelihood` says how an outcome's log-prob is estimated; `sampler` is how held-out prompts are answered.
+    `likelihood` says how an outcome's log-prob is estimated; `sampler` is how held-out prompts are answered; `schedule` trains
+    what its steps are set to.
     `trust_remote_code` runs code that comes with the model: only then are models loaded that transformers itself does not know.
     """
 
@@ -47,6 +48,7 @@ class MaskedConfig(PolicyConfig):
     guidance_scale: NonNegativeFloat = 1.0
     likelihood: AnyLikelihood = Trajectory()
     sampler: AnyUnmasking
+    schedule: ScheduleConfig | None = None
     lora: LoraAdapter | None = None
     gradient_checkpointing: bool = False
     parameters: PositiveInt | None = None
@@ -66,6 +68,10 @@ class MaskedConfig(PolicyConfig):
             return complaint
         if complaint := self.likelihood.complaint(self.length):
             return f"policy.{complaint}"
+        if self.schedule and self.likelihood.states:
+            return "policy.schedule is scored step by step: policy.likelihood must be trajectory"
+        if self.schedule and (complaint := self.schedule.complaint(shape, self.sampler, self.guidance_scale)):
+            return complaint
         if self.likelihood.states and any(shape.children[i] for i in shape.trained):
             return f"policy.likelihood '{self.likelihood.type}' scores outcomes as wholes: set rollout.plan.type to outcomes"
         if not self.likelihood.states and any(

@@ -3,6 +3,7 @@
 Shapes: B rows, P prompt positions (left-padded), L positions to fill, N = P + L, V ids.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -73,33 +74,48 @@ class Adapter:
         self.forbidden[[vocabulary.mask, *vocabulary.forbidden]] = True
 
     def logits(self, ids: Tensor) -> Tensor:
-        """[B, N] -> [B, L, V] float32, -inf for what must not be emitted. Rows with no mask left are not evaluated: 0.
+        """[B, N] -> [B, L, V] float32, guided, -inf for what must not be emitted. Rows with no mask left are not evaluated: 0."""
+        scale = self.config.guidance_scale
+        if scale == 1.0:
+            return self._allowed(self._open_rows(ids, self._rows))
+        both = self._open_rows(ids, self._both)
+        return self._allowed(both[:, 1] + scale * (both[:, 0] - both[:, 1]))
 
-        (One row always is, so that there is a graph to go back through.)
+    def halves(self, ids: Tensor) -> Tensor:
+        """[B, N] -> [B, 2, L, V]: the same with the prompt and without it, to be guided later; -inf in the first half only."""
+        both = self._open_rows(ids, self._both)
+        return torch.stack([self._allowed(both[:, 0]), both[:, 1]], dim=1)
+
+    def _allowed(self, logits: Tensor) -> Tensor:
+        return logits.masked_fill(self.forbidden.to(logits.device), -torch.inf)
+
+    def _open_rows(self, ids: Tensor, evaluate: Callable[[Tensor], Tensor]) -> Tensor:
+        """What `evaluate` gives for the rows that hold a mask, each without its padding; 0 for the others.
+
+        (One row is always evaluated, so that there is a graph to go back through.)
         """
         length = self.config.length
         pads = self._pads(ids[:, :-length])
         open_ = (ids[:, -length:] == self.vocabulary.mask).any(1)
         open_[0] |= ~open_.any()
-        out = torch.zeros(len(ids), length, self.vocabulary.size, device=ids.device)
+        found = []
         for count in pads[open_].unique().tolist():
             rows = torch.nonzero(open_ & (pads == count)).flatten()
-            out = out.index_put((rows,), self._guided(ids[rows, count:]))
-        return out.masked_fill(self.forbidden.to(ids.device), -torch.inf)
+            found.append((rows, evaluate(ids[rows, count:])))
+        out = torch.zeros(len(ids), *found[0][1].shape[1:], device=ids.device)
+        for rows, values in found:
+            out = out.index_put((rows,), values)
+        return out
 
     def _pads(self, prompt: Tensor) -> Tensor:
         """[B]: how much padding leads."""
         return (prompt == self.vocabulary.pad).long().cumprod(1).sum(1)
 
-    def _guided(self, ids: Tensor) -> Tensor:
-        logits = self._rows(ids)
-        scale = self.config.guidance_scale
-        if scale == 1.0:
-            return logits
+    def _both(self, ids: Tensor) -> Tensor:
+        """[B, 2, L, V]"""
         blank = ids.clone()
         blank[:, : -self.config.length] = self.vocabulary.mask
-        without = self._rows(blank)
-        return without + scale * (logits - without)
+        return torch.stack([self._rows(ids), self._rows(blank)], dim=1)
 
     def _rows(self, ids: Tensor) -> Tensor:
         logits = self.model(ids).logits

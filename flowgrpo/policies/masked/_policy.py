@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from flowgrpo.errors import UserError
+from flowgrpo.policies._schedule import LearnedSchedule, fill, reference_of, with_schedule
 from flowgrpo.policies._weights import attach, trainable
 from flowgrpo.policies.masked import MaskedConfig
 from flowgrpo.policies.masked._adapter import Adapter, load_model, load_tokenizer, vocabulary_of
@@ -21,7 +22,8 @@ from flowgrpo.prompts import Prompt
 from flowgrpo.samples import Samples
 from flowgrpo.sampling.canvas import TOKENS, answer_length, canvas
 from flowgrpo.sampling.kernels import Move
-from flowgrpo.sampling.keys import Key, Noise
+from flowgrpo.sampling.keys import Key
+from flowgrpo.sampling.schedule import ScheduledLaw
 from flowgrpo.sampling.unmasking import UnmaskingLaw
 
 RATIO_TOLERANCE = {"fp32": 1e-5, "bf16": 1e-2, "fp16": 1e-3}
@@ -38,6 +40,7 @@ class MaskedSampler:
         self.model = self._load(trained).to(device).eval()
         self.vocabulary = vocabulary_of(config, self.tokenizer, self._size())
         self.adapter = Adapter(config, self.model, self.vocabulary)
+        self.learned = self._schedule(config, trained)
         self.ids: dict[str, list[int]] = {}
 
     def _load(self, trained: Path | None) -> Any:
@@ -46,6 +49,14 @@ class MaskedSampler:
         model = load_model(self.config)
         model.load_adapter(str(trained))
         return model
+
+    def _schedule(self, config: MaskedConfig, trained: Path | None) -> LearnedSchedule | None:
+        if config.schedule is None:
+            return None
+        made = LearnedSchedule(config.schedule, config.sampler, config.steps, config.length, config.guidance_scale)
+        if trained is not None:
+            made.load(trained)
+        return made.to(self.device)
 
     @torch.no_grad()
     def _size(self) -> int:
@@ -64,12 +75,14 @@ class MaskedSampler:
     def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int], steps: int) -> Samples:
         if complaint := self.config.sampler.needs(steps, self.config.length):
             raise UserError(f"policy.sampler: {complaint}")
-        states = self.start(prompts, [])
-        for step in range(steps):
-            moves = tuple(Move(self.config.sampler, step, step + 1) for _ in prompts)
-            law = UnmaskingLaw(moves, steps, self.config.length, self.vocabulary, self.device)
-            noises = [Noise(("generate", seed, step)) for seed in seeds]
-            states = law.sample(states, self.predict(states, prompts, step), noises, [None] * len(prompts))
+        if self.learned:
+            self.learned.require(steps)
+
+        def law(moves: Sequence[Move]) -> UnmaskingLaw | ScheduledLaw:
+            base = UnmaskingLaw(tuple(moves), steps, self.config.length, self.vocabulary, self.device)
+            return base if self.learned is None else self.learned.law(base, explore=False)
+
+        states = fill(self.start(prompts, []), self.predict, law, self.config.sampler, prompts, seeds, steps)
         return self.decode(states, prompts)
 
     def start(self, prompts: Sequence[Prompt], keys: Sequence[Key]) -> Tensor:
@@ -101,8 +114,11 @@ class MaskedSampler:
         return ids
 
     def predict(self, states: Tensor, prompts: Sequence[Prompt], step: int) -> Tensor:
-        """Logits [B, L, V]."""
-        return self.adapter.logits(states[:, TOKENS].long())
+        """Logits [B, L, V]; or, with a learned schedule, those it needs and its means."""
+        ids = states[:, TOKENS].long()
+        if self.learned is None:
+            return self.adapter.logits(ids)
+        return self.learned.predict(self.adapter.halves(ids) if self.learned.guides else self.adapter.logits(ids)[:, None], step)
 
     def decode(self, states: Tensor, prompts: Sequence[Prompt]) -> Samples:
         tokens = states[:, TOKENS, -self.config.length :].long()
@@ -123,19 +139,22 @@ class MaskedPolicy(MaskedSampler):
         states = config.likelihood.states
         self.posing = Posing(config.likelihood, self.vocabulary, config.length) if states else None
 
-    def law(self, moves: Sequence[Move]) -> UnmaskingLaw:
-        return UnmaskingLaw(tuple(moves), self.config.steps, self.config.length, self.vocabulary, self.device)
+    def law(self, moves: Sequence[Move]) -> UnmaskingLaw | ScheduledLaw:
+        base = UnmaskingLaw(tuple(moves), self.config.steps, self.config.length, self.vocabulary, self.device)
+        return base if self.learned is None else self.learned.law(base)
 
     def trainable(self) -> dict[str, nn.Parameter]:
-        return trainable({"model": self.model})
+        return trainable(with_schedule({"model": self.model}, self.learned))
 
     def reference(self) -> AbstractContextManager[None]:
-        return self.weights.reference()
+        return reference_of(self.weights, self.learned)
 
     def export(self, folder: Path) -> None:
         """What transformers loads: the model, or its adapter where only that is trained; and the tokenizer."""
         self.model.save_pretrained(str(folder))
         self.tokenizer.save_pretrained(str(folder))
+        if self.learned:
+            self.learned.save(folder)
 
 
 def _recompute_layers(model: Any, name: str) -> None:
