@@ -156,8 +156,8 @@ def steps_of(kernel: UnmaskingKernel, move: Move, steps: int, length: int) -> tu
 
 
 def mask_ratio(kernel: UnmaskingKernel, move: Move, steps: int, length: int) -> float | None:
-    """The share of its block that stays masked after a move; None: an even schedule, which goes by what is masked before it."""
-    if kernel.schedule == "even":
+    """The share of its block that stays masked after a move; None where the schedule says how many to set instead."""
+    if kernel.schedule != "cosine":
         return None
     per_block = steps // kernel.blocks(length)
     made, left = steps_of(kernel, move, steps, length)
@@ -169,9 +169,13 @@ def quota(kernel: UnmaskingKernel, move: Move, count: Tensor, settings: Settings
     made, left = steps_of(kernel, move, steps, length)
     if made == left:
         return count
+    size, per_block = length // kernel.blocks(length), steps // kernel.blocks(length)
+    if settings.mask_ratio is None and kernel.schedule == "fixed":
+        extra = [per_block - left + i < size % per_block for i in range(made)]
+        return count.clamp(max=made * (size // per_block) + sum(extra))
     if settings.mask_ratio is None:
         return made * (count // left) + (count % left).clamp(max=made)
-    stay = (length // kernel.blocks(length) * settings.mask_ratio + ROUNDING).floor().long()
+    stay = (size * settings.mask_ratio + ROUNDING).floor().long()
     return (count - torch.minimum(count - 1, stay).clamp(min=1)).clamp(min=0)
 
 

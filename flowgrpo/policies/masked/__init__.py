@@ -23,12 +23,14 @@ AnyUnmasking = Annotated[SerializeAsAny[UnmaskingKernel], component(UnmaskingKer
 
 
 class MaskedConfig(PolicyConfig):
-    """`model`: a folder that transformers loads, `asset:NAME`, or a hub id; anything that maps ids to logits.
+    """`model`: a folder that transformers loads, that of a saved LLaDA2Pipeline, `asset:NAME`, or a hub id; anything that maps
+    ids to logits.
 
     A canvas has room for `prompt_length` ids of the prompt and `length` ids to fill. The prompt goes through the tokenizer's chat
     template where `chat` says so. `mask_id` is the tokenizer's own when null. `shift`: row i of the logits predicts position
-    i + 1 (Dream, DiffuCoder), rather than i (LLaDA). Ids in `forbidden` are never emitted, besides the mask, padding and what
-    the tokenizer does not know. `guidance_scale` w > 1 adds (w - 1)(z - z without the prompt) to the logits.
+    i + 1 (Dream, DiffuCoder), rather than i (LLaDA). `window`: a step sees nothing behind the block that it works on, as models
+    want that were trained with attention by blocks (LLaDA2). Ids in `forbidden` are never emitted, besides the mask, padding and
+    what the tokenizer does not know. `guidance_scale` w > 1 adds (w - 1)(z - z without the prompt) to the logits.
     `likelihood` says how an outcome's log-prob is estimated; `sampler` is how held-out prompts are answered; `schedule` trains
     what its steps are set to.
     `trust_remote_code` runs code that comes with the model: only then are models loaded that transformers itself does not know.
@@ -44,6 +46,7 @@ class MaskedConfig(PolicyConfig):
     chat: bool = False
     mask_id: NonNegativeInt | None = None
     shift: bool = False
+    window: bool = False
     forbidden: tuple[NonNegativeInt, ...] = ()
     guidance_scale: NonNegativeFloat = 1.0
     likelihood: AnyLikelihood = Trajectory()
@@ -68,6 +71,10 @@ class MaskedConfig(PolicyConfig):
             return complaint
         if complaint := self.likelihood.complaint(self.length):
             return f"policy.{complaint}"
+        if self.window and self.likelihood.states:
+            return "policy.window: a step sees no later block, so outcomes can't be scored as wholes; use likelihood trajectory"
+        if self.window and len(blocks := {kernel.block_length for kernel in kernels}) > 1:
+            return f"policy.window: rollouts and policy.sampler must have one kernel.block_length, not {sorted(map(str, blocks))}"
         if self.schedule and self.likelihood.states:
             return "policy.schedule is scored step by step: policy.likelihood must be trajectory"
         if self.schedule and (complaint := self.schedule.complaint(shape, self.sampler, self.guidance_scale)):

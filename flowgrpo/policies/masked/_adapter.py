@@ -3,13 +3,14 @@
 Shapes: B rows, P prompt positions (left-padded), L positions to fill, N = P + L, V ids.
 """
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from flowgrpo.errors import UserError
 from flowgrpo.paths import locate
@@ -17,33 +18,59 @@ from flowgrpo.policies.masked import MaskedConfig
 from flowgrpo.policies.masked import transformer as _registers_our_own  # noqa: F401
 from flowgrpo.sampling.canvas import Vocabulary
 
+UNIFORM = {"diffusion_gemma", "DiffusionGemmaPipeline"}
+"""Models and pipelines whose corruption is uniform over the ids."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def load_model(config: MaskedConfig, trained: Path | None = None) -> Any:
     """The model, or the fully trained one of a checkpoint; safetensors only."""
-    path = locate(config.model) if trained is None else trained
+    source = _source(config, "model") if trained is None else str(trained)
+    remote = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
     try:
-        return AutoModel.from_pretrained(
-            str(path) if path.exists() else config.model,
-            revision=config.revision,
-            trust_remote_code=config.trust_remote_code,
-            dtype=DTYPES[config.dtype],
-            use_safetensors=True,
-        )
+        geometry = AutoConfig.from_pretrained(source, **remote)
+        if geometry.model_type in UNIFORM:
+            raise UserError(_uniform(geometry.model_type))
+        with_head = "AutoModelForCausalLM" in geometry.to_dict().get("auto_map", {})
+        loader = AutoModelForCausalLM if with_head else AutoModel
+        return loader.from_pretrained(source, dtype=DTYPES[config.dtype], use_safetensors=True, **remote)
     except (OSError, ValueError) as error:
         hint = "" if config.trust_remote_code else "; a model with code of its own needs policy.trust_remote_code: true"
-        raise UserError(f"model '{path}' can't be loaded: {str(error).splitlines()[0]}{hint}") from error
+        raise UserError(f"model '{source}' can't be loaded: {str(error).splitlines()[0]}{hint}") from error
 
 
 def load_tokenizer(config: MaskedConfig) -> PreTrainedTokenizerBase:
-    path = locate(config.model)
+    source = _source(config, "tokenizer")
+    remote = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
     try:
-        return AutoTokenizer.from_pretrained(
-            str(path) if path.exists() else config.model, revision=config.revision, trust_remote_code=config.trust_remote_code
-        )
+        return AutoTokenizer.from_pretrained(source, **remote)
     except (OSError, ValueError) as error:
-        raise UserError(f"the tokenizer of '{path}' can't be loaded: {str(error).splitlines()[0]}") from error
+        raise UserError(f"the tokenizer of '{source}' can't be loaded: {str(error).splitlines()[0]}") from error
+
+
+def _source(config: MaskedConfig, component: str) -> str:
+    """Folder or hub id where transformers finds a component; those of a pipeline have folders of their own."""
+    path = locate(config.model)
+    index = path / "model_index.json"
+    if not index.is_file():
+        return str(path) if path.exists() else config.model
+    name = json.loads(index.read_text())["_class_name"]
+    if name in UNIFORM:
+        raise UserError(_uniform(name))
+    if name != "LLaDA2Pipeline":
+        raise UserError(f"model '{config.model}' is a {name}; policy 'masked' takes models of transformers and LLaDA2Pipeline")
+    if not config.window:
+        raise UserError("LLaDA2Pipeline shows its model nothing behind the block it works on: set policy.window to true")
+    if not (path / component).is_dir():
+        raise UserError(f"{path} has no folder '{component}'; write it with pipe.{component}.save_pretrained(...)")
+    return str(path / component)
+
+
+def _uniform(name: str) -> str:
+    return (
+        f"{name} has no mask: its ids are corrupted into other ids and may change at every step, so there is no unmasking step "
+        "to take the log-prob of; policy 'masked' can't train it"
+    )
 
 
 def vocabulary_of(config: MaskedConfig, tokenizer: PreTrainedTokenizerBase, size: int) -> Vocabulary:
@@ -89,35 +116,48 @@ class Adapter:
     def _allowed(self, logits: Tensor) -> Tensor:
         return logits.masked_fill(self.forbidden.to(logits.device), -torch.inf)
 
-    def _open_rows(self, ids: Tensor, evaluate: Callable[[Tensor], Tensor]) -> Tensor:
-        """What `evaluate` gives for the rows that hold a mask, each without its padding; 0 for the others.
+    def _open_rows(self, ids: Tensor, evaluate: Callable[[Tensor, int], Tensor]) -> Tensor:
+        """What `evaluate` gives for the rows that hold a mask, each without its padding and what it must not see; 0 elsewhere.
 
         (One row is always evaluated, so that there is a graph to go back through.)
         """
-        length = self.config.length
-        pads = self._pads(ids[:, :-length])
-        open_ = (ids[:, -length:] == self.vocabulary.mask).any(1)
+        pads, hidden = self._pads(ids[:, : -self.config.length]), self._hidden(ids[:, -self.config.length :])
+        open_ = (ids[:, -self.config.length :] == self.vocabulary.mask).any(1)
         open_[0] |= ~open_.any()
-        found = []
-        for count in pads[open_].unique().tolist():
-            rows = torch.nonzero(open_ & (pads == count)).flatten()
-            found.append((rows, evaluate(ids[rows, count:])))
-        out = torch.zeros(len(ids), *found[0][1].shape[1:], device=ids.device)
-        for rows, values in found:
-            out = out.index_put((rows,), values)
+        out: Tensor | None = None
+        for first, behind in torch.stack([pads, hidden], 1)[open_].unique(dim=0).tolist():
+            rows = torch.nonzero(open_ & (pads == first) & (hidden == behind)).flatten()
+            found = evaluate(ids[rows, first : ids.shape[1] - behind], self.config.length - behind)
+            found = torch.cat([found, found.new_zeros(*found.shape[:-2], behind, found.shape[-1])], dim=-2)
+            out = found.new_zeros(len(ids), *found.shape[1:]) if out is None else out
+            out = out.index_put((rows,), found)
+        assert out is not None
         return out
 
     def _pads(self, prompt: Tensor) -> Tensor:
         """[B]: how much padding leads."""
         return (prompt == self.vocabulary.pad).long().cumprod(1).sum(1)
 
-    def _both(self, ids: Tensor) -> Tensor:
-        """[B, 2, L, V]"""
-        blank = ids.clone()
-        blank[:, : -self.config.length] = self.vocabulary.mask
-        return torch.stack([self._rows(ids), self._rows(blank)], dim=1)
+    def _hidden(self, answer: Tensor) -> Tensor:
+        """[B]: how many positions [B, L] are behind the block of the first mask, where that matters."""
+        if not self.config.window:
+            return torch.zeros(len(answer), dtype=torch.long, device=answer.device)
+        size = self.config.sampler.block_length or self.config.length
+        before = (answer != self.vocabulary.mask).long().cumprod(1).sum(1).clamp(max=self.config.length - 1)
+        return self.config.length - (before // size + 1) * size
 
-    def _rows(self, ids: Tensor) -> Tensor:
-        logits = self.model(ids).logits
+    def _both(self, ids: Tensor, count: int) -> Tensor:
+        """[B, 2, count, V]: with the prompt, and with masks in its place."""
+        blank = ids.clone()
+        blank[:, :-count] = self.vocabulary.mask
+        return torch.stack([self._rows(ids, count), self._rows(blank, count)], dim=1)
+
+    def _rows(self, ids: Tensor, count: int) -> Tensor:
+        """[B, count, V] for the last `count` positions."""
+        seen = {}
+        if self.config.window:
+            positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+            seen = {"attention_mask": torch.ones_like(ids), "position_ids": positions}
+        logits = self.model(ids, **seen).logits
         last = logits.shape[1] - (1 if self.config.shift else 0)
-        return logits[:, last - self.config.length : last].float()
+        return logits[:, last - count : last].float()

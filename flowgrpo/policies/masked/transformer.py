@@ -38,10 +38,11 @@ class Block(GradientCheckpointingLayer):
         self.q_proj, self.k_proj, self.v_proj, self.o_proj = (nn.Linear(width, width) for _ in range(4))
         self.up_proj, self.down_proj = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, visible: Tensor | None) -> Tensor:
+        """[B, N, W]; `visible` [B, 1, 1, N] booleans says which ids are seen."""
         h = self.norm1(x)
         q, k, v = (p(h).unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj))
-        x = x + self.o_proj(scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        x = x + self.o_proj(scaled_dot_product_attention(q, k, v, visible).transpose(1, 2).flatten(2))
         return x + self.down_proj(nn.functional.gelu(self.up_proj(self.norm2(x))))
 
 
@@ -61,12 +62,15 @@ class MiniMdlm(PreTrainedModel):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
-    def forward(self, input_ids: Tensor) -> MaskedLMOutput:
-        """[B, N] -> logits [B, N, V]"""
-        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, position_ids: Tensor | None = None
+    ) -> MaskedLMOutput:
+        """[B, N] -> logits [B, N, V]; `attention_mask` [B, N] is 0 for ids that none may see."""
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device) if position_ids is None else position_ids
+        visible = None if attention_mask is None else attention_mask[:, None, None, :].bool()
         x = self.embed_tokens(input_ids) + self.embed_positions(positions)
         for layer in self.layers:
-            x = layer(x)
+            x = layer(x, visible)
         return MaskedLMOutput(logits=self.lm_head(self.norm(x)))
 
 

@@ -66,7 +66,8 @@ class UnmaskingKernel(Kernel):
     Ids are drawn from softmax(z / temperature) in float64; at `temperature` 0 they are the argmax, and there is no density.
     Ties go to the left. `block_length` b fills blocks of b positions from left to right, each in an equal share of the steps.
     `schedule` `even`: m masked positions in k steps left are ceil(m / k) a step (LLaDA, arXiv 2502.09992); `cosine`: after the
-    share s of a block's steps floor(b cos(pi s / 2)) of it stay masked, at least one until the end (MaskGIT, arXiv 2202.04200).
+    share s of a block's steps floor(b cos(pi s / 2)) of it stay masked, at least one until the end (MaskGIT, arXiv 2202.04200);
+    `fixed`: b positions over all steps as `even` would, whatever is still masked.
     A text ends where an end of text is set and nothing before it is masked; then what is behind it is the end of text too.
     Log-probs are those of the drawn ids given which positions were set, as in all public code; the choice of the positions has no
     term of its own. With an order that looks at the drawn ids that is an approximation.
@@ -74,7 +75,7 @@ class UnmaskingKernel(Kernel):
 
     temperature: NonNegativeFloat = 1.0
     block_length: PositiveInt | None = None
-    schedule: Literal["even", "cosine"] = "even"
+    schedule: Literal["even", "cosine", "fixed"] = "even"
 
     @property
     def stochastic(self) -> bool:
