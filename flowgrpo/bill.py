@@ -22,7 +22,7 @@ def bill_of(config: Config, processes: int = 1) -> dict[str, Any]:
         "prompts_per_update": rollout.prompts_per_update,
         "group_size": rollout.group_size,
         "samples_per_update": config.samples_per_update,
-        "pictures_scored_per_update": len(shape.leaves) * rollout.prompts_per_update,
+        "samples_scored_per_update": len(shape.leaves) * rollout.prompts_per_update,
         "network_evaluations_per_group": per_group,
         "network_evaluations_per_sample": per_group / rollout.group_size,
         "trained_transitions_per_sample": len(shape.trained) / rollout.group_size,

@@ -185,6 +185,8 @@ class Config(Section):
                 f"updates = {self.updates}, but the learning rate is 0 from update optimizer.decay_over = {decay_over} on; "
                 f"set optimizer.decay_over={self.updates} too"
             )
+        if self.evaluation and (complaint := self.policy.sampling_complaint(self.evaluation.steps)):
+            raise ValueError(f"evaluation.steps = {self.evaluation.steps}: {complaint}")
         if self.evaluation and self.evaluation.metric not in self.rewards:
             raise ValueError(f"evaluation.metric '{self.evaluation.metric}' is not one of {sorted(self.rewards)}")
         if not any(reward.weight for reward in self.rewards.values()):

@@ -46,6 +46,12 @@ class ScheduleConfig(Section):
             return "policy.schedule learns guidance_scale: set the policy's guidance_scale above 1 to begin with"
         return None
 
+    def sampling_complaint(self, learned: int, steps: int) -> str | None:
+        """Why a schedule of `learned` steps can't serve samples of `steps`, or None."""
+        return (
+            None if steps == learned else f"the learned schedule has policy.steps = {learned} steps; samples can't have {steps}"
+        )
+
 
 class PolicyConfig(Component):
     """A policy before its weights are loaded. `steps` is S, the number of transitions of a training rollout."""
@@ -64,6 +70,10 @@ class PolicyConfig(Component):
 
     def complaint(self, shape: Shape) -> str | None:
         """Why the policy can't train on trees of this shape, or None."""
+        return None
+
+    def sampling_complaint(self, steps: int) -> str | None:
+        """Why the policy's own sampler can't take this many steps, or None."""
         return None
 
     @abstractmethod

@@ -76,10 +76,6 @@ class LearnedSchedule(nn.Module):
         }
         (folder / VALUES).write_text(json.dumps(settings, indent=1))
 
-    def require(self, steps: int) -> None:
-        if steps != self.steps:
-            raise UserError(f"the learned schedule has policy.steps = {self.steps} steps; samples can't have {steps}")
-
     @torch.no_grad()
     def load(self, folder: Path) -> None:
         if not (folder / WEIGHTS).is_file():

@@ -44,6 +44,9 @@ class AmusedConfig(DiffusersConfig):
             return complaint
         return self.schedule.complaint(shape, Maskgit(), self.guidance_scale) if self.schedule else None
 
+    def sampling_complaint(self, steps: int) -> str | None:
+        return self.schedule.sampling_complaint(self.steps, steps) if self.schedule else None
+
     def build(self, device: "torch.device", seed: int) -> "AmusedPolicy":
         from flowgrpo.policies.amused._policy import AmusedPolicy
 

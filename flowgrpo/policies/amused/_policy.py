@@ -78,8 +78,9 @@ class AmusedSampler(PipelineSampler):
         if self.learned is None:
             calls = zip(prompts, seeds, strict=True)
             return Samples.concatenate([super(AmusedSampler, self).generate([p], [seed], steps) for p, seed in calls])
+        if complaint := self.config.sampling_complaint(steps):
+            raise UserError(complaint)
         schedule = self.learned
-        schedule.require(steps)
         states = fill(
             self.start(prompts, []),
             self.predict,

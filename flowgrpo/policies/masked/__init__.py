@@ -87,6 +87,11 @@ class MaskedConfig(PolicyConfig):
             return "policy.likelihood 'trajectory' scores every step: plan 'outcomes' trains the last one only; use plan 'all'"
         return None
 
+    def sampling_complaint(self, steps: int) -> str | None:
+        if complaint := self.sampler.needs(steps, self.length):
+            return f"policy.sampler: {complaint}"
+        return self.schedule.sampling_complaint(self.steps, steps) if self.schedule else None
+
     def build(self, device: "torch.device", seed: int) -> "MaskedPolicy":
         from flowgrpo.policies.masked._policy import MaskedPolicy
 

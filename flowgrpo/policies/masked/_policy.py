@@ -73,10 +73,8 @@ class MaskedSampler:
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int], steps: int) -> Samples:
-        if complaint := self.config.sampler.needs(steps, self.config.length):
-            raise UserError(f"policy.sampler: {complaint}")
-        if self.learned:
-            self.learned.require(steps)
+        if complaint := self.config.sampling_complaint(steps):
+            raise UserError(complaint)
 
         def law(moves: Sequence[Move]) -> UnmaskingLaw | ScheduledLaw:
             base = UnmaskingLaw(tuple(moves), steps, self.config.length, self.vocabulary, self.device)

@@ -16,8 +16,6 @@ class AllSteps(StepsPlan):
         return list(range(steps if self.kernel.ends_stochastic else steps - 1))
 
     def window_complaint(self, steps: int) -> str | None:
-        return (
-            None
-            if steps > 1 or self.kernel.ends_stochastic
-            else "plan 'all' needs at least 2 steps, since the last one is deterministic"
-        )
+        if self.kernel.ends_stochastic:
+            return f"tail: kernel '{self.kernel.type}' draws every step, so none is left for it" if self.tail else None
+        return None if steps > 1 else "plan 'all' needs at least 2 steps, since the last one is deterministic"
