@@ -29,7 +29,6 @@ from flowgrpo.errors import UserError
 from flowgrpo.objective import AdvantageConfig, ObjectiveConfig
 from flowgrpo.paths import find_config
 from flowgrpo.policies import AnyPolicy
-from flowgrpo.sampling.kernels import GaussianKernel
 from flowgrpo.sampling.kernels.calibrated import Calibrated
 from flowgrpo.sampling.plans import AnyPlan
 from flowgrpo.sampling.plans.all import AllSteps
@@ -169,7 +168,7 @@ class Config(Section):
         complaints += [rule.complaint(shape) for rule in self.selection]
         if complaint := next(filter(None, complaints), None):
             raise ValueError(complaint)
-        if self.policy.kernels is not GaussianKernel and (setting := self.objective.needs_noise_scale):
+        if not self.policy.kernels.noise_scale and (setting := self.objective.needs_noise_scale):
             raise ValueError(
                 f"objective.{setting} needs a Gaussian law; the steps of policy '{self.policy.type}' have no noise scale"
             )

@@ -9,7 +9,10 @@ from diffusers import AmusedPipeline, AmusedScheduler, UVit2DModel, VQModel
 from transformers import CLIPTextModelWithProjection
 
 from conftest import clip_config, clip_tokenizer
+from flowgrpo.bill import bill_of
 from flowgrpo.cli.main import main
+from flowgrpo.config import load_config
+from flowgrpo.paths import recipes
 from flowgrpo.policies.amused import AmusedConfig
 from flowgrpo.prompts import Prompt
 from flowgrpo.sampling.canvas import TOKENS
@@ -189,3 +192,17 @@ def test_a_schedule_is_trained_with_the_model_and_samples_follow_it(folder, lora
 def test_a_length_that_is_not_the_pictures_is_said(folder):
     with pytest.raises(Exception, match="these pictures have 4 x 4 ids"):
         AmusedConfig(model=str(folder), steps=STEPS, length=9).build(CPU, 0)
+
+
+@pytest.mark.parametrize("recipe", sorted(name for name in recipes() if name.startswith("mini-amused/")))
+def test_every_miniature_recipe_trains_and_the_plan_counts_right(recipe, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    options = ["updates=2", "rollout.prompts_per_update=2", "rollout.group_size=3", "evaluation.limit=4", "checkpoint_every=2"]
+    assert main(["train", recipe, *options]) == 0
+    summary = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    rows = [json.loads(line) for line in (Path(summary["run"]) / "metrics.jsonl").read_text().splitlines()]
+    bill = bill_of(load_config(recipe, options))
+    assert [row["network_evaluations"] for row in rows] == [bill["network_evaluations_per_update"]] * 2
+    assert rows[0]["ratio/log_abs_max"] == 0.0 and all(row["grad_norm"] > 0 for row in rows)
+    report = (Path(summary["run"]) / "report.html").read_text()
+    assert ("Learned schedule" in report) == (recipe != "mini-amused/trajectory")

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import SerializeAsAny
 
@@ -13,6 +13,9 @@ from flowgrpo.section import Component, component
 class Kernel(Component):
     """What plans and credit know of a law; how it is sampled and scored is the business of its family (`_gaussian`,
     `_unmasking`)."""
+
+    noise_scale: ClassVar[bool] = False
+    """Whether steps have a scale of noise that objectives may weigh by."""
 
     @property
     def stochastic(self) -> bool:
@@ -41,6 +44,8 @@ class Kernel(Component):
 class GaussianKernel(Kernel):
     """Over continuous states, where every sampler is x' = alpha' x0_hat + c x1_hat + tau eps: given the noise levels of a step,
     what are (c, tau)?"""
+
+    noise_scale: ClassVar[bool] = True
 
     @abstractmethod
     def coefficients(self, step: Step) -> tuple[float, float]:
