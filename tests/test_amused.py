@@ -189,6 +189,15 @@ def test_a_schedule_is_trained_with_the_model_and_samples_follow_it(folder, lora
     assert "policy.steps = 4" in capsys.readouterr().err
 
 
+def test_an_order_temperature_in_the_call_is_refused_beside_a_schedule(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    config = run_config(folder, tmp_path)
+    config["policy"] |= {"schedule": {"learn": ["temperature"]}, "call": {"temperature": 4}}
+    (tmp_path / "run.yaml").write_text(json.dumps(config))
+    assert main(["train", "run.yaml"]) == 2
+    assert "policy.call.temperature" in capsys.readouterr().err
+
+
 def test_a_length_that_is_not_the_pictures_is_said(folder):
     with pytest.raises(Exception, match="these pictures have 4 x 4 ids"):
         AmusedConfig(model=str(folder), steps=STEPS, length=9).build(CPU, 0)

@@ -4,7 +4,7 @@ Shapes: B states, S steps, K settings (`sampling.schedule`), H logits a state, L
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -15,10 +15,7 @@ from torch import Tensor, nn
 from flowgrpo.errors import UserError
 from flowgrpo.policies import ScheduleConfig
 from flowgrpo.policies._weights import Weights
-from flowgrpo.prompts import Prompt
-from flowgrpo.sampling.kernels import Move
 from flowgrpo.sampling.kernels._unmasking import UnmaskingKernel
-from flowgrpo.sampling.keys import Noise
 from flowgrpo.sampling.schedule import NAMES, ScheduledLaw, effective, hand_made, moved, pack
 from flowgrpo.sampling.unmasking import UnmaskingLaw
 
@@ -95,21 +92,3 @@ def with_schedule(modules: Mapping[str, nn.Module], schedule: LearnedSchedule | 
 def reference_of(weights: Weights, schedule: LearnedSchedule | None) -> Iterator[None]:
     with weights.reference(), schedule.reference() if schedule else nullcontext():
         yield
-
-
-def fill(
-    start: Tensor,
-    predict: Callable[[Tensor, Sequence[Prompt], int], Tensor],
-    law: Callable[[Sequence[Move]], UnmaskingLaw | ScheduledLaw],
-    kernel: UnmaskingKernel,
-    prompts: Sequence[Prompt],
-    seeds: Sequence[int],
-    steps: int,
-) -> Tensor:
-    """Final states [B, ...] from these, one seed each."""
-    states = start
-    for step in range(steps):
-        moves = [Move(kernel, step, step + 1)] * len(prompts)
-        noises = [Noise(("generate", seed, step)) for seed in seeds]
-        states = law(moves).sample(states, predict(states, prompts, step), noises, [None] * len(prompts))
-    return states

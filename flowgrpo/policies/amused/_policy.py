@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from flowgrpo.errors import UserError
-from flowgrpo.policies._schedule import LearnedSchedule, fill, reference_of, with_schedule
+from flowgrpo.policies._fill import fill
+from flowgrpo.policies._schedule import LearnedSchedule, reference_of, with_schedule
 from flowgrpo.policies._weights import trainable
 from flowgrpo.policies.amused import AmusedConfig
 from flowgrpo.policies.diffusers._policy import DiffusersPolicy, PipelineSampler, samples_of

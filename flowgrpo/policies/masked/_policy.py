@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from flowgrpo.errors import UserError
-from flowgrpo.policies._schedule import LearnedSchedule, fill, reference_of, with_schedule
+from flowgrpo.policies._fill import fill
+from flowgrpo.policies._schedule import LearnedSchedule, reference_of, with_schedule
 from flowgrpo.policies._weights import attach, trainable
 from flowgrpo.policies.masked import MaskedConfig
 from flowgrpo.policies.masked._adapter import Adapter, load_model, load_tokenizer, vocabulary_of
