@@ -146,8 +146,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--evaluate", type=Path, help="a folder that this script made; nothing is trained")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=900)
+    parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--lr", type=float, default=1e-3)
     arguments = parser.parse_args()
     if arguments.evaluate:
