@@ -49,10 +49,12 @@ def _size_on_disk(folder: Path) -> ModelSize:
 
 
 def _geometry(config: dict[str, Any]) -> dict[str, int]:
-    """Depth, width and tokens of a transformer or UNet config; text tokens are counted as many as image tokens."""
+    """Depth, width and tokens of a transformer, UVit or UNet config; text tokens are counted as many as image tokens."""
     if "num_attention_heads" in config and "attention_head_dim" in config:
         width = config["num_attention_heads"] * config["attention_head_dim"]
         layers = config.get("num_layers", 1) + config.get("num_single_layers", 0)
+    elif "num_hidden_layers" in config:
+        width, layers = config["hidden_size"], config["num_hidden_layers"] + 2
     else:
         width, layers = config["block_out_channels"][-1], 2 * len(config["block_out_channels"])
     side = config.get("sample_size") or 64
