@@ -17,10 +17,13 @@ from flowgrpo.policies import ScheduleConfig
 from flowgrpo.policies._schedule import LearnedSchedule
 from flowgrpo.sampling.canvas import DRAWN, SETTINGS
 from flowgrpo.sampling.kernels import Move
+from flowgrpo.sampling.kernels.entropy_bound import EntropyBound
 from flowgrpo.sampling.kernels.left_to_right import LeftToRight
 from flowgrpo.sampling.kernels.low_confidence import LowConfidence
 from flowgrpo.sampling.kernels.maskgit import Maskgit
+from flowgrpo.sampling.kernels.origin import Origin
 from flowgrpo.sampling.kernels.random_order import RandomOrder
+from flowgrpo.sampling.kernels.threshold import Threshold
 from flowgrpo.sampling.keys import Noise
 from flowgrpo.sampling.plans.all import AllSteps
 from flowgrpo.sampling.rollout import rollout
@@ -82,6 +85,13 @@ def test_hand_made_settings_are_those_of_maskgit():
 def test_only_what_changes_something_is_drawn():
     used = effective(hand_made(Maskgit(), 3, 9, 1.0))
     assert used.tolist() == [[True, True, True, False], [True, True, True, False], [False, True, False, False]]
+
+
+@pytest.mark.parametrize("kernel", [Origin, Threshold, EntropyBound])
+def test_a_mask_ratio_that_the_kernel_does_not_ask_for_is_refused(kernel):
+    with pytest.raises(UserError, match="'mask_ratio'] changes nothing"):
+        schedule_of(kernel(), 2, 6)
+    assert schedule_of(kernel(), 2, 6, ("temperature",)).learned.tolist() == [[False, True, False, False]] * 2
 
 
 def test_offsets_move_settings_on_their_own_scales():

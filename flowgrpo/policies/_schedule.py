@@ -33,6 +33,7 @@ class LearnedSchedule(nn.Module):
         self.values = hand_made(kernel, steps, length, guidance_scale)
         wanted = torch.tensor([name in config.learn for name in NAMES])
         self.learned = wanted & effective(self.values)
+        self.learned[:, NAMES.index("mask_ratio")] &= kernel.sets_quota
         if useless := [name for name, used in zip(NAMES, self.learned.any(0), strict=True) if name in config.learn and not used]:
             raise UserError(f"policy.schedule.learn: {useless} changes nothing for kernel '{kernel.type}' here; leave it out")
         self.mean = nn.Parameter(torch.zeros(steps, len(NAMES)))

@@ -5,7 +5,7 @@ Shapes: C transitions, L positions to fill, V ids.
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import NonNegativeFloat, PositiveInt
@@ -73,6 +73,8 @@ class UnmaskingKernel(Kernel):
     term of its own. With an order that looks at the drawn ids that is an approximation.
     """
 
+    sets_quota: ClassVar[bool] = True
+    """Whether it sets as many positions as the schedule says."""
     temperature: NonNegativeFloat = 1.0
     block_length: PositiveInt | None = None
     schedule: Literal["even", "cosine", "fixed"] = "even"

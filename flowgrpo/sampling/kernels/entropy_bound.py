@@ -1,6 +1,6 @@
 """As many positions as their entropies allow (EB-Sampler, arXiv 2505.24857)."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import NonNegativeFloat
@@ -15,6 +15,7 @@ class EntropyBound(UnmaskingKernel):
     The left side bounds the joint dependence of the k ids; k is at least 1. What is left at the last step is set then.
     """
 
+    sets_quota: ClassVar[bool] = False
     type: Literal["entropy_bound"] = "entropy_bound"
     bound: NonNegativeFloat = 0.1
 

@@ -1,6 +1,6 @@
 """All ids above a confidence at once (Fast-dLLM, arXiv 2505.22618)."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -15,6 +15,7 @@ class Threshold(UnmaskingKernel):
     What is left at the last step is set then, so a rollout has at most S steps that change something.
     """
 
+    sets_quota: ClassVar[bool] = False
     type: Literal["threshold"] = "threshold"
     threshold: float = Field(default=0.9, gt=0.0, lt=1.0)
 
