@@ -3,6 +3,7 @@
 B batch, T text tokens.
 """
 
+import argparse
 import copy
 import json
 import math
@@ -28,6 +29,23 @@ WORDS = [
     *("a", "photo", "picture", "drawing", "of", "circle", "square", "triangle", "circles", "squares", "triangles"),
     *("small", "large", "two", "three", "four", "and", "on", "background"),
 ]
+
+
+def arguments(doc: str | None, name: str, autoencoder_steps: int, steps: int) -> argparse.Namespace:
+    """What such a script is called with; seed and threads are set."""
+    parser = argparse.ArgumentParser(description=doc)
+    parser.add_argument("--out", type=Path, default=Path(name))
+    parser.add_argument("--evaluate", type=Path, metavar="DIR", help="only print the accuracy of a finished model")
+    parser.add_argument("--scenes", type=int, default=60_000)
+    parser.add_argument("--autoencoder-steps", type=int, default=autoencoder_steps)
+    parser.add_argument("--steps", type=int, default=steps)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    found = parser.parse_args()
+    torch.set_num_threads(found.threads)
+    torch.manual_seed(found.seed)
+    return found
 
 
 def tokenizer(folder: Path) -> CLIPTokenizer:

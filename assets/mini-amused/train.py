@@ -5,7 +5,6 @@
 B batch, T text tokens, pictures of 8 x 8 ids, V = 256 ids and the mask.
 """
 
-import argparse
 import copy
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ from diffusers import AmusedPipeline, AmusedScheduler, UVit2DModel, VQModel
 from torch import Tensor, nn
 
 from flowgrpo.assets.pretraining import (
+    arguments,
     descend,
     follow,
     images_of,
@@ -195,28 +195,17 @@ def evaluate(folder: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("mini-amused"))
-    parser.add_argument("--evaluate", type=Path, metavar="DIR", help="only print the accuracy of a finished model")
-    parser.add_argument("--scenes", type=int, default=60_000)
-    parser.add_argument("--vqvae-steps", type=int, default=3000)
-    parser.add_argument("--steps", type=int, default=6000)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    torch.manual_seed(arguments.seed)
-    if arguments.evaluate:
-        evaluate(arguments.evaluate)
+    given = arguments(__doc__, "mini-amused", autoencoder_steps=3000, steps=6000)
+    if given.evaluate:
+        evaluate(given.evaluate)
         return
-    pixels, captions = scenes(arguments.scenes, arguments.seed)
-    pipe = pipeline(arguments.out)
-    train_vqvae(pipe.vqvae, pixels, arguments.vqvae_steps, np.random.default_rng(arguments.seed))
+    pixels, captions = scenes(given.scenes, given.seed)
+    pipe = pipeline(given.out)
+    train_vqvae(pipe.vqvae, pixels, given.autoencoder_steps, np.random.default_rng(given.seed))
     pictures = encode(pipe.vqvae, pixels)
     text = pipe.tokenizer(captions, padding="max_length", return_tensors="pt").input_ids
-    train_transformer(pipe, pictures, text, arguments.steps, arguments.batch, arguments.out)
-    evaluate(arguments.out)
+    train_transformer(pipe, pictures, text, given.steps, given.batch, given.out)
+    evaluate(given.out)
 
 
 if __name__ == "__main__":

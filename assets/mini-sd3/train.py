@@ -5,7 +5,6 @@
 B batch, T text tokens, latents [B, 8, 8, 8].
 """
 
-import argparse
 import copy
 import json
 import time
@@ -23,6 +22,7 @@ from diffusers import (
 from torch import Tensor, nn
 
 from flowgrpo.assets.pretraining import (
+    arguments,
     descend,
     follow,
     images_of,
@@ -188,31 +188,20 @@ def openings(rng: np.random.Generator, rows: list[Metadata], count: int) -> list
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("mini-sd3"))
-    parser.add_argument("--evaluate", type=Path, metavar="DIR", help="only print the accuracy of a finished model")
-    parser.add_argument("--scenes", type=int, default=60_000)
-    parser.add_argument("--vae-steps", type=int, default=1500)
-    parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    torch.manual_seed(arguments.seed)
-    if arguments.evaluate:
-        evaluate(arguments.evaluate)
+    given = arguments(__doc__, "mini-sd3", autoencoder_steps=1500, steps=4000)
+    if given.evaluate:
+        evaluate(given.evaluate)
         return
-    write_prompts(arguments.out / "prompts")
-    pixels, captions = scenes(arguments.scenes, arguments.seed)
-    pipe = pipeline(arguments.out)
-    train_vae(pipe.vae, pixels, arguments.vae_steps, np.random.default_rng(arguments.seed))
+    write_prompts(given.out / "prompts")
+    pixels, captions = scenes(given.scenes, given.seed)
+    pipe = pipeline(given.out)
+    train_vae(pipe.vae, pixels, given.autoencoder_steps, np.random.default_rng(given.seed))
     latents = encode(pipe.vae, pixels)
     pipe.vae.register_to_config(shift_factor=latents.mean().item(), scaling_factor=1.0 / latents.std().item())
     latents = (latents - pipe.vae.config.shift_factor) * pipe.vae.config.scaling_factor
     ids = pipe.tokenizer(captions, padding="max_length", return_tensors="pt").input_ids
-    train_transformer(pipe, latents, ids, arguments.steps, arguments.batch, arguments.out)
-    evaluate(arguments.out)
+    train_transformer(pipe, latents, ids, given.steps, given.batch, given.out)
+    evaluate(given.out)
 
 
 if __name__ == "__main__":
