@@ -170,6 +170,6 @@ def print_accuracy(
             texts = [row["prompt"] for row in chunk]
             generators = [torch.Generator().manual_seed(1000 + i + j) for j in range(len(chunk))]
             images = draw_pictures(texts, generators, guidance_scale)
-            scores += strict(Samples(texts, chunk, list(range(len(chunk))), made_images=images))
+            scores += strict(Samples(texts, chunk, list(range(len(chunk))), images))
         means = [np.mean(np.array(scores)[tags == tag]) for tag in TAGS] + [np.mean(scores)]
         print(f"| {guidance_scale} | {' | '.join(f'{100 * mean:.0f} %' for mean in means)} |", flush=True)

@@ -19,7 +19,7 @@ from flowgrpo.prompts import Prompt
 from flowgrpo.sampling.kernels.calibrated import Calibrated
 from flowgrpo.sampling.keys import numpy_generator
 from flowgrpo.scored import scored_trees
-from flowgrpo.scoring import Scorer
+from flowgrpo.scoring.scorer import Scorer
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from flowgrpo.sampling.kernels.dpmpp_2m import DpmPp2m
 from flowgrpo.sampling.keys import numpy_generator
 from flowgrpo.sampling.shape import Shape
 from flowgrpo.scored import scored_trees
-from flowgrpo.scoring import Scorer
+from flowgrpo.scoring.scorer import Scorer
 
 EXACT = Completion()
 CANDIDATES = {

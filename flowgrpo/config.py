@@ -40,14 +40,26 @@ S = TypeVar("S", bound=Section)
 
 
 class RewardConfig(Section):
-    """`use` names the reward: a shipped one (`scene:strict`), `module:attr`, `file.py:attr` or an entry point.
+    """`use` names the reward: a shipped one (`scene:strict`), `module:attr`, `file.py:attr` or an entry point; or `url` names the
+    server (`flowgrpo serve-reward`) that scores.
 
-    `weight` 0 measures without training on it. `arguments` go to the constructor when `use` names a class.
+    `weight` 0 measures without training on it. `arguments` go to the constructor when `use` names a class. A call of a served
+    reward, with all its retries, may take `timeout` seconds.
     """
 
-    use: str
+    use: str | None = None
+    url: str | None = None
     weight: float = 1.0
     arguments: dict[str, Any] = Field(default_factory=dict)
+    timeout: PositiveFloat = 120.0
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.use is None) == (self.url is None):
+            raise ValueError("a reward has either 'use' (it runs in this process) or 'url' (a server)")
+        if self.url is not None and self.arguments:
+            raise ValueError("arguments are given to the server (`flowgrpo serve-reward NAME key=value`), not to its url")
+        return self
 
 
 class RolloutConfig(Section):

@@ -12,8 +12,8 @@ from flowgrpo.policies.protocol import Sampler
 from flowgrpo.processes import Processes
 from flowgrpo.progress import bar
 from flowgrpo.prompts import Prompt
-from flowgrpo.sampling.keys import numpy_generator
-from flowgrpo.scoring import Scorer
+from flowgrpo.runs.intervals import mean_interval
+from flowgrpo.scoring.scorer import Scorer
 
 T = TypeVar("T")
 
@@ -58,21 +58,13 @@ def spread(items: Sequence[T], limit: int | None) -> list[T]:
     return [items[i * len(items) // limit] for i in range(limit)]
 
 
-def paired_interval(before: np.ndarray, after: np.ndarray, resamples: int = 10_000) -> tuple[float, float]:
-    """95 % bootstrap interval of mean(after - before) over prompts."""
-    gain = after - before
-    rows = numpy_generator(("bootstrap",)).integers(0, len(gain), (resamples, len(gain)))
-    low, high = np.quantile(gain[rows].mean(1), (0.025, 0.975))
-    return float(low), float(high)
-
-
 def compare(prompts: Sequence[Prompt], old: np.ndarray, new: np.ndarray, metric: str) -> dict[str, Any]:
     """What `held_out.json` holds of scores [N] before and after; `ci95` is the interval of the gain."""
     return {
         "metric": metric,
         "before": float(old.mean()),
         "after": float(new.mean()),
-        "ci95": list(paired_interval(old, new)),
+        "ci95": list(mean_interval(new - old)),
         "n": len(old),
         "by_tag": _by_tag(prompts, old, new),
     }

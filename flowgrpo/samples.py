@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import torch
 from PIL import UnidentifiedImageError
@@ -16,33 +16,46 @@ from flowgrpo.errors import UserError
 from flowgrpo.paths import locate
 from flowgrpo.prompts import load_prompts
 
+Kind = Literal["images", "videos", "texts"]
+Made = Tensor | list[str]
+
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """B finished samples: pictures or texts. `metadata` are the prompt rows, untouched.
+    """B finished samples: pictures, clips or texts. `metadata` are the prompt rows, untouched.
 
-    `images` is float32 [B, 3, H, W] in [0, 1], `texts` are completions without their prompts; what the model does not make
-    can't be read. Samples with the same number in `group` answer one prompt and are compared with each other; a reward always
-    sees whole groups.
+    `made` is float32 in [0, 1], [B, 3, H, W] for pictures and [B, F, 3, H, W] for clips of F frames, or the texts, completions
+    without their prompts. Rewards read it as `images`, `videos` or `texts`; what the model does not make can't be read.
+    Samples with the same number in `group` answer one prompt and are compared; a reward always sees whole groups.
     """
 
     prompts: list[str]
     metadata: list[dict[str, Any]]
     group: list[int]
-    made_images: Tensor | None = None
-    made_texts: list[str] | None = None
+    made: Made
+
+    @property
+    def kind(self) -> Kind:
+        if isinstance(self.made, list):
+            return "texts"
+        return "images" if self.made.ndim == 4 else "videos"
 
     @property
     def images(self) -> Tensor:
-        if self.made_images is None:
-            raise UserError("these samples are texts, and a reward wants pictures; rewards for texts read samples.texts")
-        return self.made_images
+        return cast(Tensor, self._made("images"))
+
+    @property
+    def videos(self) -> Tensor:
+        return cast(Tensor, self._made("videos"))
 
     @property
     def texts(self) -> list[str]:
-        if self.made_texts is None:
-            raise UserError("these samples are pictures, and a reward wants texts; rewards for pictures read samples.images")
-        return self.made_texts
+        return cast(list[str], self._made("texts"))
+
+    def _made(self, kind: Kind) -> Made:
+        if self.kind != kind:
+            raise UserError(f"the reward reads samples.{kind}, but these samples are {self.kind}; use a reward for {self.kind}")
+        return self.made
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -52,35 +65,35 @@ class Samples:
 
     def take(self, rows: Sequence[int]) -> "Samples":
         """These samples, in this order."""
-        return Samples(
-            [self.prompts[i] for i in rows],
-            [self.metadata[i] for i in rows],
-            [self.group[i] for i in rows],
-            None if self.made_images is None else self.made_images[list(rows)],
-            None if self.made_texts is None else [self.made_texts[i] for i in rows],
-        )
+        made = [self.made[i] for i in rows] if isinstance(self.made, list) else self.made[list(rows)]
+        return Samples([self.prompts[i] for i in rows], [self.metadata[i] for i in rows], [self.group[i] for i in rows], made)
 
     def shown(self) -> list[Image | str]:
-        """Each sample as a person looks at it."""
-        return [to_pil_image(image) for image in self.images] if self.made_texts is None else list(self.texts)
+        """Each sample as a person looks at it; of a clip the frame in its middle."""
+        if isinstance(self.made, list):
+            return list(self.made)
+        pictures = self.made if self.made.ndim == 4 else self.made[:, self.made.shape[1] // 2]
+        return [to_pil_image(picture) for picture in pictures]
 
     def meaningless(self) -> "list[Samples]":
         """As many samples of noise, and as many of nothing: what no reward should take for good."""
-        if self.made_images is None:
-            return [replace(self, made_texts=texts) for texts in ([t[::-1] for t in self.texts], [""] * len(self))]
-        noise = torch.rand(self.images.shape, generator=torch.Generator().manual_seed(0))
-        return [replace(self, made_images=images) for images in (noise, torch.full_like(self.images, 0.5))]
+        if isinstance(self.made, list):
+            return [replace(self, made=texts) for texts in ([t[::-1] for t in self.made], [""] * len(self))]
+        noise = torch.rand(self.made.shape, generator=torch.Generator().manual_seed(0))
+        return [replace(self, made=made) for made in (noise, torch.full_like(self.made, 0.5))]
 
     @staticmethod
     def concatenate(parts: Sequence["Samples"]) -> "Samples":
-        images = [p.made_images for p in parts if p.made_images is not None]
-        texts = [p.made_texts for p in parts if p.made_texts is not None]
+        """Samples of one kind and size, one after the other."""
+        if parts[0].kind == "texts":
+            made: Made = [text for p in parts for text in p.texts]
+        else:
+            made = torch.cat([cast(Tensor, p.made) for p in parts])
         return Samples(
             [text for p in parts for text in p.prompts],
             [row for p in parts for row in p.metadata],
             [group for p in parts for group in p.group],
-            torch.cat(images) if images else None,
-            [text for part in texts for text in part] if texts else None,
+            made,
         )
 
 
@@ -89,9 +102,7 @@ def read_samples(source: str) -> Samples:
     rows = load_prompts(source)
     folder = locate(source).parent
     images = [_read_image(folder / str(row.metadata.get("image", ""))) for row in rows]
-    return Samples(
-        [row.text for row in rows], [row.metadata for row in rows], [row.index for row in rows], made_images=torch.stack(images)
-    )
+    return Samples([row.text for row in rows], [row.metadata for row in rows], [row.index for row in rows], torch.stack(images))
 
 
 def _read_image(path: Path) -> Tensor:

@@ -17,7 +17,7 @@ from flowgrpo.prompts import Prompt
 from flowgrpo.sampling.keys import Key, numpy_generator
 from flowgrpo.sampling.rollout import rollout
 from flowgrpo.sampling.shape import Shape
-from flowgrpo.scoring import Scorer
+from flowgrpo.scoring.scorer import Scorer
 
 
 @dataclass(frozen=True)

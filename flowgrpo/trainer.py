@@ -28,7 +28,7 @@ from flowgrpo.sampling.keys import numpy_generator
 from flowgrpo.sampling.rollout import Block, Transitions, rollout
 from flowgrpo.sampling.shape import Shape
 from flowgrpo.scored import Group, Scored, assess, group_rewards
-from flowgrpo.scoring import Scorer
+from flowgrpo.scoring.scorer import Scorer
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from flowgrpo.runs.checkpoint import checkpoints, load_state, save_state, write_
 from flowgrpo.runs.model_card import model_card
 from flowgrpo.runs.report import write_report
 from flowgrpo.runs.tree import save_tree
-from flowgrpo.scoring import Scorer, probe
+from flowgrpo.scoring.scorer import Scorer, probe
 from flowgrpo.trainer import Trainer
 
 PROBE_PROMPTS = 32

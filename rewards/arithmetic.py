@@ -1,8 +1,6 @@
 """Countdown: does an expression use exactly the given numbers and reach the target?
 
-All in [0, 1], higher is better. `countdown_strict` is 1 for a right answer, else 0; `countdown_valid` is 1 for an expression that
-uses exactly the numbers, whatever its value; `countdown` is 1, or 0.1 for a valid expression (the scale of TinyZero). Metadata:
-`{"numbers": [int, ...], "target": int}`. Judged is the last answer block, or all of the text. Licence Apache-2.0.
+Judged is the last answer block, or all of the text.
 """
 
 import re
@@ -10,13 +8,32 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from typing import Any, NamedTuple
 
 from flowgrpo.rewards._answer import answer, bad_row, stated
 from flowgrpo.rewards._tokens import Tokens, Unparsable
 from flowgrpo.samples import Samples
+from flowgrpo.scoring.card import card
+from flowgrpo.scoring.exemplars import samples as exemplars
 
 LENGTH = 200
+
+
+def _ladder() -> list[Samples]:
+    """Other numbers; the right numbers and, except where the value does not matter, the right value."""
+    row = {"numbers": [2, 3, 4], "target": 14}
+    return [exemplars([text], [row]) for text in ("7 + 7", "2 + 3 * 4")]
+
+
+judged = partial(
+    card,
+    reads="texts",
+    range=(0.0, 1.0),
+    licence="Apache-2.0",
+    row='{"numbers": [int, ...], "target": int}',
+    ladder=_ladder,
+)
 
 
 class Verdict(NamedTuple):
@@ -32,14 +49,17 @@ class Expression:
     value: Fraction | None
 
 
+@judged(better="1: right, 0.1: uses exactly the numbers, 0: neither", source="the scale of TinyZero")
 def countdown(samples: Samples) -> list[float]:
     return [1.0 if verdict.right else 0.1 if verdict.valid else 0.0 for verdict in _verdicts(samples)]
 
 
+@judged(better="1: right, 0: not", source="flowgrpo")
 def countdown_strict(samples: Samples) -> list[float]:
     return [float(verdict.right) for verdict in _verdicts(samples)]
 
 
+@judged(better="1: uses exactly the numbers, whatever the value, 0: not", source="flowgrpo")
 def countdown_valid(samples: Samples) -> list[float]:
     return [float(verdict.valid) for verdict in _verdicts(samples)]
 

@@ -1,8 +1,8 @@
 """Code by unit tests: the share of a row's tests that the code of a completion passes, in a sandbox (`flowgrpo.sandbox`).
 
-In [0, 1], higher is better. Metadata: `{"tests": ["assert f(1) == 2", ...]}`. Judged is the last fenced block, or the whole text.
+Judged is the last fenced block, or the whole text.
 `reasons` counts why samples got 0. The tests share a process with the code, so code that searches the interpreter's own frames,
-or returns objects that equal everything, can still pass by deceit. Licence Apache-2.0.
+or returns objects that equal everything, can still pass by deceit.
 """
 
 import json
@@ -18,6 +18,7 @@ from flowgrpo.errors import UserError
 from flowgrpo.rewards._answer import bad_row, stated
 from flowgrpo.samples import Samples
 from flowgrpo.sandbox import Limits, Outcome, isolation, run
+from flowgrpo.scoring.card import card
 
 FENCE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)```", re.DOTALL)
 TESTS = "a list of tests, each a text of Python such as 'assert f(1) == 2'"
@@ -56,6 +57,14 @@ main(os.write, os._exit, os.getpid)
 """Runs the solution, then each test; reports on a pipe of its own in lines that begin with a number drawn for this run."""
 
 
+@card(
+    reads="texts",
+    range=(0.0, 1.0),
+    better="more of the row's tests pass",
+    licence="Apache-2.0",
+    source="flowgrpo",
+    row='{"tests": ["assert f(1) == 2", ...]}',
+)
 class UnitTests:
     """`seconds` and `memory_mb` are for all tests of one sample together."""
 

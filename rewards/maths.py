@@ -1,18 +1,21 @@
 r"""Mathematics by exact match: is the final answer of a text the stated one?
 
-`exact` is 1 or 0, higher is better; `Maths` is the same with an option. Metadata: `{"answer": str}`. Judged is the last
-`\boxed{...}`, else the last answer block, else the last number of the text. Numbers are compared as exact fractions (floats at a
-relative 1e-9 where an irrational root is in them), all else as normalised strings. Licence Apache-2.0.
+`Maths` is `exact` with an option. Judged is the last `\boxed{...}`, else the last answer block, else the last number of the text.
+Numbers are compared as exact fractions (floats at a relative 1e-9 where an irrational root is in them), all else as normalised
+strings.
 """
 
 import math
 import re
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 from flowgrpo.rewards._answer import answer_block, bad_row, stated
 from flowgrpo.rewards._tokens import Tokens, Unparsable
 from flowgrpo.samples import Samples
+from flowgrpo.scoring.card import card
+from flowgrpo.scoring.exemplars import samples as exemplars
 
 Number = Fraction | float
 LENGTH = 200
@@ -36,6 +39,23 @@ REWRITES = [
 UNIT = re.compile(r"\\(?:text|mathrm|mbox|textbf)\{([^{}]*)\}")
 
 
+def _ladder() -> list[Samples]:
+    return [exemplars([text], [{"answer": r"\frac{1}{2}"}]) for text in (r"\boxed{2}", r"so it is \boxed{0.5}")]
+
+
+judged = partial(
+    card,
+    reads="texts",
+    range=(0.0, 1.0),
+    better="1: the final answer is right, 0: not",
+    licence="Apache-2.0",
+    source="flowgrpo",
+    row='{"answer": str}',
+    ladder=_ladder,
+)
+
+
+@judged()
 class Maths:
     r"""`require_boxed`: only a `\boxed{...}` counts."""
 
@@ -50,6 +70,7 @@ class Maths:
         return float(found is not None and same(found, right))
 
 
+@judged()
 def exact(samples: Samples) -> list[float]:
     return Maths()(samples)
 

@@ -1,19 +1,21 @@
 """Scene judge: does a picture show exactly the objects that its prompt's metadata states? Classical vision (OpenCV).
 
 `strict` is 1 when every stated fact holds and nothing else is there, else 0; `soft` is the share of stated facts that
-hold. Both in [0, 1], higher is better. Metadata in GenEval's format: `{"include": [{"class", "count", "color"?, "size"?,
-"position"?: [relation, index]}], "background"?}`. Licence Apache-2.0; made for the drawn scenes of mini-sd3.
+hold. Made for the drawn scenes of mini-sd3.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import pi, sqrt
 from typing import Any
 
 import cv2
 import numpy as np
+import torch
 
 from flowgrpo.samples import Samples
+from flowgrpo.scoring.card import card
+from flowgrpo.scoring.exemplars import samples as exemplars
 
 COLORS = {
     "red": (220, 40, 40),
@@ -29,6 +31,26 @@ LARGE = 10.0
 ENLARGE = 8
 
 
+def _ladder() -> list[Samples]:
+    """A yellow triangle, and a red circle, where a red circle is asked for."""
+    drawn = [np.full((32, 32, 3), BACKGROUNDS["white"], np.uint8) for _ in range(2)]
+    cv2.fillPoly(drawn[0], [np.array([[16, 6], [6, 26], [26, 26]])], COLORS["yellow"])
+    cv2.circle(drawn[1], (16, 16), 9, COLORS["red"], -1)
+    row = {"prompt": "a red circle", "include": [{"class": "circle", "count": 1, "color": "red"}]}
+    return [exemplars(torch.from_numpy(picture).permute(2, 0, 1)[None] / 255.0, [row]) for picture in drawn]
+
+
+judged = partial(
+    card,
+    reads="images",
+    range=(0.0, 1.0),
+    licence="Apache-2.0",
+    source="flowgrpo",
+    row='GenEval\'s: {"include": [{"class", "count", "color"?, "size"?, "position"?: [relation, index]}], "background"?}',
+    ladder=_ladder,
+)
+
+
 @dataclass(frozen=True)
 class Found:
     """An object in a picture; `shape` or `color` is None where it is not clean."""
@@ -40,10 +62,12 @@ class Found:
     y: float
 
 
+@judged(better="every stated fact holds and nothing else is there")
 def strict(samples: Samples) -> list[float]:
     return [float(all(facts)) for facts in _all_facts(samples)]
 
 
+@judged(better="more of the stated facts hold")
 def soft(samples: Samples) -> list[float]:
     return [float(np.mean(facts)) for facts in _all_facts(samples)]
 

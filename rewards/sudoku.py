@@ -1,13 +1,11 @@
 """Sudoku of 4x4: is the answer a legal grid that keeps the givens? Rules decide, no stored answer.
 
-`solved` is 1 or 0; `cells` is the share of the blank cells that are filled without a conflict. Both in [0, 1], higher is better.
-Metadata: `{"puzzle": 16 characters row by row, 0 = blank}`. Judged are the digits of the last answer block, or of all the text;
-an answer that hasn't 16 digits or changes a given is 0. Licence Apache-2.0.
+Judged are the digits of the last answer block, or of all the text; an answer that hasn't 16 digits or changes a given is 0.
 """
 
 import re
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -15,8 +13,25 @@ import numpy as np
 from flowgrpo.errors import UserError
 from flowgrpo.rewards._answer import answer, bad_row, stated
 from flowgrpo.samples import Samples
+from flowgrpo.scoring.card import card
+from flowgrpo.scoring.exemplars import samples as exemplars
 
 PUZZLE = "16 digits row by row, 1 to 4 or 0 for a blank, with at least one blank"
+
+
+def _ladder() -> list[Samples]:
+    return [exemplars([text], [{"puzzle": "1234341221434300"}]) for text in ("1234341221434312", "1234341221434321")]
+
+
+judged = partial(
+    card,
+    reads="texts",
+    range=(0.0, 1.0),
+    licence="Apache-2.0",
+    source="flowgrpo",
+    row='{"puzzle": 16 digits row by row, 0 for a blank}',
+    ladder=_ladder,
+)
 
 
 def _peers(cell: int) -> list[int]:
@@ -28,10 +43,12 @@ def _peers(cell: int) -> list[int]:
 PEERS = [_peers(cell) for cell in range(16)]
 
 
+@judged(better="1: a legal grid that keeps the givens, 0: not")
 def solved(samples: Samples) -> list[float]:
     return [float(all(facts)) for facts in _all_facts(samples)]
 
 
+@judged(better="more of the blank cells are filled without a conflict")
 def cells(samples: Samples) -> list[float]:
     return [float(np.mean(facts)) for facts in _all_facts(samples)]
 

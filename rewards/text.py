@@ -1,17 +1,24 @@
-"""Form of a text: its shape and its length. All in [0, 1], higher is better; no metadata. Licence Apache-2.0.
-
-`Format` and `xml_answer` are 1 or 0, `Length` falls off linearly around its target.
-"""
+"""Form of a text: its shape and its length."""
 
 import re
+from functools import partial
 
 from flowgrpo.errors import UserError
 from flowgrpo.samples import Samples
+from flowgrpo.scoring.card import card
+from flowgrpo.scoring.exemplars import samples as exemplars
 
 REASONED = re.compile(r"\s*<reasoning>.*</reasoning>\s*<answer>.*</answer>\s*", re.DOTALL)
 TAGS = ("<reasoning>", "</reasoning>", "<answer>", "</answer>")
 
+formed = partial(card, reads="texts", range=(0.0, 1.0), licence="Apache-2.0", source="flowgrpo")
 
+
+def _ladder() -> list[Samples]:
+    return [exemplars([text], [{}]) for text in ("4", "<reasoning>2 + 2</reasoning><answer>4</answer>")]
+
+
+@formed(better="1: the text has the form, 0: it has not")
 class Format:
     """1 when all of the text matches the regular expression `pattern`, in which a dot matches a line break too."""
 
@@ -25,11 +32,13 @@ class Format:
         return [float(self.pattern.fullmatch(text) is not None) for text in samples.texts]
 
 
+@formed(better="1: a reasoning block and an answer block, 0: anything else", ladder=_ladder)
 def xml_answer(samples: Samples) -> list[float]:
     """1 when the text is a reasoning block and an answer block, each once, in this order, and nothing else."""
     return [float(all(text.count(tag) == 1 for tag in TAGS) and bool(REASONED.fullmatch(text))) for text in samples.texts]
 
 
+@formed(better="the number of words is closer to the target")
 class Length:
     """max(0, 1 - |words - target| / width)."""
 

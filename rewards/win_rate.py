@@ -1,6 +1,6 @@
 """Win rate inside the group: how often a sample beats the others of its prompt (Pref-GRPO, arXiv 2508.20751).
 
-In [0, 1], higher is better, 1/2 on average in every group. Use it as `win_rate:WinRate` with arguments. Licence Apache-2.0.
+Use it with arguments; 1/2 on average in every group.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,12 +11,20 @@ import numpy as np
 
 from flowgrpo.errors import UserError
 from flowgrpo.samples import Samples
-from flowgrpo.scoring import load_reward
+from flowgrpo.scoring.card import card
+from flowgrpo.scoring.scorer import load_reward
 
 Judge = Callable[[Samples, Samples], Sequence[float]]
 """(a, b) -> for each pair 1 when a is better, 0 when b is, 1/2 for a tie."""
 
 
+@card(
+    reads=None,
+    range=(0.0, 1.0),
+    better="beats more of the other samples of its group",
+    licence="Apache-2.0, and its judge's",
+    source="Pref-GRPO, arXiv 2508.20751",
+)
 class WinRate:
     """`judge` names a pairwise judge, or with `margin` any pointwise reward: a wins when its score is higher by more.
 

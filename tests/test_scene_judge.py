@@ -46,7 +46,7 @@ def test_soft_is_the_share_of_facts_and_strict_needs_all():
     first = {**row["include"][0], "color": next(c for c in ("red", "green", "blue") if c != row["include"][0]["color"])}
     wrong = {**row, "include": [first, row["include"][1]]}
     image = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255
-    right, bad = (Samples([row["prompt"]], [metadata], [0], made_images=image) for metadata in (row, wrong))
+    right, bad = (Samples([row["prompt"]], [metadata], [0], image) for metadata in (row, wrong))
     assert strict(right) == [1.0] and soft(right) == [1.0]
     assert strict(bad) == [0.0] and 0.0 < soft(bad)[0] < 1.0
 
@@ -54,4 +54,4 @@ def test_soft_is_the_share_of_facts_and_strict_needs_all():
 def test_noise_and_blank_pictures_hold_no_clean_object():
     row = sample_metadata(np.random.default_rng(0), "colors")
     images = torch.stack([torch.rand(3, 32, 32), torch.full((3, 32, 32), 0.5)])
-    assert strict(Samples([row["prompt"]] * 2, [row] * 2, [0, 0], made_images=images)) == [0.0, 0.0]
+    assert strict(Samples([row["prompt"]] * 2, [row] * 2, [0, 0], images)) == [0.0, 0.0]

@@ -7,9 +7,9 @@ from flowgrpo.config import RewardConfig
 from flowgrpo.errors import UserError
 from flowgrpo.rewards import scene
 from flowgrpo.samples import Samples
-from flowgrpo.scoring import Scorer, load_reward
+from flowgrpo.scoring.scorer import Scorer, load_reward
 
-SAMPLES = Samples(["a", "b"], [{}, {}], [0, 1], made_images=torch.rand(2, 3, 8, 8))
+SAMPLES = Samples(["a", "b"], [{}, {}], [0, 1], torch.rand(2, 3, 8, 8))
 
 SOURCE = """
 def warmth(samples):
@@ -64,7 +64,7 @@ def test_names_that_are_not_there_bring_the_nearest(theirs):
 
 
 def test_one_number_for_all_samples_is_refused(theirs):
-    with pytest.raises(UserError, match=r"'one' raised TypeError.*\(scoring.py, line"):
+    with pytest.raises(UserError, match=r"'one' raised TypeError.*\(scorer.py, line"):
         Scorer({"one": RewardConfig(use="their_rewards:one_number")})(SAMPLES)
 
 

@@ -12,7 +12,7 @@ from flowgrpo.samples import Samples
 
 def samples(brightness, group):
     images = torch.tensor(brightness).view(-1, 1, 1, 1).expand(-1, 3, 4, 4)
-    return Samples(["p"] * len(group), [{}] * len(group), group, made_images=images)
+    return Samples(["p"] * len(group), [{}] * len(group), group, images)
 
 
 SOURCE = """

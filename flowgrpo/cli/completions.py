@@ -22,7 +22,7 @@ def run(arguments: argparse.Namespace) -> int:
     from flowgrpo.completions import measure
     from flowgrpo.evaluation import spread
     from flowgrpo.prompts import load_prompts
-    from flowgrpo.scoring import Scorer
+    from flowgrpo.scoring.scorer import Scorer
 
     prompts = spread(load_prompts(config.rollout.prompts), arguments.prompts)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

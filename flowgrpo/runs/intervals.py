@@ -34,6 +34,23 @@ def percentiles(means: np.ndarray) -> Interval:
     return float(low), float(high)
 
 
+def mean_interval(values: np.ndarray) -> Interval:
+    """Bootstrap: of the mean of values [N]."""
+    rows = numpy_generator(("bootstrap",)).integers(0, len(values), (RESAMPLES, len(values)))
+    return percentiles(np.stack([values[row].mean() for row in rows]))
+
+
+def sign_flip_p(differences: np.ndarray) -> float:
+    """Two-sided p-value of "the paired differences [N] are as likely positive as negative" (Fisher's permutation test).
+
+    Signs are flipped at random RESAMPLES times; the observed signs count as one of the draws, so the p-value is never 0.
+    """
+    rng = numpy_generator(("sign flip",))
+    flipped = np.array([differences @ rng.choice((-1.0, 1.0), len(differences)) for _ in range(RESAMPLES)])
+    as_far = np.abs(flipped) >= abs(differences.sum()) - 1e-9
+    return float((1 + as_far.sum()) / (1 + RESAMPLES))
+
+
 def t_interval(values: np.ndarray) -> Interval | None:
     """Student's interval of the mean of values [S]; one value has none."""
     if len(values) < 2:

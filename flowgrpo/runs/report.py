@@ -1,8 +1,6 @@
 """report.html: a training run as one file that opens offline. It reads the run folder and nothing else."""
 
-import base64
 import html
-import io
 import itertools
 import json
 import math
@@ -12,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from flowgrpo.errors import UserError
 from flowgrpo.runs.page import PAGE, STYLE
+from flowgrpo.runs.pictures import data_address, picture
 
 Row = dict[str, Any]
 Point = tuple[float, float]
@@ -26,7 +23,7 @@ HEALTH = {
     "kl": "KL to the reference",
     "grad_norm": "gradient norm",
 }
-PICTURE, PIXELATED, SHOWN = 320, 128, 12
+SHOWN = 12
 TEXT = 60
 THUMBNAIL, SMALL_THUMBNAIL, TREE_ROW, TREE_TOP, TREE_LEFT = 44, 28, 54, 34, 20
 
@@ -180,7 +177,7 @@ def _side(folder: Path, when: str, row: Row) -> str:
     side = row[when]
     scores = "".join(_score(label, value) for label, value in side["scores"].items())
     if "image" in side:
-        sample = _picture(folder / side["image"], f"{row['prompt']}, {when} training")
+        sample = picture(folder / side["image"], f"{row['prompt']}, {when} training")
     else:
         sample = f"<pre class=text>{html.escape(side['text'])}</pre>"
     return f"<div>{sample}<small>{when}</small>{scores}</div>"
@@ -192,24 +189,6 @@ def _score(label: str, value: float) -> str:
         mark, kind, words = ("&#10003;", "good", "met") if value else ("&#10007;", "bad", "missed")
         return f"<span class='score {kind}' title='{label} {words}'>{mark} {label}</span>"
     return f"<span class=score>{value:.2f} {label}</span>"
-
-
-def _picture(path: Path, alt: str) -> str:
-    if not path.is_file():
-        return ""
-    data, small = _data(path, PICTURE)
-    return f"<img class='{'pixels' if small else ''}' alt='{html.escape(alt)}' src='{data}'>"
-
-
-def _data(path: Path, limit: int) -> tuple[str, bool]:
-    """The picture as a data address, at most `limit` pixels wide or high, and whether its pixels are few."""
-    buffer = io.BytesIO()
-    with Image.open(path) as file:
-        picture = file.convert("RGB")
-    small = max(picture.size) <= PIXELATED
-    picture.thumbnail((limit, limit))
-    picture.save(buffer, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}", small
 
 
 def _curves(metrics: Sequence[Row], held_out: Row | None) -> str:
@@ -395,13 +374,13 @@ def _state(run: Path, node: Row, at: Point, leaf: bool) -> str:
     side = THUMBNAIL if leaf else SMALL_THUMBNAIL
     left = x + 12 if leaf else x - side / 2
     path = run / node["image"] if node["image"] else None
-    picture = ""
+    shown = ""
     if path and path.is_file():
         place = f"x={left:.1f} y={y - side / 2:.1f} width={side} height={side}"
-        picture = f"<image {place} href='{_data(path, 2 * side)[0]}'/>"
+        shown = f"<image {place} href='{data_address(path, 2 * side)[0]}'/>"
     value = "" if node["value"] is None else f"{node['value']:.2f}"
     value += f"  {html.escape(node['text'][:TEXT])}" if node["text"] and leaf else ""
     words = (x + THUMBNAIL + 20, y + 4, "") if leaf else (x, y + side / 2 + 11, "class='mid tiny'")
-    dot = "" if picture and not leaf else f"<circle r=3.5 cx={x} cy={y:.1f} />"
+    dot = "" if shown and not leaf else f"<circle r=3.5 cx={x} cy={y:.1f} />"
     ring = f"<rect class=turn x={x - 17:.1f} y={y - 17:.1f} width=34 height=34 rx=6 />" if node["turning"] else ""
-    return f"{dot}{picture}{ring}<text {words[2]} x={words[0]:.1f} y={words[1]:.1f}>{value}</text>"
+    return f"{dot}{shown}{ring}<text {words[2]} x={words[0]:.1f} y={words[1]:.1f}>{value}</text>"

@@ -163,4 +163,4 @@ class DiffusersPolicy(PipelineSampler):
 
 def samples_of(images: Tensor, prompts: Sequence[Prompt]) -> Samples:
     texts, rows, groups = zip(*((p.text, p.metadata, p.index) for p in prompts), strict=True)
-    return Samples(list(texts), list(rows), list(groups), made_images=images.float().cpu())
+    return Samples(list(texts), list(rows), list(groups), images.float().cpu())

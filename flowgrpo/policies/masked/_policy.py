@@ -124,7 +124,7 @@ class MaskedSampler:
         lengths = answer_length(tokens, self.vocabulary.eos).tolist()
         answers = [row[:count] for row, count in zip(tokens.tolist(), lengths, strict=True)]
         texts = [self.tokenizer.decode(ids, skip_special_tokens=True) for ids in answers]
-        return Samples([p.text for p in prompts], [p.metadata for p in prompts], [p.index for p in prompts], made_texts=texts)
+        return Samples([p.text for p in prompts], [p.metadata for p in prompts], [p.index for p in prompts], texts)
 
 
 class MaskedPolicy(MaskedSampler):

@@ -1,0 +1,56 @@
+"""What a reward says of itself: what it reads, its range, what a high score means, licence, source."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from flowgrpo.samples import Kind, Samples
+
+T = TypeVar("T", bound=Callable)
+EVERYTHING = (-math.inf, math.inf)
+
+
+@dataclass(frozen=True)
+class Card:
+    """Higher is always better; `better` says in which sense.
+
+    `reads` is what of the samples is judged (None: anything, or not stated), `row` what a prompt row must hold beside the
+    prompt. `ladder` makes samples from what ships with flowgrpo, in lists from worst to best: the mean score must rise from
+    each to the next.
+    """
+
+    reads: Kind | None
+    range: tuple[float, float]
+    better: str
+    licence: str
+    source: str
+    row: str = ""
+    ladder: Callable[[], Sequence[Samples]] | None = None
+
+
+UNSTATED = Card(None, EVERYTHING, "not stated", "not stated", "not stated")
+_cards: dict[Callable, Card] = {}
+
+
+def card(
+    *,
+    reads: Kind | None,
+    range: tuple[float, float],
+    better: str,
+    licence: str,
+    source: str,
+    row: str = "",
+    ladder: Callable[[], Sequence[Samples]] | None = None,
+) -> Callable[[T], T]:
+    """Decorates a reward, function or class, with its card. A reward without one works as well; less can be checked then."""
+
+    def state(target: T) -> T:
+        _cards[target] = Card(reads, range, better, licence, source, row, ladder)
+        return target
+
+    return state
+
+
+def card_of(target: Callable) -> Card:
+    return _cards.get(target, UNSTATED)

@@ -1,0 +1,123 @@
+"""Load rewards, score samples with them, and refuse the ways in which rewards die silently.
+
+A reward is any callable `samples -> scores` with one finite number per sample; higher is better.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+
+from flowgrpo.config import RewardConfig
+from flowgrpo.errors import UserError, said
+from flowgrpo.plugins import attribute, resolve
+from flowgrpo.samples import Samples
+from flowgrpo.scoring.card import UNSTATED, Card, card_of
+
+Reward = Callable[[Samples], Sequence[float]]
+PACKAGE = "flowgrpo.rewards"
+ROUNDING = 1e-6
+
+
+def find_reward(use: str) -> tuple[Callable, Card]:
+    """The function or class that `use` names, and its card. A module alone names its `reward`, or the one with a card in it."""
+    module, attr = resolve(use, PACKAGE)
+    if attr is None and "reward" not in vars(module):
+        stated = [
+            name
+            for name, value in vars(module).items()
+            if callable(value) and card_of(value) is not UNSTATED and value.__module__ == module.__name__
+        ]
+        if len(stated) != 1:
+            choice = " or ".join(f"'{use}:{name}'" for name in stated) or f"'{use}:NAME'"
+            raise UserError(f"'{use}' holds {len(stated)} rewards; say which: {choice}")
+        attr = stated[0]
+    target = attribute(module, attr or "reward", use)
+    if not callable(target):
+        raise UserError(f"reward '{use}' is not callable")
+    return target, card_of(target)
+
+
+def load_reward(use: str, arguments: Mapping[str, Any] | None = None) -> Reward:
+    """A class is constructed with the arguments; a function is taken as it is."""
+    target, _ = find_reward(use)
+    if isinstance(target, type):
+        return _construct(target, use, arguments or {})
+    if arguments:
+        raise UserError(f"reward '{use}' is a function and takes no arguments; make it a class to configure it")
+    return cast(Reward, target)
+
+
+def _construct(target: type, use: str, arguments: Mapping[str, Any]) -> Reward:
+    try:
+        inspect.signature(target).bind(**arguments)
+    except TypeError as error:
+        raise UserError(f"reward '{use}' can't be made with arguments {dict(arguments)}: {error}") from error
+    return cast(Reward, target(**arguments))
+
+
+def _loaded(config: RewardConfig) -> tuple[Reward, Card]:
+    assert config.use is not None
+    return load_reward(config.use, config.arguments), find_reward(config.use)[1]
+
+
+class Scorer:
+    """The rewards of a run by label, kept apart."""
+
+    def __init__(self, rewards: Mapping[str, RewardConfig]) -> None:
+        loaded = {label: _loaded(reward) for label, reward in rewards.items()}
+        self.rewards = {label: reward for label, (reward, _) in loaded.items()}
+        self.cards = {label: card for label, (_, card) in loaded.items()}
+        self.weights = {label: r.weight for label, r in rewards.items()}
+
+    def __call__(self, samples: Samples) -> dict[str, np.ndarray]:
+        """[B] float64 per label; the first failure of any reward on any sample is raised."""
+        return {label: self._scores(label, samples) for label in self.rewards}
+
+    def attempt(self, samples: Samples) -> dict[str, list[float | UserError]]:
+        """For each sample its score, or what failed. A group that fails takes no other group with it."""
+        return {label: self._attempt(label, samples) for label in self.rewards}
+
+    def _attempt(self, label: str, samples: Samples) -> list[float | UserError]:
+        try:
+            return self._scores(label, samples).tolist()
+        except UserError as error:
+            numbers = dict.fromkeys(samples.group)
+            if len(numbers) == 1:
+                return [error] * len(samples)
+        found: dict[int, float | UserError] = {}
+        for number in numbers:
+            rows = [i for i, group in enumerate(samples.group) if group == number]
+            found |= dict(zip(rows, self._attempt(label, samples.take(rows)), strict=True))
+        return [found[i] for i in range(len(samples))]
+
+    def _scores(self, label: str, samples: Samples) -> np.ndarray:
+        try:
+            values = np.array([float(score) for score in self.rewards[label](samples)])
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"reward '{label}' raised {said(error)}") from error
+        if len(values) != len(samples):
+            raise UserError(f"reward '{label}' returned {len(values)} scores for {len(samples)} samples")
+        low, high = self.cards[label].range
+        slack = ROUNDING * max([1.0, *(abs(end) for end in (low, high) if np.isfinite(end))])
+        if (bad := np.flatnonzero(~np.isfinite(values))).size:
+            raise UserError(f"reward '{label}' returned {values[bad[0]]} for the prompt '{samples.prompts[bad[0]]}'")
+        if (bad := np.flatnonzero((values < low - slack) | (values > high + slack))).size:
+            raise UserError(
+                f"reward '{label}' returned {values[bad[0]]:g} for the prompt '{samples.prompts[bad[0]]}', outside of its "
+                f"range {low:g} to {high:g}"
+            )
+        return values
+
+
+def probe(scorer: Scorer, samples: Samples) -> None:
+    """Stop before a run starts if a reward fails on real samples or can't tell them from what shows nothing."""
+    for label, values in scorer(Samples.concatenate([samples, *samples.meaningless()])).items():
+        if scorer.weights[label] and np.ptp(values) == 0.0:
+            raise UserError(
+                f"reward '{label}' gave {values[0]:g} to all of {len(values)} probe samples (the model's own, noise, "
+                "nothing): a constant reward trains nothing"
+            )
