@@ -1,6 +1,8 @@
 """What rewards share that need a package or a device."""
 
 import importlib
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,9 +17,26 @@ def package(name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name != name.partition(".")[0]:
             raise
-        raise UserError(f"this reward needs the package '{name}'; run: pip install 'flowgrpo[rewards]'") from error
+        raise _missing(name) from error
+
+
+def folder(name: str) -> Path:
+    """Where such a package lies, for what ships inside it; nothing of it runs."""
+    spec = find_spec(name)
+    if spec is None or spec.origin is None:
+        raise _missing(name)
+    return Path(spec.origin).parent
+
+
+def _missing(name: str) -> UserError:
+    return UserError(f"this reward needs the package '{name}'; run: pip install 'flowgrpo[rewards]'")
 
 
 def device_of(name: str) -> torch.device:
     """`auto` is the GPU where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else torch.device(name)
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"there is no device '{name}'; say auto, cpu, cuda or cuda:N") from error

@@ -33,9 +33,9 @@ ENLARGE = 8
 
 def _ladder() -> list[Samples]:
     """A yellow triangle, and a red circle, where a red circle is asked for."""
-    drawn = [np.full((32, 32, 3), BACKGROUNDS["white"], np.uint8) for _ in range(2)]
-    cv2.fillPoly(drawn[0], [np.array([[16, 6], [6, 26], [26, 26]])], COLORS["yellow"])
-    cv2.circle(drawn[1], (16, 16), 9, COLORS["red"], -1)
+    drawn = [np.full((256, 256, 3), BACKGROUNDS["white"], np.uint8) for _ in range(2)]
+    cv2.fillPoly(drawn[0], [np.array([[128, 48], [48, 208], [208, 208]])], COLORS["yellow"])
+    cv2.circle(drawn[1], (128, 128), 72, COLORS["red"], -1)
     row = {"prompt": "a red circle", "include": [{"class": "circle", "count": 1, "color": "red"}]}
     return [exemplars(torch.from_numpy(picture).permute(2, 0, 1)[None] / 255.0, [row]) for picture in drawn]
 

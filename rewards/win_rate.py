@@ -24,6 +24,7 @@ Judge = Callable[[Samples, Samples], Sequence[float]]
     better="beats more of the other samples of its group",
     licence="Apache-2.0, and its judge's",
     source="Pref-GRPO, arXiv 2508.20751",
+    compares=True,
 )
 class WinRate:
     """`judge` names a pairwise judge, or with `margin` any pointwise reward: a wins when its score is higher by more.

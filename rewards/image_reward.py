@@ -1,0 +1,127 @@
+"""ImageReward v1.0 (Xu et al. 2023, arXiv 2304.05977): would people prefer the picture for its prompt?
+
+BLIP's text encoder reads the prompt and looks at the picture through cross attention; a head on its first token gives the
+score, normalised to mean 0 and deviation 1 over the authors' data. Pinned to commits. Tested with tiny random weights only.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor, nn
+from transformers import BertTokenizer, BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
+
+from flowgrpo.rewards._clip import Preprocessing
+from flowgrpo.rewards._hub import check_vocabulary, fetch, reading, tensors
+from flowgrpo.rewards._preference import Head, Preference, captions_ladder
+from flowgrpo.scoring.card import EVERYTHING, card
+
+REPO, FILE = "THUDM/ImageReward", "ImageReward.pt"
+TOKENIZER, VOCABULARY = "google-bert/bert-base-uncased", "vocab.txt"
+MEAN, STD = 0.16717362830052426, 1.0333394966054072
+TOKENS = 35
+
+VISION = BlipVisionConfig(
+    hidden_size=1024,
+    intermediate_size=4096,
+    num_hidden_layers=24,
+    num_attention_heads=16,
+    image_size=224,
+    patch_size=16,
+    layer_norm_eps=1e-6,
+)
+TEXT = BlipTextConfig(vocab_size=30524, encoder_hidden_size=1024, num_attention_heads=12)
+"""BLIP's ViT-L/16, and BERT-base with cross attention in every layer; transformers' defaults have other heads and epsilons."""
+
+RENAMED = {
+    "vision.embeddings.class_embedding": "blip.visual_encoder.cls_token",
+    "vision.embeddings.position_embedding": "blip.visual_encoder.pos_embed",
+    "vision.embeddings.patch_embedding": "blip.visual_encoder.patch_embed.proj",
+    "vision.encoder.layers": "blip.visual_encoder.blocks",
+    "vision.post_layernorm": "blip.visual_encoder.norm",
+    ".self_attn.qkv": ".attn.qkv",
+    ".self_attn.projection": ".attn.proj",
+    ".layer_norm": ".norm",
+    "text.": "blip.text_encoder.",
+}
+"""Parts of the names of `Ranker`'s parameters, and what the checkpoint calls them."""
+
+UNUSED = re.compile(r"blip\.(vision_proj|text_proj)\..+|blip\.text_encoder\.embeddings\.position_ids")
+"""Also in the checkpoint: the projections of BLIP's contrastive loss, which the score does not use, and the numbers 0, 1, ..."""
+
+
+class Ranker(nn.Module):
+    """BLIP's two encoders and the head on the first token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.vision = BlipVisionModel(VISION)
+        self.text = BlipTextModel(TEXT, add_pooling_layer=False)
+        self.mlp = Head(TEXT.hidden_size)
+
+    def forward(self, pictures: Tensor, words: Tensor, mask: Tensor) -> Tensor:
+        """[B] for pictures [B, 3, S, S] and W words [B, W], of which those where the mask is 1 count."""
+        seen = self.vision(pictures).last_hidden_state
+        read = self.text(words, attention_mask=mask, encoder_hidden_states=seen).last_hidden_state
+        return self.mlp(read[:, 0])
+
+
+def published(name: str) -> str:
+    """What the checkpoint calls a parameter of `Ranker`."""
+    for ours, theirs in RENAMED.items():
+        name = name.replace(ours, theirs)
+    return name
+
+
+def load(weights: Mapping[str, Tensor]) -> Ranker:
+    """Strict: every parameter is there, and nothing is left over but what is unused."""
+    ranker = Ranker()
+    left = {name: weight for name, weight in weights.items() if not UNUSED.fullmatch(name)}
+    found = {name: left.pop(published(name)) for name in ranker.state_dict()}
+    ranker.load_state_dict(found | left)
+    return ranker
+
+
+def read_vocabulary(path: Path) -> BertTokenizer:
+    """The words of bert-base-uncased, and the two that BLIP adds."""
+    with reading(path, "the vocabulary of bert-base-uncased"):
+        tokenizer = BertTokenizer(str(path))
+        tokenizer.add_special_tokens({"bos_token": "[DEC]", "additional_special_tokens": ["[ENC]"]})
+    check_vocabulary(path, len(tokenizer), TEXT.vocab_size)
+    return tokenizer
+
+
+@card(
+    reads="images",
+    range=EVERYTHING,
+    better="people would prefer the picture for its prompt; about -2 to 2, 0 is average",
+    licence="Apache-2.0",
+    source="ImageReward, arXiv 2304.05977",
+    ladder=captions_ladder,
+)
+class ImageReward(Preference):
+    """`checkpoint` is the path of ImageReward.pt, `vocabulary` that of the vocab.txt of bert-base-uncased.
+
+    `revision` is that of the checkpoint. A prompt beyond 35 tokens is cut.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str | None = None,
+        vocabulary: str | None = None,
+        revision: str | None = None,
+        device: str = "auto",
+        batch: int = 16,
+    ) -> None:
+        super().__init__(device, batch)
+        self.tokenizer = read_vocabulary(fetch(TOKENIZER, VOCABULARY, vocabulary, "vocabulary"))
+        path = fetch(REPO, FILE, checkpoint, "checkpoint", revision)
+        with reading(path, "ImageReward's checkpoint"):
+            ranker = load(tensors(path))
+        self.ranker = ranker.eval().to(self.device)
+        self.prepare = Preprocessing(VISION.image_size)
+
+    def score(self, pictures: Tensor, prompts: list[str]) -> Tensor:
+        words = self.tokenizer(prompts, padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt")
+        words = words.to(self.device)
+        return (self.ranker(self.prepare(pictures), words.input_ids, words.attention_mask) - MEAN) / STD

@@ -1,0 +1,214 @@
+"""Are the stated objects in a picture, in the stated number, colour and place? GenEval (arXiv 2310.11513) over any detector.
+
+Prompt rows and rules are the official ones: objects count with a confidence above 0.3 (0.9 where the tag is "counting"), at
+most 16 of a class; there must be at least `count` of what is included and fewer of what is excluded; colour and place are
+judged on the `count` most confident ones. Two things differ: official are Mask2Former as the detector and CLIP as the judge
+of colours.
+
+`detector` is "torchvision", "faces", "text" or a plug-in, made with `arguments`; `colors` a plug-in from a crop to a name,
+by default the nearest of some CSS colours in CIELAB.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from itertools import product
+from typing import Any, Literal, Self, cast
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, field_validator, model_validator
+from torch import Tensor
+
+from flowgrpo.errors import UserError
+from flowgrpo.plugins import nearest
+from flowgrpo.rewards._colors import CSS, Crop, crop, nearest_color
+from flowgrpo.rewards._detectors import Box, Detect, Detection, Detector, detected, load_detector
+from flowgrpo.samples import Samples
+from flowgrpo.scoring.card import card
+from flowgrpo.scoring.exemplars import photos
+from flowgrpo.scoring.exemplars import samples as exemplars
+from flowgrpo.scoring.scorer import load_reward
+from flowgrpo.serving.wire import complaint
+
+MARGIN = 0.1
+"""Share of the sum of two objects' sizes by which their centres must differ."""
+
+
+class Clause(BaseModel):
+    """A class and a number."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(alias="class")
+    count: PositiveInt
+
+
+class Included(Clause):
+    """At least so many. `position` is a relation, and the index of the clause to whose objects it holds."""
+
+    color: str | None = None
+    position: tuple[Literal["left of", "right of", "above", "below"], NonNegativeInt] | None = None
+
+    @field_validator("color")
+    @classmethod
+    def _has_a_name(cls, color: str | None) -> str | None:
+        if color is not None and color not in CSS:
+            raise ValueError(f"'{color}' is none of GenEval's colours ({nearest(color, CSS)})")
+        return color
+
+
+class Row(BaseModel):
+    """What a prompt row states."""
+
+    tag: str = ""
+    include: list[Included] = []
+    exclude: list[Clause] = []
+
+    @model_validator(mode="after")
+    def _states_something(self) -> Self:
+        if not self.include and not self.exclude:
+            raise ValueError("nothing is included or excluded")
+        for i, clause in enumerate(self.include):
+            if clause.position and (clause.position[1] == i or clause.position[1] >= len(self.include)):
+                raise ValueError(f"include.{i}.position must point to another clause of 'include', not to {clause.position[1]}")
+        return self
+
+    @classmethod
+    def read(cls, metadata: Mapping[str, Any]) -> Self:
+        try:
+            return cls.model_validate(metadata)
+        except ValidationError as error:
+            raise UserError(
+                f"the prompt row {str(metadata)[:200]} does not state objects like GenEval: {complaint(error)}"
+            ) from error
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A confidence above the threshold counts; `colors` names the colour of a crop."""
+
+    detect: Detect
+    colors: Callable[[Crop], str]
+    threshold: float
+    counting_threshold: float
+    max_objects: int
+
+    def facts(self, samples: Samples) -> list[list[bool]]:
+        """For each picture, whether each fact holds."""
+        rows = [Row.read(metadata) for metadata in samples.metadata]
+        if isinstance(self.detect, Detector):
+            _refuse_others(rows, self.detect.classes)
+        found = detected(self.detect, samples.images)
+        return [self._facts(*one) for one in zip(rows, samples.images, found, strict=True)]
+
+    def _facts(self, row: Row, picture: Tensor, detections: Sequence[Detection]) -> list[bool]:
+        objects = self._objects(row, detections)
+        chosen = [objects[clause.name][: clause.count] for clause in row.include]
+        enough = [len(found) == clause.count for found, clause in zip(chosen, row.include, strict=True)]
+        stated = list(enough)
+        for clause, found, there in zip(row.include, chosen, enough, strict=True):
+            if clause.color is not None:
+                stated.append(there and all(self._color(picture, one) == clause.color for one in found))
+            if clause.position is not None:
+                relation, other = clause.position
+                pairs = product(found, chosen[other])
+                stated.append(there and enough[other] and all(relation in relations(a.box, b.box) for a, b in pairs))
+        return stated + [len(objects[clause.name]) < clause.count for clause in row.exclude]
+
+    def _objects(self, row: Row, detections: Sequence[Detection]) -> dict[str, list[Detection]]:
+        """By class, the most confident first."""
+        threshold = self.counting_threshold if row.tag == "counting" else self.threshold
+        objects = defaultdict[str, list[Detection]](list)
+        for found in sorted(detections, key=lambda one: -one.score):
+            if found.score > threshold and len(objects[found.name]) < self.max_objects:
+                objects[found.name].append(found)
+        return objects
+
+    def _color(self, picture: Tensor, found: Detection) -> str:
+        color = self.colors(crop(picture, found))
+        if not isinstance(color, str):
+            raise UserError(f"a judge of colours must return a name for a crop, not {color!r}")
+        return color
+
+
+def _refuse_others(rows: Sequence[Row], classes: frozenset[str]) -> None:
+    for clause in (clause for row in rows for clause in (*row.include, *row.exclude)):
+        if clause.name not in classes:
+            raise UserError(
+                f"the detector can't find any '{clause.name}' ({nearest(clause.name, classes)}); choose another detector"
+            )
+
+
+def relations(a: Box, b: Box) -> set[str]:
+    """Where a is, seen from b. What the centres differ beyond the margin, over the distance of the centres, must exceed 1/2."""
+    corners = np.array([a, b]).reshape(2, 2, 2)
+    offset = np.subtract(*corners.mean(1))
+    sizes = (corners[:, 1] - corners[:, 0]).sum(0)
+    beyond = np.sign(offset) * np.maximum(np.abs(offset) - MARGIN * sizes, 0.0)
+    if np.abs(beyond).max() < 1e-3:
+        return set()
+    dx, dy = beyond / np.linalg.norm(offset)
+    return {name for name, share in {"left of": -dx, "right of": dx, "above": -dy, "below": dy}.items() if share > 0.5}
+
+
+class _Checked:
+    def __init__(
+        self,
+        detector: str = "faces",
+        arguments: Mapping[str, Any] | None = None,
+        colors: str | None = None,
+        threshold: float = 0.3,
+        counting_threshold: float = 0.9,
+        max_objects: int = 16,
+    ) -> None:
+        if not (0.0 <= threshold < 1.0 and 0.0 <= counting_threshold < 1.0 and max_objects >= 1):
+            raise UserError("thresholds of confidence lie in [0, 1), and max_objects is at least 1")
+        made_with = json.dumps(arguments or {}, sort_keys=True)
+        self.facts = _facts(detector, made_with, colors, threshold, counting_threshold, max_objects)
+
+
+@lru_cache(maxsize=4)
+def _facts(
+    detector: str, arguments: str, colors: str | None, threshold: float, counting_threshold: float, max_objects: int
+) -> Callable[[Samples], list[list[bool]]]:
+    """Rewards of the same arguments share a detector, and look at the same samples once."""
+    named = nearest_color if colors is None else cast(Callable[[Crop], str], load_reward(colors))
+    judge = Judge(load_detector(detector, json.loads(arguments)), named, threshold, counting_threshold, max_objects)
+    return lru_cache(maxsize=1)(judge.facts)
+
+
+def _ladder() -> list[Samples]:
+    """Photographs without a face, and one of a face, where a face is asked for."""
+    row = {"tag": "single_object", "include": [{"class": "face", "count": 1}], "prompt": "a photo of a face"}
+    shown = [photos("coffee", "chelsea", "rocket"), photos("astronaut")]
+    return [exemplars(pictures.images, [row] * len(pictures)) for pictures in shown]
+
+
+judged = partial(
+    card,
+    reads="images",
+    range=(0.0, 1.0),
+    licence="Apache-2.0, and its detector's: faces and torchvision BSD-3-Clause, text Apache-2.0",
+    source="GenEval, arXiv 2310.11513",
+    row='GenEval\'s: {"tag", "include": [{"class", "count", "color"?, "position"?: [relation, index]}], '
+    '"exclude"?: [{"class", "count"}]}',
+    ladder=_ladder,
+)
+
+
+@judged(better="1: every stated fact holds, 0: one does not")
+class Strict(_Checked):
+    """1 or 0."""
+
+    def __call__(self, samples: Samples) -> list[float]:
+        return [float(all(facts)) for facts in self.facts(samples)]
+
+
+@judged(better="more of the stated facts hold: each count, colour, position and exclusion is one")
+class Soft(_Checked):
+    """The share of facts that hold."""
+
+    def __call__(self, samples: Samples) -> list[float]:
+        return [float(np.mean(facts)) for facts in self.facts(samples)]
