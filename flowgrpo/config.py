@@ -28,6 +28,7 @@ from flowgrpo.credit.terminal import Terminal
 from flowgrpo.errors import UserError
 from flowgrpo.objective import AdvantageConfig, ObjectiveConfig
 from flowgrpo.paths import find_config
+from flowgrpo.plugins import nearest
 from flowgrpo.policies import AnyPolicy
 from flowgrpo.sampling.kernels.calibrated import Calibrated
 from flowgrpo.sampling.plans import AnyPlan
@@ -43,15 +44,21 @@ class RewardConfig(Section):
     """`use` names the reward: a shipped one (`scene:strict`), `module:attr`, `file.py:attr` or an entry point; or `url` names the
     server (`flowgrpo serve-reward`) that scores.
 
-    `weight` 0 measures without training on it. `arguments` go to the constructor when `use` names a class. A call of a served
-    reward, with all its retries, may take `timeout` seconds.
+    `arguments` go to the constructor when `use` names a class. A call of a served reward, with all its retries, may take
+    `timeout` seconds; `token` names the environment variable with the bearer token of its server. `weight` 0 measures without
+    training on it. Before rewards are summed, `normalise: group` makes the scores of each group have mean 0 and standard
+    deviation 1, then `clip` keeps them within [low, high]. A `gate` is not added: the sum is multiplied by it.
     """
 
     use: str | None = None
     url: str | None = None
-    weight: float = 1.0
     arguments: dict[str, Any] = Field(default_factory=dict)
     timeout: PositiveFloat = 120.0
+    token: str | None = None
+    weight: float = 1.0
+    normalise: Literal["none", "group"] = "none"
+    clip: tuple[float, float] | None = None
+    gate: bool = False
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
@@ -59,6 +66,18 @@ class RewardConfig(Section):
             raise ValueError("a reward has either 'use' (it runs in this process) or 'url' (a server)")
         if self.url is not None and self.arguments:
             raise ValueError("arguments are given to the server (`flowgrpo serve-reward NAME key=value`), not to its url")
+        if self.use is not None and self.token:
+            raise ValueError("a 'token' is sent to the server of a 'url'")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_combined(self) -> Self:
+        if self.clip and self.clip[0] >= self.clip[1]:
+            raise ValueError(f"clip = {list(self.clip)} must be [low, high] with low below high")
+        if self.gate and self.weight != 1.0:
+            raise ValueError("a gate multiplies the weighted sum of the others and has no weight of its own")
+        if self.gate and self.normalise != "none":
+            raise ValueError("a gate can't be normalised: half of its values would be negative")
         return self
 
 
@@ -139,6 +158,21 @@ class EvaluationConfig(Section):
     pictures: NonNegativeInt = 24
 
 
+class SentinelConfig(Section):
+    """Watch for reward hacking, on rewards with weight 0: the first `window` updates against the last.
+
+    A reward of the `panel` parts from what is trained when a trained reward has risen and the panel's has fallen, both by more
+    than `sigmas` standard errors. A statistic has drifted when its mean has changed by more than its share in `drift`. Then the
+    run says so, and ends there if `stop` is true.
+    """
+
+    panel: tuple[str, ...] = ()
+    drift: dict[str, PositiveFloat] = Field(default_factory=dict)
+    window: int = Field(default=10, ge=2)
+    sigmas: PositiveFloat = 3.0
+    stop: bool = False
+
+
 class Config(Section):
     """A run."""
 
@@ -155,6 +189,7 @@ class Config(Section):
     optimizer: OptimizerConfig
     ema: EmaConfig | None = None
     evaluation: EvaluationConfig | None = None
+    sentinels: SentinelConfig | None = None
     checkpoint_every: PositiveInt = 50
     output: str = "runs"
     tracker: Literal["none", "tensorboard", "wandb", "trackio", "mlflow", "swanlab", "comet_ml"] = "none"
@@ -200,9 +235,19 @@ class Config(Section):
             raise ValueError(f"evaluation.steps = {self.evaluation.steps}: {complaint}")
         if self.evaluation and self.evaluation.metric not in self.rewards:
             raise ValueError(f"evaluation.metric '{self.evaluation.metric}' is not one of {sorted(self.rewards)}")
-        if not any(reward.weight for reward in self.rewards.values()):
-            raise ValueError("every reward has weight 0: there is nothing to train on")
+        if self.sentinels and (complaint := self._sentinel_complaint(self.sentinels)):
+            raise ValueError(complaint)
+        if not any(reward.weight and not reward.gate for reward in self.rewards.values()):
+            raise ValueError("every reward has weight 0 or is a gate: there is nothing to train on")
         return self
+
+    def _sentinel_complaint(self, sentinels: SentinelConfig) -> str | None:
+        watched = {*sentinels.panel, *sentinels.drift}
+        if unknown := sorted(watched - {*self.rewards}):
+            return f"sentinels watch '{unknown[0]}', which is not one of the rewards ({nearest(unknown[0], self.rewards)})"
+        if trained := sorted(label for label in watched if self.rewards[label].weight):
+            return f"sentinels watch '{trained[0]}', which is trained on; give it weight 0, or watch another"
+        return None if watched else "sentinels need a panel or a drift to watch"
 
     def _calibration_complaint(self, shape: Shape) -> str | None:
         kernel = self.rollout.plan.kernel
@@ -217,7 +262,7 @@ class Config(Section):
 
 def load_config(source: str, overrides: Sequence[str] = ()) -> Config:
     """Read a file or recipe, apply its bases and the `a.b=c` overrides, and check it."""
-    return checked(Config, with_overrides(_read(find_config(source)), overrides), source)
+    return checked(Config, with_overrides(read_tree(find_config(source)), overrides), source)
 
 
 def with_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -246,7 +291,8 @@ def _first_error(error: ValidationError, prefix: tuple[int | str, ...] = ()) -> 
     return ".".join(str(part) for part in where), message
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_tree(path: Path) -> dict[str, Any]:
+    """The sections of a YAML file on top of those of its bases, unchecked."""
     try:
         tree = parse_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -257,7 +303,7 @@ def _read(path: Path) -> dict[str, Any]:
     if base is None:
         return tree
     beside = path.parent / f"{base}"
-    return _merge(_read(beside if beside.is_file() else find_config(base)), tree)
+    return _merge(read_tree(beside if beside.is_file() else find_config(base)), tree)
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

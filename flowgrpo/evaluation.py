@@ -36,7 +36,7 @@ def evaluate(
     processes: Processes,
     pictures: int,
 ) -> HeldOut:
-    """Generate one sample per prompt, seed `config.seed + row in the file`, score it, and keep `pictures` of them to look at."""
+    """One sample per prompt, seed `config.seed + row in the file`, scored alone; `pictures` of them are kept to look at."""
     seeds = [config.seed + prompt.index for prompt in prompts]
     shown = set(spread(range(len(prompts)), pictures))
     starts = processes.share(range(0, len(prompts), config.batch))
@@ -45,9 +45,9 @@ def evaluate(
         rows = slice(start, start + config.batch)
         samples = policy.generate(prompts[rows], seeds[rows], config.steps)
         kept = {start + i: samples[i : i + 1].shown()[0] for i in range(len(samples)) if start + i in shown}
-        mine.append((start, scorer(samples), kept))
+        mine.append((start, scorer.alone(samples), kept))
     parts = sorted(processes.gather(mine), key=lambda part: part[0])
-    scores = {label: np.concatenate([s[label] for _, s, _ in parts]) for label in scorer.rewards}
+    scores = {label: np.concatenate([s[label] for _, s, _ in parts]) for label in parts[0][1]}
     return HeldOut(list(prompts), seeds, scores, {row: image for _, _, kept in parts for row, image in kept.items()})
 
 

@@ -17,6 +17,7 @@ from flowgrpo.prompts import Prompt
 from flowgrpo.sampling.keys import Key, numpy_generator
 from flowgrpo.sampling.rollout import rollout
 from flowgrpo.sampling.shape import Shape
+from flowgrpo.scoring.combine import summands, weighted_sum
 from flowgrpo.scoring.scorer import Scorer
 
 
@@ -36,9 +37,9 @@ class Group:
 class Scored:
     """An update's groups. All arrays are [P, N].
 
-    `rewards`, by label, are NaN where not scored; `total` is their weighted sum. `kept` says which transitions are trained:
-    their credit differs from that of others in their set, they made `decisions`, and the selection has chosen them. `turning`
-    marks turning points.
+    `rewards`, by label, are NaN where not scored; `total` is what they are combined to. `kept` says which transitions are
+    trained: their credit differs from that of others in their set, they made `decisions`, and the selection has chosen them.
+    `turning` marks turning points.
     """
 
     shape: Shape
@@ -78,31 +79,29 @@ def group_rewards(shape: Shape, scores: Mapping[str, np.ndarray]) -> list[dict[s
     return [dict(zip(nodes, group, strict=True)) for group in zip(*nodes.values(), strict=True)]
 
 
-def weighted_sum(rewards: Mapping[str, np.ndarray], weights: Mapping[str, float]) -> np.ndarray:
-    return np.sum([weights[label] * values for label, values in rewards.items()], axis=0)
-
-
 def scored_trees(
     config: Config, policy: Policy, scorer: Scorer, prompts: Sequence[Prompt], shape: Shape, key: Key
 ) -> tuple[list[ScoredTree], int]:
-    """One group of this shape for each prompt, scored by the rewards' weighted sum; and the network evaluations of it all."""
+    """One group of this shape for each prompt, scored by the rewards' combination; and the network evaluations of it all."""
     size, trees, evaluations = config.rollout.prompts_per_block, [], 0
     for i in range(0, len(prompts), size):
         block = rollout(policy, prompts[i : i + size], shape, key, config.rollout.micro_batch, False)
         rows = group_rewards(shape, scorer(block.samples))
-        trees += [ScoredTree(shape, weighted_sum(row, scorer.weights)) for row in rows]
+        rewards = {label: np.stack([row[label] for row in rows]) for label in config.rewards}
+        trees += [ScoredTree(shape, total) for total in weighted_sum(summands(rewards, config.rewards), config.rewards)]
         evaluations += block.network_evaluations
     return trees, evaluations
 
 
 def assess(config: Config, shape: Shape, prompts: Sequence[Prompt], groups: Sequence[Group], update: int) -> Scored:
-    weights = {label: reward.weight for label, reward in config.rewards.items()}
-    rewards = {label: np.stack([group.rewards[label] for group in groups]) for label in weights}
-    total = weighted_sum(rewards, weights)
+    rewards = {label: np.stack([group.rewards[label] for group in groups]) for label in config.rewards}
+    parts = summands(rewards, config.rewards)
+    weights = {label: config.rewards[label].weight for label in parts}
+    total = weighted_sum(parts, config.rewards)
     summed = config.advantage.aggregate == "rewards"
     credited = {
         label: [config.credit.assign(ScoredTree(shape, row, group.log_probs)) for row, group in zip(values, groups, strict=True)]
-        for label, values in ({"total": total} if summed else rewards).items()
+        for label, values in ({"total": total} if summed else parts).items()
     }
     trained = list(shape.trained)
     streams = {label: _stream(trees, trained) for label, trees in credited.items()}

@@ -6,9 +6,11 @@ P prompts, B states of one network evaluation, C trained transitions that leave 
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ from flowgrpo.processes import Processes
 from flowgrpo.progress import bar
 from flowgrpo.prompts import Prompt, PromptSampler
 from flowgrpo.runs.checkpoint import load_optimizer, optimizer_tensors
+from flowgrpo.samples import Samples
 from flowgrpo.sampling.keys import numpy_generator
 from flowgrpo.sampling.rollout import Block, Transitions, rollout
 from flowgrpo.sampling.shape import Shape
@@ -33,10 +36,11 @@ from flowgrpo.scoring.scorer import Scorer
 
 @dataclass(frozen=True)
 class Part:
-    """A block of groups and the places of these groups in the update's list of prompts."""
+    """A block of groups, the places of these groups in the update's list of prompts, and the way to their scores."""
 
     slots: list[int]
     block: Block
+    scores: Callable[[], dict[str, np.ndarray]]
 
 
 class Trainer:
@@ -56,6 +60,7 @@ class Trainer:
         )
         self.scaler = torch.amp.GradScaler(policy.device.type, enabled=policy.needs_loss_scaling)
         self.ema = Ema(self.parameters, config.ema.decay) if config.ema else None
+        self.beside = ThreadPoolExecutor(1)
         self.updates = 0
         self.optimizer_steps = 0
         self.gated = False
@@ -112,10 +117,17 @@ class Trainer:
         blocks = [slots[i : i + size] for slots in self.minibatches() for i in range(0, len(slots), size)]
         key = (self.config.seed, self.updates)
         keep = self.config.objective.needs_old_prediction
-        return [
-            Part(slots, rollout(self.policy, [prompts[s] for s in slots], shape, key, micro_batch, keep))
-            for slots in bar(self.processes.share(blocks), "roll out", self.processes.is_main)
-        ]
+        parts = []
+        for slots in bar(self.processes.share(blocks), "roll out", self.processes.is_main):
+            block = rollout(self.policy, [prompts[s] for s in slots], shape, key, micro_batch, keep)
+            parts.append(Part(slots, block, self._scores(block.samples)))
+        return parts
+
+    def _scores(self, samples: Samples) -> Callable[[], dict[str, np.ndarray]]:
+        """Where a server scores, it begins at once and works beside the next rollout."""
+        if any(reward.url for reward in self.config.rewards.values()):
+            return self.beside.submit(self.scorer, samples).result
+        return partial(self.scorer, samples)
 
     def _score(self, parts: list[Part], shape: Shape, prompts: list[Prompt]) -> Scored:
         groups = dict(self.processes.gather([row for part in parts for row in self._groups(part)]))
@@ -129,7 +141,7 @@ class Trainer:
             rows, nodes = zip(*t.places, strict=True)
             log_probs[rows, nodes] = (t.log_prob * t.decisions).sum(1).cpu().numpy()
             decisions[rows, nodes] = t.decisions.sum(1).cpu().numpy()
-        rewards = group_rewards(shape, self.scorer(part.block.samples))
+        rewards = group_rewards(shape, part.scores())
         return [(slot, Group(*group)) for slot, *group in zip(part.slots, rewards, log_probs, decisions, strict=True)]
 
     def _optimise(self, parts: list[Part], scored: Scored) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +25,7 @@ from flowgrpo.runs.model_card import model_card
 from flowgrpo.runs.report import write_report
 from flowgrpo.runs.tree import save_tree
 from flowgrpo.scoring.scorer import Scorer, probe
+from flowgrpo.scoring.sentinels import Sentinels
 from flowgrpo.trainer import Trainer
 
 PROBE_PROMPTS = 32
@@ -47,6 +49,10 @@ class Training:
         evaluation = config.evaluation
         self.held_out = spread(load_prompts(evaluation.prompts), evaluation.limit) if evaluation else []
         self.scorer = Scorer(config.rewards)
+        if evaluation and self.scorer.cards[evaluation.metric].compares:
+            raise UserError(
+                f"evaluation.metric '{evaluation.metric}' compares samples, and a held-out prompt has one; name another"
+            )
         tracked = config.tracker != "none"
         self.accelerator = Accelerator(
             log_with=config.tracker if tracked else None, project_dir=config.output, cpu=not torch.cuda.is_available()
@@ -59,6 +65,7 @@ class Training:
         self.run: Path = resume or self.processes.gather(made)[0]
         self.trainer = Trainer(self._calibrated(prompts), self.policy, prompts, self.scorer, self.processes)
         self.seconds = 0.0
+        self.sentinels = Sentinels(config.sentinels, config.rewards) if config.sentinels else None
         if tracked:
             self.accelerator.init_trackers("flowgrpo", config=config.model_dump(mode="json"))
 
@@ -95,6 +102,9 @@ class Training:
             self.seconds = facts["seconds"]
         if self.processes.is_main:
             folder.rewind_metrics(self.run, self.trainer.updates)
+        if self.sentinels:
+            for row in self.processes.gather(folder.load_metrics(self.run) if self.processes.is_main else []):
+                self.sentinels.see(row)
 
     def _probe(self, prompts: list[Prompt]) -> None:
         chosen = spread(prompts, PROBE_PROMPTS)
@@ -104,18 +114,35 @@ class Training:
     def loop(self) -> None:
         begin = self.trainer.updates
         for _ in bar(range(begin, self.config.updates), "train", self.processes.is_main):
+            if self._stopped:
+                break
             start = time.perf_counter()
             metrics, parts, scored = self.trainer.update()
             self.seconds += time.perf_counter() - start
             done = self.trainer.updates
             self._record(metrics)
-            if done == self.config.updates and self.processes.is_main:
+            self._watch(metrics)
+            last = done == self.config.updates or self._stopped
+            if last and self.processes.is_main:
                 save_tree(self.run, parts[0], scored)
-            if done % self.config.checkpoint_every == 0 or done == self.config.updates:
+            if done % self.config.checkpoint_every == 0 or last:
                 self._checkpoint()
             evaluation = self.config.evaluation
-            if evaluation and evaluation.every and done % evaluation.every == 0 and done < self.config.updates:
+            if evaluation and evaluation.every and done % evaluation.every == 0 and not last:
                 self._evaluate_between()
+
+    @property
+    def _stopped(self) -> bool:
+        return self.sentinels is not None and self.sentinels.stop
+
+    def _watch(self, metrics: dict[str, Any]) -> None:
+        """Show the sentinels an update, and pass on what they say."""
+        if self.sentinels is None:
+            return
+        fresh = self.sentinels.see(metrics)
+        if fresh and self.processes.is_main:
+            folder.save_alarms(self.run, self.sentinels.raised)
+            print(*(f"flowgrpo: update {alarm.update}: {alarm.sentence}" for alarm in fresh), sep="\n", file=sys.stderr)
 
     def _record(self, metrics: dict[str, Any]) -> None:
         if not self.processes.is_main:
@@ -173,6 +200,7 @@ class Training:
             "run": str(self.run),
             "held_out": held_out,
             "updates": self.trainer.updates,
+            "alarms": [alarm.sentence for alarm in self.sentinels.raised.values()] if self.sentinels else [],
             "seconds": round(self.seconds, 1),
         }
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 from diffusers import (
@@ -36,6 +37,14 @@ from flowgrpo.sampling.shape import Shape
 from tiny_mdlm import save
 
 torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def offline() -> Iterator[None]:
+    """No test asks the hub."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+        yield
 
 
 def trajectories(kernels: list[Kernel], group_size: int, shared_start: bool) -> Shape:

@@ -14,28 +14,7 @@ def test_doctor_says_what_is_installed(capsys):
 def test_rewards_lists_and_describes(capsys):
     assert main(["rewards"]) == 0
     out = capsys.readouterr().out
-    assert "\nscene: Scene judge" in out and "[0, 1]" in out and "Apache-2.0" in out
-
-
-def test_rewards_probes_on_the_users_pictures(capsys, tmp_path):
-    import numpy as np
-    from PIL import Image
-
-    from flowgrpo.assets.scenes import draw, sample_metadata, sample_scene
-
-    rng = np.random.default_rng(0)
-    rows = []
-    for i in range(4):
-        metadata = sample_metadata(rng, "colors")
-        Image.fromarray(draw(sample_scene(rng, metadata))).save(tmp_path / f"{i}.png")
-        rows.append({**metadata, "image": f"{i}.png"})
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert main(["rewards", "scene:strict", "--images", str(tmp_path / "rows.jsonl")]) == 0
-    found = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert found["reward"] == "scene:strict" and found["mean"] == 1.0
-    (tmp_path / "0.png").write_text("no picture")
-    assert main(["rewards", "scene:strict", "--images", str(tmp_path / "rows.jsonl")]) == 2
-    assert "not a picture" in capsys.readouterr().err
+    assert "\nscene:strict\n" in out and "range: 0 to 1" in out and "licence: Apache-2.0" in out
 
 
 def test_sample_without_a_lora_in_the_folder(capsys, tmp_path):

@@ -309,3 +309,10 @@ def test_resuming_what_is_not_a_run(capsys, tmp_path):
     assert "is not a run folder" in capsys.readouterr().err
     assert main(["train", "mini/flow_grpo", "--resume"]) == 2
     assert "nothing to resume" in capsys.readouterr().err
+
+
+def test_a_metric_that_compares_samples_is_refused_before_training(capsys):
+    win = "rewards.win={use: win_rate, arguments: {judge: 'scene:soft', margin: 0.0}}"
+    assert main(["train", "mini/flow_grpo", *SMALL, win, "evaluation.metric=win"]) == 2
+    assert "'win' compares samples" in capsys.readouterr().err
+    assert not Path("runs").exists()

@@ -5,23 +5,10 @@ import json
 import os
 import platform
 import shutil
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Any
 
-PACKAGES = (
-    "flowgrpo",
-    "torch",
-    "torchvision",
-    "diffusers",
-    "transformers",
-    "accelerate",
-    "peft",
-    "open_clip_torch",
-    "safetensors",
-    "pydantic",
-    "opencv-python-headless",
-    "xformers",
-)
+from packaging.requirements import Requirement
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,14 +26,17 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _packages() -> dict[str, str]:
-    return {name: _version(name) for name in PACKAGES}
+    """flowgrpo and what it needs, those of its extras for users included."""
+    needed = [Requirement(line) for line in requires("flowgrpo") or []]
+    used = [need for need in needed if not need.marker or not need.marker.evaluate({"extra": "dev"})]
+    return {"flowgrpo": version("flowgrpo"), **{need.name: _version(need) for need in used}}
 
 
-def _version(package: str) -> str:
+def _version(need: Requirement) -> str:
     try:
-        return version(package)
+        return version(need.name)
     except PackageNotFoundError:
-        return "not installed"
+        return f"not installed ({need.marker})" if need.marker else "not installed"
 
 
 def _machine() -> dict[str, Any]:

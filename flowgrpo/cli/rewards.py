@@ -1,25 +1,21 @@
-"""`flowgrpo rewards [NAME ...] [--probe]`: list what ships, describe what is named, probe on samples that ship."""
+"""`flowgrpo rewards [NAME ...] [--probe]`: describe rewards, or probe them on samples that ship."""
 
 import argparse
-import json
-import time
-
-from flowgrpo.plugins import built_in_names
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("names", nargs="*", help="rewards as a config names them; none lists the shipped ones")
-    parser.add_argument("--probe", action="store_true", help="score samples that ship, from worst to best: right order, and speed")
+    parser.add_argument("names", nargs="*", help="rewards as a config names them; all that ship if none is named")
+    parser.add_argument("--probe", action="store_true", help="score samples that ship: right order, not constant, how fast")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from flowgrpo.scoring.catalogue import describe, shipped
-    from flowgrpo.scoring.ladder import climb, table
+    """1 when a probed reward has its samples in the wrong order."""
+    from flowgrpo.scoring.catalogue import climb, describe, shipped, table
 
-    names = arguments.names or [name for module in built_in_names("flowgrpo.rewards") for name in shipped(module)]
+    names = arguments.names or shipped()
     if not arguments.probe:
         print("\n\n".join(describe(name) for name in names))
         return 0
     climbs = [climb(name) for name in names]
     print(table(climbs))
-    return 0
+    return int(any(climb.means and not climb.right for climb in climbs))

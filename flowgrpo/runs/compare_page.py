@@ -14,17 +14,12 @@ from flowgrpo.runs.curve import EVALUATIONS, HELD_OUT, SECONDS
 from flowgrpo.runs.intervals import Interval
 from flowgrpo.runs.page import PAGE, STYLE
 from flowgrpo.runs.plot import Line, Panel, figure
+from flowgrpo.runs.tables import TABLE_STYLE, html_row, html_table, markdown_table
 
 MINUS, NONE = "\N{MINUS SIGN}", "\N{EM DASH}"
 WORDS = {"better": "good", "worse": "bad", "no difference shown": "open"}
-TABLE_STYLE = """
+COMPARE_STYLE = """
 main { max-width: 1240px; } h1 { font-size: clamp(28px, 5vw, 48px); }
-table { border-collapse: collapse; width: 100%; font-size: 13px; font-variant-numeric: tabular-nums; }
-th, td { padding: 7px 8px; border-top: 1px solid var(--line); text-align: right; vertical-align: top;
-  white-space: pre; }
-th { border-top: 0; font-weight: 400; color: var(--soft); vertical-align: bottom; white-space: normal; }
-th:first-child, td:first-child { text-align: left; font-weight: 600; white-space: normal;
-  overflow-wrap: anywhere; min-width: 140px; }
 img { display: block; width: 100%; max-width: 960px; margin: 32px auto 0; border-radius: 14px; }
 """
 
@@ -44,14 +39,7 @@ def as_json(comparison: Comparison) -> str:
 def markdown(comparison: Comparison) -> str:
     """A table whose columns also line up in a terminal, and what its numbers mean."""
     rows = [_header(comparison), *(_cells(comparison, recipe) for recipe in comparison.recipes)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [_markdown_row([cell.ljust(width) for cell, width in zip(row, widths, strict=True)]) for row in rows]
-    lines.insert(1, _markdown_row(["-" * width for width in widths]))
-    return "\n".join([*lines, "", *(f"- {note}" for note in _notes(comparison))])
-
-
-def _markdown_row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    return "\n".join([markdown_table(rows), "", *(f"- {note}" for note in _notes(comparison))])
 
 
 def _header(comparison: Comparison) -> list[str]:
@@ -167,50 +155,41 @@ def page(comparison: Comparison) -> str:
     rows = [_main_row(comparison, recipe) for recipe in comparison.recipes]
     body = [
         f"<header><p class=eyebrow>flowgrpo compare</p><h1>{html.escape(title)}</h1></header>",
-        _table(_header(comparison), rows),
+        html_table(_header(comparison), rows),
         *(f"<p><small>{html.escape(note)}</small></p>" for note in _notes(comparison)),
         f"<img alt='Held-out {html.escape(comparison.metric)} of every recipe' src='data:image/svg+xml;base64,{picture}'>",
         _tags(comparison),
         _runs(comparison),
     ]
-    return PAGE.format(title=html.escape(title), style=STYLE + TABLE_STYLE, body="\n".join(body))
+    return PAGE.format(title=html.escape(title), style=STYLE + TABLE_STYLE + COMPARE_STYLE, body="\n".join(body))
 
 
 def _main_row(comparison: Comparison, recipe: Recipe) -> str:
     """Intervals and words go below their number, to spare width."""
     cells = [cell.replace(" [", "\n[").replace("] ", "]\n").replace(" (", "\n(") for cell in _cells(comparison, recipe)]
     against = f"td class={WORDS[recipe.against_baseline.word]}" if recipe.against_baseline else "td"
-    return _html_row(cells, ["td"] * (len(cells) - 1) + [against])
-
-
-def _html_row(cells: Sequence[str], kinds: Sequence[str]) -> str:
-    """`kinds` are the opening tags of the cells."""
-    return "<tr>" + "".join(f"<{kind}>{html.escape(cell)}" for cell, kind in zip(cells, kinds, strict=True))
-
-
-def _table(header: Sequence[str], rows: Sequence[str]) -> str:
-    return f"<div class=scroll><table>{_html_row(header, ['th'] * len(header))}{''.join(rows)}</table></div>"
+    return html_row(cells, ["td"] * (len(cells) - 1) + [against])
 
 
 def _tags(comparison: Comparison) -> str:
     tags = list(dict.fromkeys(tag for recipe in comparison.recipes for tag in recipe.gain_by_tag))
     rows = [_tag_row(recipe, tags, comparison.rate) for recipe in comparison.recipes if recipe.gain_by_tag]
     intro = "<h2>Gain by task</h2><p>Mean over the finished seeds.</p>"
-    return intro + _table(["recipe", *(tag.replace("_", " ") for tag in tags)], rows) if rows else ""
+    return intro + html_table(["recipe", *(tag.replace("_", " ") for tag in tags)], rows) if rows else ""
 
 
 def _tag_row(recipe: Recipe, tags: Sequence[str], rate: bool) -> str:
     gains = [recipe.gain_by_tag.get(tag) for tag in tags]
     kinds = ["td" if gain is None else f"td class={'good' if gain > 0 else 'bad' if gain < 0 else 'open'}" for gain in gains]
     cells = [NONE if gain is None else _change(gain, rate) for gain in gains]
-    return _html_row([recipe.recipe, *cells], ["td", *kinds])
+    return html_row([recipe.recipe, *cells], ["td", *kinds])
 
 
 def _runs(comparison: Comparison) -> str:
     header = ["run", "seed", "updates", "network evaluations", "seconds", "last held-out", "finished"]
     seeds = [seed for recipe in comparison.recipes for seed in recipe.seeds]
-    rows = [_html_row(_run_cells(seed, comparison.rate), ["td"] * len(header)) for seed in seeds]
-    return f"<details><summary>All {len(rows)} runs</summary>{_table(header, rows)}</details>"
+    rows = [html_row(_run_cells(seed, comparison.rate), ["td"] * len(header)) for seed in seeds]
+    return f"<details><summary>All {len(rows)} runs</summary>{html_table(header, rows)}</details>"
 
 
 def _run_cells(seed: Seed, rate: bool) -> list[str]:

@@ -1,8 +1,12 @@
-"""A run folder: config.yaml, calibration.json, metrics.jsonl, samples/, held_out.json, tree.json, checkpoint-N/, report.html."""
+"""A run folder.
+
+config.yaml, calibration.json, metrics.jsonl, alarms.json, samples/, held_out.json, tree.json, checkpoint-N/, report.html.
+"""
 
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +19,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from flowgrpo.evaluation import HeldOut
+    from flowgrpo.scoring.sentinels import Alarm
 
 
 When = Literal["before", "after"]
@@ -62,8 +67,18 @@ def rewind_metrics(run: Path, updates: int) -> None:
     """Forget the lines of updates that are about to be done again."""
     path = run / "metrics.jsonl"
     if path.exists():
-        kept = [line for line in path.read_text().splitlines() if json.loads(line)["update"] < updates]
-        path.write_text("".join(line + "\n" for line in kept))
+        kept = [row for row in load_metrics(run) if row["update"] < updates]
+        path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+
+
+def load_metrics(run: Path) -> list[dict[str, Any]]:
+    path = run / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def save_alarms(run: Path, alarms: Mapping[str, "Alarm"]) -> None:
+    """What sentinels have said so far, by the label of the reward."""
+    (run / "alarms.json").write_text(json.dumps({label: asdict(alarm) for label, alarm in alarms.items()}, indent=1))
 
 
 def save_held_out(run: Path, when: When, held_out: "HeldOut") -> None:

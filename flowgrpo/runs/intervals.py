@@ -9,6 +9,7 @@ from flowgrpo.sampling.keys import numpy_generator
 Interval = tuple[float, float]
 RESAMPLES = 10_000
 ANGLES = 200_000
+DRAWN = 1_000_000
 
 
 def resampled_means(gains: np.ndarray, name: str) -> np.ndarray:
@@ -35,9 +36,11 @@ def percentiles(means: np.ndarray) -> Interval:
 
 
 def mean_interval(values: np.ndarray) -> Interval:
-    """Bootstrap: of the mean of values [N]."""
-    rows = numpy_generator(("bootstrap",)).integers(0, len(values), (RESAMPLES, len(values)))
-    return percentiles(np.stack([values[row].mean() for row in rows]))
+    """Bootstrap: of the mean of values [N]. At most DRAWN values are drawn at once, or N."""
+    rng, size = numpy_generator(("bootstrap",)), len(values)
+    block = max(1, DRAWN // size)
+    counts = (min(block, RESAMPLES - start) for start in range(0, RESAMPLES, block))
+    return percentiles(np.concatenate([values[rng.integers(0, size, (count, size))].mean(1) for count in counts]))
 
 
 def sign_flip_p(differences: np.ndarray) -> float:

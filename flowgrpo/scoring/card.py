@@ -16,8 +16,8 @@ class Card:
     """Higher is always better; `better` says in which sense.
 
     `reads` is what of the samples is judged (None: anything, or not stated), `row` what a prompt row must hold beside the
-    prompt. `ladder` makes samples from what ships with flowgrpo, in lists from worst to best: the mean score must rise from
-    each to the next.
+    prompt; one that `compares` needs several samples of a prompt. `ladder` makes samples from what ships with flowgrpo, in
+    lists from worst to best: the mean score must rise from each to the next.
     """
 
     reads: Kind | None
@@ -26,6 +26,7 @@ class Card:
     licence: str
     source: str
     row: str = ""
+    compares: bool = False
     ladder: Callable[[], Sequence[Samples]] | None = None
 
 
@@ -41,12 +42,13 @@ def card(
     licence: str,
     source: str,
     row: str = "",
+    compares: bool = False,
     ladder: Callable[[], Sequence[Samples]] | None = None,
 ) -> Callable[[T], T]:
     """Decorates a reward, function or class, with its card. A reward without one works as well; less can be checked then."""
 
     def state(target: T) -> T:
-        _cards[target] = Card(reads, range, better, licence, source, row, ladder)
+        _cards[target] = Card(reads, range, better, licence, source, row, compares, ladder)
         return target
 
     return state

@@ -4,17 +4,21 @@ A reward is any callable `samples -> scores` with one finite number per sample; 
 """
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import FunctionType, ModuleType
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
 from flowgrpo.config import RewardConfig
-from flowgrpo.errors import UserError, said
+from flowgrpo.errors import Unavailable, UserError, said
 from flowgrpo.plugins import attribute, resolve
 from flowgrpo.samples import Samples
 from flowgrpo.scoring.card import UNSTATED, Card, card_of
+from flowgrpo.serving.client import Served
 
+T = TypeVar("T")
 Reward = Callable[[Samples], Sequence[float]]
 PACKAGE = "flowgrpo.rewards"
 ROUNDING = 1e-6
@@ -24,19 +28,22 @@ def find_reward(use: str) -> tuple[Callable, Card]:
     """The function or class that `use` names, and its card. A module alone names its `reward`, or the one with a card in it."""
     module, attr = resolve(use, PACKAGE)
     if attr is None and "reward" not in vars(module):
-        stated = [
-            name
-            for name, value in vars(module).items()
-            if callable(value) and card_of(value) is not UNSTATED and value.__module__ == module.__name__
-        ]
-        if len(stated) != 1:
-            choice = " or ".join(f"'{use}:{name}'" for name in stated) or f"'{use}:NAME'"
-            raise UserError(f"'{use}' holds {len(stated)} rewards; say which: {choice}")
-        attr = stated[0]
+        found = stated(module)
+        if len(found) != 1:
+            choice = " or ".join(f"'{use}:{name}'" for name in found) or f"'{use}:NAME'"
+            raise UserError(f"'{use}' holds {len(found)} rewards; say which: {choice}")
+        attr = found[0]
     target = attribute(module, attr or "reward", use)
     if not callable(target):
         raise UserError(f"reward '{use}' is not callable")
     return target, card_of(target)
+
+
+def stated(module: ModuleType) -> list[str]:
+    """The names of the rewards with a card that a module defines."""
+    made = {name: value for name, value in vars(module).items() if isinstance(value, type | FunctionType)}
+    own = {name: value for name, value in made.items() if value.__module__ == module.__name__}
+    return [name for name, value in own.items() if card_of(value) is not UNSTATED]
 
 
 def load_reward(use: str, arguments: Mapping[str, Any] | None = None) -> Reward:
@@ -54,10 +61,18 @@ def _construct(target: type, use: str, arguments: Mapping[str, Any]) -> Reward:
         inspect.signature(target).bind(**arguments)
     except TypeError as error:
         raise UserError(f"reward '{use}' can't be made with arguments {dict(arguments)}: {error}") from error
-    return cast(Reward, target(**arguments))
+    try:
+        return cast(Reward, target(**arguments))
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"reward '{use}' can't be made: {said(error)}") from error
 
 
 def _loaded(config: RewardConfig) -> tuple[Reward, Card]:
+    if config.url is not None:
+        served = Served(config.url, config.timeout, config.token)
+        return served, served.card
     assert config.use is not None
     return load_reward(config.use, config.arguments), find_reward(config.use)[1]
 
@@ -69,19 +84,33 @@ class Scorer:
         loaded = {label: _loaded(reward) for label, reward in rewards.items()}
         self.rewards = {label: reward for label, (reward, _) in loaded.items()}
         self.cards = {label: card for label, (_, card) in loaded.items()}
+        self.served = [label for label, reward in rewards.items() if reward.url is not None]
         self.weights = {label: r.weight for label, r in rewards.items()}
 
     def __call__(self, samples: Samples) -> dict[str, np.ndarray]:
         """[B] float64 per label; the first failure of any reward on any sample is raised."""
-        return {label: self._scores(label, samples) for label in self.rewards}
+        return self._each(self._scores, samples, self.rewards)
+
+    def alone(self, samples: Samples) -> dict[str, np.ndarray]:
+        """The same by those rewards that do not compare, for samples of which each is the only one of its prompt."""
+        return self._each(self._scores, samples, [label for label, card in self.cards.items() if not card.compares])
 
     def attempt(self, samples: Samples) -> dict[str, list[float | UserError]]:
         """For each sample its score, or what failed. A group that fails takes no other group with it."""
-        return {label: self._attempt(label, samples) for label in self.rewards}
+        return self._each(self._attempt, samples, self.rewards)
+
+    def _each(self, score: Callable[[str, Samples], T], samples: Samples, labels: Collection[str]) -> dict[str, T]:
+        """Served rewards are asked all at once; meanwhile those of this process score one after the other."""
+        with ThreadPoolExecutor() as pool:
+            asked = {label: pool.submit(score, label, samples) for label in labels if label in self.served}
+            here = {label: score(label, samples) for label in labels if label not in asked}
+            return {label: here[label] if label in here else asked[label].result() for label in labels}
 
     def _attempt(self, label: str, samples: Samples) -> list[float | UserError]:
         try:
             return self._scores(label, samples).tolist()
+        except Unavailable as error:
+            return [error] * len(samples)
         except UserError as error:
             numbers = dict.fromkeys(samples.group)
             if len(numbers) == 1:

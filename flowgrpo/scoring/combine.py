@@ -1,0 +1,45 @@
+"""Several rewards become one number: normalised, clipped, weighted, gated.
+
+P groups with N nodes; values are NaN where a node was not scored.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from flowgrpo.config import RewardConfig
+from flowgrpo.errors import UserError
+
+EPS = 1e-9
+
+
+def summands(rewards: Mapping[str, np.ndarray], configs: Mapping[str, RewardConfig]) -> dict[str, np.ndarray]:
+    """[P, N] for each reward that is no gate: normalised within its group, clipped, times all gates. What is trained is their
+    weighted sum.
+
+    Under a gate nothing may be negative, because a closed gate would help it.
+    """
+    shaped = {label: _shaped(values, configs[label]) for label, values in rewards.items()}
+    gates = [label for label in shaped if configs[label].gate]
+    parts = {label: values for label, values in shaped.items() if label not in gates}
+    if not gates:
+        return parts
+    for label, values in shaped.items():
+        if (worst := np.nanmin(configs[label].weight * values)) < 0:
+            raise UserError(
+                f"reward '{label}' adds {worst:g} to a sum that '{gates[0]}' gates: a closed gate would help it; set "
+                f"rewards.{label}.clip to [0, ...], or give the gate a weight instead"
+            )
+    factor = np.prod([shaped[label] for label in gates], axis=0)
+    return {label: values * factor for label, values in parts.items()}
+
+
+def weighted_sum(parts: Mapping[str, np.ndarray], configs: Mapping[str, RewardConfig]) -> np.ndarray:
+    return np.sum([configs[label].weight * values for label, values in parts.items()], axis=0)
+
+
+def _shaped(values: np.ndarray, config: RewardConfig) -> np.ndarray:
+    if config.normalise == "group":
+        centred = values - np.nanmean(values, axis=1, keepdims=True)
+        values = centred / np.maximum(np.nanstd(values, axis=1, keepdims=True), EPS)
+    return np.clip(values, *config.clip) if config.clip else values
