@@ -28,13 +28,14 @@ def load_prompts(source: str) -> list[Prompt]:
     path = locate(source)
     if not path.is_file():
         raise UserError(f"prompt file {path} does not exist")
-    rows = _rows(path)
+    rows = read_rows(path)
     if not rows:
         raise UserError(f"prompt file {path} holds no prompts")
     return [Prompt(i, _text(row, path, i), row) for i, row in enumerate(rows)]
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a .txt, .jsonl or .csv, whether they hold a prompt or not."""
     text = path.read_text(encoding="utf-8")
     lines = [line for line in text.splitlines() if line.strip()]
     match path.suffix:

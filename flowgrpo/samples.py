@@ -2,19 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from PIL import UnidentifiedImageError
 from PIL.Image import Image
-from PIL.Image import open as open_image
 from torch import Tensor
-from torchvision.transforms.functional import to_pil_image, to_tensor
+from torchvision.transforms.functional import to_pil_image
 
 from flowgrpo.errors import UserError
-from flowgrpo.paths import locate
-from flowgrpo.prompts import load_prompts
 
 Kind = Literal["images", "videos", "texts"]
 Made = Tensor | list[str]
@@ -95,20 +90,3 @@ class Samples:
             [group for p in parts for group in p.group],
             made,
         )
-
-
-def read_samples(source: str) -> Samples:
-    """A JSONL of `{"image": path, "prompt": ..., any metadata}`; paths are relative to the file, pictures of one size."""
-    rows = load_prompts(source)
-    folder = locate(source).parent
-    images = [_read_image(folder / str(row.metadata.get("image", ""))) for row in rows]
-    return Samples([row.text for row in rows], [row.metadata for row in rows], [row.index for row in rows], torch.stack(images))
-
-
-def _read_image(path: Path) -> Tensor:
-    if not path.is_file():
-        raise UserError(f"{path}: no such picture")
-    try:
-        return to_tensor(open_image(path).convert("RGB"))
-    except UnidentifiedImageError as error:
-        raise UserError(f"{path} is not a picture that can be read") from error

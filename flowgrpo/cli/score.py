@@ -1,0 +1,52 @@
+"""`flowgrpo score SOURCE --rewards a,b [--set label.key=value] [--prompts FILE] --out DIR`."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from flowgrpo.errors import UserError
+
+SOURCE = """a folder of pictures and clips with all below it, a quoted glob, or a .jsonl with rows of {"image" or "video": path,
+"prompt": ..., any metadata}, paths relative to it; a row with neither is a text, its "text" """
+REWARDS = """separated by commas: rewards as a config names them, or .yaml files with a section `rewards:` as in a training
+config (labels, arguments, urls)"""
+PROMPTS = """.txt, .jsonl or .csv: a row per sample in sorted order, or found by a column "image"; without it, prompts come from
+the .jsonl, or from NAME.txt beside the picture"""
+OUT = "for scores.jsonl, summary.json and report.html; after an interruption the same command goes on"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SOURCE", help=SOURCE)
+    parser.add_argument("--rewards", required=True, metavar="A,B", help=REWARDS)
+    parser.add_argument("--set", action="append", default=[], metavar="LABEL.KEY=VALUE", help="an argument of a reward")
+    parser.add_argument("--prompts", metavar="FILE", help=PROMPTS)
+    parser.add_argument("--out", required=True, metavar="DIR", help=OUT)
+    parser.add_argument("--batch", type=int, default=16, help="pictures, frames or texts in memory at once")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from flowgrpo.sheet.score import chosen_rewards, score
+
+    if arguments.batch < 1:
+        raise UserError("--batch must be at least 1")
+    rewards = chosen_rewards(arguments.rewards, arguments.set)
+    try:
+        facts = score(arguments.source, arguments.prompts, rewards, Path(arguments.out), arguments.batch)
+    except KeyboardInterrupt as error:
+        raise UserError("interrupted; the same command goes on") from error
+    print(_table(facts))
+    means = {label: reward["mean"] for label, reward in facts["rewards"].items()}
+    print(json.dumps({"out": arguments.out, "samples": facts["samples"], "failed": facts["failed"], "means": means}))
+    return 0
+
+
+def _table(facts: dict[str, Any]) -> str:
+    from flowgrpo.runs.tables import markdown_table
+
+    rows = [["reward", "mean", "95 % interval", "n", "failed"]]
+    for label, reward in facts["rewards"].items():
+        figures = [f"{value:.4g}" for value in (reward["mean"], *reward["ci95"])] if reward["n"] else []
+        interval = f"{figures[1]} to {figures[2]}" if figures else ""
+        rows.append([label, figures[0] if figures else "", interval, str(reward["n"]), str(reward["failed"])])
+    return markdown_table(rows)

@@ -1,0 +1,160 @@
+"""The folder of a sheet: settings.json and scores.jsonl, a line per sample, which an interrupted run goes on from."""
+
+import hashlib
+import inspect
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from flowgrpo.config import RewardConfig
+from flowgrpo.errors import UserError
+from flowgrpo.paths import locate
+from flowgrpo.plugins import resolve
+from flowgrpo.scoring.scorer import PACKAGE
+from flowgrpo.sheet.media import CLIPS
+from flowgrpo.sheet.source import Item, index_of
+
+Kind = Literal["image", "video", "text"]
+KINDS: tuple[Kind, ...] = ("image", "video", "text")
+Key = tuple[str, str, int]
+SCORES, EARLIER, SETTINGS = "scores.jsonl", "earlier.jsonl", "settings.json"
+
+
+@dataclass(frozen=True)
+class Line:
+    """A sample and its scores; `content` is its path, relative to the sheet's folder, or the text itself.
+
+    A reward that has no score yet, or failed, is not in `scores`; what failed is forgotten on reading, and tried again.
+    """
+
+    kind: Kind
+    content: str
+    prompt: str
+    scores: dict[str, float]
+    errors: dict[str, str]
+
+    def as_json(self) -> str:
+        errors = {"errors": self.errors} if self.errors else {}
+        return json.dumps({self.kind: self.content, "prompt": self.prompt, "scores": self.scores, **errors})
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        row = json.loads(text)
+        kind = next(kind for kind in KINDS if kind in row)
+        return cls(kind, row[kind], row["prompt"], row["scores"], {})
+
+
+def blank(item: Item, folder: Path) -> Line:
+    """A line without scores; `folder` is the sheet's, resolved."""
+    if isinstance(item.content, str):
+        return Line("text", item.content, item.prompt, {}, {})
+    kind = item.kind or ("video" if item.content.suffix.lower() in CLIPS else "image")
+    return Line(kind, os.path.relpath(item.content, folder), item.prompt, {}, {})
+
+
+def started(items: Sequence[Item], known: Mapping[Key, Line], folder: Path) -> list[Line]:
+    """For each sample the line that an earlier run has left, or a blank one."""
+    lines = [blank(item, folder) for item in items]
+    return [known.get(key, line) for key, line in zip(_keys(lines), lines, strict=True)]
+
+
+def known_lines(folder: Path) -> dict[Key, Line]:
+    """What earlier runs have written, of files that have not changed since."""
+    return {key: line for name in (EARLIER, SCORES) for key, line in _read(folder / name).items()}
+
+
+def _read(path: Path) -> dict[Key, Line]:
+    if not path.is_file():
+        return {}
+    written, complete = path.stat().st_mtime, path.read_text(encoding="utf-8").split("\n")[:-1]
+    try:
+        lines = [Line.parse(text) for text in complete]
+    except (ValueError, KeyError, StopIteration, TypeError) as error:
+        raise UserError(f"{path} has a line that `flowgrpo score` has not written; choose another --out") from error
+    return {key: line for key, line in zip(_keys(lines), lines, strict=True) if not _changed(path.parent, line, written)}
+
+
+def _changed(folder: Path, line: Line, written: float) -> bool:
+    path = folder / line.content
+    return line.kind != "text" and path.is_file() and path.stat().st_mtime > written
+
+
+def _keys(lines: Iterable[Line]) -> Iterator[Key]:
+    """Sample, prompt, and how often both have come before."""
+    seen: Counter[tuple[str, str]] = Counter()
+    for line in lines:
+        same = (line.content, line.prompt)
+        yield (*same, seen[same])
+        seen[same] += 1
+
+
+def write_lines(folder: Path, lines: Iterable[Line], known: Mapping[Key, Line]) -> list[Line]:
+    """Write scores.jsonl line by line, and return all lines. Until its end earlier.jsonl keeps what was known."""
+    earlier, kept = folder / EARLIER, []
+    _replace(earlier, "".join(line.as_json() + "\n" for line in known.values()))
+    with (folder / SCORES).open("w", encoding="utf-8") as file:
+        for line in lines:
+            file.write(line.as_json() + "\n")
+            file.flush()
+            kept.append(line)
+    earlier.unlink()
+    return kept
+
+
+def _replace(path: Path, text: str) -> None:
+    part = path.with_suffix(".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+def settings_of(source: str, prompts: str | None, rewards: Mapping[str, RewardConfig]) -> dict[str, Any]:
+    """What scores depend on beside the pictures: the source, files with rows, and rewards with the file of their code."""
+    index = index_of(source)
+    rows = [*([index] if index else []), *([locate(prompts)] if prompts else [])]
+    return {
+        "source": str(locate(source).absolute()),
+        "rows": {str(path.absolute()): _digest(path) for path in rows},
+        "rewards": {label: _reward(config) for label, config in rewards.items()},
+    }
+
+
+def _reward(config: RewardConfig) -> dict[str, Any]:
+    stated = config.model_dump(mode="json", include={"use", "url", "arguments"}, exclude_none=True)
+    return stated if config.use is None else {**stated, "code": _digest(_code(config.use))}
+
+
+def _code(use: str) -> Path:
+    """The file that holds the reward."""
+    file = Path(use.rpartition(":")[0])
+    if file.suffix == ".py" and file.is_file():
+        return file
+    return Path(inspect.getfile(resolve(use, PACKAGE)[0]))
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def check_settings(folder: Path, settings: Mapping[str, Any], known: Mapping[Key, Line]) -> None:
+    """Refuse to mix scores of differing settings in one sheet. Rewards that have scored nothing so far may change."""
+    scored = sorted({label for line in known.values() for label in line.scores})
+    if not scored:
+        return
+    path = folder / SETTINGS
+    if not path.is_file():
+        raise UserError(f"{folder} holds scores without {SETTINGS}; choose another --out")
+    old = json.loads(path.read_text(encoding="utf-8"))
+    if lacking := [label for label in scored if label not in settings["rewards"]]:
+        raise UserError(f"{folder} holds scores of '{lacking[0]}' too; name it in --rewards as well, or choose another --out")
+    changed = [f"the reward '{label}'" for label in scored if old["rewards"][label] != settings["rewards"][label]]
+    changed += [name for part, name in (("source", "the source"), ("rows", "a file of rows")) if old[part] != settings[part]]
+    if changed:
+        raise UserError(f"{changed[0]} has changed since {folder} was begun (see its {SETTINGS}); choose another --out")
+
+
+def write_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    _replace(folder / SETTINGS, json.dumps(settings, indent=1))
