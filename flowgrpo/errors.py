@@ -8,6 +8,10 @@ class UserError(Exception):
     """Bad input. Its text is one sentence that says what is wrong and what to do; the command line exits with 2."""
 
 
+class Unavailable(UserError):
+    """What judges can't be reached: another sample would fare no better."""
+
+
 def said(error: Exception) -> str:
     """What an exception in a user's own code says, and where it was raised: `KeyError: 'x' (my_reward.py, line 3)`."""
     frame = traceback.extract_tb(error.__traceback__)[-1]

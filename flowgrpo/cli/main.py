@@ -4,6 +4,7 @@ import argparse
 import errno
 import importlib
 import sys
+from types import ModuleType
 
 from flowgrpo import __version__
 from flowgrpo.errors import UserError
@@ -12,10 +13,13 @@ COMMANDS = {
     "train": "train a model from a config or shipped recipe",
     "plan": "the bill of a config: geometry, network evaluations, memory; loads no weights",
     "sample": "generate with a model, with or without a LoRA",
+    "eval": "benchmarks: a model and its checkpoints on the same prompts and seeds, with paired tests",
     "compare": "runs against one another: held-out gains with intervals, at the end and at equal cost",
     "study": "train recipes with several seeds at an equal budget, then compare them",
     "completions": "how well cheap completions of intermediate states stand in for exact ones",
+    "score": "score pictures, clips or texts with rewards",
     "rewards": "list, describe and probe rewards",
+    "serve-reward": "any reward as an HTTP service",
     "doctor": "versions, devices and disk, to paste into an issue",
 }
 
@@ -28,10 +32,10 @@ def main(argv: list[str] | None = None) -> int:
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=summary)
         if name in argv[:1]:
-            importlib.import_module(f"flowgrpo.cli.{name}").arguments(command)
+            _module(name).arguments(command)
     arguments = parser.parse_args(argv)
     try:
-        return importlib.import_module(f"flowgrpo.cli.{arguments.command}").run(arguments)
+        return _module(arguments.command).run(arguments)
     except UserError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
@@ -40,6 +44,10 @@ def main(argv: list[str] | None = None) -> int:
         if error.errno != errno.ENOSPC:
             raise
         return _fail("the disk is full; free some space, then go on from the last checkpoint with --resume")
+
+
+def _module(command: str) -> ModuleType:
+    return importlib.import_module(f"flowgrpo.cli.{command.replace('-', '_')}")
 
 
 def _fail(message: str) -> int:

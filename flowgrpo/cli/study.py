@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from flowgrpo.cli._numbers import positive
 from flowgrpo.errors import UserError
 
 
@@ -10,10 +11,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("configs", nargs="+", metavar="CONFIG", help="YAML files or shipped recipes; the first is the baseline")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="SEED", help="seeds of each recipe (0 1 2)")
     parser.add_argument(
-        "--evaluations", type=_positive, metavar="N", help="network evaluations of each run (the cheapest recipe's own budget)"
+        "--evaluations", type=positive, metavar="N", help="network evaluations of each run (the cheapest recipe's own budget)"
     )
-    parser.add_argument("--points", type=_positive, default=5, help="held-out evaluations along each run (5)")
-    parser.add_argument("--workers", type=_positive, default=1, help="runs at a time, sharing the CPU cores (1)")
+    parser.add_argument("--points", type=positive, default=5, help="held-out evaluations along each run (5)")
+    parser.add_argument("--workers", type=positive, default=1, help="runs at a time, sharing the CPU cores (1)")
     parser.add_argument("--out", default="study", help="folder for runs, logs and the comparison (study)")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="a.b=c", help="values to change in every recipe")
 
@@ -37,10 +38,3 @@ def run(arguments: argparse.Namespace) -> int:
         logs = ", ".join(str(trial.log) for trial in failed)
         raise UserError(f"{len(failed)} of {len(trials)} runs failed; mend what the end of {logs} says and repeat the command")
     return 0
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is less than 1")
-    return value

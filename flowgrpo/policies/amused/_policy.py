@@ -59,12 +59,8 @@ class AmusedSampler(PipelineSampler):
         return height, width
 
     def load(self, folder: Path) -> None:
-        """What a run has trained."""
-        if self.config.lora is None:
-            trained = type(self.pipe.transformer).from_pretrained(str(folder / "transformer"), use_safetensors=True)
-            self.pipe.transformer = trained.to(self.device)
-        else:
-            self.load_lora(folder)
+        """What a run has trained, its schedule included."""
+        super().load(folder)
         if self.learned:
             self.learned.load(folder)
 

@@ -69,7 +69,7 @@ class DiffusersConfig(PolicyConfig):
 
         sampler = PipelineSampler(self, device)
         if trained is not None:
-            sampler.load_lora(trained)
+            sampler.load(trained)
         return sampler
 
     def memory_bytes(self, states: int) -> dict[str, int]:

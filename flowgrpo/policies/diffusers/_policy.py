@@ -83,6 +83,16 @@ class PipelineSampler:
         with self._autocast():
             return samples_of(self.pipe(**arguments)[0], prompts)
 
+    def load(self, folder: Path) -> None:
+        """What a run has trained: an adapter, or all weights of the denoisers."""
+        if self.config.lora is not None:
+            self.load_lora(folder)
+            return
+        for name, module in denoisers(self.pipe).items():
+            if not (folder / name).is_dir():
+                raise UserError(f"{folder}: no folder '{name}' with all weights in it; if a LoRA was trained, set policy.lora")
+            setattr(self.pipe, name, type(module).from_pretrained(str(folder / name), use_safetensors=True).to(self.device))
+
     def load_lora(self, folder: Path) -> None:
         if not (folder / "pytorch_lora_weights.safetensors").is_file():
             raise UserError(f"{folder}: no pytorch_lora_weights.safetensors in it")
@@ -157,8 +167,14 @@ class DiffusersPolicy(PipelineSampler):
             for name, module in self.modules.items():
                 module.save_pretrained(str(folder / name))
             return
-        layers = {f"{name}_lora_layers": get_peft_model_state_dict(m) for name, m in self.modules.items()}
+        scale = self.config.lora.alpha / self.config.lora.rank
+        layers = {f"{name}_lora_layers": _unscaled(get_peft_model_state_dict(m), scale) for name, m in self.modules.items()}
         self.pipe.save_lora_weights(str(folder), **layers)
+
+
+def _unscaled(layers: dict[str, Tensor], scale: float) -> dict[str, Tensor]:
+    """Adapters whose product is taken as it is: that is how a pipeline loads a file that states no alpha."""
+    return {key: value * scale if ".lora_B." in key else value for key, value in layers.items()}
 
 
 def samples_of(images: Tensor, prompts: Sequence[Prompt]) -> Samples:

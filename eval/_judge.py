@@ -1,0 +1,17 @@
+"""The vision-language model that benchmarks of questions ask.
+
+It is served on this machine's port 8000 under the name `judge`, for example by `vllm serve MODEL --served-model-name judge`. To
+ask another server, name a file of yours: `benchmark = replace(dpg_bench.benchmark, rewards=...)` with its url and model. Whatever
+is served as `judge`, its name belongs beside the figures.
+"""
+
+from typing import Any
+
+from flowgrpo.config import RewardConfig
+
+JUDGE = {"url": "http://127.0.0.1:8000/v1", "model": "judge"}
+JUDGED = f"judged by the vision-language model that is served as '{JUDGE['model']}' at {JUDGE['url']}"
+
+
+def judge(use: str, **arguments: Any) -> RewardConfig:
+    return RewardConfig(use=use, arguments={**JUDGE, **arguments})

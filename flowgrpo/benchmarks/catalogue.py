@@ -1,0 +1,50 @@
+"""The benchmarks that ship, and those that a user names."""
+
+from pathlib import Path
+
+from flowgrpo.benchmarks.benchmark import PACKAGE, Benchmark
+from flowgrpo.errors import UserError
+from flowgrpo.plugins import attribute, built_in_names, resolve
+
+
+def find_benchmark(spec: str) -> Benchmark:
+    """A shipped name, `name:attr`, `file.py:attr`, `module:attr` or an entry point; without an attribute, `benchmark`."""
+    module, attr = resolve(spec, PACKAGE)
+    found = attribute(module, attr or "benchmark", spec)
+    if not isinstance(found, Benchmark):
+        raise UserError(f"'{spec}' is a {type(found).__name__}, and must be a Benchmark (flowgrpo.benchmarks.benchmark)")
+    if found.metric not in found.rewards:
+        raise UserError(f"'{spec}': its metric '{found.metric}' is not one of its rewards {sorted(found.rewards)}")
+    return found
+
+
+def name_of(spec: str) -> str:
+    """What results are filed under: the module's name, with the attribute where that isn't `benchmark`."""
+    module, _, attr = spec.partition(":")
+    stem = Path(module).stem if module.endswith(".py") else module
+    return stem if attr in ("", "benchmark") else f"{stem}-{attr}"
+
+
+def listing() -> str:
+    """All that ship, each with what it holds and where it comes from."""
+    return "\n\n".join(_entry(name, find_benchmark(name)) for name in built_in_names(PACKAGE))
+
+
+def _entry(name: str, benchmark: Benchmark) -> str:
+    rewards = ", ".join(f"{label} ({reward.use or reward.url})" for label, reward in benchmark.rewards.items())
+    facts = {
+        "prompts": _prompts(benchmark),
+        "samples of each": benchmark.samples_per_prompt,
+        "rewards": rewards,
+        "source": benchmark.source,
+        "licence": benchmark.licence,
+    }
+    return "\n".join([name, f"  {benchmark.summary}", *(f"  {key}: {fact}" for key, fact in facts.items())])
+
+
+def _prompts(benchmark: Benchmark) -> str:
+    """How many there are without a file of the user's; where they come in one, what `load` says of it."""
+    try:
+        return str(len(benchmark.load(None)))
+    except UserError as error:
+        return str(error)

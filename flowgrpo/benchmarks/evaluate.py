@@ -1,0 +1,69 @@
+"""Every model takes the benchmark, then they are compared."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from flowgrpo.benchmarks.benchmark import Benchmark
+from flowgrpo.benchmarks.page import write_page
+from flowgrpo.benchmarks.pins import pin, settings, weights
+from flowgrpo.benchmarks.report import Report, report_on, write_summary
+from flowgrpo.benchmarks.run import Exam, take
+from flowgrpo.errors import UserError
+from flowgrpo.policies import PolicyConfig
+from flowgrpo.policies.diffusers import DiffusersConfig
+from flowgrpo.scoring.scorer import Scorer
+
+BASE = "base"
+
+
+def evaluate(
+    name: str, exam: Exam, policy: PolicyConfig, trained: Mapping[str, Path], out: Path, command: Sequence[str]
+) -> Report:
+    """The base model and the checkpoints `trained`, by name. `out` holds a folder of each, summary.json and report.html.
+
+    What can be refused is refused before a model is loaded.
+    """
+    policy = with_call(policy, exam.benchmark)
+    if complaint := policy.sampling_complaint(exam.steps):
+        raise UserError(f"the benchmark has {exam.steps} steps: {complaint}")
+    found = {model: weights(folder) for model, folder in trained.items()}
+    pin(out, settings(exam, policy))
+    for model, digests in found.items():
+        pin(out / model, {"weights": digests})
+    scorer = _scorer(exam.benchmark)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    models: dict[str, Path | None] = {BASE: None, **trained}
+    records = {
+        model: take(exam, partial(policy.build_sampler, device, folder), scorer, out / model, model)
+        for model, folder in models.items()
+    }
+    report = report_on(name, exam, out, command, _called(device), records)
+    write_summary(report)
+    write_page(report)
+    return report
+
+
+def _scorer(benchmark: Benchmark) -> Scorer:
+    scorer = Scorer(benchmark.rewards)
+    if comparing := [label for label, card in scorer.cards.items() if card.compares]:
+        raise UserError(
+            f"reward '{comparing[0]}' compares the samples of a prompt with one another, so its scores say nothing of one model "
+            "against another; leave it out of the benchmark"
+        )
+    return scorer
+
+
+def with_call(policy: PolicyConfig, benchmark: Benchmark) -> PolicyConfig:
+    """The policy with what the benchmark pins of the pipeline's call."""
+    if not benchmark.call:
+        return policy
+    if not isinstance(policy, DiffusersConfig):
+        raise UserError(f"the benchmark is for pipelines, whose call it pins; policy '{policy.type}' has none")
+    return policy.model_copy(update={"call": {**policy.call, **benchmark.call}})
+
+
+def _called(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"

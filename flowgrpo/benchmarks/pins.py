@@ -1,0 +1,79 @@
+"""What results on the disk are of, so that results of something else are never mixed with them."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from flowgrpo.benchmarks.run import Exam
+from flowgrpo.errors import UserError
+from flowgrpo.policies import PolicyConfig
+from flowgrpo.prompts import Prompt
+from flowgrpo.runs.checkpoint import checkpoints
+
+WEIGHTS = ("*.safetensors", "*/*.safetensors", "schedule.json")
+APART = ("state", "ema")
+"""What a checkpoint holds besides: the trainer's state, and averaged weights, which are a checkpoint of their own."""
+
+
+def pin(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Write down what the results in `folder` are of, or refuse it if they are of something else."""
+    file, facts = folder / "settings.json", json.loads(json.dumps(facts))
+    if file.is_file():
+        before = json.loads(file.read_text(encoding="utf-8"))
+        if differ := [key for key in facts if before.get(key) != facts[key]]:
+            raise UserError(f"{folder} holds results with other {', '.join(differ)}; choose another --out, or remove that folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(facts, indent=1), encoding="utf-8")
+
+
+def settings(exam: Exam, policy: PolicyConfig) -> dict[str, Any]:
+    """Whatever decides what the base model scores."""
+    rewards = {label: reward.model_dump(mode="json") for label, reward in exam.benchmark.rewards.items()}
+    return {
+        "prompts": fingerprint(exam.prompts),
+        "samples_per_prompt": exam.benchmark.samples_per_prompt,
+        "steps": exam.steps,
+        "seed": exam.seed,
+        "batch": exam.batch,
+        "rewards": rewards,
+        "policy": policy.model_dump(mode="json"),
+    }
+
+
+def fingerprint(prompts: Sequence[Prompt]) -> str:
+    rows = json.dumps([asdict(prompt) for prompt in prompts], sort_keys=True)
+    return hashlib.sha256(rows.encode()).hexdigest()
+
+
+def weights(checkpoint: Path) -> dict[str, str]:
+    """sha256 of each file of weights in a run's checkpoint."""
+    if not checkpoint.is_dir():
+        raise UserError(f"{checkpoint}: no such checkpoint folder")
+    if whole := checkpoints(checkpoint):
+        raise UserError(f"{checkpoint} is a run; name one of its checkpoints, such as {whole[-1]}")
+    found = {file.relative_to(checkpoint) for pattern in WEIGHTS for file in checkpoint.glob(pattern)}
+    own = sorted(file for file in found if file.parent.name not in APART)
+    if not own:
+        raise UserError(f"{checkpoint} holds no weights (*.safetensors); name a checkpoint folder of a run")
+    return {str(file): _sha256(checkpoint / file) for file in own}
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def names_of(folders: Sequence[Path]) -> dict[str, Path]:
+    """Checkpoints by what their results are filed under: run and checkpoint."""
+    named: dict[str, Path] = {}
+    for folder in folders:
+        parts = folder.expanduser().resolve().parts
+        at = next((i for i, part in enumerate(parts) if part.startswith("checkpoint-")), len(parts) - 1)
+        name = "-".join(parts[max(at - 1, 1) :])
+        if name in named:
+            raise UserError(f"{named[name]} and {folder} would both be called '{name}'; rename one of the runs")
+        named[name] = folder
+    return named

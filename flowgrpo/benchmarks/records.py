@@ -1,0 +1,50 @@
+"""scores.jsonl: what one model answered and what its answers scored, a line a sample, on the disk as soon as it is known."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Record:
+    """Sample number `sample` of the prompt in row `row`. `made` is its text, or the file of its picture where that is kept.
+
+    A reward has either a score, or in `errors` what failed.
+    """
+
+    row: int
+    sample: int
+    seed: int
+    prompt: str
+    scores: dict[str, float]
+    errors: dict[str, str]
+    made: dict[str, str]
+
+    @property
+    def place(self) -> tuple[int, int]:
+        return self.row, self.sample
+
+
+def read_records(file: Path) -> list[Record]:
+    """Without a line that was cut short when its writer was stopped."""
+    if not file.is_file():
+        return []
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [Record(**json.loads(line)) for line in lines if line.endswith("\n")]
+
+
+def write_records(file: Path, records: Iterable[Record]) -> None:
+    """All of the file, whole or as it was."""
+    partial = file.with_suffix(".partial")
+    partial.write_text(_lines(records), encoding="utf-8")
+    partial.replace(file)
+
+
+def append_records(file: Path, records: Iterable[Record]) -> None:
+    with file.open("a", encoding="utf-8") as stream:
+        stream.write(_lines(records))
+
+
+def _lines(records: Iterable[Record]) -> str:
+    return "".join(json.dumps(asdict(record)) + "\n" for record in records)

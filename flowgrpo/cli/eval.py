@@ -1,0 +1,84 @@
+"""`flowgrpo eval BENCHMARK SOURCE [a.b=c ...] [--checkpoint DIR ...] [--file PATH] [--limit N] [--seed S] [--out DIR]`."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flowgrpo.cli._numbers import positive
+from flowgrpo.errors import UserError
+from flowgrpo.paths import recipe_name
+from flowgrpo.source import HELP, Source, read_source
+
+if TYPE_CHECKING:
+    from flowgrpo.benchmarks.run import Exam
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "benchmark", nargs="?", help="a shipped one, file.py:attr, module:attr or an entry point; none lists what ships"
+    )
+    parser.add_argument("source", nargs="?", help=HELP)
+    parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="values to change")
+    parser.add_argument(
+        "--checkpoint", nargs="+", action="extend", default=[], metavar="DIR", help="checkpoint folders of runs, to compare"
+    )
+    parser.add_argument("--file", metavar="PATH", help="the official file or folder, where a benchmark needs it")
+    parser.add_argument("--limit", type=positive, metavar="N", help="only N of the prompts, at even distances")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first sample; the others count on from it (0)")
+    parser.add_argument("--batch", type=positive, metavar="N", help="samples at once; the config's evaluation.batch, else 8")
+    parser.add_argument("--keep", choices=("first", "all"), default="first", help="pictures of each prompt to keep (first)")
+    parser.add_argument("--out", help="folder for scores, pictures and report (evals/BENCHMARK-SOURCE)")
+    parser.add_argument("--list", action="store_true", help="list the shipped benchmarks")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from flowgrpo.benchmarks.catalogue import listing
+
+    if arguments.list or arguments.benchmark is None:
+        print(listing())
+        return 0
+    if arguments.source is None:
+        raise UserError(f"name a model too: flowgrpo eval {arguments.benchmark} CONFIG|PIPELINE")
+    try:
+        return _evaluate(arguments, read_source(arguments.source, arguments.overrides))
+    except KeyboardInterrupt as error:
+        raise UserError("interrupted; the same command goes on where it stopped") from error
+
+
+def _evaluate(arguments: argparse.Namespace, source: Source) -> int:
+    from flowgrpo.benchmarks.catalogue import find_benchmark, name_of
+    from flowgrpo.benchmarks.evaluate import evaluate
+    from flowgrpo.benchmarks.pins import names_of
+    from flowgrpo.benchmarks.report import last_line, markdown
+    from flowgrpo.benchmarks.run import Exam
+    from flowgrpo.evaluation import spread
+
+    benchmark, name = find_benchmark(arguments.benchmark), name_of(arguments.benchmark)
+    exam = Exam(
+        benchmark=benchmark,
+        prompts=spread(benchmark.load(Path(arguments.file) if arguments.file else None), arguments.limit),
+        steps=benchmark.steps or source.steps,
+        seed=arguments.seed,
+        batch=arguments.batch or source.batch,
+        keep=arguments.keep,
+    )
+    trained = names_of([Path(folder) for folder in arguments.checkpoint])
+    out = Path(arguments.out or f"evals/{name}-{_called(arguments.source)}")
+    report = evaluate(name, exam, source.policy, trained, out, _command(arguments, exam, out))
+    print(markdown(report))
+    print(last_line(report))
+    return 0
+
+
+def _called(source: str) -> str:
+    path = Path(source)
+    return path.resolve().name if path.is_dir() else recipe_name(source).replace(":", "-")
+
+
+def _command(arguments: argparse.Namespace, exam: "Exam", out: Path) -> list[str]:
+    """What repeats the evaluation, defaults written out."""
+    command = ["flowgrpo", "eval", arguments.benchmark, arguments.source, *arguments.overrides]
+    command += ["--checkpoint", *arguments.checkpoint] if arguments.checkpoint else []
+    command += ["--file", arguments.file] if arguments.file else []
+    command += ["--limit", f"{arguments.limit}"] if arguments.limit else []
+    return [*command, "--seed", f"{exam.seed}", "--batch", f"{exam.batch}", "--keep", exam.keep, "--out", f"{out}"]

@@ -1,0 +1,38 @@
+"""`flowgrpo serve-reward NAME [key=value ...]`: a reward as an HTTP service, for `url:` in a config."""
+
+import argparse
+
+from flowgrpo.config import checked, with_overrides
+from flowgrpo.errors import UserError
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", help="the reward as a config names it in `use`")
+    parser.add_argument("arguments", nargs="*", metavar="key=value", help="what its constructor is given")
+    for option, helped in OPTIONS.items():
+        parser.add_argument(f"--{option}", default=argparse.SUPPRESS, metavar=option.rpartition("-")[2].upper(), help=helped)
+
+
+OPTIONS = {
+    "host": "the address to listen at (default 127.0.0.1: this machine only; others can reach 0.0.0.0)",
+    "port": "default 8000; 0: any free one",
+    "batch": "samples that are scored together, across requests (default 32)",
+    "wait": "milliseconds that a request waits for others to fill a batch (default 5)",
+    "queue": "requests that may be there at once; more are told to come back (default 64)",
+    "timeout": "seconds after which a request is given up (default 60)",
+    "max-bytes": "of a request (default 128 MiB)",
+    "max-pixels": "of all pictures of a request (default 2^27)",
+    "token": "the environment variable with the bearer token that clients must send (default: none is asked for)",
+}
+
+
+def run(arguments: argparse.Namespace) -> int:
+    try:
+        from flowgrpo.serving.server import Options, serve
+    except ModuleNotFoundError as error:
+        if error.name not in ("fastapi", "uvicorn"):
+            raise
+        raise UserError("serving needs fastapi and uvicorn; run: pip install 'flowgrpo[serve]'") from error
+    given = {key: value for key, value in vars(arguments).items() if key in Options.model_fields}
+    serve(arguments.name, with_overrides({}, arguments.arguments), checked(Options, given, "serve-reward"))
+    return 0

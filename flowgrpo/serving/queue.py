@@ -1,0 +1,107 @@
+"""Requests that wait for one reward, and the thread that owns it: rewards may not be called by two threads at once."""
+
+import asyncio
+import hashlib
+import inspect
+import json
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flowgrpo import __version__
+from flowgrpo.config import RewardConfig
+from flowgrpo.scoring.scorer import Reward, Scorer
+from flowgrpo.serving.batch import Received, score
+from flowgrpo.serving.wire import Score
+
+
+class RewardThread:
+    """A reward, made and called in a thread of its own."""
+
+    def __init__(self, name: str, arguments: dict[str, Any]) -> None:
+        self.name, self.arguments = name, arguments
+        self.thread = ThreadPoolExecutor(1)
+        self.scorer = self.thread.submit(Scorer, {name: RewardConfig(use=name, arguments=arguments)}).result()
+        self.fingerprint = _fingerprint(self.scorer.rewards[name], name, arguments)
+
+    async def score(self, requests: Sequence[Sequence[Received]]) -> list[list[Score]]:
+        return await asyncio.get_running_loop().run_in_executor(self.thread, score, self.scorer, requests)
+
+
+def _fingerprint(reward: Reward, name: str, arguments: dict[str, Any]) -> str:
+    """Of a reward's name, arguments, source file and version of flowgrpo: what a client's scores depend on."""
+    file = module.__file__ if (module := inspect.getmodule(reward)) else None
+    source = Path(file).read_bytes() if file else b""
+    facts = json.dumps([name, arguments, __version__], sort_keys=True, default=str)
+    return hashlib.blake2b(facts.encode() + source, digest_size=8).hexdigest()
+
+
+@dataclass(eq=False)
+class Job:
+    samples: list[Received]
+    came: float
+    scores: asyncio.Future[list[Score]]
+
+
+class Queue:
+    """Requests that wait to be scored, as many at a time as fit into a batch. One that is given up leaves."""
+
+    def __init__(self, reward: RewardThread, batch: int, wait: float) -> None:
+        self.reward, self.batch, self.wait = reward, batch, wait
+        self.jobs: deque[Job] = deque()
+        self.changed = asyncio.Condition()
+
+    @property
+    def waiting(self) -> int:
+        return sum(len(job.samples) for job in self.jobs)
+
+    async def score(self, samples: list[Received]) -> list[Score]:
+        loop = asyncio.get_running_loop()
+        job = Job(samples, loop.time(), loop.create_future())
+        async with self.changed:
+            self.jobs.append(job)
+            self.changed.notify_all()
+        try:
+            return await job.scores
+        finally:
+            if job in self.jobs:
+                self.jobs.remove(job)
+
+    async def run(self) -> None:
+        while True:
+            if jobs := await self._next():
+                await self._answer(jobs)
+
+    async def _next(self) -> list[Job]:
+        """Wait for a job, then until a batch is full or the job has waited for long enough."""
+        async with self.changed:
+            await self.changed.wait_for(lambda: bool(self.jobs))
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(self.jobs[0].came + self.wait):
+                    await self.changed.wait_for(lambda: self.waiting >= self.batch)
+        return self._taken()
+
+    def _taken(self) -> list[Job]:
+        """Whole requests; one that is larger than a batch goes alone."""
+        taken: list[Job] = []
+        room = self.batch
+        while self.jobs and (not taken or len(self.jobs[0].samples) <= room):
+            taken.append(self.jobs.popleft())
+            room -= len(taken[-1].samples)
+        return taken
+
+    async def _answer(self, jobs: list[Job]) -> None:
+        try:
+            answers = await self.reward.score([job.samples for job in jobs])
+        except Exception as error:
+            for job in jobs:
+                if not job.scores.done():
+                    job.scores.set_exception(error)
+            return
+        for job, scores in zip(jobs, answers, strict=True):
+            if not job.scores.done():
+                job.scores.set_result(scores)
