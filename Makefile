@@ -13,7 +13,9 @@ test: .venv/installed lint
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	rm -rf build/typed && mkdir -p build/typed && cp -r flowgrpo build/typed
+	cp -r rewards eval configs assets build/typed/flowgrpo
+	cd build/typed && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -103,7 +103,7 @@ def text_encoder(tok: CLIPTokenizer, width: int) -> CLIPTextModelWithProjection:
 def scenes(count: int, seed: int) -> tuple[np.ndarray, list[str]]:
     """([count, 32, 32, 3] uint8, captions); without the held-out combinations."""
     rng = np.random.default_rng(seed)
-    pixels, captions = np.empty((count, 32, 32, 3), np.uint8), []
+    pixels, captions = np.empty((count, 32, 32, 3), np.uint8), list[str]()
     while len(captions) < count:
         metadata = sample_metadata(rng, str(rng.choice(TAGS)))
         if not is_held_out(metadata):

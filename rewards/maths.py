@@ -129,10 +129,10 @@ def value(text: str) -> Number | None:
         return None
     parser = _Parser(tokens)
     try:
-        number = parser.sum(0)
+        number: Number = parser.sum(0)
     except (Unparsable, ZeroDivisionError, OverflowError):
         return None
-    return None if parser.tokens or abs(number) > LARGEST else number
+    return None if parser.tokens or not -LARGEST <= number <= LARGEST else number
 
 
 class _Parser(Tokens):

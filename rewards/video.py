@@ -3,7 +3,7 @@
 B clips of F frames of H x W pixels.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -23,7 +23,7 @@ from flowgrpo.scoring.exemplars import photos
 from flowgrpo.scoring.exemplars import samples as exemplars
 from flowgrpo.scoring.scorer import Scorer
 
-STATISTICS = {"mean": np.mean, "min": np.min}
+STATISTICS: dict[str, Callable[..., np.ndarray]] = {"mean": np.mean, "min": np.min}
 SIDE = 256
 UNSEEN = 4.0 / 255.0
 

@@ -109,7 +109,7 @@ class _Judge(ABC):
         raise UserError(f"the judge '{self.model}' answered '{said[:100]}' where {self.form} should be on the last line")
 
     def _complete(self, messages: list[dict[str, Any]]) -> str:
-        request = {"model": self.model, "messages": messages, "max_tokens": self.max_tokens, "temperature": 0}
+        request: dict[str, Any] = {"model": self.model, "messages": messages, "max_tokens": self.max_tokens, "temperature": 0}
         try:
             reply = self.session.post(f"{self.url.rstrip('/')}/chat/completions", json=request, timeout=self.timeout)
         except requests.RequestException as error:

@@ -8,7 +8,7 @@ from itertools import permutations, product
 import numpy as np
 import pytest
 
-from flowgrpo.benchmarks.catalogue import find_benchmark, name_of
+from flowgrpo.benchmarks.catalogue import find_benchmark, measuring, name_of
 from flowgrpo.benchmarks.pins import fingerprint
 from flowgrpo.errors import UserError
 from flowgrpo.eval import countdown, geneval, gsm8k, math500, ocr, sudoku
@@ -16,6 +16,7 @@ from flowgrpo.eval._own import distinct
 from flowgrpo.plugins import built_in_names
 from flowgrpo.prompts import Prompt
 from flowgrpo.rewards.objects import Row
+from flowgrpo.scoring.chosen import chosen_rewards
 from flowgrpo.scoring.exemplars import samples
 from flowgrpo.scoring.scorer import Scorer, find_reward
 
@@ -211,3 +212,13 @@ def test_text_to_render_stands_in_quotes(tmp_path):
 def test_distinct_rows_are_drawn_until_there_are_enough():
     draws = iter([{"a": 1}, {"a": 1}, {"a": 2}, {"a": 3}])
     assert distinct(lambda: next(draws), 3) == [{"a": 1}, {"a": 2}, {"a": 3}]
+
+
+def test_rewards_that_are_named_besides_join_the_figures_and_take_arguments():
+    found = measuring(find_benchmark("mini_scenes"), chosen_rewards("ocr,text:Length"), ["text:Length.target=3"])
+    assert found.rewards["text:Length"].arguments == {"target": 3} and "strict" in found.rewards
+    asked = found.load(None)[:2]
+    scores = {label: np.array([0.0, 1.0]) for label in found.rewards}
+    assert found.figures(asked, scores)["ocr"] == 0.5 and found.figures(asked, scores)["strict"] == 0.5
+    with pytest.raises(UserError, match="measures 'strict' already"):
+        measuring(find_benchmark("mini_scenes"), {"strict": found.rewards["soft"]}, [])

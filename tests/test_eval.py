@@ -105,6 +105,13 @@ def test_limit_takes_prompts_at_even_distances_with_their_own_seeds(capsys):
     assert [(r["row"], r["seed"]) for r in records] == [(i, 2 * i + k) for i in (0, 2, 5, 7) for k in range(2)]
 
 
+@pytest.mark.parametrize("keep, rows", [("first", [0, 0]), ("all", [0, 1, 2, 3, 0, 1, 2, 3])])
+def test_pictures_of_the_first_sample_or_of_all_are_kept(capsys, keep, rows):
+    evaluate(capsys, "mini_scenes", "quickstart", "--limit", "2", "--keep", keep, "--out", "out")
+    pictures = sorted(picture.stem for picture in Path("out/base").glob("*.png"))
+    assert pictures == [f"{row:05d}-{k}" for row, k in zip([0] * (len(rows) // 2) + [150] * (len(rows) // 2), rows, strict=True)]
+
+
 def test_an_evaluation_that_was_cut_off_goes_on_to_the_same_end(capsys):
     whole = evaluate(capsys, *MODEL, "--out", "out")
     file = Path("out/base/scores.jsonl")
@@ -262,6 +269,11 @@ def test_bad_input_is_answered_with_a_sentence(capsys):
     assert "has its own prompts; leave --file out" in refusal(capsys, "mini_scenes", "quickstart", "--file", "x.jsonl")
     assert "no such checkpoint folder" in refusal(capsys, "mini_scenes", "quickstart", "--checkpoint", "nowhere")
     assert not Path("evals").exists()
+    assert "reward 'strict' reads images, but policy 'masked' makes texts" in refusal(capsys, "mini_scenes", MODEL[1])
+    assert "reward 'strict' reads texts, but policy 'diffusers' makes images or videos" in refusal(
+        capsys, "countdown", "quickstart"
+    )
+    assert "row 1 can't be tokenized" in refusal(capsys, "countdown", MODEL[1])
 
 
 def test_a_reward_that_compares_samples_with_one_another_is_refused(capsys):

@@ -25,7 +25,7 @@ SMALL = ["rollout.prompts_per_update=2", "rollout.group_size=2", "updates=1", "e
 
 @pytest.fixture(autouse=True)
 def theirs(tmp_path, monkeypatch):
-    """A folder with the README's my_reward.py and my_benchmark.py, the first also installed under the entry point `bright`."""
+    """A folder with the README's my_reward.py, also installed under the entry point `bright`."""
     for name, text in re.findall(r"```python\n# (my_\w+\.py)\n(.*?)```", README, re.DOTALL):
         (tmp_path / name).write_text(text)
     info = tmp_path / "theirs-1.0.dist-info"
@@ -59,11 +59,10 @@ def test_it_trains(use, capsys):
 
 @pytest.mark.parametrize("use", USES)
 def test_it_evaluates(use, capsys):
-    benchmark = Path("my_benchmark.py")
-    benchmark.write_text(benchmark.read_text().replace("my_reward.py:brightness", use))
-    Path("my_prompts.jsonl").write_text('{"prompt": "a red circle"}\n')
-    assert main(["eval", "my_benchmark.py", "quickstart", "--out", "out"]) == 0
-    assert 0 < last_line(capsys)["checkpoints"]["base"]["mean"] < 1
+    assert main(["eval", "mini_scenes", "quickstart", "--rewards", use, "--limit", "2", "--out", "out"]) == 0
+    assert f"| {use} " in capsys.readouterr().out
+    figures = json.loads(Path("out/summary.json").read_text())["models"][0]["figures"]
+    assert 0 < figures[use] < 1 and "strict" in figures
 
 
 @contextmanager

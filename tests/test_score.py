@@ -12,10 +12,11 @@ from PIL import Image
 from flowgrpo.assets.scenes import draw, sample_metadata, sample_scene, wrong_variants
 from flowgrpo.cli.main import main
 from flowgrpo.errors import UserError
+from flowgrpo.scoring.chosen import chosen_rewards, with_arguments
 from flowgrpo.sheet.lines import Line
 from flowgrpo.sheet.media import read
 from flowgrpo.sheet.page import SHOWN
-from flowgrpo.sheet.score import chosen_rewards, score
+from flowgrpo.sheet.score import score
 from flowgrpo.sheet.source import Item, read_source
 from flowgrpo.sheet.stream import Loaded, batches
 
@@ -174,21 +175,22 @@ def test_rewards_come_from_files_modules_entry_points_and_yaml(desk, monkeypatch
 
 
 def test_arguments_can_be_set(desk):
-    rewards = chosen_rewards("my_reward.py:Above,text:Length", ["text:Length.target=5", "my_reward.py:Above.level=0.3"])
+    rewards = with_arguments(
+        chosen_rewards("my_reward.py:Above,text:Length"), ["text:Length.target=5", "my_reward.py:Above.level=0.3"]
+    )
     assert rewards["text:Length"].arguments == {"target": 5} and rewards["my_reward.py:Above"].arguments == {"level": 0.3}
     assert run("--set", "my_reward.py:Above.level=0.3", rewards="my_reward.py:Above") == 0
     assert scores("my_reward.py:Above") == [0.0, 1.0, 1.0]
 
 
 def test_a_config_with_bases_gives_its_rewards():
-    assert chosen_rewards("quickstart.yaml", [])["strict"].use == "scene:strict"
+    assert chosen_rewards("quickstart.yaml")["strict"].use == "scene:strict"
 
 
 @pytest.mark.parametrize(
     ("names", "arguments", "complaint"),
     [
         ("a,a", [], "'a' is named twice"),
-        (",", [], "at least 1 item"),
         ("a", ["b.level=1"], "must look like label.key=value.*known: a"),
         ("a", ["a.level"], "must look like section.key=value"),
         ("bare.yaml", [], "has no section 'rewards'"),
@@ -197,7 +199,7 @@ def test_a_config_with_bases_gives_its_rewards():
 def test_rewards_that_make_no_sense_are_refused(desk, names, arguments, complaint):
     (desk / "bare.yaml").write_text("seed: 1\n")
     with pytest.raises(UserError, match=complaint):
-        chosen_rewards(names, arguments)
+        with_arguments(chosen_rewards(names), arguments)
 
 
 def test_prompts_in_order_by_name_and_beside(desk):
@@ -363,7 +365,7 @@ def test_a_cut_run_goes_on_where_it_was(desk):
 
 
 def test_a_run_that_is_killed_while_it_goes_on_loses_nothing(desk):
-    rewards = chosen_rewards("my_reward.py:brightness", [])
+    rewards = chosen_rewards("my_reward.py:brightness")
     assert run() == 0
     whole = (desk / "out/scores.jsonl").read_text()
     first, _, third = whole.splitlines(keepends=True)
@@ -488,3 +490,8 @@ def test_the_page_shows_the_ends_and_says_what_it_leaves_out(desk):
     page = (desk / "out/report.html").read_text()
     assert page.count("<figure class='card") == 2 * SHOWN and f"{60 - 2 * SHOWN} samples in between not shown" in page
     assert "<i>" not in page and "<pre>&lt;i&gt; </pre>" in page
+
+
+def test_no_reward_at_all_is_refused(desk, capsys):
+    assert main(["score", str(desk), "--rewards", ",", "--out", "out"]) == 2
+    assert "--rewards names no reward" in capsys.readouterr().err

@@ -1,10 +1,17 @@
 """The benchmarks that ship, and those that a user names."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from flowgrpo.benchmarks.benchmark import PACKAGE, Benchmark
+import numpy as np
+
+from flowgrpo.benchmarks.benchmark import PACKAGE, Benchmark, Figures
+from flowgrpo.config import RewardConfig
 from flowgrpo.errors import UserError
 from flowgrpo.plugins import attribute, built_in_names, resolve
+from flowgrpo.prompts import Prompt
+from flowgrpo.scoring.chosen import with_arguments
 
 
 def find_benchmark(spec: str) -> Benchmark:
@@ -48,3 +55,15 @@ def _prompts(benchmark: Benchmark) -> str:
         return str(len(benchmark.load(None)))
     except UserError as error:
         return str(error)
+
+
+def measuring(benchmark: Benchmark, rewards: Mapping[str, RewardConfig], arguments: Sequence[str]) -> Benchmark:
+    """The benchmark with further rewards, whose means join its figures; `arguments` are `label.key=value` of any reward."""
+    if twice := benchmark.rewards.keys() & rewards.keys():
+        raise UserError(f"the benchmark measures '{min(twice)}' already")
+
+    def figures(prompts: Sequence[Prompt], scores: Mapping[str, np.ndarray]) -> Figures:
+        own = benchmark.figures(prompts, {label: scores[label] for label in benchmark.rewards})
+        return own | {label: float(scores[label].mean()) for label in rewards if len(prompts)}
+
+    return replace(benchmark, rewards=with_arguments({**benchmark.rewards, **rewards}, arguments), figures=figures)

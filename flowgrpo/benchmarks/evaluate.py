@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import torch
 
@@ -14,9 +15,14 @@ from flowgrpo.benchmarks.run import Exam, take
 from flowgrpo.errors import UserError
 from flowgrpo.policies import PolicyConfig
 from flowgrpo.policies.diffusers import DiffusersConfig
+from flowgrpo.policies.masked import MaskedConfig
+from flowgrpo.samples import Kind
 from flowgrpo.scoring.scorer import Scorer
 
 BASE = "base"
+KINDS: tuple[Kind, ...] = get_args(Kind)
+MAKES: dict[type[PolicyConfig], tuple[Kind, ...]] = {MaskedConfig: ("texts",), DiffusersConfig: ("images", "videos")}
+"""What policies of the shipped families make; others may make anything."""
 
 
 def evaluate(
@@ -30,10 +36,10 @@ def evaluate(
     if complaint := policy.sampling_complaint(exam.steps):
         raise UserError(f"the benchmark has {exam.steps} steps: {complaint}")
     found = {model: weights(folder) for model, folder in trained.items()}
+    scorer = _scorer(exam.benchmark, policy)
     pin(out, settings(exam, policy))
     for model, digests in found.items():
         pin(out / model, {"weights": digests})
-    scorer = _scorer(exam.benchmark)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     models: dict[str, Path | None] = {BASE: None, **trained}
     records = {
@@ -46,13 +52,17 @@ def evaluate(
     return report
 
 
-def _scorer(benchmark: Benchmark) -> Scorer:
+def _scorer(benchmark: Benchmark, policy: PolicyConfig) -> Scorer:
     scorer = Scorer(benchmark.rewards)
-    if comparing := [label for label, card in scorer.cards.items() if card.compares]:
-        raise UserError(
-            f"reward '{comparing[0]}' compares the samples of a prompt with one another, so its scores say nothing of one model "
-            "against another; leave it out of the benchmark"
-        )
+    made = next((kinds for family, kinds in MAKES.items() if isinstance(policy, family)), KINDS)
+    for label, card in scorer.cards.items():
+        if card.compares:
+            raise UserError(
+                f"reward '{label}' compares the samples of a prompt with one another, so its scores say nothing of one model "
+                "against another; leave it out of the benchmark"
+            )
+        if card.reads not in (None, *made):
+            raise UserError(f"reward '{label}' reads {card.reads}, but policy '{policy.type}' makes {' or '.join(made)}")
     return scorer
 
 

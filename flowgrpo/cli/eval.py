@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from flowgrpo.cli._numbers import positive
 from flowgrpo.errors import UserError
 from flowgrpo.paths import recipe_name
+from flowgrpo.scoring.chosen import REWARDS, chosen_rewards
 from flowgrpo.source import HELP, Source, read_source
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint", nargs="+", action="extend", default=[], metavar="DIR", help="checkpoint folders of runs, to compare"
     )
+    parser.add_argument("--rewards", default="", metavar="A,B", help=f"what is measured besides, {REWARDS}")
+    parser.add_argument("--set", action="append", default=[], metavar="LABEL.KEY=VALUE", help="an argument of a reward")
     parser.add_argument("--file", metavar="PATH", help="the official file or folder, where a benchmark needs it")
     parser.add_argument("--limit", type=positive, metavar="N", help="only N of the prompts, at even distances")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first sample; the others count on from it (0)")
@@ -46,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace, source: Source) -> int:
-    from flowgrpo.benchmarks.catalogue import find_benchmark, name_of
+    from flowgrpo.benchmarks.catalogue import find_benchmark, measuring, name_of
     from flowgrpo.benchmarks.evaluate import evaluate
     from flowgrpo.benchmarks.pins import names_of
     from flowgrpo.benchmarks.report import last_line, markdown
@@ -54,6 +57,7 @@ def _evaluate(arguments: argparse.Namespace, source: Source) -> int:
     from flowgrpo.evaluation import spread
 
     benchmark, name = find_benchmark(arguments.benchmark), name_of(arguments.benchmark)
+    benchmark = measuring(benchmark, chosen_rewards(arguments.rewards), arguments.set)
     exam = Exam(
         benchmark=benchmark,
         prompts=spread(benchmark.load(Path(arguments.file) if arguments.file else None), arguments.limit),
@@ -79,6 +83,8 @@ def _command(arguments: argparse.Namespace, exam: "Exam", out: Path) -> list[str
     """What repeats the evaluation, defaults written out."""
     command = ["flowgrpo", "eval", arguments.benchmark, arguments.source, *arguments.overrides]
     command += ["--checkpoint", *arguments.checkpoint] if arguments.checkpoint else []
+    command += ["--rewards", arguments.rewards] if arguments.rewards else []
+    command += [part for argument in arguments.set for part in ("--set", argument)]
     command += ["--file", arguments.file] if arguments.file else []
     command += ["--limit", f"{arguments.limit}"] if arguments.limit else []
     return [*command, "--seed", f"{exam.seed}", "--batch", f"{exam.batch}", "--keep", exam.keep, "--out", f"{out}"]

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from flowgrpo.errors import UserError
+from flowgrpo.scoring.chosen import REWARDS, chosen_rewards, with_arguments
 
 SOURCE = """a folder of pictures and clips with all below it, a quoted glob, or a .jsonl with rows of {"image" or "video": path,
 "prompt": ..., any metadata}, paths relative to it; a row with neither is a text, its "text" """
-REWARDS = """separated by commas: rewards as a config names them, or .yaml files with a section `rewards:` as in a training
-config (labels, arguments, urls)"""
 PROMPTS = """.txt, .jsonl or .csv: a row per sample in sorted order, or found by a column "image"; without it, prompts come from
 the .jsonl, or from NAME.txt beside the picture"""
 OUT = "for scores.jsonl, summary.json and report.html; after an interruption the same command goes on"
@@ -26,11 +25,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from flowgrpo.sheet.score import chosen_rewards, score
+    from flowgrpo.sheet.score import score
 
     if arguments.batch < 1:
         raise UserError("--batch must be at least 1")
-    rewards = chosen_rewards(arguments.rewards, arguments.set)
+    rewards = with_arguments(chosen_rewards(arguments.rewards), arguments.set)
+    if not rewards:
+        raise UserError("--rewards names no reward")
     try:
         facts = score(arguments.source, arguments.prompts, rewards, Path(arguments.out), arguments.batch)
     except KeyboardInterrupt as error:

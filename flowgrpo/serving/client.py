@@ -65,7 +65,7 @@ class Served:
         attempt = 0
         while isinstance(outcome := self._post(parts, deadline), Miss):
             jitter = random.SystemRandom().uniform(0.5, 1.0)
-            pause = max(outcome.pause, jitter * min(LONGEST_PAUSE, FIRST_PAUSE * 2**attempt))
+            pause = outcome.pause + jitter * min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(attempt, 10))
             if time.monotonic() + pause >= deadline:
                 raise Unavailable(
                     f"no scores in {self.timeout:g} s from {self.url} ({outcome.reason}): is it up, and fast enough?"

@@ -96,11 +96,10 @@ class MaskedSampler:
         return [self.vocabulary.pad] * (room - len(ids)) + ids
 
     def _tokenize(self, prompt: Prompt) -> list[int]:
-        if self.config.chat:
-            messages = [{"role": "user", "content": prompt.text}]
-            ids = list(self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False))
-        else:
-            ids = self.tokenizer(prompt.text, add_special_tokens=False)["input_ids"]
+        try:
+            ids = self._ids(prompt.text)
+        except Exception as error:  # of no special class, where a tokenizer has no token for what it does not know
+            raise UserError(f"the prompt in row {prompt.index + 1} can't be tokenized ({error})") from error
         if not ids:
             raise UserError(f"the prompt in row {prompt.index + 1} has no ids that the tokenizer knows")
         if len(ids) > self.config.prompt_length:
@@ -111,6 +110,12 @@ class MaskedSampler:
         if ids and ids[0] == self.vocabulary.pad:
             raise UserError(f"the prompt in row {prompt.index + 1} begins with the padding token")
         return ids
+
+    def _ids(self, text: str) -> list[int]:
+        if not self.config.chat:
+            return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        messages = [{"role": "user", "content": text}]
+        return list(self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False))
 
     def predict(self, states: Tensor, prompts: Sequence[Prompt], step: int) -> Tensor:
         """Logits [B, L, V]; or, with a learned schedule, those it needs and its means."""

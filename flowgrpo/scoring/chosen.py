@@ -1,0 +1,46 @@
+"""Rewards that are named on the command line."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flowgrpo.config import RewardConfig, checked, read_tree, with_overrides
+from flowgrpo.errors import UserError
+from flowgrpo.paths import find_config
+from flowgrpo.section import Section
+
+REWARDS = """separated by commas: rewards as a config names them, or .yaml files with a section `rewards:` as in a training
+config (labels, arguments, urls)"""
+
+
+class Chosen(Section):
+    """The rewards by label."""
+
+    rewards: dict[str, RewardConfig]
+
+
+def chosen_rewards(names: str) -> dict[str, RewardConfig]:
+    """`a,b`: rewards as a config names them, each its own label, or YAML files whose section `rewards` is taken."""
+    tree: dict[str, Any] = {}
+    for name in filter(None, names.split(",")):
+        is_file = name.endswith((".yaml", ".yml"))
+        found = read_tree(find_config(name)).get("rewards") if is_file else {name: {"use": name}}
+        if not isinstance(found, dict):
+            raise UserError(f"{name} has no section 'rewards'")
+        if twice := found.keys() & tree.keys():
+            raise UserError(f"the reward '{min(twice)}' is named twice")
+        tree |= found
+    return checked(Chosen, {"rewards": tree}, "--rewards").rewards
+
+
+def with_arguments(rewards: Mapping[str, RewardConfig], arguments: Sequence[str]) -> dict[str, RewardConfig]:
+    """The rewards with these arguments, each `label.key=value`. Labels may hold dots: the longest that fits is meant."""
+    changed = dict(rewards)
+    for argument in arguments:
+        fitting = [label for label in rewards if argument.startswith(f"{label}.")]
+        if not fitting:
+            known = ", ".join(rewards)
+            raise UserError(f"--set {argument} must look like label.key=value with the label of a reward (known: {known})")
+        label = max(fitting, key=len)
+        tree = with_overrides(changed[label].model_dump(), [f"arguments.{argument.removeprefix(f'{label}.')}"])
+        changed[label] = checked(RewardConfig, tree, f"--set {argument}")
+    return changed
