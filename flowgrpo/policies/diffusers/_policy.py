@@ -168,11 +168,11 @@ class DiffusersPolicy(PipelineSampler):
                 module.save_pretrained(str(folder / name))
             return
         scale = self.config.lora.alpha / self.config.lora.rank
-        layers = {f"{name}_lora_layers": _unscaled(get_peft_model_state_dict(m), scale) for name, m in self.modules.items()}
+        layers = {f"{name}_lora_layers": _scaled(get_peft_model_state_dict(m), scale) for name, m in self.modules.items()}
         self.pipe.save_lora_weights(str(folder), **layers)
 
 
-def _unscaled(layers: dict[str, Tensor], scale: float) -> dict[str, Tensor]:
+def _scaled(layers: dict[str, Tensor], scale: float) -> dict[str, Tensor]:
     """Adapters whose product is taken as it is: that is how a pipeline loads a file that states no alpha."""
     return {key: value * scale if ".lora_B." in key else value for key, value in layers.items()}
 
