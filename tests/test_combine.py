@@ -26,7 +26,8 @@ def test_rewards_are_summed_by_weight():
 def test_a_normalised_reward_has_mean_0_and_spread_1_in_each_group_and_a_constant_one_is_0():
     found = total({"a": reward(normalise="group")}, a=SCORES)
     assert found[0] == pytest.approx(np.array([-1.0, 0.0, 1.0]) * np.sqrt(1.5))
-    assert found[1] == pytest.approx([0.0, 0.0, 0.0])
+    assert found[1].tolist() == [0.0, 0.0, 0.0]
+    assert total({"a": reward(normalise="group")}, a=np.full((1, 12), 0.1)).tolist() == [[0.0] * 12]
 
 
 def test_scale_no_longer_decides_which_reward_is_heard():

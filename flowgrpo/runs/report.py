@@ -16,6 +16,7 @@ from flowgrpo.runs.pictures import picture
 from flowgrpo.runs.tree_drawing import draw_tree
 
 Row = dict[str, Any]
+ROUNDING = 1e-6
 HEALTH = {
     "advantage/zero_variance_groups": "groups without variance",
     "ratio/clip_fraction": "clipped share",
@@ -183,7 +184,7 @@ def _curves(metrics: Sequence[Row], held_out: Row | None, elsewhere: Sequence[st
     phases = [k for k in keys if k.startswith("seconds/")]
     plots = [
         *(plot(name, {"": _series(metrics, f"reward/{name}")}, marks[name]) for name in names),
-        plot("weighted reward", {"": _series(metrics, "reward")}, []),
+        plot("weighted reward", {"": _weighted(metrics)}, []),
         *(plot(title, {"": _series(metrics, key)}, []) for key, title in HEALTH.items()),
         plot("seconds", {k.partition("/")[2]: _series(metrics, k) for k in phases}, []),
     ]
@@ -229,6 +230,12 @@ def _schedule(run: Path) -> str:
         for name, lines in settings.items()
     )
     return f"<h2>Learned schedule</h2><p>What each step is set to.</p><div class=plots>{plots}</div>"
+
+
+def _weighted(metrics: Sequence[Row]) -> list[Point]:
+    """Nothing where it is 0 but for rounding, as the sum of normalised rewards is."""
+    points = _series(metrics, "reward")
+    return points if any(abs(value) > ROUNDING for _, value in points) else []
 
 
 def _series(metrics: Sequence[Row], key: str) -> list[Point]:

@@ -11,6 +11,7 @@ from flowgrpo.config import RewardConfig
 from flowgrpo.errors import UserError
 
 EPS = 1e-9
+"""A smaller deviation is rounding."""
 
 
 def summands(rewards: Mapping[str, np.ndarray], configs: Mapping[str, RewardConfig]) -> dict[str, np.ndarray]:
@@ -40,6 +41,6 @@ def weighted_sum(parts: Mapping[str, np.ndarray], configs: Mapping[str, RewardCo
 
 def _shaped(values: np.ndarray, config: RewardConfig) -> np.ndarray:
     if config.normalise == "group":
-        centred = values - np.nanmean(values, axis=1, keepdims=True)
-        values = centred / np.maximum(np.nanstd(values, axis=1, keepdims=True), EPS)
+        mean, spread = (statistic(values, axis=1, keepdims=True) for statistic in (np.nanmean, np.nanstd))
+        values = np.where(spread > EPS, (values - mean) / np.maximum(spread, EPS), 0.0 * values)
     return np.clip(values, *config.clip) if config.clip else values
