@@ -8,11 +8,11 @@ import numpy as np
 from PIL.Image import Image
 
 from flowgrpo.config import EvaluationConfig
+from flowgrpo.intervals import mean_interval
 from flowgrpo.policies.protocol import Sampler
 from flowgrpo.processes import Processes
 from flowgrpo.progress import bar
 from flowgrpo.prompts import Prompt
-from flowgrpo.runs.intervals import mean_interval
 from flowgrpo.scoring.scorer import Scorer
 
 T = TypeVar("T")

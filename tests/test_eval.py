@@ -15,9 +15,9 @@ from flowgrpo.cli.main import main
 from flowgrpo.config import RewardConfig
 from flowgrpo.errors import UserError
 from flowgrpo.eval._own import shipped
+from flowgrpo.intervals import sign_flip_p
 from flowgrpo.plugins import built_in_names
 from flowgrpo.prompts import Prompt
-from flowgrpo.runs.intervals import sign_flip_p
 from flowgrpo.source import read_source
 
 OWN = """

@@ -11,8 +11,8 @@ import numpy as np
 from flowgrpo.benchmarks.benchmark import Benchmark, Figures
 from flowgrpo.benchmarks.records import Record
 from flowgrpo.errors import UserError
+from flowgrpo.intervals import Interval, mean_interval, sign_flip_p
 from flowgrpo.prompts import Prompt
-from flowgrpo.runs.intervals import Interval, mean_interval, sign_flip_p
 
 LEVEL = 0.05
 

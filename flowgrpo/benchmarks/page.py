@@ -10,11 +10,11 @@ from flowgrpo.benchmarks.comparison import prompt_gains
 from flowgrpo.benchmarks.records import Record
 from flowgrpo.benchmarks.report import Report, evidence, figure, figure_names, versions
 from flowgrpo.evaluation import spread
+from flowgrpo.pages.marks import colour, number, score_mark, signed
+from flowgrpo.pages.page import PAGE, STYLE
+from flowgrpo.pages.pictures import picture
+from flowgrpo.pages.tables import TABLE_STYLE, html_row, html_table
 from flowgrpo.prompts import Prompt
-from flowgrpo.runs.marks import colour, number, score_mark, signed
-from flowgrpo.runs.page import PAGE, STYLE
-from flowgrpo.runs.pictures import picture
-from flowgrpo.runs.tables import TABLE_STYLE, html_row, html_table
 
 SHOWN, LOSSES = 24, 12
 SIDE, LONG_SIDE, SHORT = 118, 240, 40

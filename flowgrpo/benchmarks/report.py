@@ -13,8 +13,8 @@ from flowgrpo.benchmarks.benchmark import Figures
 from flowgrpo.benchmarks.comparison import Difference, Result, difference, prompt_gains, result
 from flowgrpo.benchmarks.records import Record
 from flowgrpo.benchmarks.run import Exam
-from flowgrpo.runs.marks import number, signed
-from flowgrpo.runs.tables import markdown_table
+from flowgrpo.pages.marks import number, signed
+from flowgrpo.pages.tables import markdown_table
 
 NONE = "\N{EM DASH}"
 PACKAGES = ("flowgrpo", "torch", "diffusers", "transformers", "numpy")

@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _table(facts: dict[str, Any]) -> str:
-    from flowgrpo.runs.tables import markdown_table
+    from flowgrpo.pages.tables import markdown_table
 
     rows = [["reward", "mean", "95 % interval", "n", "failed"]]
     for label, reward in facts["rewards"].items():

@@ -12,8 +12,8 @@ from typing import Any, Literal
 import numpy as np
 
 from flowgrpo.errors import UserError
+from flowgrpo.intervals import Interval, percentiles, resampled_means, t_interval
 from flowgrpo.runs.curve import EVALUATIONS, HELD_OUT, SECONDS, Run, find_runs, read_run
-from flowgrpo.runs.intervals import Interval, percentiles, resampled_means, t_interval
 
 Word = Literal["better", "worse", "no difference shown"]
 NOT_TRAINING = {"seed", "output", "tracker", "checkpoint_every", "evaluation"}

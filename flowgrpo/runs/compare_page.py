@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
+from flowgrpo.intervals import Interval
+from flowgrpo.pages.page import PAGE, STYLE
+from flowgrpo.pages.plot import Line, Panel, figure
+from flowgrpo.pages.tables import TABLE_STYLE, html_row, html_table, markdown_table
 from flowgrpo.runs.compare import Comparison, Estimate, Recipe, Seed
 from flowgrpo.runs.curve import EVALUATIONS, HELD_OUT, SECONDS
-from flowgrpo.runs.intervals import Interval
-from flowgrpo.runs.page import PAGE, STYLE
-from flowgrpo.runs.plot import Line, Panel, figure
-from flowgrpo.runs.tables import TABLE_STYLE, html_row, html_table, markdown_table
 
 MINUS, NONE = "\N{MINUS SIGN}", "\N{EM DASH}"
 WORDS = {"better": "good", "worse": "bad", "no difference shown": "open"}

@@ -9,10 +9,10 @@ from typing import Any
 
 from flowgrpo.config import parse_yaml
 from flowgrpo.errors import UserError
-from flowgrpo.runs.line_plots import Point, plot
-from flowgrpo.runs.marks import colour, number, score_mark, signed
-from flowgrpo.runs.page import PAGE, STYLE
-from flowgrpo.runs.pictures import picture
+from flowgrpo.pages.line_plots import Point, plot
+from flowgrpo.pages.marks import colour, number, score_mark, signed
+from flowgrpo.pages.page import PAGE, STYLE
+from flowgrpo.pages.pictures import picture
 from flowgrpo.runs.tree_drawing import draw_tree
 
 Row = dict[str, Any]

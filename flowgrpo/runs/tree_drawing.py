@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flowgrpo.runs.pictures import data_address
+from flowgrpo.pages.pictures import data_address
 
 Row = dict[str, Any]
 Point = tuple[float, float]

@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image
 
 from flowgrpo.errors import UserError
-from flowgrpo.runs.marks import number, score_mark
-from flowgrpo.runs.page import PAGE, STYLE
-from flowgrpo.runs.pictures import image
+from flowgrpo.pages.marks import number, score_mark
+from flowgrpo.pages.page import PAGE, STYLE
+from flowgrpo.pages.pictures import image
 from flowgrpo.sheet.lines import Line
 from flowgrpo.sheet.media import read
 from flowgrpo.sheet.summary import scores_of

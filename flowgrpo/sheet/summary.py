@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from flowgrpo import __version__
-from flowgrpo.runs.intervals import mean_interval
+from flowgrpo.intervals import mean_interval
 from flowgrpo.scoring.card import Card
 from flowgrpo.sheet.lines import Line
 from flowgrpo.sheet.stream import Judge

@@ -1,0 +1,1 @@
+"""What all pages share: skeleton and style, pictures, numbers, tables and plots that open offline."""
