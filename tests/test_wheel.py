@@ -28,6 +28,10 @@ def test_a_wheel_trains_the_quickstart_beside_the_users_own_rewards_and_eval(tmp
     run = user / json.loads(done.stdout.splitlines()[-1])["run"]
     row = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
     assert {"reward/bright", "reward/strict", "reward/soft"} <= row.keys()
-    where = [sys.executable, "-c", "import flowgrpo, flowgrpo.rewards as r; print(flowgrpo.__file__, r.__file__)"]
+    where = [
+        sys.executable,
+        "-c",
+        "import flowgrpo, flowgrpo.rewards as r, flowgrpo.eval as e; print(flowgrpo.__file__, r.__file__, e.__file__)",
+    ]
     found = subprocess.run(where, cwd=user, env=environment, capture_output=True, text=True, check=True).stdout.split()
     assert all(path.startswith(str(tmp_path / "site")) for path in found)
