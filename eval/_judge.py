@@ -1,8 +1,7 @@
 """The vision-language model that benchmarks of questions ask.
 
-It is served on this machine's port 8000 under the name `judge`, for example by `vllm serve MODEL --served-model-name judge`. To
-ask another server, name a file of yours: `benchmark = replace(dpg_bench.benchmark, rewards=...)` with its url and model. Whatever
-is served as `judge`, its name belongs beside the figures.
+It is served on this machine's port 8000 under the name `judge`, for example by `vllm serve MODEL --served-model-name judge`; others
+are asked with `--set '*.url=...' --set '*.model=...'`. Whatever judges, its name belongs beside the figures.
 """
 
 from typing import Any

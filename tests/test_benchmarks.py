@@ -222,3 +222,12 @@ def test_rewards_that_are_named_besides_join_the_figures_and_take_arguments():
     assert found.figures(asked, scores)["ocr"] == 0.5 and found.figures(asked, scores)["strict"] == 0.5
     with pytest.raises(UserError, match="measures 'strict' already"):
         measuring(find_benchmark("mini_scenes"), {"strict": found.rewards["soft"]}, [])
+
+
+def test_one_setting_reaches_all_questions_of_a_judge():
+    found = measuring(find_benchmark("dpg_bench"), chosen_rewards("ocr"), ["*.url=http://judge/v1"])
+    judged = [reward.arguments for label, reward in found.rewards.items() if label != "ocr"]
+    assert len(judged) == 6 and all(arguments["url"] == "http://judge/v1" for arguments in judged)
+    assert found.rewards["ocr"].arguments == {}
+    with pytest.raises(UserError, match=r"--set \*.weights=x must look like"):
+        measuring(find_benchmark("dpg_bench"), {}, ["*.weights=x"])

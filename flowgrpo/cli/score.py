@@ -18,7 +18,9 @@ OUT = "for scores.jsonl, summary.json and report.html; after an interruption the
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", help=SOURCE)
     parser.add_argument("--rewards", required=True, metavar="A,B", help=REWARDS)
-    parser.add_argument("--set", action="append", default=[], metavar="LABEL.KEY=VALUE", help="an argument of a reward")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="LABEL.KEY=VALUE", help="an argument of a reward; * for all that have it"
+    )
     parser.add_argument("--prompts", metavar="FILE", help=PROMPTS)
     parser.add_argument("--out", required=True, metavar="DIR", help=OUT)
     parser.add_argument("--batch", type=int, default=16, help="pictures, frames or texts in memory at once")

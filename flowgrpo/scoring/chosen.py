@@ -33,14 +33,25 @@ def chosen_rewards(names: str) -> dict[str, RewardConfig]:
 
 
 def with_arguments(rewards: Mapping[str, RewardConfig], arguments: Sequence[str]) -> dict[str, RewardConfig]:
-    """The rewards with these arguments, each `label.key=value`. Labels may hold dots: the longest that fits is meant."""
+    """The rewards with these arguments, each `label.key=value`; `*` stands for all rewards that have such an argument already."""
     changed = dict(rewards)
     for argument in arguments:
-        fitting = [label for label in rewards if argument.startswith(f"{label}.")]
-        if not fitting:
-            known = ", ".join(rewards)
-            raise UserError(f"--set {argument} must look like label.key=value with the label of a reward (known: {known})")
-        label = max(fitting, key=len)
-        tree = with_overrides(changed[label].model_dump(), [f"arguments.{argument.removeprefix(f'{label}.')}"])
-        changed[label] = checked(RewardConfig, tree, f"--set {argument}")
+        labels, setting = _meant(changed, argument)
+        for label in labels:
+            tree = with_overrides(changed[label].model_dump(), [f"arguments.{setting}"])
+            changed[label] = checked(RewardConfig, tree, f"--set {argument}")
     return changed
+
+
+def _meant(rewards: Mapping[str, RewardConfig], argument: str) -> tuple[list[str], str]:
+    """Labels, and `key=value`. Labels may hold dots: the longest that fits is meant."""
+    if argument.startswith("*."):
+        setting = argument.removeprefix("*.")
+        labels = [label for label, reward in rewards.items() if setting.partition("=")[0] in reward.arguments]
+    else:
+        labels = sorted((label for label in rewards if argument.startswith(f"{label}.")), key=len)[-1:]
+        setting = argument.removeprefix(f"{labels[0]}.") if labels else ""
+    if not labels:
+        known = ", ".join(rewards)
+        raise UserError(f"--set {argument} must look like label.key=value with the label of a reward (known: {known})")
+    return labels, setting
