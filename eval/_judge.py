@@ -1,7 +1,7 @@
 """The vision-language model that benchmarks of questions ask.
 
-It is served on this machine's port 8000 under the name `judge`, for example by `vllm serve MODEL --served-model-name judge`; others
-are asked with `--set '*.url=...' --set '*.model=...'`. Whatever judges, its name belongs beside the figures.
+It is served on port 8000 here under the name `judge`, for example by `vllm serve MODEL --served-model-name judge`; another
+is asked with `--set '*.url=...' --set '*.model=...'`. Whatever judges, its name belongs beside the figures.
 """
 
 from typing import Any

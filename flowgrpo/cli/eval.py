@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from flowgrpo.cli._numbers import positive
 from flowgrpo.errors import UserError
 from flowgrpo.paths import recipe_name
-from flowgrpo.scoring.chosen import REWARDS, chosen_rewards
+from flowgrpo.scoring.chosen import REWARDS, SET, chosen_rewards
 from flowgrpo.source import HELP, Source, read_source
 
 if TYPE_CHECKING:
@@ -24,9 +24,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoint", nargs="+", action="extend", default=[], metavar="DIR", help="checkpoint folders of runs, to compare"
     )
     parser.add_argument("--rewards", default="", metavar="A,B", help=f"what is measured besides, {REWARDS}")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="LABEL.KEY=VALUE", help="an argument of a reward; * for all that have it"
-    )
+    parser.add_argument("--set", action="append", default=[], metavar="LABEL.KEY=VALUE", help=SET)
     parser.add_argument("--file", metavar="PATH", help="the official file or folder, where a benchmark needs it")
     parser.add_argument("--limit", type=positive, metavar="N", help="only N of the prompts, at even distances")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first sample; the others count on from it (0)")

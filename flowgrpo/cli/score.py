@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from flowgrpo.errors import UserError
-from flowgrpo.scoring.chosen import REWARDS, chosen_rewards, with_arguments
+from flowgrpo.scoring.chosen import REWARDS, SET, chosen_rewards, with_arguments
 
 SOURCE = """a folder of pictures and clips with all below it, a quoted glob, or a .jsonl with rows of {"image" or "video": path,
 "prompt": ..., any metadata}, paths relative to it; a row with neither is a text, its "text" """
@@ -18,9 +18,7 @@ OUT = "for scores.jsonl, summary.json and report.html; after an interruption the
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", help=SOURCE)
     parser.add_argument("--rewards", required=True, metavar="A,B", help=REWARDS)
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="LABEL.KEY=VALUE", help="an argument of a reward; * for all that have it"
-    )
+    parser.add_argument("--set", action="append", default=[], metavar="LABEL.KEY=VALUE", help=SET)
     parser.add_argument("--prompts", metavar="FILE", help=PROMPTS)
     parser.add_argument("--out", required=True, metavar="DIR", help=OUT)
     parser.add_argument("--batch", type=int, default=16, help="pictures, frames or texts in memory at once")

@@ -10,6 +10,7 @@ from flowgrpo.section import Section
 
 REWARDS = """separated by commas: rewards as a config names them, or .yaml files with a section `rewards:` as in a training
 config (labels, arguments, urls)"""
+SET = "an argument of a reward; the label * is all rewards that have it"
 
 
 class Chosen(Section):
