@@ -8,9 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conftest import CALLS
 from flowgrpo.errors import UserError
+from flowgrpo.policies.diffusers import DiffusersConfig
+from flowgrpo.prompts import Prompt
 from flowgrpo.rewards.video import FrameWise, dynamics, smoothness
 from flowgrpo.samples import Samples
+from flowgrpo.scoring.scorer import load_reward
 
 SOURCE = """
 import json
@@ -165,3 +169,12 @@ def test_clips_that_are_too_short_are_refused():
         dynamics(clips([[0.1]]))
     with pytest.raises(UserError, match=r"reads samples\.videos"):
         smoothness(Samples(["p"], [{}], [0], torch.rand(1, 3, 8, 8)))
+
+
+def test_clips_of_a_video_pipeline_are_judged(pipelines):
+    config = DiffusersConfig(model=str(pipelines["wan"]), steps=2, call=CALLS["wan"])
+    clips = config.build_sampler(torch.device("cpu"), None).generate([Prompt(0, "a"), Prompt(1, "b")], [0, 1], 2)
+    assert clips.videos.shape == (2, 5, 3, 16, 16)
+    for use, arguments in {"video:smoothness": {}, "video:FrameWise": {"reward": "jpeg:compressibility"}}.items():
+        scores = load_reward(use, arguments)(clips)
+        assert len(set(scores)) == 2 and np.isfinite(scores).all()
