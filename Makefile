@@ -8,7 +8,7 @@ quickstart: .venv/installed
 	$(BIN)/flowgrpo train quickstart
 
 test: .venv/installed lint
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -36,7 +36,8 @@ from flowgrpo.sampling.kernels import Kernel
 from flowgrpo.sampling.shape import Shape
 from tiny_mdlm import save
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)
+"""Threads wait for each other longer than a tiny model computes; the suite has a process per core instead."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -233,12 +234,3 @@ def pipelines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def mdlm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny random masked-diffusion language model."""
     return save(tmp_path_factory.mktemp("mdlm"))
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Threads wait for each other longer than a tiny model computes."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)

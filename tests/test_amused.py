@@ -22,7 +22,6 @@ from flowgrpo.sampling.keys import Noise
 from flowgrpo.sampling.plans.all import AllSteps
 from flowgrpo.sampling.rollout import rollout
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
 PROMPTS = [Prompt(0, "a red circle"), Prompt(1, "a blue square")]
 STEPS, SIDE = 4, 4

@@ -63,7 +63,7 @@ MODEL = ["own_benchmark.py:benchmark", "mini-mdlm/trajectory", "--batch", "4"]
 
 
 @pytest.fixture(autouse=True)
-def in_a_folder(tmp_path, monkeypatch, one_thread):
+def in_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("own_benchmark.py").write_text(OWN)
     Path("own_reward.py").write_text(REWARD)

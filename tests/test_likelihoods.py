@@ -21,8 +21,6 @@ from flowgrpo.policies.masked._posing import PosedLaw
 from flowgrpo.sampling.canvas import canvas
 from tiny_mdlm import CPU, PROMPTS, build
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 L = 5
 MASKS = [np.array(m, bool) for m in product([0, 1], repeat=L)]
 WHOLE, PROMPT = np.ones(L, bool), np.ones(3, bool)

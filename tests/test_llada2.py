@@ -22,7 +22,6 @@ from flowgrpo.sampling.plans.all import AllSteps
 from flowgrpo.sampling.rollout import rollout
 from tiny_mdlm import CPU, config_of, make_model, make_tokenizer, nudge, save
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 BLOCK, BLOCKS, STEPS = 4, 2, 3
 """Steps of a block."""
 PROMPT = "1+2="

@@ -37,8 +37,6 @@ from flowgrpo.sampling.rollout import rollout
 from flowgrpo.training import train
 from tiny_mdlm import CPU, PROMPTS, build, config_of, make_model, make_tokenizer, nudge, save
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 KERNELS = [LowConfidence(temperature=0.7), RandomOrder(), Origin(), Rcr(), Threshold(threshold=0.5), Entropy(block_length=2)]
 LIKELIHOODS = [
     *(Elbo(draw=draw) for draw in ("uniform", "count", "stratified", "antithetic")),

@@ -18,8 +18,6 @@ from flowgrpo.scoring.catalogue import climb
 from flowgrpo.scoring.exemplars import photos, written
 from flowgrpo.scoring.scorer import Scorer
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SOURCE = """
 from pathlib import Path
 

@@ -43,7 +43,6 @@ WITH_LADDER = (
     "classifier",
     "reference:Pixels",
 )
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 GREY = torch.full((1, 3, 64, 64), 0.5)
 

@@ -31,7 +31,6 @@ from flowgrpo.sampling.schedule import NAMES, effective, hand_made, moved
 from flowgrpo.sampling.unmasking import UnmaskingLaw
 from tiny_mdlm import BARE, CPU, PROMPTS, build, empty, masks_of, save, some_logits
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 TEXT = ("mask_ratio", "temperature")
 KERNELS = [Maskgit, LowConfidence, RandomOrder, LeftToRight]
 

@@ -11,7 +11,6 @@ from flowgrpo.cli.main import main
 from flowgrpo.config import load_config
 from flowgrpo.paths import recipes
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 REWARD = """
 from hashlib import blake2b
 

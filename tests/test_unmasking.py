@@ -25,8 +25,6 @@ from flowgrpo.sampling.keys import Noise
 from flowgrpo.sampling.unmasking import UnmaskingLaw, categorical_kl
 from tiny_mdlm import BARE, CPU, ENDING, drawn_of, empty, law_of, masks_of, move, some_logits, tokens_of, unmask
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 RANKED = [LowConfidence, MaskgitPlus, Entropy, Margin, RandomOrder, LeftToRight, Maskgit]
 """They set as many as the schedule says."""
 FREE = [Origin, Threshold, EntropyBound]
