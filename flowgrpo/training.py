@@ -105,6 +105,8 @@ class Training:
         if self.sentinels:
             for row in self.processes.gather(folder.load_metrics(self.run) if self.processes.is_main else []):
                 self.sentinels.see(row)
+            if self.processes.is_main:
+                folder.save_alarms(self.run, self.sentinels.raised)
 
     def _probe(self, prompts: list[Prompt]) -> None:
         chosen = spread(prompts, PROBE_PROMPTS)

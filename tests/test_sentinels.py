@@ -140,5 +140,7 @@ def test_a_run_ends_when_the_panel_parts_and_its_report_says_why(tmp_path, monke
     assert (run / "checkpoint-000004").is_dir()
     page = (run / "report.html").read_text()
     assert "<h2>Sentinels</h2>" in page and "Update 3:" in page and page.count("<b>panel</b>") == 1
+    (run / "alarms.json").write_text('{"panel": {"update": 7, "sentence": "of an update that is done again"}}')
     assert main([*command, "--resume"]) == 0
+    assert json.loads((run / "alarms.json").read_text())["panel"]["update"] == 3
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["updates"] == 4
