@@ -5,8 +5,9 @@ and task types are checked; no checksum is known. Without, they are generated, a
 official numbers: fresh prompts, as good to compare checkpoints, and not those that published figures are of.
 
 As in the official script, a task type's figure is the share of its pictures that are right, `overall` the mean of the task types.
-Official are Mask2Former as the detector and CLIP as the judge of colours; with others (see the reward `objects`), figures are NOT
-quite comparable with published ones.
+Official are Mask2Former as the detector and CLIP as the judge of colours. Here they are torchvision's Mask R-CNN and the colours of
+the reward `objects`: figures are NOT quite comparable with published ones. torchvision fetches its weights, unless
+`--set 'correct.arguments={model: maskrcnn_resnet50_fpn_v2, weights: FILE}'` names them.
 """
 
 import json
@@ -44,6 +45,7 @@ COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown",
 RELATIONS = ("left of", "right of", "above", "below")
 NUMBERS = {2: "two", 3: "three", 4: "four"}
 METRIC = "correct"
+MODEL = "maskrcnn_resnet50_fpn_v2"
 PAPER, FLOW_GRPO = "(GenEval's README)", "(arXiv 2505.05470, table 1)"
 
 Row = dict[str, Any]
@@ -133,7 +135,7 @@ benchmark = Benchmark(
     source="Ghosh et al., arXiv 2310.11513; with --file the official prompts, else others of the same grammar; another detector",
     licence="prompts: MIT",
     load=load,
-    rewards={METRIC: RewardConfig(use="objects:Strict")},
+    rewards={METRIC: RewardConfig(use="objects:Strict", arguments={"detector": "torchvision", "arguments": {"model": MODEL}})},
     metric=METRIC,
     figures=figures,
     samples_per_prompt=4,

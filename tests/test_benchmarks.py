@@ -7,6 +7,8 @@ from itertools import permutations, product
 
 import numpy as np
 import pytest
+from safetensors.torch import save_file
+from torchvision.models import get_model
 
 from flowgrpo.benchmarks.catalogue import find_benchmark, measuring, name_of
 from flowgrpo.benchmarks.pins import fingerprint
@@ -17,7 +19,7 @@ from flowgrpo.plugins import built_in_names
 from flowgrpo.prompts import Prompt
 from flowgrpo.rewards.objects import Row
 from flowgrpo.scoring.chosen import chosen_rewards
-from flowgrpo.scoring.exemplars import samples
+from flowgrpo.scoring.exemplars import photos, samples
 from flowgrpo.scoring.scorer import Scorer, find_reward
 
 OWN = {"mini_scenes": 300, "mini_countdown": 500, "countdown": 512, "sudoku": 256, "geneval": 553, "ocr": 320}
@@ -231,3 +233,19 @@ def test_one_setting_reaches_all_questions_of_a_judge():
     assert found.rewards["ocr"].arguments == {}
     with pytest.raises(UserError, match=r"--set \*.weights=x must look like"):
         measuring(find_benchmark("dpg_bench"), {}, ["*.weights=x"])
+
+
+def test_the_detector_of_geneval_knows_every_class_that_its_prompts_ask_for(tmp_path):
+    """A real detector of torchvision with random weights."""
+    model = "ssdlite320_mobilenet_v3_large"
+    network = get_model(model, weights=None, weights_backbone=None, num_classes=91)
+    save_file(network.state_dict(), tmp_path / "random.safetensors")
+    found = measuring(
+        find_benchmark("geneval"), {}, [f"correct.arguments={{model: {model}, weights: {tmp_path}/random.safetensors}}"]
+    )
+    rows = [prompt.metadata for prompt in found.load(None)]
+    asked = {clause["class"]: row for row in rows for clause in row["include"]}
+    assert len(asked) == 80
+    pictures = photos("coffee").images.expand(len(asked), -1, -1, -1)[:, :, ::8, ::8]
+    scores = Scorer(found.rewards)(samples(pictures, list(asked.values())))["correct"]
+    assert set(scores.tolist()) <= {0.0, 1.0}
