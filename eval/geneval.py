@@ -5,8 +5,8 @@ and task types are checked; no checksum is known. Without, they are generated, a
 official numbers: fresh prompts, as good to compare checkpoints, and not those that published figures are of.
 
 As in the official script, a task type's figure is the share of its pictures that are right, `overall` the mean of the task types.
-Official are Mask2Former as the detector and CLIP as the judge of colours. Here they are torchvision's Mask R-CNN and the colours of
-the reward `objects`: figures are NOT quite comparable with published ones. torchvision fetches its weights, unless
+Official are Mask2Former as the detector and CLIP as the judge of colours. Here torchvision's Mask R-CNN and the classical colours
+of the reward `objects` judge: figures are NOT quite comparable with published ones. torchvision fetches its weights, unless
 `--set 'correct.arguments={model: maskrcnn_resnet50_fpn_v2, weights: FILE}'` names them.
 """
 
