@@ -88,6 +88,21 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is not valid JSON ({error}); get the official file anew") from error
 
 
+def json_lines(file: Path, keys: Sequence[str]) -> list[dict[str, Any]]:
+    """The objects of a file of JSON lines, which must all have these keys."""
+    return [_object(line, keys, file, number) for number, line in enumerate(read(file).splitlines(), 1) if line.strip()]
+
+
+def _object(line: str, keys: Sequence[str], file: Path, number: int) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{file}, line {number}: not valid JSON ({error}); get the official file anew") from error
+    if not isinstance(row, dict) or not all(key in row for key in keys):
+        raise UserError(f"{file}, line {number}: must be an object with {', '.join(keys)}; get the official file anew")
+    return row
+
+
 def table(path: Path, columns: Sequence[str], dialect: type[csv.Dialect] = csv.excel) -> list[dict[str, str]]:
     """The rows of a file of delimited values that has these columns, each value without the space around it."""
     reader = csv.DictReader(io.StringIO(read(path), newline=""), dialect=dialect, restval="")

@@ -10,7 +10,6 @@ of the reward `objects` judge: figures are NOT quite comparable with published o
 `--set 'correct.arguments={model: maskrcnn_resnet50_fpn_v2, weights: FILE}'` names them.
 """
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ import numpy as np
 from flowgrpo.benchmarks.benchmark import Benchmark, Figures
 from flowgrpo.config import RewardConfig
 from flowgrpo.errors import UserError
-from flowgrpo.eval._official import official, prompts, read
+from flowgrpo.eval._official import json_lines, official, prompts
 from flowgrpo.eval._own import distinct, numbered
 from flowgrpo.prompts import Prompt
 from flowgrpo.sampling.keys import numpy_generator
@@ -55,25 +54,11 @@ def load(path: Path | None, counts: Mapping[str, int] = COUNTS) -> list[Prompt]:
     if path is None:
         return numbered([row for tag, count in counts.items() for row in generated(tag, count)])
     total = sum(counts.values())
-    found = prompts(_rows(official(path, total, None, HINT)), total, str(path))
+    found = prompts(json_lines(official(path, total, None, HINT), ("tag", "include", "prompt")), total, str(path))
     tags = Counter(str(prompt.metadata["tag"]) for prompt in found)
     if tags != Counter(counts):
         raise UserError(f"{path} has the task types {dict(tags)} instead of {dict(counts)}; {HINT}")
     return found
-
-
-def _rows(file: Path) -> list[Row]:
-    return [_row(line, file, number) for number, line in enumerate(read(file).splitlines(), 1) if line.strip()]
-
-
-def _row(line: str, file: Path, number: int) -> Row:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{file}, line {number}: not valid JSON ({error}); {HINT}") from error
-    if not isinstance(row, dict) or not {"tag", "include", "prompt"} <= row.keys():
-        raise UserError(f"{file}, line {number}: must be an object with tag, include and prompt; {HINT}")
-    return row
 
 
 def generated(tag: str, count: int) -> list[Row]:

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import torch
 
+from flowgrpo.rewards._pixels import pixels
 from flowgrpo.samples import Samples
 from flowgrpo.scoring.card import card
 from flowgrpo.scoring.exemplars import samples as exemplars
@@ -75,8 +76,7 @@ def soft(samples: Samples) -> list[float]:
 @lru_cache(maxsize=1)
 def _all_facts(samples: Samples) -> list[list[bool]]:
     """Looked at once when a run uses both scores."""
-    pixels = samples.images.permute(0, 2, 3, 1).mul(255).round().clamp(0, 255).byte().numpy()
-    return [facts(picture, metadata) for picture, metadata in zip(pixels, samples.metadata, strict=True)]
+    return [facts(picture, metadata) for picture, metadata in zip(pixels(samples.images), samples.metadata, strict=True)]
 
 
 def facts(pixels: np.ndarray, metadata: dict[str, Any]) -> list[bool]:

@@ -141,7 +141,7 @@ def test_the_official_file_of_geneval_is_checked(tmp_path):
     with pytest.raises(UserError, match="552 prompts instead of 553"):
         geneval.benchmark.load(file)
     file.write_text('{"tag": "colors", "prompt": "a photo of a red car"}\n')
-    with pytest.raises(UserError, match="line 1: must be an object with tag, include and prompt"):
+    with pytest.raises(UserError, match="line 1: must be an object with tag, include, prompt"):
         geneval.benchmark.load(file)
 
 

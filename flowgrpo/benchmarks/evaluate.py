@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import get_args
 
 import torch
 
@@ -15,14 +14,9 @@ from flowgrpo.benchmarks.run import Exam, take
 from flowgrpo.errors import UserError
 from flowgrpo.policies import PolicyConfig
 from flowgrpo.policies.diffusers import DiffusersConfig
-from flowgrpo.policies.masked import MaskedConfig
-from flowgrpo.samples import Kind
 from flowgrpo.scoring.scorer import Scorer
 
 BASE = "base"
-KINDS: tuple[Kind, ...] = get_args(Kind)
-MAKES: dict[type[PolicyConfig], tuple[Kind, ...]] = {MaskedConfig: ("texts",), DiffusersConfig: ("images", "videos")}
-"""What policies of the shipped families make; others may make anything."""
 
 
 def evaluate(
@@ -54,15 +48,14 @@ def evaluate(
 
 def _scorer(benchmark: Benchmark, policy: PolicyConfig) -> Scorer:
     scorer = Scorer(benchmark.rewards)
-    made = next((kinds for family, kinds in MAKES.items() if isinstance(policy, family)), KINDS)
     for label, card in scorer.cards.items():
         if card.compares:
             raise UserError(
                 f"reward '{label}' compares the samples of a prompt with one another, so its scores say nothing of one model "
                 "against another; leave it out of the benchmark"
             )
-        if card.reads not in (None, *made):
-            raise UserError(f"reward '{label}' reads {card.reads}, but policy '{policy.type}' makes {' or '.join(made)}")
+        if card.reads not in (None, *policy.makes):
+            raise UserError(f"reward '{label}' reads {card.reads}, but policy '{policy.type}' makes {' or '.join(policy.makes)}")
     return scorer
 
 

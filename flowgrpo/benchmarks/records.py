@@ -21,10 +21,6 @@ class Record:
     errors: dict[str, str]
     made: dict[str, str]
 
-    @property
-    def place(self) -> tuple[int, int]:
-        return self.row, self.sample
-
 
 def read_records(file: Path) -> list[Record]:
     """Without a line that was cut short when its writer was stopped."""

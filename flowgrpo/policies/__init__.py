@@ -1,7 +1,7 @@
 """Policies: where to start, what the network predicts at a state, what a final state looks like."""
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, SerializeAsAny
 
@@ -54,7 +54,12 @@ class ScheduleConfig(Section):
 
 
 class PolicyConfig(Component):
-    """A policy before its weights are loaded. `steps` is S, the number of transitions of a training rollout."""
+    """A policy before its weights are loaded. `steps` is S, the number of transitions of a training rollout.
+
+    `makes` is of which kinds its samples can be.
+    """
+
+    makes: ClassVar[tuple[str, ...]] = ("images", "videos", "texts")
 
     steps: PositiveInt
 

@@ -1,6 +1,6 @@
 """Any diffusers pipeline as a policy."""
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
 
@@ -44,6 +44,8 @@ class DiffusersConfig(PolicyConfig):
     `spacing` `uniform` gives the call sigmas 1, 1 - 1/S, .. 1/S, before the scheduler's shift, instead of the pipeline's own.
     Some pipelines (SD3) go to sigma < 0.01 in the step before the last, so the noise of that step stays in the picture.
     """
+
+    makes: ClassVar[tuple[str, ...]] = ("images", "videos")
 
     type: str = "diffusers"
     model: str

@@ -1,6 +1,6 @@
 """A masked-diffusion language model as a policy."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, SerializeAsAny
 
@@ -35,6 +35,8 @@ class MaskedConfig(PolicyConfig):
     what its steps are set to.
     `trust_remote_code` runs code that comes with the model: only then are models loaded that transformers itself does not know.
     """
+
+    makes: ClassVar[tuple[str, ...]] = ("texts",)
 
     type: Literal["masked"] = "masked"
     model: str
