@@ -1,6 +1,6 @@
-"""The README's picture: the same prompts and seeds before (upper row) and after (lower row) a run.
+"""The README's pictures and clips: the same prompts and seeds before (upper row) and after (lower row) a run.
 
-python assets/picture.py RUN OUT.png
+python assets/picture.py RUN OUT.png, or OUT.webp of clips
 """
 
 import json
@@ -9,31 +9,44 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
+from flowgrpo.pages.pictures import animate, frames_of
+
 COLUMNS, SIDE, GAP, BAR = 12, 72, 6, 4
 RIGHT, WRONG = (18, 128, 74), (196, 50, 10)
 
 
-def picture(run: Path) -> Image.Image:
-    """Of the run's held-out pictures every other one, whatever they score: two prompts per task type.
+def pictures(run: Path) -> list[Image.Image]:
+    """Of the run's held-out samples every other one, whatever they score: as many frames as the clips have, 1 for pictures.
 
-    The bar below a picture is green where the metric is 1, red elsewhere.
+    The bar below a sample is green where the metric is 1, red elsewhere.
     """
     index = json.loads((run / "samples" / "index.json").read_text())
     metric = json.loads((run / "held_out.json").read_text())["metric"]
     rows = index[:: max(1, len(index) // COLUMNS)][:COLUMNS]
     height = SIDE + BAR + GAP
-    canvas = Image.new("RGB", ((SIDE + GAP) * len(rows) + GAP, 2 * height + GAP), "white")
-    draw = ImageDraw.Draw(canvas)
+    still = Image.new("RGB", ((SIDE + GAP) * len(rows) + GAP, 2 * height + GAP), "white")
+    draw = ImageDraw.Draw(still)
+    tiles = []
     for column, row in enumerate(rows):
         for line, when in enumerate(("before", "after")):
-            tile = Image.open(run / "samples" / row[when]["image"]).resize((SIDE, SIDE), Image.Resampling.NEAREST)
             x, y = GAP + column * (SIDE + GAP), GAP + line * height
-            canvas.paste(tile, (x, y))
+            tiles.append(((x, y), frames_of(run / "samples" / (row[when].get("image") or row[when]["video"]))))
             color = RIGHT if row[when]["scores"][metric] == 1.0 else WRONG
             draw.rectangle((x, y + SIDE, x + SIDE - 1, y + SIDE + BAR - 1), fill=color)
         print(row["prompt"])
+    return [_frame(still, tiles, t) for t in range(max(len(frames) for _, frames in tiles))]
+
+
+def _frame(still: Image.Image, tiles: list[tuple[tuple[int, int], list[Image.Image]]], t: int) -> Image.Image:
+    canvas = still.copy()
+    for place, frames in tiles:
+        canvas.paste(frames[min(t, len(frames) - 1)].resize((SIDE, SIDE), Image.Resampling.NEAREST), place)
     return canvas
 
 
 if __name__ == "__main__":
-    picture(Path(sys.argv[1])).save(sys.argv[2])
+    made, out = pictures(Path(sys.argv[1])), Path(sys.argv[2])
+    if len(made) > 1:
+        animate(made, out, lossless=False)
+    else:
+        made[0].save(out)

@@ -1,20 +1,24 @@
 """The bill of a config: geometry, network evaluations, memory. Loads no weights."""
 
+from collections.abc import Iterator
 from typing import Any
 
-from flowgrpo.config import Config
+from flowgrpo.config import Config, checked, with_overrides
+from flowgrpo.errors import UserError
+from flowgrpo.policies import Cost, Memory, Work
 from flowgrpo.sampling.keys import numpy_generator
 from flowgrpo.sampling.shape import Shape
+
+FEW_STATES = 4
+"""Fewer states than these in an evaluation leave a GPU waiting."""
 
 
 def bill_of(config: Config, processes: int = 1) -> dict[str, Any]:
     """What an update costs; where the plan changes over training, its first update."""
     rollout, optimizer = config.rollout, config.optimizer
-    rng = numpy_generator((config.seed, "plan", 0))
-    shape = rollout.plan.shape(config.policy.steps, rollout.group_size, 0, rng)
-    minibatch = rollout.prompts_per_update // optimizer.steps_per_update
-    blocks = -(-minibatch // rollout.prompts_per_block)
-    memory = config.policy.memory_bytes(min(rollout.micro_batch, rollout.prompts_per_block * rollout.group_size))
+    shape = _shape(config)
+    blocks = _blocks(config)
+    memory = memory_of(config, processes)
     per_group = shape.network_evaluations + config.policy.posed_states * len(shape.trained)
     evaluations = per_group * rollout.prompts_per_update
     return {
@@ -32,9 +36,91 @@ def bill_of(config: Config, processes: int = 1) -> dict[str, Any]:
         "blocks_per_optimizer_step": blocks,
         "idle_processes": max(0, processes - blocks),
         "updates": config.updates,
-        "peak_memory_bytes": sum(memory.values()),
+        "peak_memory_bytes": peak(memory),
         "memory_bytes": memory,
     }
+
+
+def memory_of(config: Config, processes: int = 1) -> Memory:
+    """Of one of the processes, by phase and purpose."""
+    rollout, objective = config.rollout, config.objective
+    shape = _shape(config)
+    prompts = -(-rollout.prompts_per_update // processes)
+    referenced = objective.kl.coefficient > 0
+    per_transition = 2 + objective.needs_old_prediction + (referenced and config.optimizer.epochs > 1)
+    work = Work(
+        states=min(rollout.micro_batch, rollout.prompts_per_block * rollout.group_size),
+        samples=min(rollout.micro_batch, rollout.prompts_per_block * len(shape.leaves)),
+        latents=per_transition * len(shape.trained) * prompts,
+        batches=_blocks(config) * config.optimizer.steps_per_update,
+        averaged=config.ema is not None,
+        referenced=referenced,
+    )
+    return config.policy.memory(work)
+
+
+def peak(memory: Memory) -> int:
+    return max(sum(parts.values()) for parts in memory.values())
+
+
+def fitting(config: Config, budget: int, processes: int = 1) -> list[tuple[str, Cost, int]]:
+    """Overrides that bring the peak below `budget` bytes, cheapest first, with what each costs and the peak that it leaves.
+
+    Each helps a phase that does not fit; those that help none are left out. If the last peak is too high, nothing helps more.
+    """
+    chosen: list[tuple[str, Cost, int]] = []
+    for switch, cost in _switches(config):
+        memory = memory_of(config, processes)
+        if peak(memory) <= budget:
+            break
+        if (candidate := _possible(config, switch)) is None:
+            continue
+        after = memory_of(candidate, processes)
+        too_large = {phase: sum(parts.values()) for phase, parts in memory.items() if sum(parts.values()) > budget}
+        if any(sum(after[phase].values()) < before for phase, before in too_large.items()):
+            config = candidate
+            chosen.append((switch, cost, peak(after)))
+    return [row for i, row in enumerate(chosen) if not _replaced(row, chosen[i + 1 :])]
+
+
+def _switches(config: Config) -> Iterator[tuple[str, Cost]]:
+    """The policy's and smaller batches, cheapest first."""
+    sizes = [config.rollout.micro_batch >> i for i in range(1, config.rollout.micro_batch.bit_length())]
+    large: list[tuple[str, Cost]] = [(f"rollout.micro_batch={n}", "nothing") for n in sizes if n >= FEW_STATES]
+    small: list[tuple[str, Cost]] = [(f"rollout.micro_batch={n}", "time") for n in sizes if n < FEW_STATES]
+    own = config.policy.switches
+    yield from ((switch, cost) for switch, cost in own.items() if cost == "nothing")
+    yield from large
+    yield from ((switch, cost) for switch, cost in own.items() if cost == "time")
+    yield from small
+    yield from ((switch, cost) for switch, cost in own.items() if cost == "exactness")
+
+
+def _replaced(row: tuple[str, Cost, int], later: list[tuple[str, Cost, int]]) -> bool:
+    return any(other.partition("=")[0] == row[0].partition("=")[0] for other, _, _ in later)
+
+
+def changed(config: Config, overrides: list[str]) -> Config:
+    return checked(Config, with_overrides(config.model_dump(mode="json"), overrides), ", ".join(overrides))
+
+
+def _possible(config: Config, switch: str) -> Config | None:
+    """The config with an override, or None where it can't have it."""
+    try:
+        return changed(config, [switch])
+    except UserError:
+        return None
+
+
+def _shape(config: Config) -> Shape:
+    rng = numpy_generator((config.seed, "plan", 0))
+    return config.rollout.plan.shape(config.policy.steps, config.rollout.group_size, 0, rng)
+
+
+def _blocks(config: Config) -> int:
+    """Blocks of prompts that an optimizer step goes through."""
+    minibatch = config.rollout.prompts_per_update // config.optimizer.steps_per_update
+    return -(-minibatch // config.rollout.prompts_per_block)
 
 
 def _calibration(config: Config, shape: Shape) -> int:

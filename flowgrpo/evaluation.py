@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
-from PIL.Image import Image
 
 from flowgrpo.config import EvaluationConfig
 from flowgrpo.intervals import mean_interval
@@ -13,6 +12,7 @@ from flowgrpo.policies.protocol import Sampler
 from flowgrpo.processes import Processes
 from flowgrpo.progress import bar
 from flowgrpo.prompts import Prompt
+from flowgrpo.samples import Shown
 from flowgrpo.scoring.scorer import Scorer
 
 T = TypeVar("T")
@@ -25,7 +25,7 @@ class HeldOut:
     prompts: list[Prompt]
     seeds: list[int]
     scores: dict[str, np.ndarray]
-    shown: dict[int, Image | str]
+    shown: dict[int, Shown]
 
 
 def evaluate(
@@ -40,7 +40,7 @@ def evaluate(
     seeds = [config.seed + prompt.index for prompt in prompts]
     shown = set(spread(range(len(prompts)), pictures))
     starts = processes.share(range(0, len(prompts), config.batch))
-    mine: list[tuple[int, dict[str, np.ndarray], dict[int, Image | str]]] = []
+    mine: list[tuple[int, dict[str, np.ndarray], dict[int, Shown]]] = []
     for start in bar(starts, "evaluate", processes.is_main):
         rows = slice(start, start + config.batch)
         samples = policy.generate(prompts[rows], seeds[rows], config.steps)

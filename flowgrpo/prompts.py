@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,25 +14,60 @@ from flowgrpo.errors import UserError
 from flowgrpo.paths import locate
 from flowgrpo.sampling.keys import numpy_generator
 
+CONDITION = re.compile(r"(\w+_)?(image|images|video|videos|mask)")
+"""Columns of a prompt file that name pictures or clips for the model to work from."""
+
+
+Files = Path | list["Files"] | None
+"""What a row names: a file, a list (or lists of lists), or nothing (null)."""
+
 
 @dataclass(frozen=True)
 class Prompt:
-    """`index` is the row in its file; `metadata` is the row untouched, `prompt` included."""
+    """`index` is the row in its file; `metadata` is the row untouched, `prompt` included.
+
+    `conditions` are the pictures and clips that the row names, as files.
+    """
 
     index: int
     text: str
     metadata: dict[str, Any] = field(default_factory=dict)
+    conditions: dict[str, Files] = field(default_factory=dict)
 
 
-def load_prompts(source: str) -> list[Prompt]:
-    """.txt (a prompt a line), .jsonl (`{"prompt": ..., any metadata}`) or .csv (a column `prompt`)."""
+def load_prompts(source: str, conditions: bool = True) -> list[Prompt]:
+    """.txt (a prompt a line), .jsonl (`{"prompt": ..., any metadata}`) or .csv (a column `prompt`).
+
+    A row may name pictures and clips for the model to work from: `image`, `images` (a list), `video`, or a name of the model's
+    own that ends so (`mask_image`). Paths are relative to the file. Without `conditions` such columns are metadata only.
+    """
     path = locate(source)
     if not path.is_file():
         raise UserError(f"prompt file {path} does not exist")
     rows = read_rows(path)
     if not rows:
         raise UserError(f"prompt file {path} holds no prompts")
-    return [Prompt(i, _text(row, path, i), row) for i, row in enumerate(rows)]
+    files = [_conditions(row, path, i) if conditions else {} for i, row in enumerate(rows)]
+    return [Prompt(i, _text(row, path, i), row, files[i]) for i, row in enumerate(rows)]
+
+
+def _conditions(row: dict[str, Any], path: Path, index: int) -> dict[str, Files]:
+    named = {key: value for key, value in row.items() if CONDITION.fullmatch(key)}
+    return {key: _files(value, path, f"{path}, row {index + 1}: {key}") for key, value in named.items()}
+
+
+def _files(value: Any, path: Path, where: str) -> Files:
+    """The files that a value names, from the folder of the prompt file."""
+    if value is None:
+        return None
+    if isinstance(value, list):
+        return [_files(item, path, where) for item in value]
+    if not isinstance(value, str):
+        raise UserError(f"{where} must be a path or a list of paths, not {value!r}")
+    file = path.parent / value
+    if not file.exists():
+        raise UserError(f"{where}: {file} does not exist; paths are relative to the prompt file")
+    return file
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -13,6 +13,8 @@ from flowgrpo.errors import UserError
 
 Kind = Literal["images", "videos", "texts"]
 Made = Tensor | list[str]
+Shown = Image | list[Image] | str
+"""A picture, the frames of a clip, or a text."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,12 +65,13 @@ class Samples:
         made = [self.made[i] for i in rows] if isinstance(self.made, list) else self.made[list(rows)]
         return Samples([self.prompts[i] for i in rows], [self.metadata[i] for i in rows], [self.group[i] for i in rows], made)
 
-    def shown(self) -> list[Image | str]:
-        """Each sample as a person looks at it; of a clip the frame in its middle."""
+    def shown(self) -> list[Shown]:
+        """Each sample as a person looks at it."""
         if isinstance(self.made, list):
             return list(self.made)
-        pictures = self.made if self.made.ndim == 4 else self.made[:, self.made.shape[1] // 2]
-        return [to_pil_image(picture) for picture in pictures]
+        if self.kind == "images":
+            return [to_pil_image(picture) for picture in self.made]
+        return [[to_pil_image(frame) for frame in clip] for clip in self.made]
 
     def meaningless(self) -> "list[Samples]":
         """As many samples of noise, and as many of nothing: what no reward should take for good."""

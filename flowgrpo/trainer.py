@@ -20,6 +20,7 @@ from torch import Tensor
 from flowgrpo.config import Config
 from flowgrpo.ema import Ema
 from flowgrpo.errors import UserError
+from flowgrpo.gate import Gate
 from flowgrpo.objective.loss import LossInputs, Terms, noise_weights, shares, terms
 from flowgrpo.policies.protocol import Policy
 from flowgrpo.processes import Processes
@@ -63,7 +64,7 @@ class Trainer:
         self.beside = ThreadPoolExecutor(1)
         self.updates = 0
         self.optimizer_steps = 0
-        self.gated = False
+        self.gate: Gate | None = Gate(policy)
 
     def update(self) -> tuple[dict[str, Any], list[Part], Scored]:
         """One update: its metrics, this process's rollouts and their scores."""
@@ -181,7 +182,7 @@ class Trainer:
             share = shares(transitions.decisions, kept, self.config.objective)
             loss = (found.loss * share).sum() / count
             self.scaler.scale(loss).backward()
-            totals.add(found, share, transitions.decisions, loss, transitions.step)
+            totals.add(found, share, transitions.decisions, loss)
 
     def _terms(self, t: Transitions, advantage: Tensor, mean_tau: float) -> Terms:
         objective, epochs = self.config.objective, self.config.optimizer.epochs
@@ -189,8 +190,11 @@ class Trainer:
         t.reference = reference if epochs > 1 else None
         x, law = t.states[t.parent], t.law
         prediction = self.policy.predict(t.states, t.prompts, t.step)[t.parent]
+        log_prob = law.log_prob(x, prediction, t.next_states)
+        if self.gate:
+            self.gate.see(t, prediction, log_prob - t.log_prob)
         inputs = LossInputs(
-            log_prob=law.log_prob(x, prediction, t.next_states),
+            log_prob=log_prob,
             log_prob_old=t.log_prob,
             advantage=advantage,
             weight=noise_weights(law.tau, objective, mean_tau)[:, None],
@@ -210,7 +214,9 @@ class Trainer:
             return self.policy.predict(t.states, t.prompts, t.step)
 
     def _step(self, totals: "Totals") -> None:
-        self._gate(totals)
+        if self.gate:
+            self.gate.check()
+            self.gate = None
         parameters = [p for p in self.parameters.values() if p.requires_grad]
         gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
         self.processes.sum(gradients)
@@ -239,19 +245,6 @@ class Trainer:
             share *= 1.0 - self.updates / optimizer.decay_over
         for part, group in zip(self.parts, self.optimizer.param_groups, strict=True):
             group["lr"] = self._rate(part) * share
-
-    def _gate(self, totals: "Totals") -> None:
-        """Before the first optimizer step the policy is still the one that sampled, so every log-ratio must be 0."""
-        if self.gated:
-            return
-        self.gated = True
-        worst, step = totals.worst
-        if worst > self.policy.ratio_tolerance:
-            raise UserError(
-                f"step-0 gate: replaying the rollout gives a log-ratio of {worst:.1e} at step {step} where it must be 0; the "
-                "update's network differs from the rollout's (dropout, dtype, attention backend, state kept between "
-                "steps); no weight was changed"
-            )
 
     def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         """Everything that a resumed run needs: (named tensors, facts)."""
@@ -289,12 +282,11 @@ class Totals:
     def __init__(self) -> None:
         self.sums: dict[str, float] = defaultdict(float)
         self.norms: list[float] = []
-        self.worst: tuple[float, int] = (0.0, 0)
+        self.worst = 0.0
         self.finite = True
 
-    def add(self, found: Terms, share: Tensor, decisions: Tensor, loss: Tensor, step: int) -> None:
-        size = (found.log_ratio * decisions).abs().max().item()
-        self.worst = max(self.worst, (size, step))
+    def add(self, found: Terms, share: Tensor, decisions: Tensor, loss: Tensor) -> None:
+        self.worst = max(self.worst, (found.log_ratio * decisions).abs().max().item())
         self.finite = self.finite and bool(torch.isfinite(loss))
         self.sums["count"] += float(share.sum())
         self.sums["loss"] += loss.item()
@@ -305,7 +297,7 @@ class Totals:
         self.norms.append(value)
 
     def metrics(self, processes: Processes) -> dict[str, float]:
-        everyone = processes.gather([(dict(self.sums), self.worst[0])])
+        everyone = processes.gather([(dict(self.sums), self.worst)])
         total = {key: sum(s.get(key, 0.0) for s, _ in everyone) for key in ("count", "loss", "clipped", "kl")}
         count = max(total["count"], 1.0)
         return {

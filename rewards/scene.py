@@ -58,9 +58,14 @@ class Found:
 
     shape: str | None
     color: str | None
-    size: str
+    diameter: float
+    """Of a disc of the same area."""
     x: float
     y: float
+
+    @property
+    def size(self) -> str:
+        return "large" if self.diameter > LARGE else "small"
 
 
 @judged(better="every stated fact holds and nothing else is there")
@@ -136,12 +141,12 @@ def _describe(image: np.ndarray, background: np.ndarray, region: np.ndarray) -> 
     mask = (cv2.resize(coverage, None, fx=ENLARGE, fy=ENLARGE, interpolation=cv2.INTER_CUBIC) > 0.5).astype(np.uint8)
     contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     if not contours:
-        return Found(None, color, "small", 0.0, 0.0)
+        return Found(None, color, 0.0, 0.0, 0.0)
     contour = max(contours, key=cv2.contourArea)
     x, y, w, h = cv2.boundingRect(contour)
     area = float(mask[y : y + h, x : x + w].sum())
-    size = "large" if sqrt(4.0 * area / pi) / ENLARGE > LARGE else "small"
-    return Found(_shape(contour, area, w, h), color, size, (x + w / 2) / ENLARGE, (y + h / 2) / ENLARGE)
+    diameter = sqrt(4.0 * area / pi) / ENLARGE
+    return Found(_shape(contour, area, w, h), color, diameter, (x + w / 2) / ENLARGE, (y + h / 2) / ENLARGE)
 
 
 def _color(image: np.ndarray, background: np.ndarray, region: np.ndarray) -> tuple[str | None, np.ndarray]:

@@ -12,9 +12,9 @@ from PIL import Image
 from flowgrpo.assets.scenes import draw, sample_metadata, sample_scene, wrong_variants
 from flowgrpo.cli.main import main
 from flowgrpo.errors import UserError
+from flowgrpo.media import read
 from flowgrpo.scoring.chosen import chosen_rewards, with_arguments
 from flowgrpo.sheet.lines import Line
-from flowgrpo.sheet.media import read
 from flowgrpo.sheet.page import SHOWN
 from flowgrpo.sheet.score import score
 from flowgrpo.sheet.source import Item, read_source

@@ -116,7 +116,7 @@ def test_options_of_the_core_work_together(capsys):
         "objective={clip: [1.0e-5, 2.0e-5], weight: noise, kl: {coefficient: 0.1, unit: velocity}}",
         "advantage={std: group, aggregate: advantages}",
         "policy.lora=null",
-        "policy.gradient_checkpointing=true",
+        "policy.runtime.gradient_checkpointing=true",
         "rollout.plan={type: sliding, size: 2, every: 1, kernel: {type: ddim, eta: 0.9}, shared_start: true}",
     )
     rows = metrics(Path(summary["run"]))

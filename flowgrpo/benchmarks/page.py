@@ -12,7 +12,7 @@ from flowgrpo.benchmarks.report import Report, evidence, figure, figure_names, v
 from flowgrpo.evaluation import spread
 from flowgrpo.pages.marks import colour, number, score_mark, signed
 from flowgrpo.pages.page import PAGE, STYLE
-from flowgrpo.pages.pictures import picture
+from flowgrpo.pages.pictures import sample
 from flowgrpo.pages.tables import TABLE_STYLE, html_row, html_table
 from flowgrpo.prompts import Prompt
 
@@ -200,10 +200,7 @@ def _card(report: Report, prompt: Prompt, gain: float, sides: str) -> str:
 def _side(report: Report, name: str, short: str, record: Record) -> str:
     scores = "".join(score_mark(label, value) for label, value in record.scores.items())
     errors = "".join(f"<div class=error>{html.escape(error)}</div>" for error in record.errors.values())
-    if "text" in record.made:
-        made = f"<pre class=text>{html.escape(record.made['text'])}</pre>"
-    else:
-        made = picture(report.folder / name / record.made["image"], f"{record.prompt}, {short}")
+    made = sample(report.folder / name, record.made, f"{record.prompt}, {short}")
     return f"<div>{made}<small>{html.escape(short)}</small>{scores}{errors}</div>"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Record:
-    """Sample number `sample` of the prompt in row `row`. `made` is its text, or the file of its picture where that is kept.
+    """Sample number `sample` of the prompt in row `row`. `made` is its text, or the file of its picture or clip if kept.
 
     A reward has either a score, or in `errors` what failed.
     """

@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from PIL.Image import Image
-
 from flowgrpo.benchmarks.benchmark import Benchmark
 from flowgrpo.benchmarks.records import Record, append_records, read_records, write_records
 from flowgrpo.errors import UserError
@@ -17,6 +15,7 @@ from flowgrpo.policies.protocol import Sampler
 from flowgrpo.progress import bar
 from flowgrpo.prompts import Prompt
 from flowgrpo.runs.folder import kept
+from flowgrpo.samples import Shown
 from flowgrpo.scoring.scorer import Scorer
 
 Keep = Literal["first", "all"]
@@ -100,7 +99,7 @@ def _answers(exam: Exam, batch: Sequence[Place], sampler: Sampler, scorer: Score
     return [_record(exam, *found, folder) for found in zip(batch, rows, samples.shown(), strict=True)]
 
 
-def _record(exam: Exam, place: Place, outcome: Mapping[str, float | UserError], shown: Image | str, folder: Path) -> Record:
+def _record(exam: Exam, place: Place, outcome: Mapping[str, float | UserError], shown: Shown, folder: Path) -> Record:
     keeps = isinstance(shown, str) or exam.keep == "all" or place.sample == 0
     return Record(
         row=place.prompt.index,

@@ -18,6 +18,7 @@ COMMANDS = {
     "study": "train recipes with several seeds at an equal budget, then compare them",
     "completions": "how well cheap completions of intermediate states stand in for exact ones",
     "score": "score pictures, clips or texts with rewards",
+    "models": "which diffusers pipelines are tested, and check one of your own",
     "rewards": "list, describe and probe rewards",
     "serve-reward": "any reward as an HTTP service",
     "doctor": "versions, devices and disk, to paste into an issue",

@@ -1,35 +1,100 @@
-"""`flowgrpo plan CONFIG [a.b=c ...] [--processes N] [--json]`."""
+"""`flowgrpo plan CONFIG [a.b=c ...] [--processes N] [--memory GIB] [--json]`."""
 
 import argparse
 import json
 from typing import Any
 
-from flowgrpo.bill import bill_of
-from flowgrpo.config import load_config
+from flowgrpo.bill import bill_of, changed, fitting, memory_of
+from flowgrpo.cli._numbers import positive_number
+from flowgrpo.config import Config, load_config
+from flowgrpo.policies import Cost, Memory
+
+GIB = 2**30
+HELP = {
+    "latents": "lower rollout.prompts_per_update, or share the work among processes (--processes)",
+    "optimizer": "train less of it (policy.lora)",
+}
+"""By the largest part of what does not fit."""
+COSTS: dict[Cost, str] = {"nothing": "costs nothing", "time": "costs time", "exactness": "changes the numbers a little"}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help="a YAML file or the name of a shipped recipe")
     parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="values to change")
     parser.add_argument("--processes", type=int, default=1, help="how many processes will share the work")
+    parser.add_argument(
+        "--memory",
+        type=positive_number,
+        metavar="GIB",
+        help="what the device has; by default that of the GPU here, if there is one",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.config, arguments.overrides)
     bill = bill_of(config, arguments.processes)
-    print(json.dumps(bill) if arguments.json else table(bill))
+    budget = _of_this_device() if arguments.memory is None else int(arguments.memory * GIB)
+    fit = _fit(config, bill, budget, arguments.processes) if budget else None
+    print(json.dumps({**bill, "fit": fit}) if arguments.json else "\n".join([*_table(bill), *(_advice(fit) if fit else [])]))
     return 0
 
 
-def table(bill: dict[str, Any]) -> str:
-    rows = {**bill, **{f"memory: {k}": v for k, v in bill["memory_bytes"].items()}}
-    del rows["memory_bytes"]
+def _of_this_device() -> int | None:
+    import torch
+
+    return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
+
+
+def _fit(config: Config, bill: dict[str, Any], budget: int, processes: int) -> dict[str, Any]:
+    memory: Memory = bill["memory_bytes"]
+    switches = fitting(config, budget, processes)
+    return {
+        "budget_bytes": budget,
+        "too_large": [phase for phase, parts in memory.items() if sum(parts.values()) > budget],
+        "switches": [{"set": switch, "costs": cost, "peak_memory_bytes": peak} for switch, cost, peak in switches],
+        "largest": _largest(config, [switch for switch, _, _ in switches], processes),
+        "fits": (switches[-1][2] if switches else bill["peak_memory_bytes"]) <= budget,
+    }
+
+
+def _largest(config: Config, switches: list[str], processes: int) -> str:
+    """The largest part of the largest phase once these overrides are set."""
+    memory = memory_of(changed(config, switches), processes)
+    phase = max(memory.values(), key=lambda parts: sum(parts.values()))
+    return max(phase, key=phase.__getitem__)
+
+
+def _table(bill: dict[str, Any]) -> list[str]:
+    rows = {key.replace("_", " "): _show(key, value) for key, value in bill.items() if key != "memory_bytes"}
+    for phase, parts in bill["memory_bytes"].items():
+        purposes = ", ".join(f"{name} {_gib(value)}" for name, value in parts.items() if value >= GIB / 1000)
+        rows[f"memory: {phase}"] = f"{_gib(sum(parts.values()))} GiB" + (f" ({purposes})" if purposes else "")
     width = max(len(key) for key in rows)
-    return "\n".join(f"{key.replace('_', ' '):<{width}}  {_show(key, value)}" for key, value in rows.items())
+    return [f"{key:<{width}}  {value}" for key, value in rows.items()]
+
+
+def _advice(fit: dict[str, Any]) -> list[str]:
+    budget = f"{_gib(fit['budget_bytes'])} GiB"
+    if not fit["too_large"]:
+        return [f"fits in {budget}"]
+    rows = fit["switches"]
+    width = max((len(row["set"]) for row in rows), default=0)
+    lines = [f"does not fit in {budget}: {', '.join(fit['too_large'])}"]
+    lines += [
+        f"  {row['set']:<{width}}  {COSTS[row['costs']]}; peak {_gib(row['peak_memory_bytes'])} GiB from there" for row in rows
+    ]
+    if fit["fits"]:
+        return lines
+    largest = fit["largest"]
+    return [*lines, f"no switch is left, and the largest part is '{largest}': {HELP.get(largest, 'use a larger device')}"]
 
 
 def _show(key: str, value: Any) -> str:
     if "memory" in key:
-        return f"{value / 2**30:.3f} GiB"
+        return f"{_gib(value)} GiB"
     return f"{value:g}" if isinstance(value, float) else f"{value:,}"
+
+
+def _gib(value: int) -> str:
+    return f"{value / GIB:.3f}" if value < GIB else f"{value / GIB:.1f}"

@@ -1,40 +1,59 @@
-"""Pictures inside a page that opens offline."""
+"""Pictures and clips inside a page that opens offline, where clips play. A picture is a clip of one frame."""
 
 import base64
 import html
 import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageSequence
 
 PICTURE, PIXELATED = 320, 128
+FRAME = 125
+"""Milliseconds that a frame is seen."""
 
 
-def picture(path: Path, alt: str) -> str:
-    """An <img>, empty where the file is gone."""
-    if not path.is_file():
-        return ""
-    with Image.open(path) as file:
-        return image(file.convert("RGB"), alt)
+def sample(folder: Path, made: Mapping[str, str], alt: str) -> str:
+    """A text, or an <img> of the picture or clip that is kept in the folder; empty where the file is gone."""
+    if "text" in made:
+        return f"<pre class=text>{html.escape(made['text'])}</pre>"
+    path = folder / (made.get("image") or made["video"])
+    return image(frames_of(path), alt) if path.is_file() else ""
 
 
-def image(shown: Image.Image, alt: str) -> str:
-    """An <img> of an RGB picture, which is made smaller in place."""
-    data, small = address(shown, PICTURE)
+def image(frames: Sequence[Image.Image], alt: str) -> str:
+    """An <img> of RGB frames, which are made smaller in place."""
+    data, small = address(frames, PICTURE)
     return f"<img class='{'pixels' if small else ''}' alt='{html.escape(alt)}' src='{data}'>"
 
 
-def data_address(path: Path, limit: int) -> tuple[str, bool]:
-    """The picture as a data address, at most `limit` pixels wide or high, and whether its pixels are few."""
+def frames_of(path: Path) -> list[Image.Image]:
+    """RGB, one for a picture. A frame that is seen longer stands for several: WebP keeps none that repeats the last."""
+    frames = []
     with Image.open(path) as file:
-        return address(file.convert("RGB"), limit)
+        for frame in ImageSequence.Iterator(file):
+            shown = frame.convert("RGB")
+            frames += [shown.copy() for _ in range(round(file.info.get("duration", FRAME) / FRAME))]
+    return frames
 
 
-def address(shown: Image.Image, limit: int) -> tuple[str, bool]:
-    """The same of an RGB picture in memory, which is made smaller in place; what has many pixels becomes a JPEG."""
+def address(frames: Sequence[Image.Image], limit: int) -> tuple[str, bool]:
+    """RGB frames, made smaller in place, as a data address at most `limit` pixels wide or high; and whether its pixels are few.
+
+    What has many pixels loses some detail.
+    """
     buffer = io.BytesIO()
-    small = max(shown.size) <= PIXELATED
-    form = "png" if small else "jpeg"
-    shown.thumbnail((limit, limit))
-    shown.save(buffer, form, quality=88)
+    small = max(frames[0].size) <= PIXELATED
+    for frame in frames:
+        frame.thumbnail((limit, limit))
+    form = "webp" if len(frames) > 1 else "png" if small else "jpeg"
+    if form == "webp":
+        animate(frames, buffer, lossless=small)
+    else:
+        frames[0].save(buffer, form, quality=88)
     return f"data:image/{form};base64,{base64.b64encode(buffer.getvalue()).decode()}", small
+
+
+def animate(frames: Sequence[Image.Image], file: Path | io.BytesIO, lossless: bool) -> None:
+    """Write a WebP that plays for ever."""
+    frames[0].save(file, "webp", save_all=True, append_images=frames[1:], duration=FRAME, loop=0, lossless=lossless)

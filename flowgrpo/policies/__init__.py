@@ -1,6 +1,7 @@
 """Policies: where to start, what the network predicts at a state, what a final state looks like."""
 
 from abc import abstractmethod
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, SerializeAsAny
@@ -15,6 +16,25 @@ if TYPE_CHECKING:
     import torch
 
     from flowgrpo.policies.protocol import Policy, Sampler
+
+
+Cost = Literal["nothing", "time", "exactness"]
+Memory = dict[str, dict[str, int]]
+"""Bytes on the device by phase and purpose."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a process has on its device: `states` in one evaluation and `samples` in one decode; over an update it keeps `latents`
+    and `batches` of prompts. `averaged`: the trained weights have an average; `referenced`: they are compared to those before
+    training."""
+
+    states: int
+    samples: int
+    latents: int = 0
+    batches: int = 1
+    averaged: bool = False
+    referenced: bool = False
 
 
 class LoraAdapter(Section):
@@ -56,10 +76,11 @@ class ScheduleConfig(Section):
 class PolicyConfig(Component):
     """A policy before its weights are loaded. `steps` is S, the number of transitions of a training rollout.
 
-    `makes` is of which kinds its samples can be.
+    `makes` is of which kinds its samples can be. `switches` are overrides of the config that save memory, and what they cost.
     """
 
     makes: ClassVar[tuple[str, ...]] = ("images", "videos", "texts")
+    switches: ClassVar[dict[str, Cost]] = {}
 
     steps: PositiveInt
 
@@ -90,8 +111,8 @@ class PolicyConfig(Component):
         """Load the weights, and those in a run's checkpoint `trained`, to generate only."""
 
     @abstractmethod
-    def memory_bytes(self, states: int) -> dict[str, int]:
-        """Estimated bytes by purpose for an update on `states` states at once; loads no weights."""
+    def memory(self, work: Work) -> Memory:
+        """Estimated; loads no weights."""
 
 
 AnyPolicy = Annotated[SerializeAsAny[PolicyConfig], component(PolicyConfig, "flowgrpo.policies")]

@@ -5,7 +5,8 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from flowgrpo.errors import UserError
@@ -54,18 +55,22 @@ class LoraWeights:
 
     @contextmanager
     def reference(self) -> Iterator[None]:
-        for module in self.modules.values():
-            module.disable_adapters()
+        self._switch(False)
         try:
             yield
         finally:
-            for module in self.modules.values():
-                module.enable_adapters()
+            self._switch(True)
+
+    def _switch(self, on: bool) -> None:
+        for module in self.modules.values():
+            for layer in module.modules():
+                if isinstance(layer, BaseTunerLayer):
+                    layer.enable_adapters(on)
 
 
 def _add_adapter(name: str, module: Any, peft: LoraConfig) -> None:
     try:
-        module.add_adapter(peft)
+        inject_adapter_in_model(peft, module)
     except ValueError as error:
         raise UserError(f"no layer of '{name}' matches lora.targets {sorted(peft.target_modules)}") from error
     for parameter in module.parameters():

@@ -96,8 +96,8 @@ class Policy(Sampler, Protocol):
         ...
 
     @property
-    def ratio_tolerance(self) -> float:
-        """The largest |log-ratio| that rounding may cause when the rollout is replayed."""
+    def unit_roundoff(self) -> float:
+        """Largest relative error of rounding to the type that the network computes in."""
         ...
 
     def start(self, prompts: Sequence[Prompt], keys: Sequence[Key]) -> Tensor:

@@ -14,11 +14,11 @@ import numpy as np
 
 from flowgrpo.config import Config, dump
 from flowgrpo.errors import UserError
+from flowgrpo.pages.pictures import animate
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from flowgrpo.evaluation import HeldOut
+    from flowgrpo.samples import Shown
     from flowgrpo.scoring.sentinels import Alarm
 
 
@@ -82,7 +82,7 @@ def save_alarms(run: Path, alarms: Mapping[str, "Alarm"]) -> None:
 
 
 def save_held_out(run: Path, when: When, held_out: "HeldOut") -> None:
-    """What is shown in samples/index.json, its pictures in samples/WHEN/, and all scores in samples/WHEN.json."""
+    """What is shown in samples/index.json, its pictures and clips in samples/WHEN/, and all scores in samples/WHEN.json."""
     folder = run / "samples" / when
     folder.mkdir(parents=True, exist_ok=True)
     index_file = run / "samples" / "index.json"
@@ -95,10 +95,13 @@ def save_held_out(run: Path, when: When, held_out: "HeldOut") -> None:
     (run / "samples" / f"{when}.json").write_text(json.dumps(scores))
 
 
-def kept(sample: "Image | str", folder: Path, name: str) -> dict[str, str]:
-    """A text as it is; a picture as a file `name`.png in the folder."""
+def kept(sample: "Shown", folder: Path, name: str) -> dict[str, str]:
+    """A text as it is; without loss a picture as a file `name`.png in the folder, a clip as `name`.webp."""
     if isinstance(sample, str):
         return {"text": sample}
+    if isinstance(sample, list):
+        animate(sample, folder / f"{name}.webp", lossless=True)
+        return {"video": f"{name}.webp"}
     sample.save(folder / f"{name}.png")
     return {"image": f"{name}.png"}
 

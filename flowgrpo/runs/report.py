@@ -12,7 +12,7 @@ from flowgrpo.errors import UserError
 from flowgrpo.pages.line_plots import Point, plot
 from flowgrpo.pages.marks import colour, number, score_mark, signed
 from flowgrpo.pages.page import PAGE, STYLE
-from flowgrpo.pages.pictures import picture
+from flowgrpo.pages.pictures import sample
 from flowgrpo.runs.tree_drawing import draw_tree
 
 Row = dict[str, Any]
@@ -169,11 +169,8 @@ def _card(folder: Path, row: Row, change: float) -> str:
 def _side(folder: Path, when: str, row: Row) -> str:
     side = row[when]
     scores = "".join(score_mark(label, value) for label, value in side["scores"].items())
-    if "image" in side:
-        sample = picture(folder / side["image"], f"{row['prompt']}, {when} training")
-    else:
-        sample = f"<pre class=text>{html.escape(side['text'])}</pre>"
-    return f"<div>{sample}<small>{when}</small>{scores}</div>"
+    made = sample(folder, side, f"{row['prompt']}, {when} training")
+    return f"<div>{made}<small>{when}</small>{scores}</div>"
 
 
 def _curves(metrics: Sequence[Row], held_out: Row | None, elsewhere: Sequence[str]) -> str:

@@ -40,6 +40,6 @@ def _node(i: int, scored: Scored, slot: int, made: dict[int, dict[str, str]]) ->
         "value": None if shown is None else float(scored.total[slot, shown]),
         "advantage": float(scored.advantage[slot, i]) if scored.kept[slot, i] else None,
         "turning": bool(scored.turning[slot, i]),
-        "image": None if shown is None else made[shown].get("image"),
+        "image": None if shown is None else made[shown].get("image") or made[shown].get("video"),
         "text": None if shown is None else made[shown].get("text"),
     }

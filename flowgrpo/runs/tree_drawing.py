@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flowgrpo.pages.pictures import data_address
+from flowgrpo.pages.pictures import address, frames_of
 
 Row = dict[str, Any]
 Point = tuple[float, float]
@@ -81,7 +81,7 @@ def _state(run: Path, node: Row, at: Point, leaf: bool) -> str:
     shown = ""
     if path and path.is_file():
         place = f"x={left:.1f} y={y - side / 2:.1f} width={side} height={side}"
-        shown = f"<image {place} href='{data_address(path, 2 * side)[0]}'/>"
+        shown = f"<image {place} href='{address(frames_of(path), 2 * side)[0]}'/>"
     value = "" if node["value"] is None else f"{node['value']:.2f}"
     value += f"  {html.escape(node['text'][:TEXT])}" if node["text"] and leaf else ""
     words = (x + THUMBNAIL + 20, y + 4, "") if leaf else (x, y + side / 2 + 11, "class='mid tiny'")

@@ -76,9 +76,10 @@ def _coefficients(move: Move, schedule: Schedule) -> tuple[float, ...]:
     assert isinstance(kernel, GaussianKernel)
     p0, q0, p1, q1 = schedule.ends(move.source)
     c, tau = kernel.coefficients(at)
-    a, g = at.alpha_next * p0 + c * p1, at.alpha_next * q0 + c * q1
-    m = 0.0 if move.before is None else kernel.correction(schedule.step(move.before, move.source), at)
-    return a, g, tau, at.dt, kernel.log_prob_scale(tau), p0, q0, m
+    scale = schedule.scale(move.target)
+    a, g = scale * (at.alpha_next * p0 + c * p1), scale * (at.alpha_next * q0 + c * q1)
+    m = 0.0 if move.before is None else scale * kernel.correction(schedule.step(move.before, move.source), at)
+    return a, g, scale * schedule.noise * tau, at.dt, kernel.log_prob_scale(tau), p0, q0, m
 
 
 def _like(scalars: Tensor, x: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Parameterization = Literal["velocity", "epsilon", "v_prediction", "sample"]
+Parameterization = Literal["velocity", "data_velocity", "epsilon", "v_prediction", "sample"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +32,19 @@ class Schedule:
     """S + 1 levels from pure noise (index 0) to the sample (index S), as the pipeline's own scheduler made them.
 
     `timesteps` are what the network is told (S of them). Flow matching has alpha = 1 - sigma and predicts the
-    velocity x1 - x0; variance-preserving diffusion has alpha^2 + sigma^2 = 1.
+    velocity x1 - x0 (or x0 - x1, data_velocity); variance-preserving diffusion has alpha^2 + sigma^2 = 1. Where a scheduler
+    keeps its states at another scale, they are `scales` times these. `noise` is the standard deviation of x1.
     """
 
     alphas: tuple[float, ...]
     sigmas: tuple[float, ...]
     timesteps: tuple[float, ...]
     parameterization: Parameterization
+    scales: tuple[float, ...] | None = None
+    noise: float = 1.0
+
+    def scale(self, i: int) -> float:
+        return self.scales[i] if self.scales else 1.0
 
     def step(self, i: int, target: int | None = None) -> Step:
         """From level i to `target`, by default the next one."""
@@ -50,18 +56,20 @@ class Schedule:
             self.alphas[j],
             self.sigmas[j],
             self.sigmas[1],
-            self.parameterization == "velocity",
+            self.parameterization in ("velocity", "data_velocity"),
         )
 
     def ends(self, i: int) -> tuple[float, float, float, float]:
         """(p0, q0, p1, q1): from the network's output v at level i, x0_hat = p0 x + q0 v and x1_hat = p1 x + q1 v."""
-        alpha, sigma = self.alphas[i], self.sigmas[i]
+        alpha, sigma, scale = self.alphas[i], self.sigmas[i], self.scale(i)
         match self.parameterization:
             case "velocity":
                 return 1.0, -sigma, 1.0, 1.0 - sigma
+            case "data_velocity":
+                return 1.0, sigma, 1.0, sigma - 1.0
             case "epsilon":
-                return 1.0 / alpha, -sigma / alpha, 0.0, 1.0
+                return 1.0 / (alpha * scale), -sigma / alpha, 0.0, 1.0
             case "v_prediction":
-                return alpha, -sigma, sigma, alpha
+                return alpha / scale, -sigma, sigma / scale, alpha
             case "sample":
-                return 0.0, 1.0, 1.0 / sigma, -alpha / sigma
+                return 0.0, 1.0, 1.0 / (sigma * scale), -alpha / sigma

@@ -12,10 +12,10 @@ from typing import Any, Literal, Self
 
 from flowgrpo.config import RewardConfig
 from flowgrpo.errors import UserError
+from flowgrpo.media import CLIPS
 from flowgrpo.paths import locate
 from flowgrpo.plugins import resolve
 from flowgrpo.scoring.scorer import PACKAGE
-from flowgrpo.sheet.media import CLIPS
 from flowgrpo.sheet.source import Item, index_of
 
 Kind = Literal["image", "video", "text"]

@@ -12,11 +12,11 @@ import numpy as np
 from PIL import Image
 
 from flowgrpo.errors import UserError
+from flowgrpo.media import read
 from flowgrpo.pages.marks import number, score_mark
 from flowgrpo.pages.page import PAGE, STYLE
 from flowgrpo.pages.pictures import image
 from flowgrpo.sheet.lines import Line
-from flowgrpo.sheet.media import read
 from flowgrpo.sheet.summary import scores_of
 
 Facts = Mapping[str, Any]
@@ -169,14 +169,14 @@ def _score(label: str, value: float) -> str:
 
 
 def _shown(folder: Path, line: Line) -> str:
-    """A picture, the frame in the middle of a clip, or a text; nothing where the file has gone."""
+    """A picture, a clip, or a text; nothing where the file has gone."""
     if line.kind == "text":
         return f"<pre>{html.escape(line.content)}</pre>"
     try:
         pixels = read(folder / line.content, line.kind)
     except UserError:
         return ""
-    return image(Image.fromarray(pixels if line.kind == "image" else pixels[len(pixels) // 2]), line.prompt)
+    return image([Image.fromarray(frame) for frame in (pixels[None] if line.kind == "image" else pixels)], line.prompt)
 
 
 def _failures(lines: Sequence[Line]) -> str:

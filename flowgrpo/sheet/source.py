@@ -7,9 +7,9 @@ from pathlib import Path, PurePath
 from typing import Any, Literal
 
 from flowgrpo.errors import UserError
+from flowgrpo.media import CLIPS, PICTURES
 from flowgrpo.paths import locate
 from flowgrpo.prompts import Prompt, load_prompts, read_rows
-from flowgrpo.sheet.media import CLIPS, PICTURES
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def _item(row: dict[str, Any], index: Path, number: int) -> Item:
 
 def _prompted(items: Sequence[Item], source: str) -> list[Item]:
     """With the rows of a prompt file on top of their own."""
-    prompts = load_prompts(source)
+    prompts = load_prompts(source, conditions=False)
     named = {PurePath(name).parts: prompt for prompt in prompts if (name := _name(prompt))}
     if named:
         prompts = [_row_of(item, named, source) for item in items]

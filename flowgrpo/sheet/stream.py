@@ -11,11 +11,11 @@ import torch
 
 from flowgrpo.config import RewardConfig
 from flowgrpo.errors import UserError
+from flowgrpo.media import read
 from flowgrpo.progress import bar
 from flowgrpo.samples import Made, Samples
 from flowgrpo.scoring.scorer import Scorer
 from flowgrpo.sheet.lines import Line
-from flowgrpo.sheet.media import read
 from flowgrpo.sheet.source import Item
 
 

@@ -16,8 +16,8 @@ from flowgrpo.policies._fill import fill
 from flowgrpo.policies._schedule import LearnedSchedule, reference_of, with_schedule
 from flowgrpo.policies._weights import trainable
 from flowgrpo.policies.amused import AmusedConfig
-from flowgrpo.policies.diffusers._policy import DiffusersPolicy, PipelineSampler, samples_of
-from flowgrpo.policies.diffusers._tap import Tap
+from flowgrpo.policies.diffusers._policy import DiffusersPolicy, PipelineSampler, pixels_of, samples_of
+from flowgrpo.policies.diffusers._tap import StepCall, Stop, Tap, unchanged
 from flowgrpo.prompts import Prompt
 from flowgrpo.samples import Samples
 from flowgrpo.sampling.canvas import TOKENS, Vocabulary, canvas
@@ -105,8 +105,15 @@ class AmusedSampler(PipelineSampler):
         return self.learned.predict(torch.stack(self._logits(ids.repeat(2, 1, 1), step, arguments).chunk(2), dim=1), step)
 
     def _logits(self, ids: Tensor, step: int, arguments: dict[str, Any]) -> Tensor:
+        seen: list[StepCall] = []
+
+        def take(call: StepCall) -> Tensor:
+            seen.append(call)
+            raise Stop
+
         with self._autocast():
-            return self.tap.predict(ids, step, **arguments, latents=ids).flatten(2).transpose(1, 2).float()
+            self.tap.run({**arguments, "latents": ids}, lambda _: iter([step]), unchanged, take)
+        return seen[0].model_output.flatten(2).transpose(1, 2).float()
 
     def _unmasking(self, moves: Sequence[Move]) -> UnmaskingLaw:
         return UnmaskingLaw(tuple(moves), self.config.steps, self.config.length, self.vocabulary, self.device)
@@ -116,7 +123,8 @@ class AmusedSampler(PipelineSampler):
         ids = states[:, TOKENS].long().view(-1, self.height, self.width)
         arguments = {**self._arguments(prompts, torch.Generator()), "output_type": "pt", "latents": ids}
         with self._autocast():
-            return samples_of(self.tap.finish(ids, **arguments)[0], prompts)
+            made = self.tap.run(arguments, lambda _: iter(()), unchanged, lambda call: call.sample)
+        return samples_of(pixels_of(made[0]), prompts)
 
     def _arguments(self, prompts: Sequence[Prompt], generator: Any, steps: int | None = None) -> dict[str, Any]:
         found = super()._arguments(prompts, generator, steps)
@@ -126,6 +134,7 @@ class AmusedSampler(PipelineSampler):
 class AmusedPolicy(AmusedSampler, DiffusersPolicy):
     def __init__(self, config: AmusedConfig, device: torch.device, seed: int) -> None:
         DiffusersPolicy.__init__(self, config, device, seed)
+        self.tap = self.loop.tap
         self._prepare(config)
 
     def law(self, moves: Sequence[Move]) -> UnmaskingLaw | ScheduledLaw:  # type: ignore[override]

@@ -1,10 +1,10 @@
 """Any diffusers pipeline as a policy."""
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from flowgrpo.policies import LoraAdapter, PolicyConfig
+from flowgrpo.policies import Cost, LoraAdapter, Memory, PolicyConfig, Work
 from flowgrpo.sampling.kernels import GaussianKernel, KernelFamily
 from flowgrpo.section import Section
 
@@ -17,6 +17,15 @@ if TYPE_CHECKING:
 
 DENOISERS = ("transformer", "unet", "transformer_2")
 """Names under which diffusers pipelines keep what is trained."""
+REMEMBERED = 32
+"""For how many batches of prompts a policy keeps what the encoders gave."""
+COMPUTES = {
+    "nf4": ("bf16", "fp16"),
+    "int8": ("bf16", "fp16"),
+    "int8_weight_only": ("bf16",),
+    "float8_weight_only": ("bf16",),
+}
+"""The dtypes that quantised weights compute in."""
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 
 
@@ -26,26 +35,95 @@ class AttentionLora(LoraAdapter):
     targets: tuple[str, ...] = ATTENTION
 
 
-class ModelSize(Section):
-    """What `flowgrpo plan` needs to know of a model that is not on this disk: parameters, and the denoiser's geometry."""
+class Runtime(Section):
+    """Memory and speed of a pipeline; what it computes stays the same, but for quantisation, and rounding.
 
-    denoiser: PositiveInt
-    frozen: PositiveInt
+    With `offload` the encoders and the VAE wait in main memory and are on the device while they run; the denoiser stays there.
+    `vae_slicing` decodes one sample at a time, `vae_tiling` in tiles that overlap. `quantisation` stores the frozen weights of
+    the denoiser, and with `quantise_encoders` those of the text encoders, in fewer bits: `nf4` and `int8` through bitsandbytes
+    (on a GPU), `int8_weight_only` and `float8_weight_only` through torchao. `attention` is a backend of diffusers' dispatcher:
+    native, flash, xformers, ... `compile` compiles the denoiser's repeated blocks.
+    """
+
+    gradient_checkpointing: bool = False
+    offload: bool = False
+    vae_slicing: bool = False
+    vae_tiling: bool = False
+    quantisation: Literal["none", "nf4", "int8", "int8_weight_only", "float8_weight_only"] = "none"
+    quantise_encoders: bool = False
+    attention: str | None = None
+    compile: bool = False
+
+    @model_validator(mode="after")
+    def _encoders_follow(self) -> Self:
+        if self.quantise_encoders and self.quantisation == "none":
+            raise ValueError("quantise_encoders stores the encoders as the denoiser is stored; set quantisation too")
+        return self
+
+
+class DenoiserSize(Section):
+    """Of one denoiser of `count`. `tokens` of one sample go through its `layers` blocks, text included, with `channels` values of
+    the latents each.
+
+    Where it is `guided`, a guidance_scale above 1 makes two rows of a state; it is not where the scale is an input (FLUX).
+    """
+
+    parameters: PositiveInt
     layers: PositiveInt
     width: PositiveInt
     tokens: PositiveInt
+    channels: PositiveInt = 64
+    count: PositiveInt = 1
+    guided: bool = True
+
+
+class EncoderSize(Section):
+    """Of all encoders; `tokens` embeddings of `width` come out for a prompt."""
+
+    parameters: NonNegativeInt
+    width: NonNegativeInt
+    tokens: NonNegativeInt
+
+
+class VaeSize(Section):
+    """`width` channels are the most that decoding has at full resolution, for `frames` frames at once, what is kept of those
+    before included. A tile, and a picture where the call gives no height, has `side` pixels."""
+
+    parameters: NonNegativeInt
+    width: NonNegativeInt
+    frames: PositiveInt = 1
+    side: PositiveInt = 1024
+
+
+class ModelSize(Section):
+    """What `flowgrpo plan` needs to know of a model that is not on this disk."""
+
+    denoiser: DenoiserSize
+    encoders: EncoderSize
+    vae: VaeSize
 
 
 class DiffusersConfig(PolicyConfig):
     """`model`: a pipeline folder, `asset:NAME`, or a hub id. `call` goes to every pipeline call as it is.
 
     `dtype` is what the frozen weights are stored and computed in; trained weights are float32. `lora: null` trains all
-    weights of the denoiser. `size` is only for `flowgrpo plan`, when `model` is a hub id.
+    weights of the denoiser. `size` is only for `flowgrpo plan`; a model on this disk needs none.
     `spacing` `uniform` gives the call sigmas 1, 1 - 1/S, .. 1/S, before the scheduler's shift, instead of the pipeline's own.
     Some pipelines (SD3) go to sigma < 0.01 in the step before the last, so the noise of that step stays in the picture.
+    With `guidance_gradient` `conditional`, predictions that guidance moves away from get no gradient and keep no graph, as in the
+    public code of Flow-GRPO, which detaches them.
     """
 
     makes: ClassVar[tuple[str, ...]] = ("images", "videos")
+    switches: ClassVar[dict[str, Cost]] = {
+        "policy.runtime.vae_slicing=true": "nothing",
+        "policy.runtime.offload=true": "time",
+        "policy.runtime.gradient_checkpointing=true": "time",
+        "policy.runtime.vae_tiling=true": "exactness",
+        "policy.runtime.quantisation=int8_weight_only": "exactness",
+        "policy.runtime.quantisation=nf4": "exactness",
+        "policy.runtime.quantise_encoders=true": "exactness",
+    }
 
     type: str = "diffusers"
     model: str
@@ -54,8 +132,18 @@ class DiffusersConfig(PolicyConfig):
     call: dict[str, Any] = Field(default_factory=dict)
     lora: AttentionLora | None = AttentionLora()
     spacing: Literal["pipeline", "uniform"] = "pipeline"
-    gradient_checkpointing: bool = False
+    guidance_gradient: Literal["full", "conditional"] = "full"
+    runtime: Runtime = Runtime()
     size: ModelSize | None = None
+
+    @model_validator(mode="after")
+    def _can_be_quantised(self) -> Self:
+        kind = self.runtime.quantisation
+        if kind != "none" and self.lora is None:
+            raise ValueError(f"runtime.quantisation '{kind}' freezes the weights that lora: null trains; set lora")
+        if kind != "none" and self.dtype not in COMPUTES[kind]:
+            raise ValueError(f"runtime.quantisation '{kind}' does not compute in {self.dtype}; set dtype to bf16")
+        return self
 
     @property
     def kernels(self) -> KernelFamily:
@@ -74,7 +162,7 @@ class DiffusersConfig(PolicyConfig):
             sampler.load(trained)
         return sampler
 
-    def memory_bytes(self, states: int) -> dict[str, int]:
-        from flowgrpo.policies.diffusers._memory import memory_bytes
+    def memory(self, work: Work) -> Memory:
+        from flowgrpo.policies.diffusers._memory import memory
 
-        return memory_bytes(self, states)
+        return memory(self, work)

@@ -1,13 +1,16 @@
-"""Encode a batch of prompts once, not at every step: remember what a pipeline's `encode_prompt` returned for the same inputs."""
+"""Encode prompts and conditions once, not at every step: remember what encoders returned for the same inputs."""
 
 from collections import OrderedDict
 from collections.abc import Callable
+from hashlib import sha1
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import DiffusionPipeline
+from PIL.Image import Image
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 ENTRIES = 32
 
@@ -22,23 +25,52 @@ class Memo:
     @torch.no_grad()
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         key = tuple(_key(leaf) for leaf in tree_leaves((args, sorted(kwargs.items()))))
+        if None in key:
+            return self.function(*args, **kwargs)
         if key not in self.results:
             self.results[key] = self.function(*args, **kwargs)
         self.results.move_to_end(key)
         if len(self.results) > ENTRIES:
             self.results.popitem(last=False)
-        return self.results[key]
+        return tree_map(_copy, self.results[key])
 
 
-def memoise_prompts(pipe: DiffusionPipeline) -> None:
-    """Shadow `encode_prompt` of this pipeline, or the text encoders' forward where it has none."""
+def memoise_encoders(pipe: DiffusionPipeline) -> None:
+    """Shadow what this pipeline encodes texts, pictures and clips with."""
     if "encode_prompt" in dir(pipe):
         pipe.encode_prompt = Memo(pipe.encode_prompt)
-        return
     for name, module in pipe.components.items():
-        if name.startswith("text_encoder") and module is not None:
+        if module is None:
+            continue
+        if name.startswith(("image_encoder", "vision_encoder")) or (
+            name.startswith("text_encoder") and "encode_prompt" not in dir(pipe)
+        ):
             module.forward = Memo(module.forward)
+        if name.startswith("vae") and "encode" in dir(module):
+            module.encode = Memo(module.encode)
 
 
 def _key(leaf: Any) -> Any:
-    return (tuple(leaf.shape), leaf.cpu().numpy().tobytes()) if isinstance(leaf, Tensor) else repr(leaf)
+    """What makes two arguments the same; None for what is known by its address only."""
+    if isinstance(leaf, Tensor):
+        return (
+            "tensor",
+            tuple(leaf.shape),
+            str(leaf.dtype),
+            _digest(leaf.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()),
+        )
+    if isinstance(leaf, Image):
+        return ("picture", leaf.mode, leaf.size, _digest(leaf.tobytes()))
+    if isinstance(leaf, np.ndarray):
+        return ("array", leaf.shape, str(leaf.dtype), _digest(np.ascontiguousarray(leaf)))
+    name = repr(leaf)
+    return None if " at 0x" in name else name
+
+
+def _digest(data: Any) -> str:
+    return sha1(data).hexdigest()
+
+
+def _copy(leaf: Any) -> Any:
+    """Some pipelines write into what their encoders gave them."""
+    return leaf.clone() if isinstance(leaf, Tensor) else leaf

@@ -1,62 +1,111 @@
-"""Memory of an update, from file headers and configs alone; no weights are loaded."""
+"""Memory by phase, from `policy.size`, or from the headers and configs of a pipeline folder; no weights are loaded.
 
-import json
-from pathlib import Path
-from typing import Any
+A phase holds what rests on the device, and what it makes: load, encode (prompts), rollout, decode, reward (what rests beside the
+rewards' own models, which are not known), update.
+"""
 
 from flowgrpo.errors import UserError
 from flowgrpo.paths import locate
-from flowgrpo.policies._memory import ACTIVATIONS_PER_LAYER, STORED, count_parameters
-from flowgrpo.policies.diffusers import DENOISERS, DiffusersConfig, ModelSize
+from flowgrpo.policies import Memory, Work
+from flowgrpo.policies._memory import STORED, TRAINED, lora_parameters, passing, resting, training
+from flowgrpo.policies.diffusers import DENOISERS, REMEMBERED, DiffusersConfig, ModelSize, VaeSize
+from flowgrpo.policies.diffusers._size import size_on_disk
+
+QUANTISED = {"nf4": 0.516, "int8": 1.0, "int8_weight_only": 1.0, "float8_weight_only": 1.0}
+"""Bytes of a weight. nf4: 4 bits, and 0.127 for scales that are quantised too (QLoRA, arXiv 2305.14314, section 3)."""
+DECODING = 12
+"""Bytes of a value of the largest tensor while a VAE decodes: a residual block's input, its normalised and its activated copy, 4
+bytes each, since autocast normalises in float32."""
 
 
-def memory_bytes(config: DiffusersConfig, states: int) -> dict[str, int]:
-    """Weights, trained weights (value, gradient, two Adam moments, EMA; float32) and activations of `states` states."""
-    size = model_size(config)
-    stored = STORED[config.dtype]
-    trained = size.denoiser if config.lora is None else lora_parameters(config, size)
-    frozen = size.frozen + (0 if config.lora is None else size.denoiser)
-    layers = 1 if config.gradient_checkpointing else size.layers
-    rows = states * (2 if config.call.get("guidance_scale", 1.0) > 1.0 else 1)
+def memory(config: DiffusersConfig, work: Work) -> Memory:
+    """Trained weights are float32; where all are trained, autocast keeps a copy in 16 bits. The first optimizer step leaves its
+    moments there for good. An update's activations give way to the reference's weights and to the temporary copy of AdamW."""
+    size, stored, runtime = model_size(config), STORED[config.dtype], config.runtime
+    whole = config.lora is None
+    trained = trained_parameters(config, size)
+    weights = _weights(config, size)
+    waiting = {name: weights.pop(name) for name in ("encoders", "vae")} if runtime.offload else {}
+    rests = {**weights, **({"denoiser": 0} if whole else {}), **resting(trained, work)}
+    visits = {name: {name: bytes_} for name, bytes_ in waiting.items()}
+    casts = stored * trained if whole and stored < TRAINED else 0
+    kept = {"latents": work.latents * _latent_bytes(size), "prompts": _prompt_bytes(config, size, work)}
+    tokens = _rows(config, size, work.states) * size.denoiser.tokens * size.denoiser.width
+    texts = work.states * size.encoders.tokens * size.encoders.width
+    forward = passing(stored, tokens) + casts
+    backward = training(stored, tokens, size.denoiser.layers, whole, runtime.gradient_checkpointing) + casts
+    reference = forward + TRAINED * trained if work.referenced and whole else 0
     return {
-        "frozen_weights": stored * frozen,
-        "trained_weights": 4 * 5 * trained,
-        "activations": stored * rows * size.tokens * size.width * layers * ACTIVATIONS_PER_LAYER,
+        "load": weights,
+        "encode": {
+            **rests,
+            **visits.get("encoders", {}),
+            "activations": passing(stored, texts),
+        },
+        "rollout": {**rests, **kept, "activations": forward},
+        "decode": {**rests, **visits.get("vae", {}), **kept, "activations": decode_bytes(config, size.vae, work.samples)},
+        "reward": {**rests, **kept},
+        "update": {
+            **rests,
+            **kept,
+            "gradients": TRAINED * trained,
+            "activations": max(backward, reference, TRAINED * trained),
+        },
     }
 
 
-def lora_parameters(config: DiffusersConfig, size: ModelSize) -> int:
-    """Each target is taken to be a width x width layer, present once per block."""
-    assert config.lora is not None
-    return size.layers * len(config.lora.targets) * 2 * size.width * config.lora.rank
-
-
 def model_size(config: DiffusersConfig) -> ModelSize:
+    if config.size is not None:
+        return config.size
     folder = locate(config.model)
     if (folder / "model_index.json").is_file():
-        return _size_on_disk(folder)
+        return size_on_disk(folder, config.call)
+    raise UserError(f"model '{config.model}' is not on this disk; give policy.size so that memory can be estimated")
+
+
+def trained_parameters(config: DiffusersConfig, size: ModelSize) -> int:
+    """Of a hub model each target is taken to be a width x width layer, present once per block."""
+    denoiser, lora = size.denoiser, config.lora
+    if lora is None:
+        return denoiser.count * denoiser.parameters
     if config.size is None:
-        raise UserError(f"model '{config.model}' is not on this disk; give policy.size so that memory can be estimated")
-    return config.size
+        folders = [locate(config.model) / name for name in DENOISERS]
+        return sum(lora_parameters(folder, lora.targets, lora.rank) for folder in folders)
+    return denoiser.count * denoiser.layers * len(lora.targets) * 2 * denoiser.width * lora.rank
 
 
-def _size_on_disk(folder: Path) -> ModelSize:
-    counts = {part.name: count_parameters(part) for part in folder.iterdir() if part.is_dir()}
-    denoiser = sum(n for name, n in counts.items() if name in DENOISERS)
-    name = next(name for name in DENOISERS if name in counts)
-    geometry = json.loads((folder / name / "config.json").read_text())
-    return ModelSize(denoiser=denoiser, frozen=sum(counts.values()) - denoiser, **_geometry(geometry))
+def decode_bytes(config: DiffusersConfig, vae: VaeSize, samples: int) -> int:
+    """The last block of the decoder works at full resolution; beside it are the pixels that are done, in float32."""
+    height, width = (config.call.get(key, vae.side) for key in ("height", "width"))
+    frames = config.call.get("num_frames", 1)
+    done = samples * frames * height * width * 3 * 4
+    tile = min(height, vae.side) * min(width, vae.side) if config.runtime.vae_tiling else height * width
+    together = 1 if config.runtime.vae_slicing else samples
+    return together * tile * min(frames, vae.frames) * vae.width * DECODING + done
 
 
-def _geometry(config: dict[str, Any]) -> dict[str, int]:
-    """Depth, width and tokens of a transformer, UVit or UNet config; text tokens are counted as many as image tokens."""
-    if "num_attention_heads" in config and "attention_head_dim" in config:
-        width = config["num_attention_heads"] * config["attention_head_dim"]
-        layers = config.get("num_layers", 1) + config.get("num_single_layers", 0)
-    elif "num_hidden_layers" in config:
-        width, layers = config["hidden_size"], config["num_hidden_layers"] + 2
-    else:
-        width, layers = config["block_out_channels"][-1], 2 * len(config["block_out_channels"])
-    side = config.get("sample_size") or 64
-    patch = config.get("patch_size") or 1
-    return {"layers": layers, "width": width, "tokens": 2 * (side // patch) ** 2}
+def _weights(config: DiffusersConfig, size: ModelSize) -> dict[str, int]:
+    """As they are loaded; all layers are taken to be linear, which is what is quantised."""
+    stored, runtime = STORED[config.dtype], config.runtime
+    fewer = QUANTISED.get(runtime.quantisation, stored)
+    return {
+        "denoiser": int(fewer * size.denoiser.count * size.denoiser.parameters),
+        "encoders": int((fewer if runtime.quantise_encoders else stored) * size.encoders.parameters),
+        "vae": stored * size.vae.parameters,
+    }
+
+
+def _rows(config: DiffusersConfig, size: ModelSize, states: int) -> int:
+    """Rows of a network evaluation; a call that does not say how it is guided is taken to be guided."""
+    guided = size.denoiser.guided and config.call.get("guidance_scale", 2.0) > 1.0
+    return states * (2 if guided or config.call.get("true_cfg_scale", 1.0) > 1.0 else 1)
+
+
+def _latent_bytes(size: ModelSize) -> int:
+    return 4 * size.denoiser.tokens * size.denoiser.channels
+
+
+def _prompt_bytes(config: DiffusersConfig, size: ModelSize, work: Work) -> int:
+    """What the encoders gave for the batches of prompts that are remembered."""
+    rows = min(work.batches, REMEMBERED) * _rows(config, size, work.states)
+    return STORED[config.dtype] * rows * size.encoders.tokens * size.encoders.width

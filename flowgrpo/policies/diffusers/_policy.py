@@ -5,7 +5,6 @@ import json
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,21 @@ import diffusers
 import torch
 import transformers
 from diffusers import DiffusionPipeline
-from peft.utils import get_peft_model_state_dict
 from torch import Tensor, nn
 
 from flowgrpo.errors import UserError
 from flowgrpo.paths import ASSET, locate
+from flowgrpo.policies._dtypes import DTYPES, unit_roundoff
 from flowgrpo.policies._weights import attach, trainable
-from flowgrpo.policies.diffusers import DENOISERS, DiffusersConfig
-from flowgrpo.policies.diffusers._memo import memoise_prompts
+from flowgrpo.policies.diffusers import DiffusersConfig
+from flowgrpo.policies.diffusers import _adapters as adapters
+from flowgrpo.policies.diffusers._conditions import Rows
+from flowgrpo.policies.diffusers._loop import Loop
+from flowgrpo.policies.diffusers._memo import memoise_encoders
+from flowgrpo.policies.diffusers._runtime import apply, denoisers, quantised
 from flowgrpo.policies.diffusers._schedule import read_schedule, with_one_step_scheduler
-from flowgrpo.policies.diffusers._tap import Tap
+from flowgrpo.policies.diffusers._table import PRIMED, REFUSED, SIGNED, UNCONDITIONED
+from flowgrpo.policies.diffusers._tap import own_randomness
 from flowgrpo.prompts import Prompt
 from flowgrpo.samples import Samples
 from flowgrpo.sampling.gaussian import GaussianLaw
@@ -30,13 +34,13 @@ from flowgrpo.sampling.kernels import Move
 from flowgrpo.sampling.keys import Key, torch_generator
 from flowgrpo.sampling.levels import Schedule
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-RATIO_TOLERANCE = {"fp32": 1e-6, "bf16": 1e-4, "fp16": 1e-5}
 
+def load_pipeline(config: DiffusersConfig, device: torch.device) -> DiffusionPipeline:
+    """A pipeline folder, `asset:NAME` or a hub id; safetensors only, no remote code.
 
-def load_pipeline(model: str, revision: str | None, dtype: str) -> DiffusionPipeline:
-    """A pipeline folder, `asset:NAME` or a hub id; safetensors only, no remote code."""
-    path = locate(model)
+    Without the checker that blackens pictures it does not like (SD 1.5): a black picture would be scored as if it were made.
+    """
+    model, path = config.model, locate(config.model)
     if model.startswith((ASSET, ".", "/", "~")) and not (path / "model_index.json").is_file():
         raise UserError(f"model '{model}': {path} is not a diffusers pipeline folder (no model_index.json)")
     source = str(path) if path.exists() else model
@@ -44,12 +48,16 @@ def load_pipeline(model: str, revision: str | None, dtype: str) -> DiffusionPipe
         diffusers.utils.logging.disable_progress_bar()
         transformers.utils.logging.disable_progress_bar()
     try:
+        options = {**quantised(config, device, source), **_absent(path)}
         pipe = DiffusionPipeline.from_pretrained(
-            source, revision=revision, dtype=DTYPES[dtype], use_safetensors=True, **_absent(path)
+            source, revision=config.revision, dtype=DTYPES[config.dtype], use_safetensors=True, **options
         )
     except OSError as error:
         raise UserError(f"model '{model}' can't be loaded: {str(error).splitlines()[0]}") from error
     pipe.set_progress_bar_config(disable=True)
+    if "run_safety_checker" in dir(pipe):
+        pipe.safety_checker = None
+    apply(pipe, config, device)
     return pipe
 
 
@@ -60,28 +68,26 @@ def _absent(folder: Path) -> dict[str, None]:
     return {name: None for name, value in entries.items() if value == [None, None]}
 
 
-def denoisers(pipe: DiffusionPipeline) -> dict[str, Any]:
-    found = {name: pipe.components[name] for name in DENOISERS if pipe.components.get(name) is not None}
-    if not found:
-        raise UserError(f"{type(pipe).__name__} has no component named {' or '.join(DENOISERS)} to train")
-    return found
-
-
 class PipelineSampler:
     """A pipeline as its users meet it: its own call, its own sampler."""
 
     def __init__(self, config: DiffusersConfig, device: torch.device) -> None:
         self.config, self.device = config, device
-        self.pipe = load_pipeline(config.model, config.revision, config.dtype).to(device)
-        if config.spacing == "uniform" and "sigmas" not in inspect.signature(type(self.pipe).__call__).parameters:
+        self.pipe = load_pipeline(config, device)
+        self.parameters = inspect.signature(type(self.pipe).__call__).parameters
+        self.rows = Rows(type(self.pipe).__name__, self.parameters)
+        if config.spacing == "uniform" and "sigmas" not in self.parameters:
             raise UserError(f"{type(self.pipe).__name__} takes no sigmas, so policy.spacing must be 'pipeline'")
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int], steps: int) -> Samples:
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        arguments = {**self._arguments(prompts, generators, steps), "output_type": "pt"}
-        with self._autocast():
-            return samples_of(self.pipe(**arguments)[0], prompts)
+        with self._autocast(), own_randomness():
+            made = [
+                self._pixels(self.pipe(**self._arguments(prompts[rows], generators[rows], steps), output_type="pt")[0])
+                for rows in self.rows.calls(prompts)
+            ]
+        return samples_of(torch.cat(made), prompts)
 
     def load(self, folder: Path) -> None:
         """What a run has trained: an adapter, or all weights of the denoisers."""
@@ -91,23 +97,36 @@ class PipelineSampler:
         for name, module in denoisers(self.pipe).items():
             if not (folder / name).is_dir():
                 raise UserError(f"{folder}: no folder '{name}' with all weights in it; if a LoRA was trained, set policy.lora")
-            setattr(self.pipe, name, type(module).from_pretrained(str(folder / name), use_safetensors=True).to(self.device))
+            trained = type(module).from_pretrained(str(folder / name), use_safetensors=True)
+            module.load_state_dict(trained.state_dict())
 
     def load_lora(self, folder: Path) -> None:
-        if not (folder / "pytorch_lora_weights.safetensors").is_file():
-            raise UserError(f"{folder}: no pytorch_lora_weights.safetensors in it")
-        self.pipe.load_lora_weights(str(folder))
+        adapters.load(self.pipe, denoisers(self.pipe), folder)
+
+    def _pixels(self, output: Any) -> Tensor:
+        pixels = pixels_of(output)
+        return ((pixels + 1.0) / 2.0 if type(self.pipe).__name__ in SIGNED else pixels).clamp(0.0, 1.0)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         dtype = DTYPES[self.config.dtype]
         return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
 
     def _arguments(self, prompts: Sequence[Prompt], generator: Any, steps: int | None = None) -> dict[str, Any]:
-        """Of the pipeline's call, with as many steps as a rollout has when it does not matter otherwise."""
+        """Of the pipeline's call, with as many steps as a rollout has when it does not matter otherwise.
+
+        A call that runs a part of its steps (strength < 1) says in `call` how many `num_inference_steps` a rollout is a part of.
+        """
         steps = steps or self.config.steps
-        uniform = {"sigmas": [1.0 - i / steps for i in range(steps)]} if self.config.spacing == "uniform" else {}
-        texts = [prompt.text for prompt in prompts]
-        return {**self.config.call, **uniform, "num_inference_steps": steps, "prompt": texts, "generator": generator}
+        if isinstance(generator, list) and len(generator) == 1:
+            generator = generator[0]
+        given = {**self.rows.arguments(prompts), "generator": generator}
+        if self.config.spacing == "uniform":
+            given["sigmas"] = [1.0 - i / steps for i in range(steps)]
+        for name, value in self.config.call.items():
+            if name.startswith("negative_prompt") and isinstance(value, str) and isinstance(given.get("prompt"), list):
+                given[name] = [value] * len(prompts)
+        asked = self.config.call.get("num_inference_steps", self.config.steps)
+        return {**self.config.call, "num_inference_steps": round(steps * asked / self.config.steps), **given}
 
 
 class DiffusersPolicy(PipelineSampler):
@@ -115,33 +134,68 @@ class DiffusersPolicy(PipelineSampler):
 
     def __init__(self, config: DiffusersConfig, device: torch.device, seed: int) -> None:
         super().__init__(config, device)
+        name = type(self.pipe).__name__
+        if name in REFUSED:
+            raise UserError(f"{name} can't be trained: {REFUSED[name]}")
         self.needs_loss_scaling = config.dtype == "fp16"
-        self.ratio_tolerance = RATIO_TOLERANCE[config.dtype]
+        self.unit_roundoff = unit_roundoff(DTYPES[config.dtype])
         with_one_step_scheduler(self.pipe)
         for module in self.pipe.components.values():
             if isinstance(module, nn.Module):
                 module.requires_grad_(False).eval()
         self.modules = denoisers(self.pipe)
-        if config.gradient_checkpointing:
-            for module in self.modules.values():
-                module.enable_gradient_checkpointing()
         self.weights = attach(self.modules, config.lora, seed)
-        memoise_prompts(self.pipe)
-        self.tap = Tap(self.pipe)
+        memoise_encoders(self.pipe)
+        self.loop = Loop(self.pipe, self.modules, name in PRIMED)
+        self._schedule: Schedule | None = None
 
-    @cached_property
+    @property
     def schedule(self) -> Schedule:
-        self.start([Prompt(0, "")], [("schedule",)])
-        return read_schedule(self.pipe.scheduler)
+        assert self._schedule is not None, "it is read at the first start"
+        return self._schedule
 
     @torch.no_grad()
     def start(self, prompts: Sequence[Prompt], keys: Sequence[Key]) -> Tensor:
+        self._learn(prompts)
         generators = [torch_generator(key) for key in keys]
-        return self.tap.begin(**self._arguments(prompts, generators)).float()
+        calls = self.rows.calls(prompts)
+        return torch.cat([self.loop.begin(self._arguments(prompts[rows], generators[rows]))[0] for rows in calls])
+
+    @torch.no_grad()
+    def _learn(self, prompts: Sequence[Prompt]) -> None:
+        """At first use: what the pipeline does with its latents, and its noise levels."""
+        if self._schedule is not None:
+            return
+        prompt = prompts[:1]
+        if prompt[0].conditions and (reason := UNCONDITIONED.get(type(self.pipe).__name__)):
+            raise UserError(f"{type(self.pipe).__name__} can't be trained with pictures or clips in its prompt rows: {reason}")
+        with self._autocast():
+            self.loop.learn(self._arguments(prompt, torch.Generator()), DTYPES[self.config.dtype])
+        _, span = self.loop.begin(self._arguments(prompt, torch.Generator()))
+        if span.length != self.config.steps:
+            raise UserError(
+                f"policy.steps = {self.config.steps}, but with this policy.call (strength, num_inference_steps) the pipeline "
+                f"takes {span.length} steps; set policy.steps={span.length} and policy.call.num_inference_steps"
+            )
+        self._schedule = read_schedule(self.pipe.scheduler, span)
+
+    def _learn_guidance(self, state: Tensor, prompt: Sequence[Prompt], step: int) -> None:
+        arguments = self._arguments(prompt, torch.Generator())
+        with self._autocast():
+            self.loop.guidance.learn(
+                step, self.config.steps, lambda at: self.loop.predict(state, at, arguments), self.unit_roundoff
+            )
 
     def predict(self, states: Tensor, prompts: Sequence[Prompt], step: int) -> Tensor:
+        self._learn(prompts)
+        if self.config.guidance_gradient == "conditional":
+            self._learn_guidance(states[:1], prompts[:1], step)
         with self._autocast():
-            return self.tap.predict(states, step, **self._arguments(prompts, torch.Generator()))
+            made = [
+                self.loop.predict(states[rows], step, self._arguments(prompts[rows], torch.Generator()))
+                for rows in self.rows.calls(prompts)
+            ]
+        return made[0] if len(made) == 1 else torch.cat(made)
 
     @property
     def posing(self) -> None:
@@ -152,9 +206,13 @@ class DiffusersPolicy(PipelineSampler):
 
     @torch.no_grad()
     def decode(self, states: Tensor, prompts: Sequence[Prompt]) -> Samples:
-        arguments = {**self._arguments(prompts, torch.Generator()), "output_type": "pt"}
+        self._learn(prompts)
         with self._autocast():
-            return samples_of(self.tap.finish(states, **arguments)[0], prompts)
+            made = [
+                self.loop.finish(states[rows], {**self._arguments(prompts[rows], torch.Generator()), "output_type": "pt"})
+                for rows in self.rows.calls(prompts)
+            ]
+        return samples_of(torch.cat([self._pixels(output[0]) for output in made]), prompts)
 
     def trainable(self) -> dict[str, nn.Parameter]:
         return trainable(self.modules)
@@ -167,16 +225,19 @@ class DiffusersPolicy(PipelineSampler):
             for name, module in self.modules.items():
                 module.save_pretrained(str(folder / name))
             return
-        scale = self.config.lora.alpha / self.config.lora.rank
-        layers = {f"{name}_lora_layers": _scaled(get_peft_model_state_dict(m), scale) for name, m in self.modules.items()}
-        self.pipe.save_lora_weights(str(folder), **layers)
+        adapters.save(self.pipe, self.modules, self.config.lora.alpha / self.config.lora.rank, folder)
 
 
-def _scaled(layers: dict[str, Tensor], scale: float) -> dict[str, Tensor]:
-    """Adapters whose product is taken as it is: that is how a pipeline loads a file that states no alpha."""
-    return {key: value * scale if ".lora_B." in key else value for key, value in layers.items()}
+def pixels_of(output: Any) -> Tensor:
+    """[B, 3, H, W] pictures or [B, F, 3, H, W] clips in [0, 1], from what a pipeline calls its images or frames."""
+    if isinstance(output, list):
+        output = torch.stack([torch.as_tensor(item) for item in output])
+    pixels = torch.as_tensor(output).float().cpu()
+    if pixels.shape[-1] in (3, 4) and pixels.shape[-3] not in (3, 4):
+        pixels = pixels.movedim(-1, -3)
+    return pixels[..., :3, :, :]
 
 
-def samples_of(images: Tensor, prompts: Sequence[Prompt]) -> Samples:
+def samples_of(pixels: Tensor, prompts: Sequence[Prompt]) -> Samples:
     texts, rows, groups = zip(*((p.text, p.metadata, p.index) for p in prompts), strict=True)
-    return Samples(list(texts), list(rows), list(groups), images.float().cpu())
+    return Samples(list(texts), list(rows), list(groups), pixels)

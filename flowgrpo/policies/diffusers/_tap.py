@@ -1,15 +1,18 @@
 """Run a pipeline's own `__call__` with its denoising loop under control.
 
-The pipeline builds its schedule, encodes its prompts, applies its guidance and decodes; the tap hands it the state, restricts its
-loop to the step that is wanted, and takes what arrives at `scheduler.step`. No line here knows a model.
+The pipeline builds its schedule, encodes its prompts, applies its guidance and decodes; the tap sees what it prepares, restricts
+its loop to the steps that are wanted, and stands where its scheduler steps. No line here knows a model.
 """
 
 import builtins
 import functools
 import inspect
+import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from types import MethodType
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import DiffusionPipeline
@@ -17,130 +20,213 @@ from torch import Tensor
 
 from flowgrpo.errors import UserError
 
+PREPARES = re.compile(r"prepare_((audio|text|video)_)?latents|prepare_intermediate_images")
+"""Methods whose first tensor may be what the loop denoises."""
 
-class _Stop(Exception):
-    """Ends a pipeline call once the tap has what it wanted."""
+
+class Stop(Exception):
+    """Ends a pipeline's call once the tap has what it wanted."""
+
+
+class Site(NamedTuple):
+    """Where a pipeline prepares latents: a method, and how many-th call of it."""
+
+    method: str
+    call: int
+
+
+@dataclass(frozen=True)
+class StepCall:
+    """What a pipeline gives its scheduler."""
+
+    model_output: Tensor
+    sample: Tensor
+
+
+class Stepped(NamedTuple):
+    """What it gets back."""
+
+    prev_sample: Tensor
+    pred_original_sample: Tensor
+
+
+@dataclass(frozen=True)
+class Span:
+    """The part of the scheduler's timesteps that the loop runs over."""
+
+    offset: int
+    length: int
+
+
+def unchanged(site: Site, own: Tensor) -> Tensor:
+    return own
+
+
+OnPrepared = Callable[[Site, Tensor], Tensor]
+OnStep = Callable[[StepCall], Tensor]
+Window = Callable[[int], Iterator[int]]
+"""The iterations to run, given how many there are."""
 
 
 class Tap:
-    """`begin`, `predict` and `finish` are the pipeline's call, cut to no step, one step and no step."""
-
     def __init__(self, pipe: DiffusionPipeline) -> None:
         self.pipe = pipe
         self.call = inspect.unwrap(type(pipe).__call__)
         """The call without `torch.no_grad`."""
+        self.parameters = inspect.signature(self.call).parameters
+        self.spans: list[Span] = []
+        """Of the loops that the last call has entered."""
+        self.timesteps_are_set = False
 
-    def begin(self, **arguments: Any) -> Tensor:
-        """The initial latents; the scheduler is left with its timesteps set."""
-        seen: list[Tensor] = []
+    def run(self, arguments: dict[str, Any], window: Window, on_prepared: OnPrepared, on_step: OnStep) -> Any:
+        """The call's output, or None where a function raised `Stop`. What it draws without a generator is the same each time.
 
-        def keep(latents: Tensor) -> Tensor:
-            seen.append(latents)
-            return latents
-
-        def stop() -> Iterator[int]:
-            raise _Stop
-
-        self._run(keep, stop, None, arguments)
-        return seen[0]
-
-    def predict(self, latents: Tensor, step: int, /, **arguments: Any) -> Tensor:
-        """The model output that the pipeline gives its scheduler at `step` when its latents are these."""
-        seen: list[Tensor] = []
-
-        def take(model_output: Tensor) -> None:
-            seen.append(model_output)
-            raise _Stop
-
-        self._run(lambda own: latents.to(own.dtype), lambda: iter([step]), take, arguments)
-        return seen[0]
-
-    def finish(self, latents: Tensor, /, **arguments: Any) -> Any:
-        """The pipeline's output for final latents."""
-        return self._run(lambda own: latents.to(own.dtype), lambda: iter(()), None, arguments)
-
-    def _run(
-        self,
-        on_latents: Callable[[Tensor], Tensor],
-        window: Callable[[], Iterator[int]],
-        on_step: Callable[[Tensor], None] | None,
-        arguments: dict[str, Any],
-    ) -> Any:
-        entered: list[bool] = []
-
-        def steps() -> Iterator[int]:
-            entered.append(True)
-            return window()
-
-        with self._latents(on_latents), self._loop(steps), self._step(on_step):
+        Errors: UserError where the call has no loop over its scheduler's timesteps.
+        """
+        self.spans = []
+        with own_randomness(), self._prepared(on_prepared), self._loop(window), self._step(on_step):
             try:
                 output = self.call(self.pipe, **arguments)
-            except _Stop:
+            except Stop:
                 output = None
-        if not entered:
+        if not self.spans:
             raise UserError(f"{type(self.pipe).__name__} has no loop over its scheduler's timesteps to take over")
         return output
 
     @contextmanager
-    def _latents(self, replace: Callable[[Tensor], Tensor]) -> Iterator[None]:
-        """Pipelines that prepare no latents get theirs through the call's `latents`."""
-        if "prepare_latents" not in dir(self.pipe):
-            yield
-            return
-        original = self.pipe.prepare_latents
-
-        @functools.wraps(original)
-        def prepare_latents(*args: Any, **kwargs: Any) -> Any:
-            made = original(*args, **kwargs)
-            parts = list(made) if isinstance(made, tuple) else [made]
-            first = next(i for i, part in enumerate(parts) if isinstance(part, Tensor) and part.ndim >= 3)
-            parts[first] = replace(parts[first])
-            return tuple(parts) if isinstance(made, tuple) else parts[0]
-
-        with _attribute(self.pipe, "prepare_latents", prepare_latents):
+    def _prepared(self, replace: OnPrepared) -> Iterator[None]:
+        methods = [name for name in dir(type(self.pipe)) if PREPARES.fullmatch(name)]
+        scope = self.call.__globals__
+        with ExitStack() as stack:
+            for name in methods:
+                stack.enter_context(_entry(vars(self.pipe), name, _replacing(name, getattr(self.pipe, name), replace)))
+            if not methods and "randn_tensor" in scope:
+                draw = _replacing("randn_tensor", scope["randn_tensor"], replace)
+                stack.enter_context(_entry(scope, "randn_tensor", draw))
             yield
 
     @contextmanager
-    def _loop(self, window: Callable[[], Iterator[int]]) -> Iterator[None]:
-        """Let `enumerate(timesteps)` in the pipeline's module yield only the steps of the window."""
+    def _loop(self, window: Window) -> Iterator[None]:
+        """Let the pipeline's `enumerate(timesteps)` or `progress_bar(timesteps)` yield only the steps of the window."""
 
         def enumerate_(iterable: Any, start: int = 0) -> Iterator[tuple[int, Any]]:
-            if not self._is_schedule(iterable):
+            timesteps = iterable.timesteps if isinstance(iterable, _Bar) else _inside(iterable)
+            span = self._span(timesteps)
+            if span is None:
                 return builtins.enumerate(iterable, start)
-            return ((i, iterable[i]) for i in window())
+            return ((i, timesteps[i]) for i in self._enter(span, window))
 
-        scope = self.call.__globals__
-        scope["enumerate"] = enumerate_
-        try:
+        def progress_bar(iterable: Any = None, total: int | None = None) -> Any:
+            span = self._span(iterable)
+            if span is None:
+                return original(iterable, total)
+            return _Bar(iterable, lambda: (iterable[i] for i in self._enter(span, window)))
+
+        scheduler, original = self.pipe.scheduler, self.pipe.progress_bar
+        set_timesteps = scheduler.set_timesteps
+        self.timesteps_are_set = False
+
+        @functools.wraps(set_timesteps)
+        def set_timesteps_(*args: Any, **kwargs: Any) -> Any:
+            self.timesteps_are_set = True
+            return set_timesteps(*args, **kwargs)
+
+        with (
+            _entry(self.call.__globals__, "enumerate", enumerate_),
+            _entry(vars(self.pipe), "progress_bar", progress_bar),
+            _entry(vars(scheduler), "set_timesteps", set_timesteps_),
+        ):
             yield
-        finally:
-            del scope["enumerate"]
 
-    def _is_schedule(self, iterable: Any) -> bool:
-        if not isinstance(iterable, Tensor) or iterable.ndim != 1:
-            return False
-        timesteps = self.pipe.scheduler.timesteps
-        return len(iterable) == len(timesteps) and bool(torch.equal(iterable, timesteps))
+    def _enter(self, span: Span, window: Window) -> Iterator[int]:
+        self.spans.append(span)
+        scheduler = self.pipe.scheduler
+        for i in window(span.length):
+            if "_step_index" in vars(scheduler):
+                scheduler._step_index = span.offset + i
+            yield i
+
+    def _span(self, iterable: Any) -> Span | None:
+        """Where these timesteps lie in the scheduler's, or None."""
+        if not self.timesteps_are_set or not isinstance(iterable, Tensor) or iterable.ndim != 1 or not len(iterable):
+            return None
+        timesteps, wanted = torch.as_tensor(self.pipe.scheduler.timesteps).cpu(), iterable.cpu()
+        if timesteps.dtype != wanted.dtype:
+            return None
+        for offset in range(len(timesteps) - len(wanted) + 1):
+            if torch.equal(timesteps[offset : offset + len(wanted)], wanted):
+                return Span(offset, len(wanted))
+        return None
 
     @contextmanager
-    def _step(self, take: Callable[[Tensor], None] | None) -> Iterator[None]:
-        original = self.pipe.scheduler.step
+    def _step(self, on_step: OnStep) -> Iterator[None]:
+        """Also of copies that the pipeline makes of its scheduler, for a second stream."""
+        scheduler = self.pipe.scheduler
+        signature = inspect.signature(scheduler.step)
 
-        @functools.wraps(original)
-        def step(model_output: Tensor, *args: Any, **kwargs: Any) -> Any:
-            if take is not None:
-                take(model_output)
-            return original(model_output, *args, **kwargs)
+        @functools.wraps(type(scheduler).step)
+        def step(stepped: Any, *args: Any, **kwargs: Any) -> Stepped:
+            given = signature.bind(*args, **kwargs).arguments
+            made = on_step(StepCall(given["model_output"], given["sample"]))
+            if vars(stepped).get("_step_index") is not None:
+                stepped._step_index += 1
+            return Stepped(made, made)
 
-        with _attribute(self.pipe.scheduler, "step", step):
+        with _entry(vars(scheduler), "step", MethodType(step, scheduler)):
             yield
+
+
+class _Bar:
+    """Stands for the progress bar over the timesteps."""
+
+    def __init__(self, timesteps: Tensor, steps: Callable[[], Iterator[Tensor]]) -> None:
+        self.timesteps, self.steps = timesteps, steps
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self.steps()
+
+
+def _inside(iterable: Any) -> Any:
+    """What a tqdm bar goes over, or the object itself."""
+    return vars(iterable).get("iterable", iterable) if hasattr(iterable, "__dict__") else iterable
+
+
+def _replacing(name: str, original: Callable[..., Any], replace: OnPrepared) -> Callable[..., Any]:
+    """`original`, with the first tensor of at least three dimensions in what it returns replaced."""
+    calls = 0
+
+    @functools.wraps(original)
+    def prepare(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        site, calls = Site(name, calls), calls + 1
+        made = original(*args, **kwargs)
+        parts = list(made) if isinstance(made, tuple) else [made]
+        for i, part in builtins.enumerate(parts):
+            if isinstance(part, Tensor) and part.ndim >= 3:
+                parts[i] = replace(site, part)
+                break
+        return tuple(parts) if isinstance(made, tuple) else parts[0]
+
+    return prepare
 
 
 @contextmanager
-def _attribute(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Shadow a method of one instance."""
-    vars(owner)[name] = value
+def own_randomness() -> Iterator[None]:
+    """A fixed seed inside, and the global state untouched."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
+@contextmanager
+def _entry(scope: dict[str, Any], name: str, value: Any) -> Iterator[None]:
+    """Put a value into a module or an instance, in front of a method or a builtin, and take it back."""
+    before = scope.get(name)
+    scope[name] = value
     try:
         yield
     finally:
-        del vars(owner)[name]
+        if before is None:
+            del scope[name]
+        else:
+            scope[name] = before

@@ -6,7 +6,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, SerializeAsA
 
 from flowgrpo.likelihood import AnyLikelihood
 from flowgrpo.likelihood.trajectory import Trajectory
-from flowgrpo.policies import LoraAdapter, PolicyConfig, ScheduleConfig
+from flowgrpo.policies import Cost, LoraAdapter, Memory, PolicyConfig, ScheduleConfig, Work
 from flowgrpo.sampling.kernels import KernelFamily
 from flowgrpo.sampling.kernels._unmasking import UnmaskingKernel
 from flowgrpo.sampling.shape import Shape
@@ -37,6 +37,7 @@ class MaskedConfig(PolicyConfig):
     """
 
     makes: ClassVar[tuple[str, ...]] = ("texts",)
+    switches: ClassVar[dict[str, Cost]] = {"policy.gradient_checkpointing=true": "time"}
 
     type: Literal["masked"] = "masked"
     model: str
@@ -104,7 +105,7 @@ class MaskedConfig(PolicyConfig):
 
         return MaskedSampler(self, device, trained)
 
-    def memory_bytes(self, states: int) -> dict[str, int]:
-        from flowgrpo.policies.masked._memory import memory_bytes
+    def memory(self, work: Work) -> Memory:
+        from flowgrpo.policies.masked._memory import memory
 
-        return memory_bytes(self, states)
+        return memory(self, work)

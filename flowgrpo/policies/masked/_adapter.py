@@ -14,13 +14,13 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokeni
 
 from flowgrpo.errors import UserError
 from flowgrpo.paths import locate
+from flowgrpo.policies._dtypes import DTYPES
 from flowgrpo.policies.masked import MaskedConfig
 from flowgrpo.policies.masked import transformer as _registers_our_own  # noqa: F401
 from flowgrpo.sampling.canvas import Vocabulary
 
 UNIFORM = {"diffusion_gemma", "DiffusionGemmaPipeline"}
 """Models and pipelines whose corruption is uniform over the ids."""
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def load_model(config: MaskedConfig, trained: Path | None = None) -> Any:

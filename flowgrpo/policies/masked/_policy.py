@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from flowgrpo.errors import UserError
+from flowgrpo.policies._dtypes import DTYPES, unit_roundoff
 from flowgrpo.policies._fill import fill
 from flowgrpo.policies._schedule import LearnedSchedule, reference_of, with_schedule
 from flowgrpo.policies._weights import attach, trainable
@@ -26,8 +27,6 @@ from flowgrpo.sampling.kernels import Move
 from flowgrpo.sampling.keys import Key
 from flowgrpo.sampling.schedule import ScheduledLaw
 from flowgrpo.sampling.unmasking import UnmaskingLaw
-
-RATIO_TOLERANCE = {"fp32": 1e-5, "bf16": 1e-2, "fp16": 1e-3}
 
 
 class MaskedSampler:
@@ -136,7 +135,7 @@ class MaskedPolicy(MaskedSampler):
     def __init__(self, config: MaskedConfig, device: torch.device, seed: int) -> None:
         super().__init__(config, device)
         self.needs_loss_scaling = config.dtype == "fp16"
-        self.ratio_tolerance = RATIO_TOLERANCE[config.dtype]
+        self.unit_roundoff = unit_roundoff(DTYPES[config.dtype])
         self.weights = attach({"model": self.model}, config.lora, seed)
         if config.gradient_checkpointing:
             _recompute_layers(self.model, config.model)

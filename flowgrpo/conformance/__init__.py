@@ -1,0 +1,1 @@
+"""Does the policy do with a pipeline what the pipeline does with itself?"""

@@ -1,0 +1,86 @@
+"""From prompt rows to the arguments of a pipeline's call."""
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from flowgrpo import media
+from flowgrpo.errors import UserError
+from flowgrpo.policies.diffusers._table import CONDITIONS, LISTED, ONE_TEXT, REPEATED, SINGLE, TEXT
+from flowgrpo.prompts import CONDITION, Files, Prompt
+
+PICTURES = 256
+"""Pictures and clips that are kept in memory."""
+
+
+class Rows:
+    """How prompt rows go into calls of one pipeline."""
+
+    def __init__(self, pipeline: str, parameters: Mapping[str, Any]) -> None:
+        self.pipeline, self.parameters = pipeline, parameters
+        self.text = next((name for name in TEXT if name in parameters), None)
+        self.count = next((name for name in parameters if name.endswith("_per_prompt")), None)
+        self.needed = [
+            name for name, p in parameters.items() if CONDITION.fullmatch(name) and p.default is p.empty and name != "self"
+        ]
+
+    def calls(self, prompts: Sequence[Prompt]) -> list[slice]:
+        """Rows that share a call: all of them, or, where rows have conditions, those of one prompt."""
+        if self.pipeline in SINGLE:
+            return [slice(i, i + 1) for i in range(len(prompts))]
+        if self.text and self.pipeline not in ONE_TEXT and not any(prompt.conditions for prompt in prompts):
+            return [slice(0, len(prompts))]
+        found, start = [], 0
+        for _, rows in groupby(prompts, key=lambda prompt: (prompt.index, prompt.text)):
+            size = len(list(rows))
+            found.append(slice(start, start + size))
+            start += size
+        return found
+
+    def arguments(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
+        """Of one call: the texts of its rows, and the conditions that they share.
+
+        Errors: UserError where a row has a condition that the pipeline does not take, or lacks one that it needs.
+        """
+        found: dict[str, Any] = {}
+        for key, file in prompts[0].conditions.items():
+            name = self._argument(key)
+            opened = _opened(file)
+            repeated = name in LISTED or self.pipeline in REPEATED
+            found[name] = [opened] * len(prompts) if repeated else opened
+        if missing := [name for name in self.needed if name not in found]:
+            raise UserError(f"{self.pipeline} works from '{missing[0]}': name a file in that column of each prompt row")
+        if self.text and self.pipeline not in ONE_TEXT:
+            return {**found, self.text: [prompt.text for prompt in prompts]}
+        if self.text:
+            found[self.text] = prompts[0].text
+        if self.count:
+            found[self.count] = len(prompts)
+        elif not self.text:
+            raise UserError(f"{self.pipeline} takes neither a text nor a number of samples per prompt")
+        return found
+
+    def _argument(self, key: str) -> str:
+        for name in CONDITIONS.get(key, (key,)):
+            if name in self.parameters:
+                return name
+        raise UserError(
+            f"prompt rows have '{key}', but {self.pipeline} takes none; rename the column if only rewards read it "
+            f"(it takes {', '.join(name for name in self.parameters if CONDITION.fullmatch(name)) or 'no pictures at all'})"
+        )
+
+
+def _opened(files: Files) -> Any:
+    if isinstance(files, list):
+        return [_opened(item) for item in files]
+    return None if files is None else _open(files)
+
+
+@lru_cache(PICTURES)
+def _open(file: Path) -> Image.Image | list[Image.Image]:
+    pixels = media.read(file)
+    return Image.fromarray(pixels) if pixels.ndim == 3 else [Image.fromarray(frame) for frame in pixels]

@@ -1,0 +1,258 @@
+"""Which evaluations of a denoiser guidance moves away from, found out by made-up answers; and those, without a graph.
+
+Shapes: B samples. A call of a denoiser evaluates R blocks of B rows; an iteration of a pipeline makes one or several calls.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import KeyPath, tree_leaves, tree_leaves_with_path, tree_map, tree_map_with_path
+
+from flowgrpo.errors import UserError
+from flowgrpo.policies.diffusers._idle import Idle
+from flowgrpo.sampling.keys import torch_generator
+
+MOVE = 0.125
+"""Of a made-up answer; small, since some guidance normalises."""
+NOTICED = 0.01
+"""A share of the prediction's move below this is rounding."""
+ROUNDINGS = 16.0
+"""Of its output that a network amounts to."""
+
+Evaluate = Callable[[int], Tensor]
+"""The prediction at a step, for one sample."""
+Block = tuple[int, int]
+"""(call in an iteration, block in the call)."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """R `blocks`, those that guidance moves `away` from, and where arguments have a row for each block of a single sample."""
+
+    blocks: int
+    away: frozenset[int]
+    rowed: frozenset[KeyPath]
+
+    @property
+    def split(self) -> bool:
+        return 0 < len(self.away) < self.blocks
+
+
+class Role(Protocol):
+    """Stands for a denoiser."""
+
+    def __call__(self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any: ...
+
+
+class Guidance:
+    """Denoisers that, at steps that were learned, keep no graph of what guidance moves away from."""
+
+    def __init__(self, modules: Mapping[str, nn.Module], idle: Idle) -> None:
+        self.idle = idle
+        self.steps: dict[int, Sequence[Call]] = {}
+        self.guided = False
+        self.trial: Role | None = None
+        self.role: Role | None = None
+        for module in modules.values():
+            module.forward = self._shadow(module.forward)
+
+    @contextmanager
+    def __call__(self, step: int, samples: int) -> Iterator[None]:
+        """Around the evaluation of B samples at a step."""
+        learned = self.steps.get(step)
+        self.role = self.trial or (Halves(learned, samples) if learned else None)
+        try:
+            yield
+        finally:
+            self.role = None
+
+    @torch.no_grad()
+    def learn(self, step: int, steps: int, evaluate: Evaluate, unit_roundoff: float) -> None:
+        """Errors: UserError where none of the `steps` has such an evaluation, or it can't be made by itself."""
+        if step in self.steps:
+            return
+        calls, gain = self._probe(step, evaluate)
+        self.guided = self.guided or any(_any_away(self._probe(other, evaluate)[0]) for other in (step, *range(steps)))
+        if not self.guided:
+            raise _refusal("no step of the pipeline is guided by a second prediction")
+        if any(call.split for call in calls):
+            self._compare(calls, step, evaluate, ROUNDINGS * gain * unit_roundoff)
+        self.steps[step] = calls
+
+    def _shadow(self, forward: Any) -> Any:
+        @wraps(forward)
+        def evaluate(*args: Any, **kwargs: Any) -> Any:
+            if self.role is None or self.idle.resting:
+                return forward(*args, **kwargs)
+            return self.role(forward, args, kwargs)
+
+        return evaluate
+
+    def _tried(self, trial: Role, step: int, evaluate: Evaluate) -> Tensor:
+        self.trial = trial
+        try:
+            return evaluate(step).double().flatten()
+        finally:
+            self.trial = None
+
+    def _probe(self, step: int, evaluate: Evaluate) -> tuple[list[Call], float]:
+        """The calls of an iteration, and the sum of their weights' sizes.
+
+        All blocks answer the same n, so guidance changes nothing; then one block, or all of them, answer n + d m. If the
+        prediction moves by r_b or r, the weight of the block is <r_b, r> / <r, r>: w and 1 - w in u + w (c - u).
+        """
+        first = Probe(self.idle, lambda block: False)
+        base = self._tried(first, step, evaluate)
+        every = self._tried(Probe(self.idle, lambda block: True), step, evaluate) - base
+        weights: dict[Block, float] = {}
+        for block in first.blocks:
+            moved = self._tried(Probe(self.idle, block.__eq__), step, evaluate) - base
+            weights[block] = float((moved @ every) / (every @ every))
+        calls = []
+        for number, (blocks, rowed) in enumerate(first.calls):
+            away = frozenset(i for i in range(blocks) if weights[number, i] < -NOTICED)
+            calls.append(Call(blocks, away, rowed))
+        return calls, sum(map(abs, weights.values()))
+
+    def _compare(self, calls: Sequence[Call], step: int, evaluate: Evaluate, tolerance: float) -> None:
+        """Errors: UserError where blocks that are evaluated apart differ by more than this, relative to their size."""
+        whole = evaluate(step).double().flatten()
+        try:
+            apart = self._tried(Halves(calls, 1), step, evaluate)
+        except (IndexError, RuntimeError, ValueError) as error:
+            raise _refusal("the network can't evaluate the two sides of guidance apart") from error
+        if not (apart - whole).norm() <= tolerance * whole.norm():
+            raise _refusal("the network says something else where it evaluates the two sides of guidance apart")
+
+
+class Probe:
+    """Answers that are made up, the same for all rows but for those of blocks that `moves`; made for one sample."""
+
+    def __init__(self, idle: Idle, moves: Callable[[Block], bool]) -> None:
+        self.idle, self.moves = idle, moves
+        self.calls: list[tuple[int, frozenset[KeyPath]]] = []
+
+    @property
+    def blocks(self) -> list[Block]:
+        return [(number, i) for number, (blocks, _) in enumerate(self.calls) for i in range(blocks)]
+
+    def __call__(self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        with self.idle():
+            answer = forward(*args, **kwargs)
+        number, rows = len(self.calls), _count(answer)
+        self.calls.append((rows, _rowed((args, kwargs), rows)))
+        sizes = [MOVE * self.moves((number, i)) for i in range(rows)]
+
+        def fill(leaf: Any) -> Any:
+            if not _has(leaf, rows):
+                return leaf
+            made = [_normal(row, 0) + size * _normal(row, 1) for row, size in zip(leaf, sizes, strict=True)]
+            return torch.stack(made) if isinstance(leaf, Tensor) else made
+
+        return tree_map(fill, answer, is_leaf=_is_list(rows))
+
+
+class Halves:
+    """The calls of an iteration for B samples, those blocks without a graph that guidance moves away from."""
+
+    def __init__(self, calls: Sequence[Call], samples: int) -> None:
+        self.calls, self.samples = iter(calls), samples
+
+    def __call__(self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        call = next(self.calls, None)
+        if call is None:
+            raise _refusal("the pipeline calls its network more often for several samples than for one")
+        if call.split:
+            return self._apart(call, forward, (args, kwargs))
+        if not call.away:
+            return forward(*args, **kwargs)
+        with _no_graph():
+            return forward(*args, **kwargs)
+
+    def _apart(self, call: Call, forward: Callable[..., Any], given: Any) -> Any:
+        away = [row for block in sorted(call.away) for row in self._rows(block)]
+        kept = [row for block in range(call.blocks) if block not in call.away for row in self._rows(block)]
+        total = len(kept) + len(away)
+        rowed = call.rowed & _rowed(given, total)
+        toward = _part(forward, _taken(given, total, rowed, kept), kept)
+        with _no_graph():
+            against = _part(forward, _taken(given, total, rowed, away), away)
+        order = sorted(range(total), key=[*kept, *away].__getitem__)
+
+        def join(a: Any, b: Any) -> Any:
+            if not _has(a, len(kept)):
+                return a
+            return torch.cat([a, b])[order] if isinstance(a, Tensor) else [[*a, *b][i] for i in order]
+
+        return tree_map(join, toward, against, is_leaf=_is_list(len(kept)))
+
+    def _rows(self, block: int) -> range:
+        return range(block * self.samples, (block + 1) * self.samples)
+
+
+def _taken(given: Any, total: int, rowed: frozenset[KeyPath], rows: Sequence[int]) -> Any:
+    """Arguments of a call, with these rows of all."""
+
+    def take(path: KeyPath, leaf: Any) -> Any:
+        if path not in rowed:
+            return leaf
+        return leaf[rows] if isinstance(leaf, Tensor) else [leaf[i] for i in rows]
+
+    return tree_map_with_path(take, given, is_leaf=_is_list(total))
+
+
+def _part(forward: Callable[..., Any], given: Any, rows: Sequence[int]) -> Any:
+    args, kwargs = given
+    answer = forward(*args, **kwargs)
+    if _count(answer) != len(rows):
+        raise _refusal("the network's arguments don't show which rows it evaluates")
+    return answer
+
+
+def _count(answer: Any) -> int:
+    """Rows of an answer: those of the first tensor or list in it."""
+    return len(tree_leaves(answer, is_leaf=lambda node: isinstance(node, list))[0])
+
+
+def _rowed(given: Any, rows: int) -> frozenset[KeyPath]:
+    return frozenset(path for path, leaf in tree_leaves_with_path(given, is_leaf=_is_list(rows)) if _has(leaf, rows))
+
+
+def _has(leaf: Any, rows: int) -> bool:
+    return len(leaf) == rows if isinstance(leaf, list) else isinstance(leaf, Tensor) and leaf.shape[:1] == (rows,)
+
+
+def _is_list(rows: int) -> Callable[[Any], bool]:
+    """Of rows, rather than of tensors that have these rows each."""
+    return lambda node: (
+        isinstance(node, list) and len(node) == rows and not all(isinstance(x, Tensor) and _has(x, rows) for x in node)
+    )
+
+
+def _normal(like: Tensor, number: int) -> Tensor:
+    return torch.randn(like.shape, generator=torch_generator(("guidance", number))).to(like)
+
+
+def _any_away(calls: Sequence[Call]) -> bool:
+    return any(call.away for call in calls)
+
+
+@contextmanager
+def _no_graph() -> Iterator[None]:
+    """And without the cache of autocast, whose casts would lack a graph later (pytorch/pytorch#158232)."""
+    cached = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        torch.set_autocast_cache_enabled(cached)
+
+
+def _refusal(reason: str) -> UserError:
+    return UserError(f"{reason}, so no part of it can go without a graph; set policy.guidance_gradient to full")

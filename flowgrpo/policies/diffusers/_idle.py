@@ -1,0 +1,52 @@
+"""Go through an iteration of a pipeline's loop without its network."""
+
+import functools
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+
+class Idle:
+    """Denoisers that answer with zeros while they rest; what zeros look like is known from a real answer to such shapes."""
+
+    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
+        self.resting = False
+        self.answers: dict[Any, Any] = {}
+        for name, module in modules.items():
+            module.forward = self._shadow(name, module.forward)
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        self.resting = True
+        try:
+            yield
+        finally:
+            self.resting = False
+
+    def _shadow(self, name: str, forward: Any) -> Any:
+        @functools.wraps(forward)
+        def answer(*args: Any, **kwargs: Any) -> Any:
+            key = (name, *(_shape(leaf) for leaf in tree_leaves((args, sorted(kwargs.items())))))
+            if self.resting and key in self.answers:
+                return tree_map(_copy, self.answers[key])
+            made = forward(*args, **kwargs)
+            self.answers[key] = tree_map(_zeros, made)
+            return made
+
+        return answer
+
+
+def _shape(leaf: Any) -> Any:
+    return (tuple(leaf.shape), leaf.dtype) if isinstance(leaf, Tensor) else type(leaf)
+
+
+def _zeros(leaf: Any) -> Any:
+    """Zeros that take no memory."""
+    return leaf.new_zeros(()).detach().expand(leaf.shape) if isinstance(leaf, Tensor) else leaf
+
+
+def _copy(leaf: Any) -> Any:
+    return leaf.clone() if isinstance(leaf, Tensor) else leaf

@@ -1,0 +1,127 @@
+"""A pipeline's denoising loop, one step at a time.
+
+Shapes: B samples; a state is [B, ...] (`_state`).
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor, nn
+
+from flowgrpo.errors import UserError
+from flowgrpo.policies.diffusers._guidance import Guidance
+from flowgrpo.policies.diffusers._idle import Idle
+from flowgrpo.policies.diffusers._state import StateMap, probe
+from flowgrpo.policies.diffusers._tap import Site, Span, StepCall, Stop, Tap
+
+
+class Loop:
+    """`begin`, `predict` and `finish` are the pipeline's call, cut to no step, one step and the end of the last step.
+
+    `primed`: the loop's first iteration leaves in the network what later ones read, so it always runs before them.
+    """
+
+    def __init__(self, pipe: DiffusionPipeline, denoisers: Mapping[str, nn.Module], primed: bool) -> None:
+        self.tap = Tap(pipe)
+        self.idle = Idle(denoisers)
+        self.guidance = Guidance(denoisers, self.idle)
+        self.primed = primed
+        self.map: StateMap | None = None
+
+    @torch.no_grad()
+    def learn(self, arguments: dict[str, Any], dtype: torch.dtype) -> None:
+        """Find out, with the arguments of a call for one sample, what the state is."""
+        self.map = probe(self.tap, self.idle, arguments, dtype)
+
+    @property
+    def known(self) -> StateMap:
+        assert self.map is not None
+        return self.map
+
+    def begin(self, arguments: dict[str, Any]) -> tuple[Tensor, Span]:
+        """The initial state, and the part of the scheduler's timesteps that the loop runs over; they are set."""
+        prepared: dict[Site, Tensor] = {}
+
+        def keep(site: Site, own: Tensor) -> Tensor:
+            prepared[site] = own
+            return own
+
+        def stop(length: int) -> Iterator[int]:
+            raise Stop
+            yield
+
+        self.tap.run(arguments, stop, keep, _unreachable)
+        return self.known.gather(prepared), self.tap.spans[0]
+
+    def predict(self, state: Tensor, step: int, arguments: dict[str, Any]) -> Tensor:
+        """The model output that the pipeline gives its scheduler at `step` when its latents are these."""
+        seen: list[StepCall] = []
+        before = self._before(step)
+
+        def take(call: StepCall) -> Tensor:
+            seen.append(call)
+            if len(seen) <= len(before) * self.known.calls:
+                return self.known.stepped(call, (len(seen) - 1) % self.known.calls, state)
+            if len(seen) == (len(before) + 1) * self.known.calls:
+                raise Stop
+            return call.sample
+
+        with self.guidance(step, len(state)):
+            self.tap.run(arguments, self._window([*before, (step, False)]), self._injecting(state), take)
+        made = self.known.prediction(seen[-self.known.calls :], len(state))
+        if made.shape != state.shape:
+            raise UserError(
+                f"{type(self.tap.pipe).__name__} changes the size of its latents within the loop, to {list(made.shape)} at step "
+                f"{step} from {list(state.shape)}; switch that off in policy.call"
+            )
+        return made
+
+    def finish(self, state: Tensor, arguments: dict[str, Any]) -> Any:
+        """The pipeline's output for a final state.
+
+        Errors: UserError where it makes its output in several loops.
+        """
+        calls = 0
+
+        def give(call: StepCall) -> Tensor:
+            nonlocal calls
+            calls += 1
+            return self.known.stepped(call, (calls - 1) % self.known.calls, state)
+
+        def last(length: int) -> Iterator[int]:
+            return self._window([*self._before(length - 1), (length - 1, True)])(length)
+
+        output = self.tap.run(arguments, last, self._injecting(state), give)
+        if len(self.tap.spans) > 1:
+            raise UserError(
+                f"{type(self.tap.pipe).__name__} makes this output in {len(self.tap.spans)} loops, each a sampling of its own; "
+                "set policy.call (num_frames, say) so that one is enough"
+            )
+        return output
+
+    def _before(self, step: int) -> list[tuple[int, bool]]:
+        """Iterations to go through before `step`, and whether the network rests in them."""
+        if step == 0:
+            return []
+        if self.primed:
+            return [(0, False)]
+        return [(i, True) for i in range(step)] if self.known.walks else []
+
+    def _window(self, iterations: list[tuple[int, bool]]) -> Any:
+        def window(length: int) -> Iterator[int]:
+            for i, rests in iterations:
+                resting: AbstractContextManager[None] = self.idle() if rests else nullcontext()
+                with resting:
+                    yield i
+
+        return window
+
+    def _injecting(self, state: Tensor) -> Any:
+        return lambda site, own: self.known.inject(site, own, state)
+
+
+def _unreachable(call: StepCall) -> Tensor:
+    raise AssertionError("no step was asked for")

@@ -1,0 +1,171 @@
+"""`guidance_gradient: conditional`: predictions that guidance moves away from, found out by a probe, keep no graph."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import tiny
+from flowgrpo.errors import UserError
+from flowgrpo.policies.diffusers import DiffusersConfig
+from flowgrpo.policies.diffusers._policy import DiffusersPolicy
+from flowgrpo.prompts import Prompt
+from flowgrpo.sampling.kernels.ddim import Ddim
+from flowgrpo.sampling.keys import torch_generator
+from flowgrpo.sampling.plans.all import AllSteps
+from flowgrpo.sampling.rollout import rollout
+
+CPU = torch.device("cpu")
+PROMPTS = [Prompt(0, "a red circle"), Prompt(1, "a blue square")]
+KEYS = [("key", 0), ("key", 1)]
+AWAY = {
+    "sd3": [[[0]]] * 4,
+    "sd15": [[[0]]] * 4,
+    "sd15_rescale": [[[0]]] * 4,
+    "wan": [[[], [0]]] * 4,
+    "qwenimage": [[[], [0]]] * 4,
+    "z_image": [[[1]]] * 4,
+    "lumina": [[[1]]] * 4,
+    "lumina2_truncation": [[[], [0]], [[], [0]], [[]], [[]]],
+    "sd3_skip_layer": [[[0]], [[0], [0]], [[0], [0]], [[0]]],
+}
+"""Of each step's calls, the blocks that the pipeline's own code subtracts."""
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., DiffusersPolicy]:
+    """A policy over a tiny pipeline, its adapter moved away from zero."""
+
+    @cache
+    def folder(name: str) -> str:
+        made = tmp_path_factory.mktemp(name)
+        tiny.pipelines()[name].build().save_pretrained(made)
+        return str(made)
+
+    def make(name: str, gradient: str, **options: Any) -> DiffusersPolicy:
+        entry = tiny.pipelines()[name]
+        chosen: dict[str, Any] = {"call": entry.call, **entry.options, **options}
+        config = DiffusersConfig(model=folder(name), steps=entry.steps, guidance_gradient=gradient, **chosen)
+        policy = config.build(CPU, seed=0)
+        with torch.no_grad():
+            for i, parameter in enumerate(policy.trainable().values()):
+                parameter += 0.02 * torch.randn(parameter.shape, generator=torch_generator(("nudge", i)))
+        return policy
+
+    return make
+
+
+def gradient(policy: DiffusersPolicy, states: Tensor, step: int) -> Tensor:
+    """Of a random linear function of the prediction, in all trained weights."""
+    v = policy.predict(states, PROMPTS, step)
+    found = torch.autograd.grad(
+        (v * torch.randn(v.shape, generator=torch_generator(("direction",)))).sum(),
+        list(policy.trainable().values()),
+        materialize_grads=True,
+    )
+    return torch.cat([g.flatten() for g in found])
+
+
+def relative(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("name", AWAY)
+def test_the_prediction_stays_and_the_gradient_of_what_is_moved_away_from_goes(build, name):
+    full, conditional = build(name, "full"), build(name, "conditional")
+    x = full.start(PROMPTS, KEYS)
+    for step, away in enumerate(AWAY[name]):
+        with torch.no_grad():
+            assert relative(conditional.predict(x, PROMPTS, step), full.predict(x, PROMPTS, step)) < 5e-6
+        assert [sorted(call.away) for call in conditional.loop.guidance.steps[step]] == away
+        error = relative(gradient(conditional, x, step), gradient(full, x, step))
+        assert error > 0.1 if any(away) else error == 0.0
+
+
+@pytest.mark.parametrize("name", AWAY)
+def test_first_log_ratio_is_exactly_zero(build, name):
+    policy = build(name, "conditional")
+    steps = tiny.pipelines()[name].steps
+    shape = AllSteps(kernel=Ddim(eta=1.0)).shape(steps, 2, 0, np.random.default_rng(0))
+    block = rollout(policy, PROMPTS, shape, (0, 0), 4, keep_predictions=False)
+    for t in block.transitions:
+        v = policy.predict(t.states, t.prompts, t.step)
+        assert v.requires_grad
+        assert torch.equal(t.law.log_prob(t.states[t.parent], v[t.parent], t.next_states).detach(), t.log_prob)
+
+
+def detach_first_half(module: Any, args: Any, output: Any) -> Any:
+    unconditional, conditional = output[0].chunk(2)
+    return (torch.cat([unconditional.detach(), conditional]),)
+
+
+def detach_every_second() -> Callable[..., Any]:
+    calls = []
+
+    def hook(module: Any, args: Any, output: Any) -> Any:
+        calls.append(1)
+        return output if len(calls) % 2 else (output[0].detach(),)
+
+    return hook
+
+
+@pytest.mark.parametrize(("name", "hook"), [("sd3", detach_first_half), ("wan", detach_every_second())])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_the_gradient_is_that_of_detaching_by_hand(build, name, hook, dtype):
+    full, conditional = build(name, "full", dtype=dtype), build(name, "conditional", dtype=dtype)
+    x = full.start(PROMPTS, KEYS)
+    by_hand = full.pipe.transformer.register_forward_hook(hook)
+    expected = [gradient(full, x, step) for step in range(4)]
+    by_hand.remove()
+    for step in range(4):
+        print(name, dtype, relative(gradient(conditional, x, step), expected[step]))
+
+
+@contextmanager
+def kept(total: list[int]) -> Iterator[None]:
+    """Adds the bytes of what autograd saves, weights left out."""
+
+    def pack(x: Tensor) -> Tensor:
+        total.append(0 if isinstance(x, torch.nn.Parameter) else x.numel() * x.element_size())
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        yield
+
+
+@pytest.mark.parametrize("name", ["sd3", "wan", "qwenimage", "z_image"])
+def test_half_of_the_rows_keep_a_graph(build, name):
+    sizes = []
+    for choice in ("full", "conditional"):
+        policy = build(name, choice)
+        x = policy.start(PROMPTS, KEYS)
+        with torch.no_grad():
+            policy.predict(x, PROMPTS, 0)
+        total: list[int] = []
+        with kept(total):
+            policy.predict(x, PROMPTS, 0)
+        sizes.append(sum(total))
+    print(name, sizes[1] / sizes[0])
+
+
+@pytest.mark.parametrize("name", ["sd_pag", "sd3_pag"])
+def test_rows_that_attention_mixes_are_refused(build, name):
+    """Perturbed-attention guidance finds its three blocks by cutting the rows of every call in three."""
+    policy = build(name, "conditional")
+    x = policy.start(PROMPTS, KEYS)
+    with pytest.raises(UserError, match=r"can't evaluate .* apart.*; set policy.guidance_gradient to full"):
+        policy.predict(x, PROMPTS, 0)
+    assert policy.loop.guidance.role is None
+
+
+@pytest.mark.parametrize(("name", "call"), [("flux", {}), ("sd3", {"guidance_scale": 1.0})])
+def test_a_pipeline_without_a_second_prediction_is_refused(build, name, call):
+    policy = build(name, "conditional", call={**tiny.pipelines()[name].call, **call})
+    x = policy.start(PROMPTS, KEYS)
+    with pytest.raises(UserError, match=r"no step .* second prediction.*; set policy.guidance_gradient to full"):
+        policy.predict(x, PROMPTS, 0)
