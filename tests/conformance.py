@@ -43,12 +43,15 @@ def prompt_of(entry: tiny.Tiny, folder: Path) -> Prompt:
 
 
 def files(stem: Path, size: Any) -> Files:
-    """A picture of noise for (height, width), a clip for (frames, height, width), several for a list."""
+    """A picture of noise for (height, width), a clip for (frames, height, width), several for a list; of masks a half is set."""
     if size is None:
         return None
     if isinstance(size, list):
         return [files(stem.with_name(f"{stem.name}{i}"), one) for i, one in enumerate(size)]
     noise = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    if "mask" in stem.name:
+        left = np.arange(size[-1]) < size[-1] // 2 + np.arange(size[0] if len(size) == 3 else 1)[:, None]
+        noise[:] = 255 * left[:, None, :, None] if len(size) == 3 else 255 * left[0, :, None]
     if len(size) == 2:
         Image.fromarray(noise).save(stem.with_suffix(".png"))
         return stem.with_suffix(".png")

@@ -6,9 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import AmusedPipeline, AmusedScheduler, UVit2DModel, VQModel
-from transformers import CLIPTextModelWithProjection
 
-from conftest import clip_config, clip_tokenizer
 from flowgrpo.bill import bill_of
 from flowgrpo.cli.main import main
 from flowgrpo.config import load_config
@@ -21,15 +19,15 @@ from flowgrpo.sampling.kernels.maskgit import Maskgit
 from flowgrpo.sampling.keys import Noise
 from flowgrpo.sampling.plans.all import AllSteps
 from flowgrpo.sampling.rollout import rollout
+from tiny.parts import clip_tokenizer, clip_with_projection
 
 CPU = torch.device("cpu")
 PROMPTS = [Prompt(0, "a red circle"), Prompt(1, "a blue square")]
 STEPS, SIDE = 4, 4
 
 
-def tiny_amused(folder: Path) -> AmusedPipeline:
+def tiny_amused() -> AmusedPipeline:
     torch.manual_seed(0)
-    tokenizer = clip_tokenizer(folder)
     return AmusedPipeline(
         transformer=UVit2DModel(
             hidden_size=16,
@@ -62,8 +60,8 @@ def tiny_amused(folder: Path) -> AmusedPipeline:
             mid_block_add_attention=False,
             lookup_from_codebook=True,
         ),
-        text_encoder=CLIPTextModelWithProjection(clip_config(tokenizer)),
-        tokenizer=tokenizer,
+        text_encoder=clip_with_projection(),
+        tokenizer=clip_tokenizer(),
         scheduler=AmusedScheduler(mask_token_id=12),
     )
 
@@ -71,7 +69,7 @@ def tiny_amused(folder: Path) -> AmusedPipeline:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("amused")
-    tiny_amused(root / "words").save_pretrained(root / "pipeline")
+    tiny_amused().save_pretrained(root / "pipeline")
     return root / "pipeline"
 
 

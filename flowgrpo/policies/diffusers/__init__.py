@@ -110,8 +110,8 @@ class DiffusersConfig(PolicyConfig):
     weights of the denoiser. `size` is only for `flowgrpo plan`; a model on this disk needs none.
     `spacing` `uniform` gives the call sigmas 1, 1 - 1/S, .. 1/S, before the scheduler's shift, instead of the pipeline's own.
     Some pipelines (SD3) go to sigma < 0.01 in the step before the last, so the noise of that step stays in the picture.
-    With `guidance_gradient` `conditional`, predictions that guidance moves away from get no gradient and keep no graph, as in the
-    public code of Flow-GRPO, which detaches them.
+    With `guidance_gradient` `conditional`, predictions that guidance moves away from get no gradient and keep no graph; some code
+    that builds on Flow-GRPO's detaches them, its own does not.
     """
 
     makes: ClassVar[tuple[str, ...]] = ("images", "videos")

@@ -24,9 +24,7 @@ class Rows:
         self.pipeline, self.parameters = pipeline, parameters
         self.text = next((name for name in TEXT if name in parameters), None)
         self.count = next((name for name in parameters if name.endswith("_per_prompt")), None)
-        self.needed = [
-            name for name, p in parameters.items() if CONDITION.fullmatch(name) and p.default is p.empty and name != "self"
-        ]
+        self.needed = [name for name, p in parameters.items() if CONDITION.fullmatch(name) and p.default is p.empty]
 
     def calls(self, prompts: Sequence[Prompt]) -> list[slice]:
         """Rows that share a call: all of them, or, where rows have conditions, those of one prompt."""
@@ -58,9 +56,9 @@ class Rows:
             return {**found, self.text: [prompt.text for prompt in prompts]}
         if self.text:
             found[self.text] = prompts[0].text
-        if self.count:
+        if self.count and (self.text or self.pipeline not in REPEATED):
             found[self.count] = len(prompts)
-        elif not self.text:
+        elif not self.text and not self.count:
             raise UserError(f"{self.pipeline} takes neither a text nor a number of samples per prompt")
         return found
 

@@ -32,11 +32,12 @@ Block = tuple[int, int]
 
 @dataclass(frozen=True)
 class Call:
-    """R `blocks`, those that guidance moves `away` from, and where arguments have a row for each block of a single sample."""
+    """R `blocks`, and those that guidance moves `away` from. `rowed`: the arguments that have a row for each block, and whether
+    they are lists of tensors that have them."""
 
     blocks: int
     away: frozenset[int]
-    rowed: frozenset[KeyPath]
+    rowed: Mapping[KeyPath, bool]
 
     @property
     def split(self) -> bool:
@@ -50,12 +51,11 @@ class Role(Protocol):
 
 
 class Guidance:
-    """Denoisers that, at steps that were learned, keep no graph of what guidance moves away from."""
+    """Denoisers that, once learned, keep no graph of what guidance moves away from."""
 
     def __init__(self, modules: Mapping[str, nn.Module], idle: Idle) -> None:
         self.idle = idle
         self.steps: dict[int, Sequence[Call]] = {}
-        self.guided = False
         self.trial: Role | None = None
         self.role: Role | None = None
         for module in modules.values():
@@ -72,17 +72,17 @@ class Guidance:
             self.role = None
 
     @torch.no_grad()
-    def learn(self, step: int, steps: int, evaluate: Evaluate, unit_roundoff: float) -> None:
-        """Errors: UserError where none of the `steps` has such an evaluation, or it can't be made by itself."""
-        if step in self.steps:
-            return
-        calls, gain = self._probe(step, evaluate)
-        self.guided = self.guided or any(_any_away(self._probe(other, evaluate)[0]) for other in (step, *range(steps)))
-        if not self.guided:
+    def learn(self, steps: int, evaluate: Evaluate, unit_roundoff: float) -> None:
+        """Errors: UserError where no step has a prediction that guidance moves away from, or where it can't be made apart."""
+        probed = {step: self._probe(step, evaluate) for step in range(steps)}
+        if not any(call.away for calls, _ in probed.values() for call in calls):
             raise _refusal("no step of the pipeline is guided by a second prediction")
-        if any(call.split for call in calls):
-            self._compare(calls, step, evaluate, ROUNDINGS * gain * unit_roundoff)
-        self.steps[step] = calls
+        compared: list[list[Call]] = []
+        for step, (calls, gain) in probed.items():
+            if calls not in compared and any(call.split for call in calls):
+                self._compare(calls, step, evaluate, ROUNDINGS * gain * unit_roundoff)
+                compared.append(calls)
+        self.steps.update({step: calls for step, (calls, _) in probed.items()})
 
     def _shadow(self, forward: Any) -> Any:
         @wraps(forward)
@@ -113,6 +113,8 @@ class Guidance:
         for block in first.blocks:
             moved = self._tried(Probe(self.idle, block.__eq__), step, evaluate) - base
             weights[block] = float((moved @ every) / (every @ every))
+        if not torch.equal(self._tried(Probe(self.idle, lambda block: False), step, evaluate), base):
+            raise _refusal("the pipeline remembers its earlier predictions")
         calls = []
         for number, (blocks, rowed) in enumerate(first.calls):
             away = frozenset(i for i in range(blocks) if weights[number, i] < -NOTICED)
@@ -135,7 +137,7 @@ class Probe:
 
     def __init__(self, idle: Idle, moves: Callable[[Block], bool]) -> None:
         self.idle, self.moves = idle, moves
-        self.calls: list[tuple[int, frozenset[KeyPath]]] = []
+        self.calls: list[tuple[int, dict[KeyPath, bool]]] = []
 
     @property
     def blocks(self) -> list[Block]:
@@ -154,7 +156,7 @@ class Probe:
             made = [_normal(row, 0) + size * _normal(row, 1) for row, size in zip(leaf, sizes, strict=True)]
             return torch.stack(made) if isinstance(leaf, Tensor) else made
 
-        return tree_map(fill, answer, is_leaf=_is_list(rows))
+        return tree_map(fill, answer, is_leaf=_is_list)
 
 
 class Halves:
@@ -178,10 +180,9 @@ class Halves:
         away = [row for block in sorted(call.away) for row in self._rows(block)]
         kept = [row for block in range(call.blocks) if block not in call.away for row in self._rows(block)]
         total = len(kept) + len(away)
-        rowed = call.rowed & _rowed(given, total)
-        toward = _part(forward, _taken(given, total, rowed, kept), kept)
+        toward = _part(forward, _taken(given, total, call.rowed, kept), kept)
         with _no_graph():
-            against = _part(forward, _taken(given, total, rowed, away), away)
+            against = _part(forward, _taken(given, total, call.rowed, away), away)
         order = sorted(range(total), key=[*kept, *away].__getitem__)
 
         def join(a: Any, b: Any) -> Any:
@@ -189,21 +190,23 @@ class Halves:
                 return a
             return torch.cat([a, b])[order] if isinstance(a, Tensor) else [[*a, *b][i] for i in order]
 
-        return tree_map(join, toward, against, is_leaf=_is_list(len(kept)))
+        return tree_map(join, toward, against, is_leaf=_is_list)
 
     def _rows(self, block: int) -> range:
         return range(block * self.samples, (block + 1) * self.samples)
 
 
-def _taken(given: Any, total: int, rowed: frozenset[KeyPath], rows: Sequence[int]) -> Any:
+def _taken(given: Any, total: int, rowed: Mapping[KeyPath, bool], rows: Sequence[int]) -> Any:
     """Arguments of a call, with these rows of all."""
 
     def take(path: KeyPath, leaf: Any) -> Any:
-        if path not in rowed:
+        if path not in rowed or not (_each_has if rowed[path] else _has)(leaf, total):
             return leaf
+        if rowed[path]:
+            return [x[rows] for x in leaf]
         return leaf[rows] if isinstance(leaf, Tensor) else [leaf[i] for i in rows]
 
-    return tree_map_with_path(take, given, is_leaf=_is_list(total))
+    return tree_map_with_path(take, given, is_leaf=_is_list)
 
 
 def _part(forward: Callable[..., Any], given: Any, rows: Sequence[int]) -> Any:
@@ -216,30 +219,28 @@ def _part(forward: Callable[..., Any], given: Any, rows: Sequence[int]) -> Any:
 
 def _count(answer: Any) -> int:
     """Rows of an answer: those of the first tensor or list in it."""
-    return len(tree_leaves(answer, is_leaf=lambda node: isinstance(node, list))[0])
+    return len(tree_leaves(answer, is_leaf=_is_list)[0])
 
 
-def _rowed(given: Any, rows: int) -> frozenset[KeyPath]:
-    return frozenset(path for path, leaf in tree_leaves_with_path(given, is_leaf=_is_list(rows)) if _has(leaf, rows))
+def _rowed(given: Any, rows: int) -> dict[KeyPath, bool]:
+    leaves = tree_leaves_with_path(given, is_leaf=_is_list)
+    return {path: _each_has(leaf, rows) for path, leaf in leaves if _has(leaf, rows) or _each_has(leaf, rows)}
 
 
 def _has(leaf: Any, rows: int) -> bool:
     return len(leaf) == rows if isinstance(leaf, list) else isinstance(leaf, Tensor) and leaf.shape[:1] == (rows,)
 
 
-def _is_list(rows: int) -> Callable[[Any], bool]:
-    """Of rows, rather than of tensors that have these rows each."""
-    return lambda node: (
-        isinstance(node, list) and len(node) == rows and not all(isinstance(x, Tensor) and _has(x, rows) for x in node)
-    )
+def _each_has(leaf: Any, rows: int) -> bool:
+    return isinstance(leaf, list) and bool(leaf) and all(isinstance(x, Tensor) and _has(x, rows) for x in leaf)
+
+
+def _is_list(node: Any) -> bool:
+    return isinstance(node, list)
 
 
 def _normal(like: Tensor, number: int) -> Tensor:
     return torch.randn(like.shape, generator=torch_generator(("guidance", number))).to(like)
-
-
-def _any_away(calls: Sequence[Call]) -> bool:
-    return any(call.away for call in calls)
 
 
 @contextmanager

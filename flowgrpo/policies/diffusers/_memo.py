@@ -37,16 +37,14 @@ class Memo:
 
 def memoise_encoders(pipe: DiffusionPipeline) -> None:
     """Shadow what this pipeline encodes texts, pictures and clips with."""
-    if "encode_prompt" in dir(pipe):
-        pipe.encode_prompt = Memo(pipe.encode_prompt)
+    methods = [name for name in dir(type(pipe)) if name.startswith("encode_prompt")]
+    for name in methods:
+        setattr(pipe, name, Memo(getattr(pipe, name)))
+    forwards = ("image_encoder", "vision_encoder") if methods else ("image_encoder", "vision_encoder", "text_encoder")
     for name, module in pipe.components.items():
-        if module is None:
-            continue
-        if name.startswith(("image_encoder", "vision_encoder")) or (
-            name.startswith("text_encoder") and "encode_prompt" not in dir(pipe)
-        ):
+        if module is not None and name.startswith(forwards):
             module.forward = Memo(module.forward)
-        if name.startswith("vae") and "encode" in dir(module):
+        if module is not None and name.startswith("vae") and "encode" in dir(module):
             module.encode = Memo(module.encode)
 
 

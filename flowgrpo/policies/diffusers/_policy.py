@@ -171,25 +171,26 @@ class DiffusersPolicy(PipelineSampler):
             raise UserError(f"{type(self.pipe).__name__} can't be trained with pictures or clips in its prompt rows: {reason}")
         with self._autocast():
             self.loop.learn(self._arguments(prompt, torch.Generator()), DTYPES[self.config.dtype])
-        _, span = self.loop.begin(self._arguments(prompt, torch.Generator()))
+        state, span = self.loop.begin(self._arguments(prompt, torch.Generator()))
         if span.length != self.config.steps:
             raise UserError(
                 f"policy.steps = {self.config.steps}, but with this policy.call (strength, num_inference_steps) the pipeline "
                 f"takes {span.length} steps; set policy.steps={span.length} and policy.call.num_inference_steps"
             )
-        self._schedule = read_schedule(self.pipe.scheduler, span)
+        schedule = read_schedule(self.pipe.scheduler, span)
+        if self.config.guidance_gradient == "conditional":
+            self._learn_guidance(state, prompt)
+        self._schedule = schedule
 
-    def _learn_guidance(self, state: Tensor, prompt: Sequence[Prompt], step: int) -> None:
-        arguments = self._arguments(prompt, torch.Generator())
+    def _learn_guidance(self, state: Tensor, prompt: Sequence[Prompt]) -> None:
+        def evaluate(step: int) -> Tensor:
+            return self.loop.predict(state, step, self._arguments(prompt, torch.Generator()))
+
         with self._autocast():
-            self.loop.guidance.learn(
-                step, self.config.steps, lambda at: self.loop.predict(state, at, arguments), self.unit_roundoff
-            )
+            self.loop.guidance.learn(self.config.steps, evaluate, self.unit_roundoff)
 
     def predict(self, states: Tensor, prompts: Sequence[Prompt], step: int) -> Tensor:
         self._learn(prompts)
-        if self.config.guidance_gradient == "conditional":
-            self._learn_guidance(states[:1], prompts[:1], step)
         with self._autocast():
             made = [
                 self.loop.predict(states[rows], step, self._arguments(prompts[rows], torch.Generator()))

@@ -6,6 +6,7 @@ step a part of it, another view of it, or several tensors (pictures and sound), 
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil, log
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from flowgrpo.errors import UserError
 from flowgrpo.policies.diffusers._idle import Idle
 from flowgrpo.policies.diffusers._tap import Site, StepCall, Stop, Tap
 
-BASE = {torch.float32: 2**13, torch.float16: 512, torch.bfloat16: 80}
+BASE = {torch.float32: 2**11, torch.float16: 512, torch.bfloat16: 80}
 """Digits b .. 3 b - 1 are whole numbers that the type holds, in float32 with room for what is not whole."""
 
 
@@ -31,14 +32,18 @@ class Stream:
 
 @dataclass(frozen=True)
 class StateMap:
-    """`streams` belong to the step calls of an iteration, in order; several may belong to one. What is prepared is stepped
-    `factor` times as large. `walks`: an iteration needs those before it, which change the latents after their step, draw noise,
-    or set what later ones read."""
+    """`streams` belong to the step calls of an iteration, in order; several may belong to one. Instead of them there is `whole`
+    where a prepared tensor is the state as it is.
+
+    What is prepared is stepped `factor` times as large, in a sample that holds `copies` of all rows. `walks`: an iteration needs
+    those before it, which change the latents after their step, draw noise, or set what later ones read.
+    """
 
     calls: int
     streams: Sequence[tuple[int, Stream]]
     whole: Site | None
     factor: float
+    copies: int
     walks: bool
 
     def gather(self, prepared: Mapping[Site, Tensor]) -> Tensor:
@@ -57,10 +62,9 @@ class StateMap:
                     "height and width (and num_frames) in policy.call, so that all prompts have one size"
                 )
             return (state / self.factor).to(own.dtype)
-        start = 0
-        for _, stream in self.streams:
-            columns = state[:, start : start + len(stream.prepared)]
-            start += len(stream.prepared)
+        if self.whole:
+            return own
+        for (_, stream), columns in self._columns(state):
             if stream.site == site:
                 rows = _rows(own).clone()
                 rows[:, torch.from_numpy(stream.prepared)] = (columns / self.factor).to(own.dtype)
@@ -78,52 +82,54 @@ class StateMap:
     def _state(self, outputs: Sequence[Tensor], samples: int) -> Tensor:
         if self.whole:
             return outputs[0]
-        rows = [_rows(output[:samples] if len(output) > samples else output, samples) for output in outputs]
+        rows = [_rows(self._first(output), samples) for output in outputs]
         return torch.cat([rows[k][:, torch.from_numpy(s.stepped)] for k, s in self.streams], dim=1)
 
     def stepped(self, call: StepCall, number: int, state: Tensor) -> Tensor:
         """The sample that the pipeline gets back from its `number`-th step, when the state after it is this one."""
         if self.whole:
             return state.to(call.sample.dtype)
-        start, samples = 0, len(state)
-        copies = len(call.sample) // samples if len(call.sample) > samples else 1
-        first = call.sample[:samples] if copies > 1 else call.sample
-        rows = _rows(first, samples).clone()
-        for k, stream in self.streams:
-            columns = state[:, start : start + len(stream.prepared)]
-            start += len(stream.prepared)
+        first = self._first(call.sample)
+        rows = _rows(first, len(state)).clone()
+        for (k, stream), columns in self._columns(state):
             if k == number:
                 rows[:, torch.from_numpy(stream.stepped)] = columns.to(rows.dtype)
-        return torch.cat([rows.view(first.shape)] * copies)
+        return torch.cat([rows.view(first.shape)] * self.copies)
+
+    def _columns(self, state: Tensor) -> Iterator[tuple[tuple[int, Stream], Tensor]]:
+        sizes = [len(stream.prepared) for _, stream in self.streams]
+        return zip(self.streams, state.split(sizes, dim=1), strict=True)
+
+    def _first(self, sample: Tensor) -> Tensor:
+        return sample[: len(sample) // self.copies]
 
 
 def probe(tap: Tap, idle: Idle, arguments: dict[str, Any], dtype: torch.dtype) -> StateMap:
     """Two iterations of a call for one sample, whose prepared latents are numbered.
 
-    A number that arrives at a step is an element that is stepped. If what the step returns arrives at the next one, it is free
-    and part of the state. If the old number does, it is held fixed; otherwise the loop writes over it.
+    A number that arrives at a step is an element that is stepped, and part of the state, unless it arrives at the next step as it
+    was: then it is held fixed. If neither it nor what the step returned arrives there, the loop writes over it. Where the loop
+    draws noise, more passes tell a number from noise that is one by chance.
     """
-    base = BASE[dtype]
-    numbered = _Numbers(base)
+    numbered = _Numbers(BASE[dtype])
     passes = [_pass(tap, arguments, numbered, 0)]
     numbered.factor = numbered.scale(passes[0].first)
-    if numbered.factor != 1.0:
-        passes = [_pass(tap, arguments, numbered, 0)]
-    while numbered.total > base ** len(passes):
-        passes.append(_pass(tap, arguments, numbered, len(passes)))
-    name = type(tap.pipe).__name__
-    calls = [numbered.decode([p.first[k] for p in passes], 1) for k in range(len(passes[0].first))]
+    places = range(ceil(log(numbered.total, numbered.base)))
+    passes = [_pass(tap, arguments, numbered, place) for place in [*places, *([0, 0] if passes[0].draws else [])]]
+    calls = [numbered.decode([(p.place, p.first[k]) for p in passes], 1) for k in range(len(passes[0].first))]
     later, stay = calls, [np.full_like(codes, -1) for codes in calls]
     if passes[0].second:
-        later, stay = ([numbered.decode([p.second[k] for p in passes], n) for k in range(len(calls))] for n in (2, 1))
+        later, stay = ([numbered.decode([(p.place, p.second[k]) for p in passes], n) for k in range(len(calls))] for n in (2, 1))
     streams: list[tuple[int, Stream]] = []
+    copies = 1
     walks = passes[0].draws or not _skips(tap, arguments, numbered, idle)
     for k, codes in enumerate(calls):
         coded = (codes >= 0) & (codes < numbered.total)
-        live = coded & (later[k] == codes)
-        walks |= bool((coded & ~live & (stay[k] != codes)).any())
+        live = coded & (stay[k] != codes)
+        walks |= bool((live & (later[k] != codes)).any())
         places = np.flatnonzero(live)
         _, chosen = np.unique(codes[places], return_index=True)
+        copies = max(copies, len(places) // max(1, len(chosen)))
         places = places[np.sort(chosen)]
         for site, (offset, tensor) in numbered.sites.items():
             inside = places[(codes[places] >= offset) & (codes[places] < offset + tensor.numel())]
@@ -131,10 +137,11 @@ def probe(tap: Tap, idle: Idle, arguments: dict[str, Any], dtype: torch.dtype) -
                 streams.append((k, Stream(inside, site, codes[inside] - offset)))
     if not streams:
         raise UserError(
-            f"{name}: its latents do not reach the scheduler's step as they were prepared, so its steps can't be taken over"
+            f"{type(tap.pipe).__name__}: its latents do not reach the scheduler's step as they were prepared, so its steps can't "
+            "be taken over"
         )
     whole = _whole(streams, numbered, passes[0].first)
-    return StateMap(len(calls), () if whole else streams, whole, numbered.factor, walks)
+    return StateMap(len(calls), () if whole else streams, whole, numbered.factor, copies, walks)
 
 
 class _Numbers:
@@ -164,22 +171,24 @@ class _Numbers:
         digit = codes // self.base**place % self.base
         return (digit + self.base).view(own.shape).to(own.dtype)
 
-    def decode(self, samples: Sequence[Tensor], level: int) -> np.ndarray:
-        """The numbers that samples hold, of which each shows one digit from `level` times the base on; -1 where there is none."""
-        codes = np.zeros(samples[0].numel(), dtype=np.int64)
-        known = np.ones_like(codes, dtype=bool)
-        for place, sample in enumerate(samples):
+    def decode(self, samples: Sequence[tuple[int, Tensor]], level: int) -> np.ndarray:
+        """The numbers in samples, of which each shows the digit at a place, from `level` times the base on; -1 for none."""
+        digits: dict[int, np.ndarray] = {}
+        known = np.ones(samples[0][1].numel(), dtype=bool)
+        for place, sample in samples:
             value = sample.double().flatten().cpu().numpy() / self.factor - level * self.base
-            known &= (value >= 0) & (value < self.base) & (value == np.round(value))
-            codes += np.where(known, value, 0).astype(np.int64) * self.base**place
+            known &= (value >= 0) & (value < self.base) & (value == np.round(value)) & (value == digits.get(place, value))
+            digits[place] = value
+        codes = sum(np.where(known, digit, 0).astype(np.int64) * self.base**place for place, digit in digits.items())
         return np.where(known, codes, -1)
 
 
 @dataclass(frozen=True)
 class _Pass:
-    """The samples at the steps of the first iteration and of the second, which is empty where there is just one; and whether
-    the second one drew from a generator."""
+    """The samples at the steps of the first iteration and of the second, which is empty where there is just one, when they showed
+    the digit at `place`; and whether the second iteration drew from a generator."""
 
+    place: int
     first: list[Tensor]
     second: list[Tensor]
     draws: bool
@@ -202,7 +211,7 @@ def _pass(tap: Tap, arguments: dict[str, Any], numbered: _Numbers, place: int) -
         return call.sample + numbered.base * numbered.factor
 
     tap.run(arguments, window, lambda site, own: numbered.digit(site, own, place), step)
-    return _Pass(found[0], found[1] if len(found) > 1 else [], not torch.equal(seeds[-2], seeds[-1]))
+    return _Pass(place, found[0], found[1] if len(found) > 1 else [], not torch.equal(seeds[-2], seeds[-1]))
 
 
 def _seed(generator: torch.Generator) -> Tensor:

@@ -75,6 +75,7 @@ ONE_TEXT = frozenset(
         "QwenImageEditInpaintPipeline",
         "QwenImageEditPipeline",
         "QwenImageEditPlusPipeline",
+        "SanaWMPipeline",
         "VisualClozeGenerationPipeline",
         "WanVACEPipeline",
     }
@@ -95,6 +96,10 @@ REFUSED: dict[str, str] = {
             "SkyReelsV2DiffusionForcingVideoToVideoPipeline",
         ),
         "each of its frames has a noise level and a scheduler of its own",
+    ),
+    **dict.fromkeys(
+        ("AnyFlowFARPipeline", "HeliosPipeline", "HeliosPyramidPipeline", "LTXI2VLongMultiPromptPipeline"),
+        "it makes its clip chunk by chunk, each a sampling of its own",
     ),
     "CosmosTextToWorldPipeline": "it steps its scheduler twice in each iteration, the second time from the first one's outcome",
     "CosmosVideoToWorldPipeline": "it steps its scheduler twice in each iteration, the second time from the first one's outcome",

@@ -80,10 +80,12 @@ class Tap:
 
     def run(self, arguments: dict[str, Any], window: Window, on_prepared: OnPrepared, on_step: OnStep) -> Any:
         """The call's output, or None where a function raised `Stop`. What it draws without a generator is the same each time.
+        It gets lists of its own: some pipelines write into them.
 
         Errors: UserError where the call has no loop over its scheduler's timesteps.
         """
         self.spans = []
+        arguments = {name: list(value) if isinstance(value, list) else value for name, value in arguments.items()}
         with own_randomness(), self._prepared(on_prepared), self._loop(window), self._step(on_step):
             try:
                 output = self.call(self.pipe, **arguments)
@@ -213,7 +215,8 @@ def _replacing(name: str, original: Callable[..., Any], replace: OnPrepared) -> 
 @contextmanager
 def own_randomness() -> Iterator[None]:
     """A fixed seed inside, and the global state untouched."""
-    with torch.random.fork_rng():
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
         torch.manual_seed(0)
         yield
 
