@@ -61,7 +61,8 @@ def sample_row(rng: np.random.Generator) -> Metadata:
     """A row that is not held out."""
     while True:
         motion = str(rng.choice(MOTIONS))
-        speed = rng.choice([None, *DISTANCES]) if motion in DIRECTIONS else None
+        speeds = (None, *DISTANCES)
+        speed = speeds[rng.choice(len(speeds))] if motion in DIRECTIONS else None
         found = row(str(rng.choice(SHAPES)), str(rng.choice(list(COLORS))), motion, speed, str(rng.choice(OPENINGS)))
         if not is_held_out(found):
             return found

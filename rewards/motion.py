@@ -68,7 +68,8 @@ class Path:
         places = np.array([(o.x, o.y, log(max(o.diameter, 1.0))) for o in objects])
         slope, start = np.polyfit(times, places, 1)
         strays = np.linalg.norm((places - start - np.outer(times, slope))[:, :2], axis=1)
-        return Path(*slope.tolist(), stray=float(strays.max()))
+        dx, dy, growth = slope.tolist()
+        return Path(dx, dy, growth, float(strays.max()))
 
 
 def _ladder() -> list[Samples]:

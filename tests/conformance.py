@@ -1,11 +1,12 @@
 """Build every tiny pipeline, check it, and write flowgrpo/conformance/table.json: `python tests/conformance.py [NAME ...]`.
 
-With names only these are checked and printed, and the table stays.
+With names only these are checked and printed, and only their rows are new.
 """
 
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,8 @@ def verdict(name: str) -> Verdict:
     with tempfile.TemporaryDirectory() as folder:
         entry.build().save_pretrained(f"{folder}/pipeline")
         config = config_of(entry, Path(folder, "pipeline"))
-        return check(name, entry.kind, config, prompt_of(entry, Path(folder)))
+        found = check(name, entry.kind, config, prompt_of(entry, Path(folder)))
+    return found if found.passed else replace(found, error=entry.known or found.error)
 
 
 def config_of(entry: tiny.Tiny, folder: Path) -> DiffusersConfig:
@@ -71,8 +73,8 @@ def main(names: list[str]) -> None:
         for found in pool.map(verdict, names or tiny.pipelines()):
             print(f"{'pass' if found.passed else 'FAIL'}  {found.name}", file=sys.stderr)
             rows.append(found.row())
-    if not names:
-        table.write(rows)
+    fresh = {row["name"]: row for row in [*table.read(), *rows]}
+    table.write([fresh[name] for name in tiny.pipelines()])
     print(table.text(rows))
 
 

@@ -28,7 +28,6 @@ KINDS_OF_LOOP = {
     "sd_controlnet_interval": "pictures beside the text",
     "latent_diffusion": "a loop without enumerate, latents without a method",
     "lcm": "what is decoded is not the latents",
-    "hunyuan_image": "a guider with momentum",
     "flux_kontext": "tokens of a picture behind those of the latents",
     "wan22": "two experts",
     "wan_i2v": "a picture in front of a clip",

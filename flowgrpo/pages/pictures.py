@@ -33,7 +33,7 @@ def frames_of(path: Path) -> list[Image.Image]:
     with Image.open(path) as file:
         for frame in ImageSequence.Iterator(file):
             shown = frame.convert("RGB")
-            frames += [shown.copy() for _ in range(round(file.info.get("duration", FRAME) / FRAME))]
+            frames += [shown.copy() for _ in range(max(1, round(file.info.get("duration", FRAME) / FRAME)))]
     return frames
 
 

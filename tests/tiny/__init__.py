@@ -23,7 +23,7 @@ class Tiny:
     row, by the name of the call's argument: (height, width), (frames, height, width), or a list of such.
 
     `prompt` is the text, where a pipeline wants its own form. `steps` is the number of transitions, `options` are other fields
-    of the policy's config (lora targets).
+    of the policy's config (lora targets). `known` is why it is known not to pass.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Tiny:
     steps: int = 4
     options: dict[str, Any] = field(default_factory=dict)
     prompt: str = "a red circle"
+    known: str = ""
 
     def build(self) -> DiffusionPipeline:
         with torch.random.fork_rng(devices=[]):

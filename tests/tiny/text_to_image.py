@@ -601,7 +601,11 @@ def cogview4() -> CogView4Pipeline:
 HUNYUAN_CALL = {"height": 16, "width": 16, "negative_prompt": "blurry"}
 
 
-@tiny("text to image", call=HUNYUAN_CALL)
+@tiny(
+    "text to image",
+    call=HUNYUAN_CALL,
+    known="its guider has momentum: the pipeline's predictions depend on those before, which those of a policy must not",
+)
 def hunyuan_image() -> HunyuanImagePipeline:
     guidance = {"adaptive_projected_guidance_start_step": 2}
     return HunyuanImagePipeline(

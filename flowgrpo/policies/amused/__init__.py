@@ -42,6 +42,8 @@ class AmusedConfig(DiffusersConfig):
         kernels = [node.kernel for node in shape.nodes if isinstance(node.kernel, UnmaskingKernel)]
         if complaint := next(filter(None, (kernel.needs(self.steps, self.length) for kernel in kernels)), None):
             return complaint
+        if self.guidance_gradient == "conditional":
+            return "policy.guidance_gradient 'conditional' is for continuous latents; set it to full"
         if self.schedule and "temperature" in self.call:
             return "policy.schedule starts from kernel 'maskgit'; leave policy.call.temperature, that of its order, out"
         return self.schedule.complaint(shape, Maskgit(), self.guidance_scale) if self.schedule else None

@@ -240,7 +240,9 @@ def _is_list(node: Any) -> bool:
 
 
 def _normal(like: Tensor, number: int) -> Tensor:
-    return torch.randn(like.shape, generator=torch_generator(("guidance", number))).to(like)
+    """Noise of this shape; the tokens of a sequence are all alike, since a pipeline may take the last of so many."""
+    shape = (1, like.shape[1]) if like.ndim == 2 else like.shape
+    return torch.randn(shape, generator=torch_generator(("guidance", number))).expand(like.shape).to(like)
 
 
 @contextmanager

@@ -143,6 +143,7 @@ class DiffusersPolicy(PipelineSampler):
         for module in self.pipe.components.values():
             if isinstance(module, nn.Module):
                 module.requires_grad_(False).eval()
+                vars(module).setdefault("gradient_checkpointing", False)  # control nets that read it without having set it
         self.modules = denoisers(self.pipe)
         self.weights = attach(self.modules, config.lora, seed)
         memoise_encoders(self.pipe)

@@ -114,8 +114,8 @@ def probe(tap: Tap, idle: Idle, arguments: dict[str, Any], dtype: torch.dtype) -
     numbered = _Numbers(BASE[dtype])
     passes = [_pass(tap, arguments, numbered, 0)]
     numbered.factor = numbered.scale(passes[0].first)
-    places = range(ceil(log(numbered.total, numbered.base)))
-    passes = [_pass(tap, arguments, numbered, place) for place in [*places, *([0, 0] if passes[0].draws else [])]]
+    digits = range(ceil(log(numbered.total, numbered.base)))
+    passes = [_pass(tap, arguments, numbered, place) for place in [*digits, *([0, 0] if passes[0].draws else [])]]
     calls = [numbered.decode([(p.place, p.first[k]) for p in passes], 1) for k in range(len(passes[0].first))]
     later, stay = calls, [np.full_like(codes, -1) for codes in calls]
     if passes[0].second:

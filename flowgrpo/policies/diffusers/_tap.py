@@ -5,6 +5,7 @@ its loop to the steps that are wanted, and stands where its scheduler steps. No 
 """
 
 import builtins
+import copy
 import functools
 import inspect
 import re
@@ -86,7 +87,7 @@ class Tap:
         """
         self.spans = []
         arguments = {name: list(value) if isinstance(value, list) else value for name, value in arguments.items()}
-        with own_randomness(), self._prepared(on_prepared), self._loop(window), self._step(on_step):
+        with own_randomness(), self._fresh_guiders(), self._prepared(on_prepared), self._loop(window), self._step(on_step):
             try:
                 output = self.call(self.pipe, **arguments)
             except Stop:
@@ -94,6 +95,16 @@ class Tap:
         if not self.spans:
             raise UserError(f"{type(self.pipe).__name__} has no loop over its scheduler's timesteps to take over")
         return output
+
+    @contextmanager
+    def _fresh_guiders(self) -> Iterator[None]:
+        """Guiders of the call's own: one with momentum would carry predictions, and their graphs, into the next call."""
+        scope = vars(self.pipe)
+        names = [name for name, value in scope.items() if name.endswith("guider") and value is not None]
+        with ExitStack() as stack:
+            for name in names:
+                stack.enter_context(_entry(scope, name, copy.deepcopy(scope[name])))
+            yield
 
     @contextmanager
     def _prepared(self, replace: OnPrepared) -> Iterator[None]:
