@@ -11,18 +11,20 @@ from PIL import Image, ImageDraw
 
 from flowgrpo.pages.pictures import animate, frames_of
 
-COLUMNS, SIDE, GAP, BAR = 12, 72, 6, 4
+COLUMNS, CLIPS, SIDE, GAP, BAR = 12, 6, 72, 6, 4
 RIGHT, WRONG = (18, 128, 74), (196, 50, 10)
 
 
 def pictures(run: Path) -> list[Image.Image]:
-    """Of the run's held-out samples every other one, whatever they score: as many frames as the clips have, 1 for pictures.
+    """Held-out samples of the run, evenly spread over its report, whatever they score: as many frames as the clips have, 1 for
+    pictures.
 
     The bar below a sample is green where the metric is 1, red elsewhere.
     """
     index = json.loads((run / "samples" / "index.json").read_text())
     metric = json.loads((run / "held_out.json").read_text())["metric"]
-    rows = index[:: max(1, len(index) // COLUMNS)][:COLUMNS]
+    columns = CLIPS if "video" in index[0]["before"] else COLUMNS
+    rows = index[:: max(1, len(index) // columns)][:columns]
     height = SIDE + BAR + GAP
     still = Image.new("RGB", ((SIDE + GAP) * len(rows) + GAP, 2 * height + GAP), "white")
     draw = ImageDraw.Draw(still)

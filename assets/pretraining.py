@@ -5,6 +5,7 @@ B batch, T text tokens.
 
 import argparse
 import copy
+import gzip
 import json
 import math
 import shutil
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
 from flowgrpo.assets.scenes import OPENINGS, RELATIONS, TAGS, draw, is_held_out, sample_metadata, sample_scene
+from flowgrpo.prompts import read_rows
 from flowgrpo.rewards.scene import BACKGROUNDS, COLORS, strict
 from flowgrpo.samples import Samples
 
@@ -156,11 +158,17 @@ def save_half(pipeline: type[DiffusionPipeline], components: dict[str, Any], out
         weights.chmod(0o644)
 
 
+def write_rows(file: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """As packed JSONL."""
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    file.write_bytes(gzip.compress(text.encode(), mtime=0))
+
+
 def print_accuracy(
     draw_pictures: Callable[[list[str], list[torch.Generator], float], Tensor], prompts: Path, guidance_scales: Sequence[float]
 ) -> None:
     """A table of the strict judge's mean by task type and guidance scale; prompt i is drawn with seed 1000 + i."""
-    rows = [json.loads(line) for line in prompts.read_text().splitlines()]
+    rows = read_rows(prompts)
     tags = np.array([row["tag"] for row in rows])
     print(f"| guidance | {' | '.join([*TAGS, 'all'])} |\n|{'---|' * (len(TAGS) + 2)}")
     for guidance_scale in guidance_scales:

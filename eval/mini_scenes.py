@@ -24,7 +24,7 @@ benchmark = Benchmark(
     summary="300 held-out prompts of drawn scenes, for mini-sd3 and mini-amused",
     source="flowgrpo, after GenEval's task types (arXiv 2310.11513)",
     licence="Apache-2.0",
-    load=shipped("asset:mini-sd3/prompts/held_out.jsonl"),
+    load=shipped("asset:mini-sd3/prompts/held_out.jsonl.gz"),
     rewards={METRIC: RewardConfig(use="scene:strict"), "soft": RewardConfig(use="scene:soft")},
     metric=METRIC,
     figures=figures,

@@ -1,6 +1,7 @@
 """Prompts: rows of a file, with whatever metadata they carry."""
 
 import csv
+import gzip
 import json
 import re
 from collections.abc import Sequence
@@ -71,17 +72,19 @@ def _files(value: Any, path: Path, where: str) -> Files:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a .txt, .jsonl or .csv, whether they hold a prompt or not."""
-    text = path.read_text(encoding="utf-8")
+    """The rows of a .txt, .jsonl or .csv, which may be packed (.gz), whether they hold a prompt or not."""
+    packed = path.suffix == ".gz"
+    content = path.read_bytes()
+    text = (gzip.decompress(content) if packed else content).decode("utf-8")
     lines = [line for line in text.splitlines() if line.strip()]
-    match path.suffix:
+    match path.with_suffix("").suffix if packed else path.suffix:
         case ".txt":
             return [{"prompt": line.strip()} for line in lines]
         case ".jsonl":
             return [_json_row(line, path, number) for number, line in enumerate(lines, 1)]
         case ".csv":
             return [dict(row) for row in csv.DictReader(text.splitlines())]
-    raise UserError(f"prompt file {path} must end in .txt, .jsonl or .csv")
+    raise UserError(f"prompt file {path} must end in .txt, .jsonl or .csv, or one of these and .gz")
 
 
 def _json_row(line: str, path: Path, number: int) -> dict[str, Any]:

@@ -32,7 +32,7 @@ benchmark = Benchmark(
     summary="ten problems & their answers",
     source="<me>",
     licence="mine",
-    load=lambda path: load_prompts("asset:mini-mdlm/prompts/held_out.jsonl")[:10],
+    load=lambda path: load_prompts("asset:mini-mdlm/prompts/held_out.jsonl.gz")[:10],
     rewards={"valid": RewardConfig(use="arithmetic:countdown_valid"), "length": RewardConfig(use="own_reward.py:reward")},
     metric="valid",
     figures=figures,
@@ -133,7 +133,7 @@ def test_an_interrupt_keeps_what_is_done(capsys):
 
 
 def read_prompts() -> list[Prompt]:
-    return shipped("asset:mini-mdlm/prompts/held_out.jsonl")(None)
+    return shipped("asset:mini-mdlm/prompts/held_out.jsonl.gz")(None)
 
 
 def test_a_reward_that_fails_on_a_prompt_is_counted_and_tried_again_by_the_same_command(capsys):

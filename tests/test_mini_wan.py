@@ -9,8 +9,9 @@ import flowgrpo.assets
 from flowgrpo.assets.clips import is_held_out
 from flowgrpo.bill import bill_of
 from flowgrpo.cli.main import main
-from flowgrpo.config import load_config, recipes
+from flowgrpo.config import load_config
 from flowgrpo.media import read
+from flowgrpo.paths import recipes
 from flowgrpo.prompts import load_prompts
 
 FOLDER = Path(flowgrpo.assets.__file__).parent / "mini-wan"
@@ -35,7 +36,7 @@ def test_every_recipe_trains_and_its_report_plays_the_clips(recipe, tmp_path, mo
 
 
 def test_no_held_out_combination_is_trained_on():
-    files = {name: load_prompts(f"asset:mini-wan/prompts/{name}.jsonl") for name in ("train", "held_out")}
+    files = {name: load_prompts(f"asset:mini-wan/prompts/{name}.jsonl.gz") for name in ("train", "held_out")}
     assert len(files["held_out"]) == 300 and len({prompt.text for prompt in files["held_out"]}) == 300
     assert all(is_held_out(prompt.metadata) for prompt in files["held_out"])
     assert not any(is_held_out(prompt.metadata) for prompt in files["train"])

@@ -31,7 +31,7 @@ from flowgrpo.assets.pretraining import (
 from flowgrpo.paths import locate
 
 SIDE, CHANNELS, IDS, TEXT = 8, 8, 256, 48
-PROMPTS = locate("asset:mini-sd3/prompts/held_out.jsonl")
+PROMPTS = locate("asset:mini-sd3/prompts/held_out.jsonl.gz")
 
 
 def pipeline(folder: Path) -> AmusedPipeline:

@@ -6,7 +6,6 @@ B batch, N = 9 prompt + 8 completion ids.
 """
 
 import argparse
-import json
 import math
 from functools import cache
 from hashlib import blake2b
@@ -20,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast
 
+from flowgrpo.assets.pretraining import write_rows
 from flowgrpo.policies.masked import MaskedConfig
 from flowgrpo.policies.masked.transformer import MiniMdlm, MiniMdlmConfig
 from flowgrpo.prompts import load_prompts
@@ -119,12 +119,12 @@ def write_prompts(folder: Path, train_count: int, held_out_count: int) -> None:
         places = rng.choice(len(orders), count, replace=False, p=ways / ways.sum())
         chosen = [(orders[i][0], orders[i][1][1]) for i in places]
         rows = [{"prompt": prompt_of(order, target), "numbers": list(order), "target": target} for order, target in chosen]
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_rows(folder / f"{name}.jsonl.gz", rows)
 
 
 def evaluate(folder: Path) -> None:
     """Held-out accuracy and share of valid expressions, by order, number of steps S and temperature."""
-    prompts = load_prompts(str(folder / "prompts" / "held_out.jsonl"))
+    prompts = load_prompts(str(folder / "prompts" / "held_out.jsonl.gz"))
     print("| order | S=8, greedy | S=8, sampled | S=4, greedy | S=4, sampled |\n|---|---|---|---|---|")
     for order in ("low_confidence", "random_order", "left_to_right"):
         cells = []

@@ -6,7 +6,6 @@ B batch, T text tokens, latents [B, 8, 8, 8].
 """
 
 import copy
-import json
 import time
 from pathlib import Path
 
@@ -33,6 +32,7 @@ from flowgrpo.assets.pretraining import (
     scenes,
     text_encoder,
     tokenizer,
+    write_rows,
 )
 from flowgrpo.assets.scenes import OPENINGS, TAGS, Metadata, caption, sample_metadata
 
@@ -163,11 +163,11 @@ def evaluate(folder: Path) -> None:
             output_type="pt",
         ).images
 
-    print_accuracy(pictures, folder / "prompts" / "held_out.jsonl", (1.0, 2.0, 3.0, 4.5, 6.0))
+    print_accuracy(pictures, folder / "prompts" / "held_out.jsonl.gz", (1.0, 2.0, 3.0, 4.5, 6.0))
 
 
 def write_prompts(folder: Path) -> None:
-    """`held_out.jsonl` (50 prompts per task type) and `train.jsonl`: no caption is in both, whatever it opens with."""
+    """`held_out.jsonl.gz` (50 prompts per task type) and `train.jsonl.gz`: no caption is in both, whatever it opens with."""
     rng = np.random.default_rng(7)
     files: dict[str, list[Metadata]] = {"held_out": [], "train": []}
     for tag in TAGS:
@@ -178,7 +178,7 @@ def write_prompts(folder: Path) -> None:
         files["train"] += openings(rng, [captions[c] for c in train], 100)
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in files.items():
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_rows(folder / f"{name}.jsonl.gz", rows)
 
 
 def openings(rng: np.random.Generator, rows: list[Metadata], count: int) -> list[Metadata]:

@@ -6,7 +6,6 @@ B batch, T text tokens, clips [B, 3, 9, 32, 32], latents [B, 8, 5, 4, 4].
 """
 
 import copy
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,8 +20,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
 from flowgrpo.assets.clips import is_held_out, rows, sample_clip, sample_row
-from flowgrpo.assets.pretraining import arguments, descend, follow, learning_rate, near_objects, save_half
+from flowgrpo.assets.pretraining import arguments, descend, follow, learning_rate, near_objects, save_half, write_rows
 from flowgrpo.assets.scenes import Metadata
+from flowgrpo.prompts import read_rows
 from flowgrpo.rewards.motion import strict
 from flowgrpo.samples import Samples
 
@@ -190,7 +190,7 @@ def evaluate(folder: Path) -> None:
     """A table of the strict judge's mean by task and guidance scale; prompt i is drawn with seed 1000 + i."""
     pipe = WanPipeline.from_pretrained(folder, dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
-    prompts = [json.loads(line) for line in (folder / "prompts" / "held_out.jsonl").read_text().splitlines()]
+    prompts = read_rows(folder / "prompts" / "held_out.jsonl.gz")
     tags = np.array([row["tag"] for row in prompts])
     print(f"| guidance | {' | '.join([*sorted(set(tags)), 'all'])} |\n|{'---|' * (len(set(tags)) + 2)}")
     for guidance_scale in (1.0, 2.0, 3.0):
@@ -215,7 +215,7 @@ def evaluate(folder: Path) -> None:
 
 
 def write_prompts(folder: Path) -> None:
-    """`held_out.jsonl` of held-out combinations only, `train.jsonl` of the others."""
+    """`held_out.jsonl.gz` of held-out combinations only, `train.jsonl.gz` of the others."""
     rng = np.random.default_rng(7)
     every: dict[bool, list[Metadata]] = {True: [], False: []}
     for row in rows():
@@ -223,7 +223,7 @@ def write_prompts(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, found, count in (("held_out", every[True], HELD_OUT), ("train", every[False], TRAIN)):
         chosen = [found[i] for i in sorted(rng.permutation(len(found))[:count])]
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row, separators=(",", ":")) + "\n" for row in chosen))
+        write_rows(folder / f"{name}.jsonl.gz", chosen)
 
 
 def main() -> None:

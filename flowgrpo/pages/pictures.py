@@ -56,4 +56,6 @@ def address(frames: Sequence[Image.Image], limit: int) -> tuple[str, bool]:
 
 def animate(frames: Sequence[Image.Image], file: Path | io.BytesIO, lossless: bool) -> None:
     """Write a WebP that plays for ever."""
-    frames[0].save(file, "webp", save_all=True, append_images=frames[1:], duration=FRAME, loop=0, lossless=lossless)
+    frames[0].save(
+        file, "webp", save_all=True, append_images=frames[1:], duration=FRAME, loop=0, lossless=lossless, quality=60, method=6
+    )
