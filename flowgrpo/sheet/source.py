@@ -31,8 +31,9 @@ class Item:
 def read_source(source: str, prompts: str | None = None) -> list[Item]:
     """All samples of a folder (with those below it, without hidden ones), glob or JSONL, in sorted order or that of the rows.
 
-    A row with "image" or "video" is that file, relative to the JSONL, and "text" is metadata of it; a row with neither is
-    the text itself. The prompt is that of the prompt file, else of the row, else of NAME.txt beside the file, else empty.
+    A row with "video" or "image" is that file, relative to the JSONL (with both, the clip, made from the picture), and "text"
+    is metadata of it; a row with neither is the text itself. The prompt is that of the prompt file, else of the row, else of
+    NAME.txt beside the file, else empty.
     """
     index = index_of(source)
     items = _indexed(index) if index else [Item(path, {}) for path in _files(source)]
@@ -71,7 +72,7 @@ def _indexed(index: Path) -> list[Item]:
 
 
 def _item(row: dict[str, Any], index: Path, number: int) -> Item:
-    kinds: tuple[Literal["image", "video"], ...] = ("image", "video")
+    kinds: tuple[Literal["image", "video"], ...] = ("video", "image")
     kind = next((kind for kind in kinds if kind in row), None)
     content = row.get(kind or "text")
     if not isinstance(content, str):
