@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +43,8 @@ def settings(exam: Exam, policy: PolicyConfig) -> dict[str, Any]:
 
 
 def fingerprint(prompts: Sequence[Prompt]) -> str:
-    rows = json.dumps([asdict(prompt) for prompt in prompts], sort_keys=True)
+    stated = [{"index": prompt.index, "text": prompt.text, "metadata": prompt.metadata} for prompt in prompts]
+    rows = json.dumps(stated, sort_keys=True)
     return hashlib.sha256(rows.encode()).hexdigest()
 
 
