@@ -158,11 +158,10 @@ REFUSED = {
     "sd_pag": r"can't evaluate .* apart",
     "sd3_pag": r"can't evaluate .* apart",
     "omnigen": r"says something else .* apart",
-    "hunyuan_image": r"remembers its earlier predictions",
     "flux": r"no step .* second prediction",
 }
-"""Perturbed-attention guidance cuts the rows of every call in three; tokens of OmniGen's rows are padded together; a guider has
-momentum; guidance is an input."""
+"""Perturbed-attention guidance cuts the rows of every call in three; tokens of OmniGen's rows are padded together; guidance is
+an input."""
 
 
 @pytest.mark.parametrize("name", REFUSED)

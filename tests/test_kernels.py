@@ -9,6 +9,7 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEuler
 
 from flowgrpo.errors import UserError
 from flowgrpo.policies.diffusers._schedule import read_schedule
+from flowgrpo.policies.diffusers._tap import Span
 from flowgrpo.sampling.gaussian import GaussianLaw
 from flowgrpo.sampling.kernels import Move
 from flowgrpo.sampling.kernels.calibrated import Calibrated
@@ -27,7 +28,7 @@ CPU = torch.device("cpu")
 def sd3_schedule() -> Schedule:
     scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
     scheduler.set_timesteps(10)
-    return read_schedule(scheduler)
+    return read_schedule(scheduler, Span(0, len(scheduler.timesteps)))
 
 
 def linspace_schedule() -> Schedule:
@@ -115,7 +116,7 @@ def test_ode_is_euler():
 def test_ddim_on_a_diffusion_schedule_equals_diffusers():
     scheduler = DDIMScheduler(clip_sample=False, set_alpha_to_one=False)
     scheduler.set_timesteps(5)
-    schedule = read_schedule(scheduler)
+    schedule = read_schedule(scheduler, Span(0, len(scheduler.timesteps)))
     x, v, noise = torch.randn(3, 1, 16)
     for i, t in enumerate(scheduler.timesteps):
         for kernel, eta in ((Ode(), 0.0), (Ddim(eta=0.7), 0.7)):

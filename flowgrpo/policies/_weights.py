@@ -70,7 +70,10 @@ class LoraWeights:
 
 def _add_adapter(name: str, module: Any, peft: LoraConfig) -> None:
     try:
-        inject_adapter_in_model(peft, module)
+        if "add_adapter" in dir(module):
+            module.add_adapter(peft)
+        else:
+            inject_adapter_in_model(peft, module)
     except ValueError as error:
         raise UserError(f"no layer of '{name}' matches lora.targets {sorted(peft.target_modules)}") from error
     for parameter in module.parameters():
