@@ -9,31 +9,29 @@ import torch
 from torch import Tensor
 
 from flowgrpo.errors import UserError
+from flowgrpo.policies._dtypes import ROUNDINGS, unit_roundoff
 from flowgrpo.policies.protocol import Law, Policy
 from flowgrpo.sampling.keys import torch_generator
 from flowgrpo.sampling.rollout import Transitions
 
-FLOAT32 = torch.finfo(torch.float32).eps / 2.0
-ROUNDINGS = 16.0
-"""Of its output that a network amounts to: the errors of L layers add up like a random walk, to sqrt(L) of one."""
 DRAWS = 4
 
 
-def tolerance(law: Law, x: Tensor, prediction: Tensor, x_next: Tensor, unit_roundoff: float) -> Tensor:
+def tolerance(law: Law, x: Tensor, prediction: Tensor, x_next: Tensor, unit: float) -> Tensor:
     """[C, D]: how far log-probs may move by rounding alone.
 
-    What the network stores of its output has a relative error of at most the unit roundoff u of the type that it computes in. So
-    the log-prob is taken again at predictions with errors of that size and random signs; the largest change, times `ROUNDINGS`,
-    is allowed. For a Gaussian step one change is about u |g| rms(v) / (tau sqrt(dimensions)) + u^2 g^2 rms(v)^2 / (2 tau^2).
-    The log-prob itself is a float32.
+    What the network stores of its output has a relative error of at most `unit`, the unit roundoff u of the type that it computes
+    in. So the log-prob is taken again at predictions with errors of that size and random signs; the largest change, times
+    `ROUNDINGS`, is allowed. For a Gaussian step one change is about u |g| rms(v) / (tau sqrt(dimensions)) +
+    u^2 g^2 rms(v)^2 / (2 tau^2). The log-prob itself is a float32.
     """
     log_prob = law.log_prob(x, prediction, x_next)
     largest = torch.zeros_like(log_prob)
     for draw in range(DRAWS):
         signs = torch.randn(prediction.shape, generator=torch_generator(("gate", draw))).sign().to(prediction.device)
-        moved = law.log_prob(x, prediction.float() * (1.0 + unit_roundoff * signs), x_next)
+        moved = law.log_prob(x, prediction.float() * (1.0 + unit * signs), x_next)
         largest = torch.maximum(largest, (moved - log_prob).abs())
-    return ROUNDINGS * (largest + FLOAT32 * (1.0 + log_prob.abs()))
+    return ROUNDINGS * (largest + unit_roundoff(torch.float32) * (1.0 + log_prob.abs()))
 
 
 @dataclass

@@ -13,8 +13,7 @@ import gpu_figures
 from conftest import CALLS, trajectories
 from flowgrpo.config import load_config
 from flowgrpo.errors import UserError
-from flowgrpo.policies.diffusers import REMEMBERED, AttentionLora, DiffusersConfig, Runtime
-from flowgrpo.policies.diffusers._memo import ENTRIES
+from flowgrpo.policies.diffusers import AttentionLora, DiffusersConfig, Runtime
 from flowgrpo.policies.diffusers._policy import load_pipeline
 from flowgrpo.policies.diffusers._runtime import apply, quantised
 from flowgrpo.prompts import Prompt
@@ -304,7 +303,3 @@ def test_published_configs_have_the_sizes_that_the_recipe_states(name, recipe):
     assert count["vae"] == pytest.approx(stated.vae.parameters, rel=0.01)
     encoders = sum(n for key, n in count.items() if key.startswith("text_encoder"))
     assert encoders == pytest.approx(stated.encoders.parameters, rel=0.01)
-
-
-def test_the_memo_keeps_as_many_batches_as_the_plan_counts():
-    assert ENTRIES == REMEMBERED

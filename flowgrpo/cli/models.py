@@ -5,6 +5,7 @@ import json
 
 from flowgrpo.config import checked, with_overrides
 from flowgrpo.conformance import table
+from flowgrpo.errors import UserError
 from flowgrpo.prompts import Prompt, load_prompts
 
 
@@ -17,6 +18,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if not arguments.check and (arguments.overrides or arguments.prompts):
+        raise UserError("values and --prompts are for --check PIPELINE; `flowgrpo models` alone prints the table")
     rows = [_check(arguments)] if arguments.check else table.read()
     print(json.dumps(rows) if arguments.json else table.text(rows))
     return 0 if not arguments.check or rows[0]["passed"] else 1

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import wraps
+from math import inf
 from pathlib import Path
 from types import MethodType
 from typing import Any
@@ -21,7 +22,7 @@ from flowgrpo.conformance.table import COLUMNS
 from flowgrpo.policies.diffusers import DiffusersConfig
 from flowgrpo.policies.diffusers._policy import DiffusersPolicy, PipelineSampler
 from flowgrpo.policies.diffusers._schedule import with_one_step_scheduler
-from flowgrpo.policies.diffusers._tap import StepCall, Stop
+from flowgrpo.policies.diffusers._tap import StepCall, Stop, own_randomness
 from flowgrpo.prompts import Prompt
 from flowgrpo.sampling.kernels.ddim import Ddim
 from flowgrpo.sampling.keys import torch_generator
@@ -31,6 +32,8 @@ from flowgrpo.sampling.rollout import rollout
 CLOSE = 1e-4
 """A relative difference up to this is rounding."""
 SAMPLES = 2
+START = [("start", i) for i in range(SAMPLES)]
+"""Keys of the initial noise."""
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -54,12 +57,7 @@ class Verdict:
 
 
 def _good(found: str) -> bool:
-    if found in ("exact", "yes"):
-        return True
-    try:
-        return float(found) <= CLOSE
-    except ValueError:
-        return False
+    return found == "yes" or _size(found) <= CLOSE
 
 
 def check(name: str, kind: str, config: DiffusersConfig, prompt: Prompt) -> Verdict:
@@ -97,35 +95,33 @@ def _sentence(error: Exception) -> str:
 
 
 class Plain:
-    """The untouched call, and what its scheduler was given and gave: `calls` and `made`, step by step."""
+    """The untouched call, and what its scheduler was given and gave, step by step."""
 
     def __init__(self, config: DiffusersConfig, prompt: Prompt) -> None:
         self.sampler = PipelineSampler(config, DEVICE)
         self.prompts = [prompt] * SAMPLES
         with_one_step_scheduler(self.sampler.pipe)
-        self.calls: list[StepCall] = []
-        self.made: list[Tensor] = []
 
     @torch.no_grad()
     def record(self, policy: DiffusersPolicy) -> None:
-        """One call a slice of rows, as the policy makes them."""
+        """One call a slice of rows, as the policy makes them; `starts` are cut after the first iteration."""
+        policy.start(self.prompts, START)
         self.slices = policy.rows.calls(self.prompts)
         self.parts = [self._run(rows, torch.Generator()) for rows in self.slices]
-        keys = [torch_generator(("start", i)) for i in range(SAMPLES)]
-        self.starts = [self._run(rows, keys[rows], first=True)[0] for rows in self.slices]
+        generators = [torch_generator(key) for key in START]
+        self.starts = [self._run(rows, generators[rows], policy.loop.known.calls)[0] for rows in self.slices]
 
-    def _run(self, rows: slice, generator: Any, first: bool = False) -> tuple[list[StepCall], list[Tensor], Any]:
+    def _run(self, rows: slice, generator: Any, most: int | None = None) -> tuple[list[StepCall], list[Tensor], Any]:
         calls: list[StepCall] = []
         made: list[Tensor] = []
 
         def see(call: StepCall) -> None:
             calls.append(StepCall(call.model_output.clone(), call.sample.clone()))
-            if first:
+            if len(calls) == most:
                 raise Stop
 
         arguments = {**self.sampler._arguments(self.prompts[rows], generator), "output_type": "pt"}
-        with torch.random.fork_rng(), _watched(self.sampler.pipe.scheduler, see, made):
-            torch.manual_seed(0)
+        with own_randomness(), _watched(self.sampler.pipe.scheduler, see, made):
             try:
                 output = self.sampler.pipe(**arguments)[0]
             except Stop:
@@ -153,18 +149,13 @@ def _watched(scheduler: Any, see: Callable[[StepCall], None], made: list[Tensor]
 
 
 def _start(policy: DiffusersPolicy, plain: Plain) -> str:
-    keys = [("start", i) for i in range(SAMPLES)]
-    states = policy.start(plain.prompts, keys)
-    parts = [_state(policy, calls, rows) for calls, rows in zip(plain.starts, plain.slices, strict=True)]
-    if any(part is None for part in parts):
-        return "yes"
-    return _difference(states, torch.cat([part for part in parts if part is not None]))
+    states = [_state(policy, calls, rows) for calls, rows in zip(plain.starts, plain.slices, strict=True)]
+    return _difference(policy.start(plain.prompts, START), torch.cat(states))
 
 
-def _state(policy: DiffusersPolicy, calls: list[StepCall], rows: slice) -> Tensor | None:
-    """None where a state has several streams, of which the first step shows one."""
-    known = policy.loop.known
-    return known.sample(calls, len(range(SAMPLES)[rows])).float() if len(calls) >= known.calls else None
+def _state(policy: DiffusersPolicy, calls: list[StepCall], rows: slice) -> Tensor:
+    """What the calls of an iteration step."""
+    return policy.loop.known.sample(calls, len(range(SAMPLES)[rows])).float()
 
 
 def _steps(policy: DiffusersPolicy, plain: Plain) -> Iterator[tuple[int, Tensor, Tensor]]:
@@ -174,17 +165,26 @@ def _steps(policy: DiffusersPolicy, plain: Plain) -> Iterator[tuple[int, Tensor,
         states, outputs = [], []
         for (calls, _, _), rows in zip(plain.parts, plain.slices, strict=True):
             mine = calls[step * known.calls : (step + 1) * known.calls]
-            size = len(range(SAMPLES)[rows])
-            states.append(known.sample(mine, size).float())
-            outputs.append(known.prediction(mine, size))
+            states.append(_state(policy, mine, rows))
+            outputs.append(known.prediction(mine, len(range(SAMPLES)[rows])))
         yield step, torch.cat(states), torch.cat(outputs)
 
 
 @torch.no_grad()
 def _predict(policy: DiffusersPolicy, plain: Plain) -> str:
-    policy.start(plain.prompts, [("start", i) for i in range(SAMPLES)])
+    """The worst of all steps."""
     found = [_difference(policy.predict(x, plain.prompts, step), v) for step, x, v in _steps(policy, plain)]
-    return next((f for f in found if f != "exact"), "exact")
+    return max(found, key=_size)
+
+
+def _size(found: str) -> float:
+    """Of a difference; what is none is worst."""
+    if found == "exact":
+        return 0.0
+    try:
+        return float(found)
+    except ValueError:
+        return inf
 
 
 def _finish(policy: DiffusersPolicy, plain: Plain) -> str:
@@ -192,7 +192,7 @@ def _finish(policy: DiffusersPolicy, plain: Plain) -> str:
     states, outputs = [], []
     for (_, made, output), rows in zip(plain.parts, plain.slices, strict=True):
         last = [StepCall(m, m) for m in made[-known.calls :]]
-        states.append(known.sample(last, len(range(SAMPLES)[rows])).float())
+        states.append(_state(policy, last, rows))
         outputs.append(plain.sampler._pixels(output))
     return _difference(policy.decode(torch.cat(states), plain.prompts).made, torch.cat(outputs))
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import KeyPath, tree_leaves, tree_leaves_with_path, tree_map, tree_map_with_path
 
 from flowgrpo.errors import UserError
+from flowgrpo.policies._dtypes import ROUNDINGS
 from flowgrpo.policies.diffusers._idle import Idle
 from flowgrpo.sampling.keys import torch_generator
 
@@ -21,8 +22,6 @@ MOVE = 0.125
 """Of a made-up answer; small, since some guidance normalises."""
 NOTICED = 0.01
 """A share of the prediction's move below this is rounding."""
-ROUNDINGS = 16.0
-"""Of its output that a network amounts to."""
 
 Evaluate = Callable[[int], Tensor]
 """The prediction at a step, for one sample."""

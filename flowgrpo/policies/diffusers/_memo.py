@@ -12,7 +12,7 @@ from PIL.Image import Image
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-ENTRIES = 32
+from flowgrpo.policies.diffusers import REMEMBERED
 
 
 class Memo:
@@ -30,7 +30,7 @@ class Memo:
         if key not in self.results:
             self.results[key] = self.function(*args, **kwargs)
         self.results.move_to_end(key)
-        if len(self.results) > ENTRIES:
+        if len(self.results) > REMEMBERED:
             self.results.popitem(last=False)
         return tree_map(_copy, self.results[key])
 

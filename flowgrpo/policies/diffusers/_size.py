@@ -11,6 +11,7 @@ from typing import Any
 from flowgrpo.errors import UserError
 from flowgrpo.policies._memory import count_parameters
 from flowgrpo.policies.diffusers import DENOISERS, DenoiserSize, EncoderSize, ModelSize, VaeSize
+from flowgrpo.policies.diffusers._table import DECODERS
 
 RESNET = 0.4
 """What a residual block of a UNet keeps, as a share of what a transformer block keeps."""
@@ -47,7 +48,7 @@ def _config(folder: Path) -> Geometry:
 
 
 def _decodes(name: str) -> bool:
-    return "Autoencoder" in name or name in ("VQModel", "ConsistencyDecoderVAE", "PaellaVQModel")
+    return "Autoencoder" in name or name in DECODERS
 
 
 def _denoiser(folders: list[Path], vae: Geometry, text: int, call: Call) -> DenoiserSize:

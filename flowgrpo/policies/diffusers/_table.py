@@ -14,6 +14,9 @@ argument of their name."""
 LISTED = ("input_images",)
 """Arguments that take a list of pictures for each sample."""
 
+DECODERS = ("ConsistencyDecoderVAE", "PaellaVQModel", "VQModel")
+"""Models that make pictures of latents without being called autoencoders."""
+
 REPEATED = frozenset(
     {
         "AnimateDiffVideoToVideoControlNetPipeline",

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
+from tqdm import tqdm
 
 from flowgrpo.errors import UserError
 
@@ -74,7 +75,6 @@ class Tap:
         self.pipe = pipe
         self.call = inspect.unwrap(type(pipe).__call__)
         """The call without `torch.no_grad`."""
-        self.parameters = inspect.signature(self.call).parameters
         self.spans: list[Span] = []
         """Of the loops that the last call has entered."""
         self.timesteps_are_set = False
@@ -200,8 +200,8 @@ class _Bar:
 
 
 def _inside(iterable: Any) -> Any:
-    """What a tqdm bar goes over, or the object itself."""
-    return vars(iterable).get("iterable", iterable) if hasattr(iterable, "__dict__") else iterable
+    """What a progress bar goes over, or the object itself."""
+    return iterable.iterable if isinstance(iterable, tqdm) else iterable
 
 
 def _replacing(name: str, original: Callable[..., Any], replace: OnPrepared) -> Callable[..., Any]:
