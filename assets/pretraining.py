@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
 from flowgrpo.assets.scenes import OPENINGS, RELATIONS, TAGS, draw, is_held_out, sample_metadata, sample_scene
-from flowgrpo.prompts import read_rows
+from flowgrpo.data.prompts import read_rows
 from flowgrpo.rewards.scene import BACKGROUNDS, COLORS, strict
-from flowgrpo.samples import Samples
+from flowgrpo.data.samples import Samples
 
 TEXT_TOKENS = 16
 WORDS = [

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from flowgrpo.benchmarks.benchmark import Figures
-from flowgrpo.prompts import Prompt
+from flowgrpo.evaluation.benchmarks.benchmark import Figures
+from flowgrpo.data.prompts import Prompt
 
 
 def means(scores: Mapping[str, np.ndarray]) -> Figures:

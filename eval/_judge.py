@@ -6,7 +6,7 @@ is asked with `--set '*.url=...' --set '*.model=...'`. Whatever judges, its name
 
 from typing import Any
 
-from flowgrpo.config import RewardConfig
+from flowgrpo.config.run import RewardConfig
 
 JUDGE = {"url": "http://127.0.0.1:8000/v1", "model": "judge"}
 JUDGED = f"judged by the vision-language model that is served as '{JUDGE['model']}' at {JUDGE['url']}"

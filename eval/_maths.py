@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flowgrpo.config import RewardConfig
+from flowgrpo.config.run import RewardConfig
 from flowgrpo.eval._official import json_lines, official
 
 METRIC = "accuracy"

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 from huggingface_hub import snapshot_download
 
-from flowgrpo.errors import UserError
-from flowgrpo.prompts import Prompt
+from flowgrpo.core.errors import UserError
+from flowgrpo.data.prompts import Prompt
 
 T = TypeVar("T")
 HUB = "hf:"

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from flowgrpo.errors import UserError
-from flowgrpo.prompts import Prompt, load_prompts
+from flowgrpo.core.errors import UserError
+from flowgrpo.data.prompts import Prompt, load_prompts
 
 Row = dict[str, Any]
 Load = Callable[[Path | None], list[Prompt]]

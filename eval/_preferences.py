@@ -1,6 +1,6 @@
 """The reward models of human preference that benchmarks without questions are judged by."""
 
-from flowgrpo.config import RewardConfig
+from flowgrpo.config.run import RewardConfig
 
 PREFERENCES = {
     "pickscore": RewardConfig(use="pickscore"),

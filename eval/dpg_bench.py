@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from flowgrpo.benchmarks.benchmark import Benchmark, Figures
-from flowgrpo.errors import UserError
+from flowgrpo.evaluation.benchmarks.benchmark import Benchmark, Figures
+from flowgrpo.core.errors import UserError
 from flowgrpo.eval._figures import shares
 from flowgrpo.eval._judge import JUDGED, judge
 from flowgrpo.eval._official import member, official, prompts, read, table
-from flowgrpo.prompts import Prompt
+from flowgrpo.data.prompts import Prompt
 
 HINT = "get the folder dpg_bench of https://github.com/TencentQQGYLab/ELLA"
 COLUMNS = ("item_id", "proposition_id", "dependency", "tuple", "question_natural_language")

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from flowgrpo.benchmarks.benchmark import Benchmark, Figures
-from flowgrpo.errors import UserError
+from flowgrpo.evaluation.benchmarks.benchmark import Benchmark, Figures
+from flowgrpo.core.errors import UserError
 from flowgrpo.eval._figures import means
 from flowgrpo.eval._maths import METRIC, REWARDS, instruction, rows_of
 from flowgrpo.eval._official import prompts
-from flowgrpo.prompts import Prompt
+from flowgrpo.data.prompts import Prompt
 
 HINT = "get grade_school_math/data/test.jsonl from https://github.com/openai/grade-school-math"
 COUNT = 1319

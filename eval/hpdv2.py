@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from flowgrpo.benchmarks.benchmark import Benchmark, Figures
-from flowgrpo.errors import UserError
+from flowgrpo.evaluation.benchmarks.benchmark import Benchmark, Figures
+from flowgrpo.core.errors import UserError
 from flowgrpo.eval._figures import means, means_by
 from flowgrpo.eval._official import counted, member, official, prompts, read_json
 from flowgrpo.eval._preferences import PREFERENCES
-from flowgrpo.prompts import Prompt
+from flowgrpo.data.prompts import Prompt
 
 HINT = "get the folder 'benchmark' without its pictures from the dataset zhwang/HPDv2, or give hf:zhwang/HPDv2/benchmark"
 STYLES = ("anime", "concept-art", "paintings", "photo")

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from flowgrpo.benchmarks.benchmark import Benchmark, Figures
-from flowgrpo.config import RewardConfig
+from flowgrpo.evaluation.benchmarks.benchmark import Benchmark, Figures
+from flowgrpo.config.run import RewardConfig
 from flowgrpo.eval._figures import means, means_by
 from flowgrpo.eval._own import distinct, fixed
-from flowgrpo.prompts import Prompt
+from flowgrpo.data.prompts import Prompt
 from flowgrpo.rewards.sudoku import generate, grids
-from flowgrpo.sampling.keys import numpy_generator
+from flowgrpo.core.keys import numpy_generator
 
 EACH = 64
 BLANKS = (4, 6, 8, 10)

@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from flowgrpo.benchmarks.benchmark import Benchmark, Figures
-from flowgrpo.errors import UserError
+from flowgrpo.evaluation.benchmarks.benchmark import Benchmark, Figures
+from flowgrpo.core.errors import UserError
 from flowgrpo.eval._figures import shares
 from flowgrpo.eval._judge import JUDGED, judge
 from flowgrpo.eval._official import official, prompts, table
-from flowgrpo.prompts import Prompt
+from flowgrpo.data.prompts import Prompt
 
 HINT = "get data/test_prompts_en.csv from https://github.com/CodeGoat24/UniGenBench"
 POINTS, DESCRIPTIONS = "Testpoints", "Testpoint Description"

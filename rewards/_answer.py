@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from flowgrpo.errors import UserError
+from flowgrpo.core.errors import UserError
 
 
 def answer(text: str) -> str:

@@ -15,8 +15,8 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import center_crop, normalize, resize
 
-from flowgrpo.errors import UserError
-from flowgrpo.plugins import nearest
+from flowgrpo.core.errors import UserError
+from flowgrpo.core.plugins import nearest
 from flowgrpo.rewards._hub import fetch, reading
 
 WEIGHTS = "open_clip_model.safetensors"

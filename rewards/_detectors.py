@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torchvision.models import get_model, get_model_weights
 
-from flowgrpo.errors import UserError
-from flowgrpo.plugins import nearest
+from flowgrpo.core.errors import UserError
+from flowgrpo.core.plugins import nearest
 from flowgrpo.rewards._hub import reading, tensors, torchvision_weights
 from flowgrpo.rewards._package import device_of, package
 from flowgrpo.rewards._pixels import pixels

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torchvision.models import WeightsEnum
 
-from flowgrpo.errors import UserError
+from flowgrpo.core.errors import UserError
 
 PINNED = {
     "timm/vit_base_patch32_clip_224.openai": "a6f597a30f7b82c51704746581f9a4e41421e878",

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from flowgrpo.errors import UserError
+from flowgrpo.core.errors import UserError
 
 
 def package(name: str) -> Any:

@@ -20,7 +20,7 @@ from pathlib import Path
 from selectors import EVENT_READ, DefaultSelector
 from typing import Any, Literal
 
-from flowgrpo.errors import UserError
+from flowgrpo.core.errors import UserError
 
 Status = Literal["ok", "error", "timeout", "memory", "output", "killed"]
 Guarantee = Literal["network", "home", "disk", "processes"]

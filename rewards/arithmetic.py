@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from flowgrpo.rewards._answer import answer, bad_row, stated
 from flowgrpo.rewards._tokens import Tokens, Unparsable
-from flowgrpo.samples import Samples
+from flowgrpo.data.samples import Samples
 from flowgrpo.scoring.card import card
 from flowgrpo.scoring.exemplars import samples as exemplars
 

@@ -12,10 +12,10 @@ import cv2
 import numpy as np
 from torch import Tensor
 
-from flowgrpo.errors import UserError
+from flowgrpo.core.errors import UserError
 from flowgrpo.rewards._hub import reading
 from flowgrpo.rewards._package import folder, package
-from flowgrpo.samples import Samples
+from flowgrpo.data.samples import Samples
 from flowgrpo.scoring.card import EVERYTHING, card
 from flowgrpo.scoring.exemplars import blurred, noisy, photos
 

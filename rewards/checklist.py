@@ -11,7 +11,7 @@ from typing import Any
 
 from flowgrpo.rewards._answer import bad_row, stated
 from flowgrpo.rewards.vlm import Questions
-from flowgrpo.samples import Samples
+from flowgrpo.data.samples import Samples
 from flowgrpo.scoring.card import card
 
 PARENTS = "for each question the places of those it depends on, counted from 0"

@@ -16,11 +16,11 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import center_crop, normalize, resize
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-from flowgrpo.errors import UserError
+from flowgrpo.core.errors import UserError
 from flowgrpo.rewards._answer import stated
 from flowgrpo.rewards._hub import reading, tensors
 from flowgrpo.rewards._package import device_of, folder, package
-from flowgrpo.samples import Samples
+from flowgrpo.data.samples import Samples
 from flowgrpo.scoring.card import card
 from flowgrpo.scoring.exemplars import LABELS, photos
 

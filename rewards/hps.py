@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from flowgrpo.errors import UserError
-from flowgrpo.plugins import nearest
+from flowgrpo.core.errors import UserError
+from flowgrpo.core.plugins import nearest
 from flowgrpo.rewards._clip import OpenClip
 from flowgrpo.rewards._hub import fetch
 from flowgrpo.rewards._preference import Preference, captions_ladder

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowgrpo.errors import UserError
-from flowgrpo.plugins import nearest
+from flowgrpo.core.errors import UserError
+from flowgrpo.core.plugins import nearest
 from flowgrpo.rewards._pixels import pixels
 from flowgrpo.rewards.scene import BACKGROUNDS, COLORS, Found, look
-from flowgrpo.samples import Samples
+from flowgrpo.data.samples import Samples
 from flowgrpo.scoring.card import card
 from flowgrpo.scoring.exemplars import samples as exemplars
 

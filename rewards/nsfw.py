@@ -9,7 +9,7 @@ from PIL import Image
 
 from flowgrpo.rewards._package import package
 from flowgrpo.rewards._pixels import pixels
-from flowgrpo.samples import Samples
+from flowgrpo.data.samples import Samples
 from flowgrpo.scoring.card import card
 
 

@@ -21,16 +21,16 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, field_validator, model_validator
 from torch import Tensor
 
-from flowgrpo.errors import UserError
-from flowgrpo.plugins import nearest
+from flowgrpo.core.errors import UserError
+from flowgrpo.core.plugins import nearest
 from flowgrpo.rewards._colors import CSS, Crop, crop, nearest_color
 from flowgrpo.rewards._detectors import Box, Detect, Detection, Detector, detected, load_detector
-from flowgrpo.samples import Samples
+from flowgrpo.data.samples import Samples
 from flowgrpo.scoring.card import card
 from flowgrpo.scoring.exemplars import photos
 from flowgrpo.scoring.exemplars import samples as exemplars
 from flowgrpo.scoring.scorer import load_reward
-from flowgrpo.serving.wire import complaint
+from flowgrpo.scoring.serving.wire import complaint
 
 MARGIN = 0.1
 """Share of the sum of two objects' sizes by which their centres must differ."""

@@ -12,11 +12,11 @@ import cv2
 import numpy as np
 import torch
 
-from flowgrpo.errors import UserError
+from flowgrpo.core.errors import UserError
 from flowgrpo.rewards._hub import reading
 from flowgrpo.rewards._package import folder, package
 from flowgrpo.rewards._pixels import pixels
-from flowgrpo.samples import Samples
+from flowgrpo.data.samples import Samples
 from flowgrpo.scoring.card import card
 from flowgrpo.scoring.exemplars import samples as exemplars
 from flowgrpo.scoring.exemplars import written

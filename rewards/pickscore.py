@@ -8,7 +8,7 @@ Pinned to commits. Tested with tiny random weights only.
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
-from flowgrpo.errors import UserError
+from flowgrpo.core.errors import UserError
 from flowgrpo.rewards._clip import Preprocessing
 from flowgrpo.rewards._hub import check_vocabulary, fetch_folder, reading
 from flowgrpo.rewards._preference import Preference, captions_ladder

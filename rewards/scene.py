@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from flowgrpo.rewards._pixels import pixels
-from flowgrpo.samples import Samples
+from flowgrpo.data.samples import Samples
 from flowgrpo.scoring.card import card
 from flowgrpo.scoring.exemplars import samples as exemplars
 

@@ -6,7 +6,7 @@ from typing import Any
 from flowgrpo.rewards._answer import bad_row
 from flowgrpo.rewards._hub import reading
 from flowgrpo.rewards._package import device_of, folder, package
-from flowgrpo.samples import Samples
+from flowgrpo.data.samples import Samples
 from flowgrpo.scoring.card import card
 from flowgrpo.scoring.exemplars import samples as exemplars
 

@@ -11,8 +11,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from flowgrpo.errors import UserError
-from flowgrpo.samples import Samples
+from flowgrpo.core.errors import UserError
+from flowgrpo.data.samples import Samples
 from flowgrpo.scoring.card import card
 from flowgrpo.scoring.exemplars import blurred, noisy, photos
 

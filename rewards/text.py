@@ -3,8 +3,8 @@
 import re
 from functools import partial
 
-from flowgrpo.errors import UserError
-from flowgrpo.samples import Samples
+from flowgrpo.core.errors import UserError
+from flowgrpo.data.samples import Samples
 from flowgrpo.scoring.card import card
 from flowgrpo.scoring.exemplars import samples as exemplars
 

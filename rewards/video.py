@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowgrpo.config import RewardConfig
-from flowgrpo.errors import UserError
-from flowgrpo.plugins import nearest
-from flowgrpo.samples import Samples
+from flowgrpo.config.run import RewardConfig
+from flowgrpo.core.errors import UserError
+from flowgrpo.core.plugins import nearest
+from flowgrpo.data.samples import Samples
 from flowgrpo.scoring.card import EVERYTHING, card
 from flowgrpo.scoring.exemplars import photos
 from flowgrpo.scoring.exemplars import samples as exemplars

@@ -22,13 +22,13 @@ import requests
 from pydantic import BaseModel, Field, ValidationError
 from torch import Tensor
 
-from flowgrpo.errors import Unavailable, UserError
+from flowgrpo.core.errors import Unavailable, UserError
 from flowgrpo.rewards._answer import answer, bad_row, stated
-from flowgrpo.samples import Samples
+from flowgrpo.data.samples import Samples
 from flowgrpo.scoring.card import card
-from flowgrpo.serving.client import bearer
-from flowgrpo.serving.pictures import png
-from flowgrpo.serving.retries import PASSING, session
+from flowgrpo.scoring.serving.client import bearer
+from flowgrpo.scoring.serving.pictures import png
+from flowgrpo.scoring.serving.retries import PASSING, session
 
 MARKS = " \t*_`'\""
 PLACE = re.compile(r"\{(\w+)\}")

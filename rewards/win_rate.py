@@ -9,8 +9,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from flowgrpo.errors import UserError
-from flowgrpo.samples import Samples
+from flowgrpo.core.errors import UserError
+from flowgrpo.data.samples import Samples
 from flowgrpo.scoring.card import card
 from flowgrpo.scoring.scorer import load_reward
 

@@ -10,7 +10,7 @@ import torch
 import tiny
 from flowgrpo.sampling.kernels import Kernel
 from flowgrpo.sampling.shape import Shape
-from tiny_mdlm import save
+from tiny.mdlm import save
 
 torch.set_num_threads(1)
 """Threads wait for each other longer than a tiny model computes; the suite has a process per core instead."""

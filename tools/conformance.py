@@ -17,10 +17,10 @@ import torch
 from PIL import Image
 
 import tiny
-from flowgrpo.conformance import table
-from flowgrpo.conformance.check import Verdict, check
+from flowgrpo.training.conformance import table
+from flowgrpo.training.conformance.check import Verdict, check
 from flowgrpo.policies.diffusers import DiffusersConfig
-from flowgrpo.prompts import Files, Prompt
+from flowgrpo.data.prompts import Files, Prompt
 
 PROCESSES = 2
 

@@ -46,7 +46,7 @@ import tiny
 from flowgrpo.policies import Work
 from flowgrpo.policies.diffusers import DiffusersConfig, Runtime
 from flowgrpo.policies.diffusers._memory import memory
-from flowgrpo.prompts import Prompt
+from flowgrpo.data.prompts import Prompt
 from tiny.parts import byte_tokenizer, clip_tokenizer
 
 GIB = 2**30

@@ -22,13 +22,13 @@ import requests
 import torch
 
 from flowgrpo.assets.scenes import TAGS, caption, draw, sample_metadata, sample_scene
-from flowgrpo.config import RewardConfig
-from flowgrpo.errors import UserError
-from flowgrpo.samples import Samples
-from flowgrpo.sampling.keys import numpy_generator
+from flowgrpo.config.run import RewardConfig
+from flowgrpo.core.errors import UserError
+from flowgrpo.data.samples import Samples
+from flowgrpo.core.keys import numpy_generator
 from flowgrpo.scoring.scorer import Scorer
-from flowgrpo.serving.client import Served
-from flowgrpo.serving.packing import encoded
+from flowgrpo.scoring.serving.client import Served
+from flowgrpo.scoring.serving.packing import encoded
 
 REWARD = "jpeg:compressibility"
 EVERY = 100

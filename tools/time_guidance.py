@@ -13,10 +13,10 @@ import torch
 
 from flowgrpo.policies.diffusers import AttentionLora, DiffusersConfig
 from flowgrpo.policies.diffusers._policy import DiffusersPolicy
-from flowgrpo.prompts import Prompt
+from flowgrpo.data.prompts import Prompt
 from flowgrpo.sampling.kernels.flow_sde import FlowSde
 from flowgrpo.sampling.plans.fixed import FixedSteps
-from flowgrpo.sampling.rollout import Transitions, rollout
+from flowgrpo.training.rollout import Transitions, rollout
 
 CALL = {"height": 32, "width": 32, "guidance_scale": 4.5, "max_sequence_length": 1}
 PROMPT = Prompt(0, "a red circle")

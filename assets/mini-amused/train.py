@@ -28,7 +28,7 @@ from flowgrpo.assets.pretraining import (
     text_encoder,
     tokenizer,
 )
-from flowgrpo.paths import locate
+from flowgrpo.core.paths import locate
 
 SIDE, CHANNELS, IDS, TEXT = 8, 8, 256, 48
 PROMPTS = locate("asset:mini-sd3/prompts/held_out.jsonl.gz")

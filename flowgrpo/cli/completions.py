@@ -5,7 +5,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from flowgrpo.config import load_config
+from flowgrpo.config.run import load_config
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,9 +19,9 @@ def run(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.config, arguments.overrides)
     import torch
 
-    from flowgrpo.completions import measure
-    from flowgrpo.evaluation import spread
-    from flowgrpo.prompts import load_prompts
+    from flowgrpo.training.completions import measure
+    from flowgrpo.evaluation.held_out import spread
+    from flowgrpo.data.prompts import load_prompts
     from flowgrpo.scoring.scorer import Scorer
 
     prompts = spread(load_prompts(config.rollout.prompts), arguments.prompts)

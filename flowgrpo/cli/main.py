@@ -7,7 +7,7 @@ import sys
 from types import ModuleType
 
 from flowgrpo import __version__
-from flowgrpo.errors import UserError
+from flowgrpo.core.errors import UserError
 
 COMMANDS = {
     "train": "train a model from a config or shipped recipe",

@@ -3,10 +3,10 @@
 import argparse
 import json
 
-from flowgrpo.config import checked, with_overrides
-from flowgrpo.conformance import table
-from flowgrpo.errors import UserError
-from flowgrpo.prompts import Prompt, load_prompts
+from flowgrpo.config.run import checked, with_overrides
+from flowgrpo.training.conformance import table
+from flowgrpo.core.errors import UserError
+from flowgrpo.data.prompts import Prompt, load_prompts
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> dict[str, object]:
-    from flowgrpo.conformance.check import check
+    from flowgrpo.training.conformance.check import check
     from flowgrpo.policies.diffusers import DiffusersConfig
 
     tree = with_overrides({"model": arguments.check, "steps": arguments.steps}, arguments.overrides)

@@ -4,9 +4,9 @@ import argparse
 import json
 from pathlib import Path
 
-from flowgrpo.prompts import load_prompts
+from flowgrpo.data.prompts import load_prompts
 from flowgrpo.runs.folder import kept
-from flowgrpo.source import HELP, read_source
+from flowgrpo.config.source import HELP, read_source
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from flowgrpo.errors import UserError
+from flowgrpo.core.errors import UserError
 from flowgrpo.scoring.chosen import REWARDS, SET, chosen_rewards, with_arguments
 
 SOURCE = """a folder of pictures and clips with all below it, a quoted glob, or a .jsonl with rows of {"image" or "video": path,
@@ -25,7 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from flowgrpo.sheet.score import score
+    from flowgrpo.evaluation.sheet.score import score
 
     if arguments.batch < 1:
         raise UserError("--batch must be at least 1")

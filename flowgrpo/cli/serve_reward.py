@@ -2,8 +2,8 @@
 
 import argparse
 
-from flowgrpo.config import checked, with_overrides
-from flowgrpo.errors import UserError
+from flowgrpo.config.run import checked, with_overrides
+from flowgrpo.core.errors import UserError
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +28,7 @@ OPTIONS = {
 
 def run(arguments: argparse.Namespace) -> int:
     try:
-        from flowgrpo.serving.server import Options, serve
+        from flowgrpo.scoring.serving.server import Options, serve
     except ModuleNotFoundError as error:
         if error.name not in ("fastapi", "uvicorn"):
             raise

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from flowgrpo.cli._numbers import positive
-from flowgrpo.errors import UserError
+from flowgrpo.core.errors import UserError
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +21,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from flowgrpo.runs.compare_page import markdown, write_comparison
-    from flowgrpo.study import comparison_of, plan, train
+    from flowgrpo.runs.study import comparison_of, plan, train
 
     out = Path(arguments.out)
     trials = plan(arguments.configs, arguments.seeds, arguments.evaluations, arguments.points, arguments.set, out)

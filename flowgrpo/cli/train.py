@@ -5,9 +5,9 @@ import json
 import sys
 from pathlib import Path
 
-from flowgrpo.config import Config, load_config
-from flowgrpo.errors import UserError
-from flowgrpo.paths import recipe_name
+from flowgrpo.config.run import Config, load_config
+from flowgrpo.core.errors import UserError
+from flowgrpo.core.paths import recipe_name
 from flowgrpo.runs.folder import newest_run
 
 
@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.resume is not None:
         path = Path(arguments.resume) if arguments.resume else newest_run(config.output, name)
         config = resumed_config(path, arguments.overrides)
-    from flowgrpo.training import train
+    from flowgrpo.training.run import train
 
     summary = train(config, name, resume=path)
     if summary is not None:

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from typing import Any
 
-from flowgrpo.config import Config, checked, with_overrides
-from flowgrpo.errors import UserError
+from flowgrpo.config.run import Config, checked, with_overrides
+from flowgrpo.core.errors import UserError
 from flowgrpo.policies import Cost, Memory, Work
-from flowgrpo.sampling.keys import numpy_generator
+from flowgrpo.core.keys import numpy_generator
 from flowgrpo.sampling.shape import Shape
 
 FEW_STATES = 4

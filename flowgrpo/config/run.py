@@ -22,20 +22,20 @@ from pydantic import (
     model_validator,
 )
 
-from flowgrpo.credit import AnyCredit
-from flowgrpo.credit.gain import Gain
-from flowgrpo.credit.terminal import Terminal
-from flowgrpo.errors import UserError
+from flowgrpo.objective.credit import AnyCredit
+from flowgrpo.objective.credit.gain import Gain
+from flowgrpo.objective.credit.terminal import Terminal
+from flowgrpo.core.errors import UserError
 from flowgrpo.objective import AdvantageConfig, ObjectiveConfig
-from flowgrpo.paths import find_config
-from flowgrpo.plugins import nearest
+from flowgrpo.core.paths import find_config
+from flowgrpo.core.plugins import nearest
 from flowgrpo.policies import AnyPolicy
 from flowgrpo.sampling.kernels.calibrated import Calibrated
 from flowgrpo.sampling.plans import AnyPlan
 from flowgrpo.sampling.plans.all import AllSteps
 from flowgrpo.sampling.shape import Shape
-from flowgrpo.section import Section
-from flowgrpo.selection import AnySelection
+from flowgrpo.core.section import Section
+from flowgrpo.objective.selection import AnySelection
 
 S = TypeVar("S", bound=Section)
 

@@ -4,7 +4,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from flowgrpo.sampling.keys import numpy_generator
+from flowgrpo.core.keys import numpy_generator
 
 Interval = tuple[float, float]
 RESAMPLES = 10_000

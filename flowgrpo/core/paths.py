@@ -3,8 +3,8 @@
 from importlib.resources import files
 from pathlib import Path
 
-from flowgrpo.errors import UserError
-from flowgrpo.plugins import nearest
+from flowgrpo.core.errors import UserError
+from flowgrpo.core.plugins import nearest
 
 ASSET = "asset:"
 

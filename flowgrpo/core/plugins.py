@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from flowgrpo.errors import UserError, said
+from flowgrpo.core.errors import UserError, said
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -4,8 +4,8 @@ from typing import Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 
-from flowgrpo.errors import UserError
-from flowgrpo.plugins import component_class, nearest
+from flowgrpo.core.errors import UserError
+from flowgrpo.core.plugins import component_class, nearest
 
 
 class Section(BaseModel):

@@ -9,7 +9,7 @@ from PIL.Image import Image
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
-from flowgrpo.errors import UserError
+from flowgrpo.core.errors import UserError
 
 Kind = Literal["images", "videos", "texts"]
 Made = Tensor | list[str]

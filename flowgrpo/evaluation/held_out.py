@@ -6,13 +6,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from flowgrpo.config import EvaluationConfig
-from flowgrpo.intervals import mean_interval
+from flowgrpo.config.run import EvaluationConfig
+from flowgrpo.core.intervals import mean_interval
 from flowgrpo.policies.protocol import Sampler
-from flowgrpo.processes import Processes
-from flowgrpo.progress import bar
-from flowgrpo.prompts import Prompt
-from flowgrpo.samples import Shown
+from flowgrpo.core.processes import Processes
+from flowgrpo.core.progress import bar
+from flowgrpo.data.prompts import Prompt
+from flowgrpo.data.samples import Shown
 from flowgrpo.scoring.scorer import Scorer
 
 T = TypeVar("T")

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import NonNegativeFloat, PositiveFloat, model_validator
 
-from flowgrpo.section import Section
+from flowgrpo.core.section import Section
 
 Scope = Literal["group", "group_step", "root", "root_step", "global"]
 """Transitions are compared within a group (one prompt), or those of a group at one step, from one start, from one start at one

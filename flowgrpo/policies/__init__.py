@@ -8,7 +8,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, SerializeAsAny
 
 from flowgrpo.sampling.kernels import Kernel, KernelFamily
 from flowgrpo.sampling.shape import Shape
-from flowgrpo.section import Component, Section, component
+from flowgrpo.core.section import Component, Section, component
 
 if TYPE_CHECKING:
     from pathlib import Path

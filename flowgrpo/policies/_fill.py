@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from flowgrpo.policies.protocol import StepLaw
-from flowgrpo.prompts import Prompt
+from flowgrpo.data.prompts import Prompt
 from flowgrpo.sampling.kernels import Kernel, Move
-from flowgrpo.sampling.keys import Noise
+from flowgrpo.core.keys import Noise
 
 
 def fill(

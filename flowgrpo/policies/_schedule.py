@@ -1,6 +1,6 @@
 """The schedule as a policy of its own, for any policy over canvases.
 
-Shapes: B states, S steps, K settings (`sampling.schedule`), H logits a state, L positions to fill, V ids.
+Shapes: B states, S steps, K settings (`sampling.laws.scheduled`), H logits a state, L positions to fill, V ids.
 """
 
 import json
@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from flowgrpo.errors import UserError
+from flowgrpo.core.errors import UserError
 from flowgrpo.policies import ScheduleConfig
 from flowgrpo.policies._weights import Weights
 from flowgrpo.sampling.kernels._unmasking import UnmaskingKernel
-from flowgrpo.sampling.schedule import NAMES, ScheduledLaw, effective, hand_made, moved, pack
-from flowgrpo.sampling.unmasking import UnmaskingLaw
+from flowgrpo.sampling.laws.scheduled import NAMES, ScheduledLaw, effective, hand_made, moved, pack
+from flowgrpo.sampling.laws.unmasking import UnmaskingLaw
 
 WEIGHTS, VALUES = "schedule.safetensors", "schedule.json"
 

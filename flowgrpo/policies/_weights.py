@@ -9,9 +9,9 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from flowgrpo.errors import UserError
+from flowgrpo.core.errors import UserError
 from flowgrpo.policies import LoraAdapter
-from flowgrpo.sampling.keys import seed_of
+from flowgrpo.core.keys import seed_of
 
 
 class Weights(Protocol):

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from flowgrpo.errors import UserError
+from flowgrpo.core.errors import UserError
 
 PREFIX = "checkpoint-"
 

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from flowgrpo.errors import UserError
-from flowgrpo.intervals import Interval, percentiles, resampled_means, t_interval
+from flowgrpo.core.errors import UserError
+from flowgrpo.core.intervals import Interval, percentiles, resampled_means, t_interval
 from flowgrpo.runs.curve import EVALUATIONS, HELD_OUT, SECONDS, Run, find_runs, read_run
 
 Word = Literal["better", "worse", "no difference shown"]

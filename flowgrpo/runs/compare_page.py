@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flowgrpo.intervals import Interval
+from flowgrpo.core.intervals import Interval
 from flowgrpo.pages.page import PAGE, STYLE
 from flowgrpo.pages.plot import Line, Panel, figure
 from flowgrpo.pages.tables import TABLE_STYLE, html_row, html_table, markdown_table

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from flowgrpo.config import parse_yaml
-from flowgrpo.errors import UserError
-from flowgrpo.evaluation import spread
+from flowgrpo.config.run import parse_yaml
+from flowgrpo.core.errors import UserError
+from flowgrpo.evaluation.held_out import spread
 from flowgrpo.runs.folder import load_scores
 
 STAMP = re.compile(r"-\d{8}-\d{6}(-\d+)?$")

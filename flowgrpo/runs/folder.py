@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from flowgrpo.config import Config, dump
-from flowgrpo.errors import UserError
+from flowgrpo.config.run import Config, dump
+from flowgrpo.core.errors import UserError
 from flowgrpo.pages.pictures import animate
 
 if TYPE_CHECKING:
-    from flowgrpo.evaluation import HeldOut
-    from flowgrpo.samples import Shown
-    from flowgrpo.scoring.sentinels import Alarm
+    from flowgrpo.evaluation.held_out import HeldOut
+    from flowgrpo.data.samples import Shown
+    from flowgrpo.training.sentinels import Alarm
 
 
 When = Literal["before", "after"]

@@ -1,6 +1,6 @@
 """The README of a checkpoint."""
 
-from flowgrpo.config import Config
+from flowgrpo.config.run import Config
 
 CARD = """---
 tags: [flowgrpo, grpo, lora, diffusers]

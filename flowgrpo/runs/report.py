@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flowgrpo.config import parse_yaml
-from flowgrpo.errors import UserError
+from flowgrpo.config.run import parse_yaml
+from flowgrpo.core.errors import UserError
 from flowgrpo.pages.line_plots import Point, plot
 from flowgrpo.pages.marks import colour, number, score_mark, signed
 from flowgrpo.pages.page import PAGE, STYLE

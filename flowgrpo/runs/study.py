@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
-from flowgrpo.bill import bill_of
-from flowgrpo.config import Config, load_config, parse_yaml
-from flowgrpo.errors import UserError
-from flowgrpo.paths import recipe_name
+from flowgrpo.config.bill import bill_of
+from flowgrpo.config.run import Config, load_config, parse_yaml
+from flowgrpo.core.errors import UserError
+from flowgrpo.core.paths import recipe_name
 from flowgrpo.runs.checkpoint import checkpoints
 from flowgrpo.runs.compare import Comparison, compare
 from flowgrpo.runs.curve import recipe_of

@@ -10,7 +10,7 @@ from torch import Tensor
 
 TOKENS, DRAWN, CONFIDENCE, SETTINGS = range(4)
 """Rows of a state: the ids; the ids that the last step drew (`NOTHING` where it drew none); the confidence each was set with;
-what a learned schedule drew for the last step, in the first entries (`sampling.schedule`)."""
+what a learned schedule drew for the last step, in the first entries (`sampling.laws.scheduled`)."""
 ROWS = 4
 NOTHING = -1
 

@@ -7,7 +7,7 @@ from pydantic import NonNegativeInt, PositiveInt
 
 from flowgrpo.sampling.kernels import AnyKernel, Kernel
 from flowgrpo.sampling.shape import Node, Shape
-from flowgrpo.section import Section
+from flowgrpo.core.section import Section
 
 
 class Completion(Section):

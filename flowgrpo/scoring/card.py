@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from flowgrpo.samples import Kind, Samples
+from flowgrpo.data.samples import Kind, Samples
 
 T = TypeVar("T", bound=Callable)
 EVERYTHING = (-math.inf, math.inf)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flowgrpo.config import RewardConfig
-from flowgrpo.errors import UserError
+from flowgrpo.config.run import RewardConfig
+from flowgrpo.core.errors import UserError
 from flowgrpo.pages.tables import markdown_table
-from flowgrpo.plugins import built_in_names, resolve
+from flowgrpo.core.plugins import built_in_names, resolve
 from flowgrpo.scoring.exemplars import noisy, photos
 from flowgrpo.scoring.scorer import PACKAGE, Scorer, find_reward, stated
 

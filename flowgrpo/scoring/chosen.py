@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flowgrpo.config import RewardConfig, checked, read_tree, with_overrides
-from flowgrpo.errors import UserError
-from flowgrpo.paths import find_config
-from flowgrpo.section import Section
+from flowgrpo.config.run import RewardConfig, checked, read_tree, with_overrides
+from flowgrpo.core.errors import UserError
+from flowgrpo.core.paths import find_config
+from flowgrpo.core.section import Section
 
 REWARDS = """separated by commas: rewards as a config names them, or .yaml files with a section `rewards:` as in a training
 config (labels, arguments, urls)"""

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from flowgrpo.config import RewardConfig
-from flowgrpo.errors import UserError
+from flowgrpo.config.run import RewardConfig
+from flowgrpo.core.errors import UserError
 
 EPS = 1e-9
 """A smaller deviation is rounding."""

@@ -13,8 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur, to_tensor
 
-from flowgrpo.paths import assets
-from flowgrpo.samples import Made, Samples
+from flowgrpo.core.paths import assets
+from flowgrpo.data.samples import Made, Samples
 
 CAPTIONS = {
     "astronaut": "a portrait of a smiling astronaut in an orange suit",

@@ -11,12 +11,12 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from flowgrpo.config import RewardConfig
-from flowgrpo.errors import Unavailable, UserError, said
-from flowgrpo.plugins import attribute, resolve
-from flowgrpo.samples import Samples
+from flowgrpo.config.run import RewardConfig
+from flowgrpo.core.errors import Unavailable, UserError, said
+from flowgrpo.core.plugins import attribute, resolve
+from flowgrpo.data.samples import Samples
 from flowgrpo.scoring.card import UNSTATED, Card, card_of
-from flowgrpo.serving.client import Served
+from flowgrpo.scoring.serving.client import Served
 
 T = TypeVar("T")
 Reward = Callable[[Samples], Sequence[float]]

@@ -9,16 +9,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flowgrpo.config import CalibrationConfig, Config
-from flowgrpo.credit.gain import Gain
-from flowgrpo.evaluation import spread
+from flowgrpo.config.run import CalibrationConfig, Config
+from flowgrpo.objective.credit.gain import Gain
+from flowgrpo.evaluation.held_out import spread
 from flowgrpo.policies.protocol import Policy
-from flowgrpo.processes import Processes
-from flowgrpo.progress import bar
-from flowgrpo.prompts import Prompt
+from flowgrpo.core.processes import Processes
+from flowgrpo.core.progress import bar
+from flowgrpo.data.prompts import Prompt
 from flowgrpo.sampling.kernels.calibrated import Calibrated
-from flowgrpo.sampling.keys import numpy_generator
-from flowgrpo.scored import scored_trees
+from flowgrpo.core.keys import numpy_generator
+from flowgrpo.training.scored import scored_trees
 from flowgrpo.scoring.scorer import Scorer
 
 

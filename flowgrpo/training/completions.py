@@ -8,18 +8,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flowgrpo.config import Config
-from flowgrpo.credit import Credit, ScoredTree
-from flowgrpo.credit.gain import Gain
-from flowgrpo.credit.terminal import Terminal
-from flowgrpo.errors import UserError
+from flowgrpo.config.run import Config
+from flowgrpo.objective.credit import Credit, ScoredTree
+from flowgrpo.objective.credit.gain import Gain
+from flowgrpo.objective.credit.terminal import Terminal
+from flowgrpo.core.errors import UserError
 from flowgrpo.policies.protocol import Policy
-from flowgrpo.prompts import Prompt
+from flowgrpo.data.prompts import Prompt
 from flowgrpo.sampling.completion import Completion
 from flowgrpo.sampling.kernels.dpmpp_2m import DpmPp2m
-from flowgrpo.sampling.keys import numpy_generator
+from flowgrpo.core.keys import numpy_generator
 from flowgrpo.sampling.shape import Shape
-from flowgrpo.scored import scored_trees
+from flowgrpo.training.scored import scored_trees
 from flowgrpo.scoring.scorer import Scorer
 
 EXACT = Completion()

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flowgrpo.errors import UserError
+from flowgrpo.core.errors import UserError
 from flowgrpo.policies._dtypes import ROUNDINGS, unit_roundoff
 from flowgrpo.policies.protocol import Law, Policy
-from flowgrpo.sampling.keys import torch_generator
-from flowgrpo.sampling.rollout import Transitions
+from flowgrpo.core.keys import torch_generator
+from flowgrpo.training.rollout import Transitions
 
 DRAWS = 4
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from flowgrpo.errors import UserError
+from flowgrpo.core.errors import UserError
 from flowgrpo.policies.protocol import Law, Policy, Posing
-from flowgrpo.prompts import Prompt
-from flowgrpo.samples import Samples
+from flowgrpo.data.prompts import Prompt
+from flowgrpo.data.samples import Samples
 from flowgrpo.sampling.kernels import Kernel
-from flowgrpo.sampling.keys import Key, Noise
+from flowgrpo.core.keys import Key, Noise
 from flowgrpo.sampling.shape import Shape
 
 Place = tuple[int, int]

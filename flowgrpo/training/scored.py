@@ -9,13 +9,13 @@ from typing import Literal
 
 import numpy as np
 
-from flowgrpo.config import Config
-from flowgrpo.credit import Credited, ScoredTree
+from flowgrpo.config.run import Config
+from flowgrpo.objective.credit import Credited, ScoredTree
 from flowgrpo.objective.advantage import Place, Stream, advantages, varies
 from flowgrpo.policies.protocol import Policy
-from flowgrpo.prompts import Prompt
-from flowgrpo.sampling.keys import Key, numpy_generator
-from flowgrpo.sampling.rollout import rollout
+from flowgrpo.data.prompts import Prompt
+from flowgrpo.core.keys import Key, numpy_generator
+from flowgrpo.training.rollout import rollout
 from flowgrpo.sampling.shape import Shape
 from flowgrpo.scoring.combine import summands, weighted_sum
 from flowgrpo.scoring.scorer import Scorer

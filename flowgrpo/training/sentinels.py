@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from flowgrpo.config import RewardConfig, SentinelConfig
+from flowgrpo.config.run import RewardConfig, SentinelConfig
 
 Ends = tuple[np.ndarray, np.ndarray]
 

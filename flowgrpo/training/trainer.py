@@ -17,21 +17,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowgrpo.config import Config
-from flowgrpo.ema import Ema
-from flowgrpo.errors import UserError
-from flowgrpo.gate import Gate
+from flowgrpo.config.run import Config
+from flowgrpo.training.ema import Ema
+from flowgrpo.core.errors import UserError
+from flowgrpo.training.gate import Gate
 from flowgrpo.objective.loss import LossInputs, Terms, noise_weights, shares, terms
 from flowgrpo.policies.protocol import Policy
-from flowgrpo.processes import Processes
-from flowgrpo.progress import bar
-from flowgrpo.prompts import Prompt, PromptSampler
+from flowgrpo.core.processes import Processes
+from flowgrpo.core.progress import bar
+from flowgrpo.data.prompts import Prompt, PromptSampler
 from flowgrpo.runs.checkpoint import load_optimizer, optimizer_tensors
-from flowgrpo.samples import Samples
-from flowgrpo.sampling.keys import numpy_generator
-from flowgrpo.sampling.rollout import Block, Transitions, rollout
+from flowgrpo.data.samples import Samples
+from flowgrpo.core.keys import numpy_generator
+from flowgrpo.training.rollout import Block, Transitions, rollout
 from flowgrpo.sampling.shape import Shape
-from flowgrpo.scored import Group, Scored, assess, group_rewards
+from flowgrpo.training.scored import Group, Scored, assess, group_rewards
 from flowgrpo.scoring.scorer import Scorer
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from flowgrpo.runs.folder import kept
-from flowgrpo.scored import Scored
-from flowgrpo.trainer import Part
+from flowgrpo.training.scored import Scored
+from flowgrpo.training.trainer import Part
 
 
 def save_tree(run: Path, part: Part, scored: Scored) -> None:

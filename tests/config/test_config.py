@@ -7,11 +7,11 @@ import sys
 import pytest
 import yaml
 
-from flowgrpo.bill import bill_of
+from flowgrpo.config.bill import bill_of
 from flowgrpo.cli.main import main
-from flowgrpo.config import dump, load_config
-from flowgrpo.errors import UserError
-from flowgrpo.paths import recipes
+from flowgrpo.config.run import dump, load_config
+from flowgrpo.core.errors import UserError
+from flowgrpo.core.paths import recipes
 
 
 @pytest.mark.parametrize("name", sorted(recipes()))
@@ -26,7 +26,7 @@ def test_every_recipe_parses_plans_and_survives_a_round_trip(name, tmp_path):
 
 
 def test_the_config_imports_no_torch():
-    code = "import sys, flowgrpo.config as c; c.load_config('quickstart'); sys.exit('torch' in sys.modules)"
+    code = "import sys, flowgrpo.config.run as c; c.load_config('quickstart'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

@@ -7,23 +7,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flowgrpo.benchmarks.benchmark import Benchmark
-from flowgrpo.benchmarks.comparison import difference, prompt_gains, prompt_means, result, score_table
-from flowgrpo.benchmarks.pins import names_of, weights
-from flowgrpo.benchmarks.records import Record
+from flowgrpo.evaluation.benchmarks.benchmark import Benchmark
+from flowgrpo.evaluation.benchmarks.comparison import difference, prompt_gains, prompt_means, result, score_table
+from flowgrpo.evaluation.benchmarks.pins import names_of, weights
+from flowgrpo.evaluation.benchmarks.records import Record
 from flowgrpo.cli.main import main
-from flowgrpo.config import RewardConfig
-from flowgrpo.errors import UserError
+from flowgrpo.config.run import RewardConfig
+from flowgrpo.core.errors import UserError
 from flowgrpo.eval._own import shipped
-from flowgrpo.intervals import sign_flip_p
-from flowgrpo.plugins import built_in_names
-from flowgrpo.prompts import Prompt
-from flowgrpo.source import read_source
+from flowgrpo.core.intervals import sign_flip_p
+from flowgrpo.core.plugins import built_in_names
+from flowgrpo.data.prompts import Prompt
+from flowgrpo.config.source import read_source
 
 OWN = """
-from flowgrpo.benchmarks.benchmark import Benchmark
-from flowgrpo.config import RewardConfig
-from flowgrpo.prompts import load_prompts
+from flowgrpo.evaluation.benchmarks.benchmark import Benchmark
+from flowgrpo.config.run import RewardConfig
+from flowgrpo.data.prompts import load_prompts
 
 def figures(prompts, scores):
     return {label: float(values.mean()) for label, values in scores.items()}
@@ -164,7 +164,7 @@ SMALL = [
 ]
 HELD_OUT = """
 from dataclasses import replace
-from flowgrpo.config import RewardConfig
+from flowgrpo.config.run import RewardConfig
 from flowgrpo.eval.mini_scenes import benchmark
 bright = {"bright": RewardConfig(use="brightness.py:reward")}
 benchmark = replace(benchmark, samples_per_prompt=1, rewards={**benchmark.rewards, **bright})

@@ -11,19 +11,19 @@ from PIL import Image
 
 from flowgrpo.assets.scenes import draw, sample_metadata, sample_scene, wrong_variants
 from flowgrpo.cli.main import main
-from flowgrpo.errors import UserError
-from flowgrpo.media import read
+from flowgrpo.core.errors import UserError
+from flowgrpo.data.media import read
 from flowgrpo.scoring.chosen import chosen_rewards, with_arguments
-from flowgrpo.sheet.lines import Line
-from flowgrpo.sheet.page import SHOWN
-from flowgrpo.sheet.score import score
-from flowgrpo.sheet.source import Item, read_source
-from flowgrpo.sheet.stream import Loaded, batches
+from flowgrpo.evaluation.sheet.lines import Line
+from flowgrpo.evaluation.sheet.page import SHOWN
+from flowgrpo.evaluation.sheet.score import score
+from flowgrpo.evaluation.sheet.source import Item, read_source
+from flowgrpo.evaluation.sheet.stream import Loaded, batches
 
 REWARDS = '''
 from pathlib import Path
 
-from flowgrpo.errors import UserError
+from flowgrpo.core.errors import UserError
 
 LOG = Path(__file__).with_name("calls.txt")
 

@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import trajectories
-from flowgrpo.credit import ScoredTree
-from flowgrpo.credit.gain import Gain
-from flowgrpo.credit.terminal import Terminal
-from flowgrpo.credit.turning_point import TurningPoint, balanced, turning_points
-from flowgrpo.credit.value import Value, discounted
+from flowgrpo.objective.credit import ScoredTree
+from flowgrpo.objective.credit.gain import Gain
+from flowgrpo.objective.credit.terminal import Terminal
+from flowgrpo.objective.credit.turning_point import TurningPoint, balanced, turning_points
+from flowgrpo.objective.credit.value import Value, discounted
 from flowgrpo.sampling.completion import Completion
 from flowgrpo.sampling.kernels.flow_sde import FlowSde
 from flowgrpo.sampling.kernels.ode import Ode

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from flowgrpo.sampling.plans.all import AllSteps
 from flowgrpo.sampling.plans.branch import Branch
-from flowgrpo.selection.best_worst import BestWorst
-from flowgrpo.selection.depth import Depth
-from flowgrpo.selection.step_fraction import StepFraction
-from flowgrpo.selection.width import Width
+from flowgrpo.objective.selection.best_worst import BestWorst
+from flowgrpo.objective.selection.depth import Depth
+from flowgrpo.objective.selection.step_fraction import StepFraction
+from flowgrpo.objective.selection.width import Width
 
 
 def shape_of(plan, steps, group_size):

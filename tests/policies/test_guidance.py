@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 import tiny
-from flowgrpo.errors import UserError
+from flowgrpo.core.errors import UserError
 from flowgrpo.policies.diffusers import DiffusersConfig
 from flowgrpo.policies.diffusers._guidance import Call, Halves
 from flowgrpo.policies.diffusers._policy import DiffusersPolicy
-from flowgrpo.prompts import Prompt
+from flowgrpo.data.prompts import Prompt
 from flowgrpo.sampling.kernels.ddim import Ddim
-from flowgrpo.sampling.keys import torch_generator
+from flowgrpo.core.keys import torch_generator
 from flowgrpo.sampling.plans.all import AllSteps
-from flowgrpo.sampling.rollout import rollout
+from flowgrpo.training.rollout import rollout
 
 CPU = torch.device("cpu")
 PROMPTS = [Prompt(0, "a red circle"), Prompt(1, "a blue square")]

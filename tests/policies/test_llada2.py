@@ -10,17 +10,17 @@ import torch
 from diffusers import BlockRefinementScheduler, LLaDA2Pipeline
 
 from flowgrpo.cli.main import main
-from flowgrpo.errors import UserError
+from flowgrpo.core.errors import UserError
 from flowgrpo.policies.masked._policy import MaskedPolicy
 from flowgrpo.policies.masked.transformer import MiniMdlm
-from flowgrpo.prompts import Prompt
+from flowgrpo.data.prompts import Prompt
 from flowgrpo.sampling.canvas import DRAWN, TOKENS, canvas
 from flowgrpo.sampling.kernels import Move
 from flowgrpo.sampling.kernels._unmasking import Draft
 from flowgrpo.sampling.kernels.block_refinement import BlockRefinement
 from flowgrpo.sampling.plans.all import AllSteps
-from flowgrpo.sampling.rollout import rollout
-from tiny_mdlm import CPU, config_of, make_model, make_tokenizer, nudge, save
+from flowgrpo.training.rollout import rollout
+from tiny.mdlm import CPU, config_of, make_model, make_tokenizer, nudge, save
 
 BLOCK, BLOCKS, STEPS = 4, 2, 3
 """Steps of a block."""

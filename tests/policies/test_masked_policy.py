@@ -10,16 +10,16 @@ import yaml
 from transformers.modeling_outputs import MaskedLMOutput
 
 from conftest import trajectories
-from flowgrpo.config import load_config
-from flowgrpo.errors import UserError
-from flowgrpo.likelihood.coupled import Coupled
-from flowgrpo.likelihood.elbo import Elbo
-from flowgrpo.likelihood.left_to_right import LeftToRight as Chain
-from flowgrpo.likelihood.one_step import OneStep
-from flowgrpo.likelihood.quadrature import Quadrature
+from flowgrpo.config.run import load_config
+from flowgrpo.core.errors import UserError
+from flowgrpo.sampling.likelihood.coupled import Coupled
+from flowgrpo.sampling.likelihood.elbo import Elbo
+from flowgrpo.sampling.likelihood.left_to_right import LeftToRight as Chain
+from flowgrpo.sampling.likelihood.one_step import OneStep
+from flowgrpo.sampling.likelihood.quadrature import Quadrature
 from flowgrpo.policies import LoraAdapter, Work
 from flowgrpo.policies.masked._adapter import Adapter
-from flowgrpo.prompts import Prompt
+from flowgrpo.data.prompts import Prompt
 from flowgrpo.runs.checkpoint import checkpoints
 from flowgrpo.sampling.canvas import DRAWN, NOTHING, TOKENS
 from flowgrpo.sampling.completion import Completion
@@ -30,12 +30,12 @@ from flowgrpo.sampling.kernels.origin import Origin
 from flowgrpo.sampling.kernels.random_order import RandomOrder
 from flowgrpo.sampling.kernels.rcr import Rcr
 from flowgrpo.sampling.kernels.threshold import Threshold
-from flowgrpo.sampling.keys import Noise
+from flowgrpo.core.keys import Noise
 from flowgrpo.sampling.plans.all import AllSteps
 from flowgrpo.sampling.plans.outcomes import Outcomes
-from flowgrpo.sampling.rollout import rollout
-from flowgrpo.training import train
-from tiny_mdlm import CPU, PROMPTS, build, config_of, make_model, make_tokenizer, nudge, save
+from flowgrpo.training.rollout import rollout
+from flowgrpo.training.run import train
+from tiny.mdlm import CPU, PROMPTS, build, config_of, make_model, make_tokenizer, nudge, save
 
 KERNELS = [LowConfidence(temperature=0.7), RandomOrder(), Origin(), Rcr(), Threshold(threshold=0.5), Entropy(block_length=2)]
 LIKELIHOODS = [

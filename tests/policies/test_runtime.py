@@ -11,15 +11,15 @@ from torch import nn
 
 import gpu_figures
 from conftest import CALLS, trajectories
-from flowgrpo.config import load_config
-from flowgrpo.errors import UserError
+from flowgrpo.config.run import load_config
+from flowgrpo.core.errors import UserError
 from flowgrpo.policies.diffusers import AttentionLora, DiffusersConfig, Runtime
 from flowgrpo.policies.diffusers._policy import load_pipeline
 from flowgrpo.policies.diffusers._runtime import apply, quantised
-from flowgrpo.prompts import Prompt
+from flowgrpo.data.prompts import Prompt
 from flowgrpo.sampling.kernels.flow_sde import FlowSde
 from flowgrpo.sampling.kernels.ode import Ode
-from flowgrpo.sampling.rollout import rollout
+from flowgrpo.training.rollout import rollout
 
 CPU = torch.device("cpu")
 CPU_0 = torch.device("cpu", 0)

@@ -8,12 +8,12 @@ from PIL import ImageColor
 from safetensors.torch import save_file
 from torchvision.models import get_model, get_model_weights
 
-from flowgrpo.config import RewardConfig
-from flowgrpo.errors import UserError
+from flowgrpo.config.run import RewardConfig
+from flowgrpo.core.errors import UserError
 from flowgrpo.rewards._colors import CSS, Crop, crop, nearest_color
 from flowgrpo.rewards._detectors import Detection, Torchvision
 from flowgrpo.rewards.objects import Soft, Strict, relations
-from flowgrpo.samples import Samples
+from flowgrpo.data.samples import Samples
 from flowgrpo.scoring.catalogue import climb
 from flowgrpo.scoring.exemplars import photos, written
 from flowgrpo.scoring.scorer import Scorer

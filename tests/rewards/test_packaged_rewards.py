@@ -23,13 +23,13 @@ from transformers import (
     ViTImageProcessor,
 )
 
-from flowgrpo.config import RewardConfig
-from flowgrpo.errors import UserError
-from flowgrpo.paths import assets
+from flowgrpo.config.run import RewardConfig
+from flowgrpo.core.errors import UserError
+from flowgrpo.core.paths import assets
 from flowgrpo.rewards import brisque, classifier, ocr
 from flowgrpo.rewards._package import folder, package
 from flowgrpo.rewards._pixels import pixels
-from flowgrpo.samples import Samples
+from flowgrpo.data.samples import Samples
 from flowgrpo.scoring.card import card_of
 from flowgrpo.scoring.exemplars import blurred, noisy, photos, samples, written
 from flowgrpo.scoring.scorer import Scorer, find_reward, load_reward

@@ -21,7 +21,7 @@ from torch import nn
 from torchvision.transforms.functional import to_pil_image
 from transformers import BertConfig, BertModel, BlipTextConfig, BlipVisionConfig, CLIPConfig, CLIPImageProcessor, CLIPModel
 
-from flowgrpo.errors import UserError
+from flowgrpo.core.errors import UserError
 from flowgrpo.rewards import aesthetic, clip_score, hps, image_reward, pickscore
 from flowgrpo.rewards._clip import Preprocessing
 from flowgrpo.rewards._hub import PINNED, fetch

@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL
 import flowgrpo.assets
 from flowgrpo.assets.scenes import TAGS, draw, sample_metadata, sample_scene, wrong_variants
 from flowgrpo.rewards.scene import facts, soft, strict
-from flowgrpo.samples import Samples
+from flowgrpo.data.samples import Samples
 
 SCENES = 100
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from flowgrpo.errors import UserError
+from flowgrpo.core.errors import UserError
 from flowgrpo.rewards import arithmetic, maths, sudoku
 from flowgrpo.rewards._answer import answer
 from flowgrpo.rewards._tokens import DEPTH

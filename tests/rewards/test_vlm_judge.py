@@ -14,10 +14,10 @@ import pytest
 import torch
 from PIL import Image
 
-from flowgrpo.errors import Unavailable, UserError
+from flowgrpo.core.errors import Unavailable, UserError
 from flowgrpo.rewards.vlm import Pairwise, Pointwise, Questions
 from flowgrpo.rewards.win_rate import WinRate
-from flowgrpo.samples import Samples
+from flowgrpo.data.samples import Samples
 
 
 class Server:

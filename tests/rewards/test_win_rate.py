@@ -5,9 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowgrpo.errors import UserError
+from flowgrpo.core.errors import UserError
 from flowgrpo.rewards.win_rate import WinRate
-from flowgrpo.samples import Samples
+from flowgrpo.data.samples import Samples
 
 
 def samples(brightness, group):

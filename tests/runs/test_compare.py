@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 import yaml
 
-from flowgrpo.bill import bill_of
+from flowgrpo.config.bill import bill_of
 from flowgrpo.cli.main import main
-from flowgrpo.config import load_config
-from flowgrpo.errors import UserError
-from flowgrpo.intervals import percentiles, resampled_means, t_interval, t_quantile
+from flowgrpo.config.run import load_config
+from flowgrpo.core.errors import UserError
+from flowgrpo.core.intervals import percentiles, resampled_means, t_interval, t_quantile
 from flowgrpo.pages.plot import apart, round_ticks
 from flowgrpo.runs.compare import compare
 from flowgrpo.runs.compare_page import markdown, write_comparison
 from flowgrpo.runs.curve import find_runs, read_run, recipe_of
-from flowgrpo.study import Trial, plan
+from flowgrpo.runs.study import Trial, plan
 
 BEFORE = [0.0, 0.0, 1.0, 1.0] * 10
 

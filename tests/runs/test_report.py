@@ -6,7 +6,7 @@ import re
 import pytest
 from PIL import Image
 
-from flowgrpo.errors import UserError
+from flowgrpo.core.errors import UserError
 from flowgrpo.runs.report import write_report
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from flowgrpo.cli.main import main
-from flowgrpo.errors import UserError
+from flowgrpo.core.errors import UserError
 from flowgrpo.policies import ScheduleConfig
 from flowgrpo.policies._schedule import LearnedSchedule
 from flowgrpo.sampling.canvas import DRAWN, SETTINGS
@@ -24,12 +24,12 @@ from flowgrpo.sampling.kernels.maskgit import Maskgit
 from flowgrpo.sampling.kernels.origin import Origin
 from flowgrpo.sampling.kernels.random_order import RandomOrder
 from flowgrpo.sampling.kernels.threshold import Threshold
-from flowgrpo.sampling.keys import Noise
+from flowgrpo.core.keys import Noise
 from flowgrpo.sampling.plans.all import AllSteps
-from flowgrpo.sampling.rollout import rollout
-from flowgrpo.sampling.schedule import NAMES, effective, hand_made, moved
-from flowgrpo.sampling.unmasking import UnmaskingLaw
-from tiny_mdlm import BARE, CPU, PROMPTS, build, empty, masks_of, save, some_logits
+from flowgrpo.training.rollout import rollout
+from flowgrpo.sampling.laws.scheduled import NAMES, effective, hand_made, moved
+from flowgrpo.sampling.laws.unmasking import UnmaskingLaw
+from tiny.mdlm import BARE, CPU, PROMPTS, build, empty, masks_of, save, some_logits
 
 TEXT = ("mask_ratio", "temperature")
 KERNELS = [Maskgit, LowConfidence, RandomOrder, LeftToRight]

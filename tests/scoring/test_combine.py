@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from flowgrpo.config import RewardConfig, load_config
-from flowgrpo.errors import UserError
+from flowgrpo.config.run import RewardConfig, load_config
+from flowgrpo.core.errors import UserError
 from flowgrpo.scoring.combine import summands, weighted_sum
 
 SCORES = np.array([[0.0, 1.0, 2.0], [5.0, 5.0, 5.0]])

@@ -5,10 +5,10 @@ import sys
 import pytest
 import torch
 
-from flowgrpo.config import RewardConfig
-from flowgrpo.errors import UserError
+from flowgrpo.config.run import RewardConfig
+from flowgrpo.core.errors import UserError
 from flowgrpo.rewards import scene
-from flowgrpo.samples import Samples
+from flowgrpo.data.samples import Samples
 from flowgrpo.scoring.scorer import Scorer, load_reward
 
 SAMPLES = Samples(["a", "b"], [{}, {}], [0, 1], torch.rand(2, 3, 8, 8))

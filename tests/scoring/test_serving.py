@@ -27,19 +27,19 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from flowgrpo.cli.main import main
-from flowgrpo.config import RewardConfig
-from flowgrpo.errors import Unavailable, UserError
+from flowgrpo.config.run import RewardConfig
+from flowgrpo.core.errors import Unavailable, UserError
 from flowgrpo.rewards import arithmetic, scene
-from flowgrpo.samples import Samples
+from flowgrpo.data.samples import Samples
 from flowgrpo.scoring.card import card_of
 from flowgrpo.scoring.exemplars import samples as exemplars
 from flowgrpo.scoring.scorer import Scorer
-from flowgrpo.serving.client import Served
-from flowgrpo.serving.packing import packed
-from flowgrpo.serving.pictures import Reader, png
-from flowgrpo.serving.queue import RewardThread
-from flowgrpo.serving.server import Options, Server, application
-from flowgrpo.serving.wire import Limits
+from flowgrpo.scoring.serving.client import Served
+from flowgrpo.scoring.serving.packing import packed
+from flowgrpo.scoring.serving.pictures import Reader, png
+from flowgrpo.scoring.serving.queue import RewardThread
+from flowgrpo.scoring.serving.server import Options, Server, application
+from flowgrpo.scoring.serving.wire import Limits
 from load_served_reward import load, pool
 
 SOURCE = """

@@ -13,13 +13,13 @@ from transformers import PreTrainedTokenizerFast
 from flowgrpo.policies.masked import MaskedConfig
 from flowgrpo.policies.masked._policy import MaskedPolicy
 from flowgrpo.policies.masked.transformer import MiniMdlm, MiniMdlmConfig
-from flowgrpo.prompts import Prompt
+from flowgrpo.data.prompts import Prompt
 from flowgrpo.sampling.canvas import DRAWN, NOTHING, TOKENS, Vocabulary, canvas
 from flowgrpo.sampling.kernels import Move
 from flowgrpo.sampling.kernels._unmasking import UnmaskingKernel
 from flowgrpo.sampling.kernels.low_confidence import LowConfidence
-from flowgrpo.sampling.keys import Noise, torch_generator
-from flowgrpo.sampling.unmasking import UnmaskingLaw
+from flowgrpo.core.keys import Noise, torch_generator
+from flowgrpo.sampling.laws.unmasking import UnmaskingLaw
 
 CPU = torch.device("cpu")
 CHARACTERS = "0123456789+=:"

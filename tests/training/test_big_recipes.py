@@ -12,8 +12,8 @@ from torch import nn
 
 import tiny
 from flowgrpo.cli.main import main
-from flowgrpo.config import Config, load_config
-from flowgrpo.paths import recipes
+from flowgrpo.config.run import Config, load_config
+from flowgrpo.core.paths import recipes
 from flowgrpo.policies.diffusers import ATTENTION, DENOISERS
 
 TINY = {

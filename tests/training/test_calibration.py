@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from flowgrpo.bill import bill_of
-from flowgrpo.calibration import adjusted
+from flowgrpo.config.bill import bill_of
+from flowgrpo.training.calibration import adjusted
 from flowgrpo.cli.main import main
-from flowgrpo.config import CalibrationConfig, load_config
+from flowgrpo.config.run import CalibrationConfig, load_config
 
 
 def test_levels_rise_where_gains_and_losses_balance_and_fall_elsewhere():

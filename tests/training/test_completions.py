@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flowgrpo.cli.main import main
-from flowgrpo.completions import _centred, _worth
+from flowgrpo.training.completions import _centred, _worth
 
 
 def test_centring_removes_what_a_step_does_to_everyone():

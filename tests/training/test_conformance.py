@@ -11,10 +11,10 @@ from PIL import Image
 import tiny
 from conformance import config_of, prompt_of
 from flowgrpo.cli.main import main
-from flowgrpo.conformance import table
-from flowgrpo.conformance.check import check
-from flowgrpo.errors import UserError
-from flowgrpo.prompts import load_prompts
+from flowgrpo.training.conformance import table
+from flowgrpo.training.conformance.check import check
+from flowgrpo.core.errors import UserError
+from flowgrpo.data.prompts import load_prompts
 
 KINDS_OF_LOOP = {
     "sd3_skip_layer": "guidance that is on in some steps only",

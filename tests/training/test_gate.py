@@ -8,13 +8,13 @@ import torch
 
 import tiny
 from conformance import config_of, prompt_of
-from flowgrpo.errors import UserError
-from flowgrpo.gate import DRAWS, ROUNDINGS, Gate, tolerance
+from flowgrpo.core.errors import UserError
+from flowgrpo.training.gate import DRAWS, ROUNDINGS, Gate, tolerance
 from flowgrpo.policies._dtypes import DTYPES, unit_roundoff
-from flowgrpo.sampling.gaussian import GaussianLaw
+from flowgrpo.sampling.laws.gaussian import GaussianLaw
 from flowgrpo.sampling.kernels.ddim import Ddim
 from flowgrpo.sampling.plans.all import AllSteps
-from flowgrpo.sampling.rollout import rollout
+from flowgrpo.training.rollout import rollout
 
 CPU = torch.device("cpu")
 

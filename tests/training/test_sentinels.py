@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from flowgrpo.cli.main import main
-from flowgrpo.config import RewardConfig, SentinelConfig, load_config
-from flowgrpo.errors import UserError
+from flowgrpo.config.run import RewardConfig, SentinelConfig, load_config
+from flowgrpo.core.errors import UserError
 from flowgrpo.rewards import statistics
-from flowgrpo.samples import Samples
-from flowgrpo.scoring.sentinels import Sentinels
+from flowgrpo.data.samples import Samples
+from flowgrpo.training.sentinels import Sentinels
 
 REWARDS = {
     "trained": RewardConfig(use="scene:strict"),

@@ -16,11 +16,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from conftest import CALLS
-from flowgrpo.bill import bill_of
+from flowgrpo.config.bill import bill_of
 from flowgrpo.cli.main import main
-from flowgrpo.config import load_config
-from flowgrpo.errors import UserError
-from flowgrpo.paths import locate, recipes
+from flowgrpo.config.run import load_config
+from flowgrpo.core.errors import UserError
+from flowgrpo.core.paths import locate, recipes
 from flowgrpo.runs.checkpoint import checkpoints, write_checkpoint
 
 SMALL = [
@@ -214,7 +214,7 @@ def test_a_nan_loss_stops_before_any_weight_changes(capsys, tmp_path, monkeypatc
     def poison(self, x, prediction, x_next):
         return original(self, x, prediction, x_next) * (float("nan") if prediction.requires_grad else 1.0)
 
-    from flowgrpo.sampling.gaussian import GaussianLaw
+    from flowgrpo.sampling.laws.gaussian import GaussianLaw
 
     original = GaussianLaw.log_prob
     monkeypatch.setattr(GaussianLaw, "log_prob", poison)

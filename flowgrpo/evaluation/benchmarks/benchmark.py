@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from flowgrpo.config import RewardConfig
-from flowgrpo.prompts import Prompt
+from flowgrpo.config.run import RewardConfig
+from flowgrpo.data.prompts import Prompt
 
 PACKAGE = "flowgrpo.eval"
 Figures = dict[str, float]

@@ -9,10 +9,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from flowgrpo.benchmarks.benchmark import Figures
-from flowgrpo.benchmarks.comparison import Difference, Result, difference, prompt_gains, result
-from flowgrpo.benchmarks.records import Record
-from flowgrpo.benchmarks.run import Exam
+from flowgrpo.evaluation.benchmarks.benchmark import Figures
+from flowgrpo.evaluation.benchmarks.comparison import Difference, Result, difference, prompt_gains, result
+from flowgrpo.evaluation.benchmarks.records import Record
+from flowgrpo.evaluation.benchmarks.run import Exam
 from flowgrpo.pages.marks import number, signed
 from flowgrpo.pages.tables import markdown_table
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from flowgrpo.config import RewardConfig
-from flowgrpo.errors import UserError
-from flowgrpo.media import CLIPS
-from flowgrpo.paths import locate
-from flowgrpo.plugins import resolve
+from flowgrpo.config.run import RewardConfig
+from flowgrpo.core.errors import UserError
+from flowgrpo.data.media import CLIPS
+from flowgrpo.core.paths import locate
+from flowgrpo.core.plugins import resolve
 from flowgrpo.scoring.scorer import PACKAGE
-from flowgrpo.sheet.source import Item, index_of
+from flowgrpo.evaluation.sheet.source import Item, index_of
 
 Kind = Literal["image", "video", "text"]
 KINDS: tuple[Kind, ...] = ("image", "video", "text")

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from flowgrpo.errors import UserError
-from flowgrpo.media import read
+from flowgrpo.core.errors import UserError
+from flowgrpo.data.media import read
 from flowgrpo.pages.marks import number, score_mark
 from flowgrpo.pages.page import PAGE, STYLE
 from flowgrpo.pages.pictures import image
-from flowgrpo.sheet.lines import Line
-from flowgrpo.sheet.summary import scores_of
+from flowgrpo.evaluation.sheet.lines import Line
+from flowgrpo.evaluation.sheet.summary import scores_of
 
 Facts = Mapping[str, Any]
 SHOWN = 24

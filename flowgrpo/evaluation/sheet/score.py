@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flowgrpo.config import RewardConfig
-from flowgrpo.errors import UserError
-from flowgrpo.sheet.lines import check_settings, known_lines, settings_of, started, write_lines, write_settings
-from flowgrpo.sheet.page import write_page
-from flowgrpo.sheet.source import read_source
-from flowgrpo.sheet.stream import Judge, scored
-from flowgrpo.sheet.summary import summarise
+from flowgrpo.config.run import RewardConfig
+from flowgrpo.core.errors import UserError
+from flowgrpo.evaluation.sheet.lines import check_settings, known_lines, settings_of, started, write_lines, write_settings
+from flowgrpo.evaluation.sheet.page import write_page
+from flowgrpo.evaluation.sheet.source import read_source
+from flowgrpo.evaluation.sheet.stream import Judge, scored
+from flowgrpo.evaluation.sheet.summary import summarise
 
 
 def score(source: str, prompts: str | None, rewards: Mapping[str, RewardConfig], out: Path, batch: int) -> dict[str, Any]:

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any, Literal
 
-from flowgrpo.errors import UserError
-from flowgrpo.media import CLIPS, PICTURES
-from flowgrpo.paths import locate
-from flowgrpo.prompts import Prompt, load_prompts, read_rows
+from flowgrpo.core.errors import UserError
+from flowgrpo.data.media import CLIPS, PICTURES
+from flowgrpo.core.paths import locate
+from flowgrpo.data.prompts import Prompt, load_prompts, read_rows
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,14 @@ from typing import cast
 import numpy as np
 import torch
 
-from flowgrpo.config import RewardConfig
-from flowgrpo.errors import UserError
-from flowgrpo.media import read
-from flowgrpo.progress import bar
-from flowgrpo.samples import Made, Samples
+from flowgrpo.config.run import RewardConfig
+from flowgrpo.core.errors import UserError
+from flowgrpo.data.media import read
+from flowgrpo.core.progress import bar
+from flowgrpo.data.samples import Made, Samples
 from flowgrpo.scoring.scorer import Scorer
-from flowgrpo.sheet.lines import Line
-from flowgrpo.sheet.source import Item
+from flowgrpo.evaluation.sheet.lines import Line
+from flowgrpo.evaluation.sheet.source import Item
 
 
 @dataclass(frozen=True)

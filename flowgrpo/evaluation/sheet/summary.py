@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from flowgrpo import __version__
-from flowgrpo.intervals import mean_interval
+from flowgrpo.core.intervals import mean_interval
 from flowgrpo.scoring.card import Card
-from flowgrpo.sheet.lines import Line
-from flowgrpo.sheet.stream import Judge
+from flowgrpo.evaluation.sheet.lines import Line
+from flowgrpo.evaluation.sheet.stream import Judge
 
 
 def summarise(lines: Sequence[Line], judge: Judge) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import SerializeAsAny
 
 from flowgrpo.sampling.shape import Shape
-from flowgrpo.section import Component, component
+from flowgrpo.core.section import Component, component
 
 
 @dataclass(frozen=True)
@@ -74,4 +74,4 @@ def needs_every_value(name: str, shape: Shape) -> str | None:
     return needs_values(name, shape)
 
 
-AnyCredit = Annotated[SerializeAsAny[Credit], component(Credit, "flowgrpo.credit")]
+AnyCredit = Annotated[SerializeAsAny[Credit], component(Credit, "flowgrpo.objective.credit")]

@@ -5,7 +5,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from flowgrpo.credit import Credit, Credited, ScoredTree, needs_values
+from flowgrpo.objective.credit import Credit, Credited, ScoredTree, needs_values
 from flowgrpo.sampling.shape import Shape
 
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 import numpy as np
 
-from flowgrpo.credit import Credit, Credited, ScoredTree
+from flowgrpo.objective.credit import Credit, Credited, ScoredTree
 
 
 class Terminal(Credit):

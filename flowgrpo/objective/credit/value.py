@@ -5,7 +5,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field, NonNegativeFloat, NonNegativeInt
 
-from flowgrpo.credit import Credit, Credited, ScoredTree
+from flowgrpo.objective.credit import Credit, Credited, ScoredTree
 from flowgrpo.sampling.shape import Shape
 
 EPS = 1e-8

@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import SerializeAsAny
 
 from flowgrpo.sampling.shape import Shape
-from flowgrpo.section import Component, component
+from flowgrpo.core.section import Component, component
 
 
 class Selection(Component):
@@ -26,4 +26,4 @@ class Selection(Component):
         return None
 
 
-AnySelection = Annotated[SerializeAsAny[Selection], component(Selection, "flowgrpo.selection")]
+AnySelection = Annotated[SerializeAsAny[Selection], component(Selection, "flowgrpo.objective.selection")]

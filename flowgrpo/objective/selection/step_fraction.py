@@ -6,7 +6,7 @@ import numpy as np
 from pydantic import Field
 
 from flowgrpo.sampling.shape import Shape
-from flowgrpo.selection import Selection
+from flowgrpo.objective.selection import Selection
 
 
 class StepFraction(Selection):

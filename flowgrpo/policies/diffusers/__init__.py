@@ -6,7 +6,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from flowgrpo.policies import Cost, LoraAdapter, Memory, PolicyConfig, Work
 from flowgrpo.sampling.kernels import GaussianKernel, KernelFamily
-from flowgrpo.section import Section
+from flowgrpo.core.section import Section
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,7 +14,7 @@ from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from flowgrpo.errors import UserError
+from flowgrpo.core.errors import UserError
 
 FILE = "pytorch_lora_weights.safetensors"
 

@@ -11,7 +11,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from flowgrpo.errors import UserError
+from flowgrpo.core.errors import UserError
 from flowgrpo.policies.diffusers._guidance import Guidance
 from flowgrpo.policies.diffusers._idle import Idle
 from flowgrpo.policies.diffusers._state import StateMap, probe

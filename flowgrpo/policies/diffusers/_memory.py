@@ -4,8 +4,8 @@ A phase holds what rests on the device, and what it makes: load, encode (prompts
 rewards' own models, which are not known), update.
 """
 
-from flowgrpo.errors import UserError
-from flowgrpo.paths import locate
+from flowgrpo.core.errors import UserError
+from flowgrpo.core.paths import locate
 from flowgrpo.policies import Memory, Work
 from flowgrpo.policies._memory import STORED, TRAINED, lora_parameters, passing, resting, training
 from flowgrpo.policies.diffusers import DENOISERS, REMEMBERED, DiffusersConfig, ModelSize, VaeSize

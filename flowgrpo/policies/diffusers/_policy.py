@@ -14,8 +14,8 @@ import transformers
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from flowgrpo.errors import UserError
-from flowgrpo.paths import ASSET, locate
+from flowgrpo.core.errors import UserError
+from flowgrpo.core.paths import ASSET, locate
 from flowgrpo.policies._dtypes import DTYPES, unit_roundoff
 from flowgrpo.policies._weights import attach, trainable
 from flowgrpo.policies.diffusers import DiffusersConfig
@@ -27,11 +27,11 @@ from flowgrpo.policies.diffusers._runtime import apply, denoisers, quantised
 from flowgrpo.policies.diffusers._schedule import read_schedule, with_one_step_scheduler
 from flowgrpo.policies.diffusers._table import PRIMED, REFUSED, SIGNED, UNCONDITIONED
 from flowgrpo.policies.diffusers._tap import own_randomness
-from flowgrpo.prompts import Prompt
-from flowgrpo.samples import Samples
-from flowgrpo.sampling.gaussian import GaussianLaw
+from flowgrpo.data.prompts import Prompt
+from flowgrpo.data.samples import Samples
+from flowgrpo.sampling.laws.gaussian import GaussianLaw
 from flowgrpo.sampling.kernels import Move
-from flowgrpo.sampling.keys import Key, torch_generator
+from flowgrpo.core.keys import Key, torch_generator
 from flowgrpo.sampling.levels import Schedule
 
 

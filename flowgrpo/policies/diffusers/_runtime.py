@@ -14,8 +14,8 @@ from transformers import BitsAndBytesConfig as EncoderBitsAndBytesConfig
 from transformers import PreTrainedModel
 from transformers import TorchAoConfig as EncoderTorchAoConfig
 
-from flowgrpo.errors import UserError
-from flowgrpo.plugins import nearest
+from flowgrpo.core.errors import UserError
+from flowgrpo.core.plugins import nearest
 from flowgrpo.policies._dtypes import DTYPES
 from flowgrpo.policies.diffusers import DENOISERS, DiffusersConfig
 

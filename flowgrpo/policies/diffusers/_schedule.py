@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline
 
-from flowgrpo.errors import UserError
+from flowgrpo.core.errors import UserError
 from flowgrpo.policies.diffusers._tap import Span
 from flowgrpo.sampling.levels import Parameterization, Schedule
 

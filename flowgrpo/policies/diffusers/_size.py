@@ -8,7 +8,7 @@ from math import ceil, prod
 from pathlib import Path
 from typing import Any
 
-from flowgrpo.errors import UserError
+from flowgrpo.core.errors import UserError
 from flowgrpo.policies._memory import count_parameters
 from flowgrpo.policies.diffusers import DENOISERS, DenoiserSize, EncoderSize, ModelSize, VaeSize
 from flowgrpo.policies.diffusers._table import DECODERS

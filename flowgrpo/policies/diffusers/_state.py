@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowgrpo.errors import UserError
+from flowgrpo.core.errors import UserError
 from flowgrpo.policies.diffusers._idle import Idle
 from flowgrpo.policies.diffusers._tap import Site, StepCall, Stop, Tap
 

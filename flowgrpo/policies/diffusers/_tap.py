@@ -20,7 +20,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 from tqdm import tqdm
 
-from flowgrpo.errors import UserError
+from flowgrpo.core.errors import UserError
 
 PREPARES = re.compile(r"prepare_((audio|text|video)_)?latents|prepare_intermediate_images")
 """Methods whose first tensor may be what the loop denoises."""

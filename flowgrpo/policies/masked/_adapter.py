@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from flowgrpo.errors import UserError
-from flowgrpo.paths import locate
+from flowgrpo.core.errors import UserError
+from flowgrpo.core.paths import locate
 from flowgrpo.policies._dtypes import DTYPES
 from flowgrpo.policies.masked import MaskedConfig
 from flowgrpo.policies.masked import transformer as _registers_our_own  # noqa: F401

@@ -2,8 +2,8 @@
 
 import json
 
-from flowgrpo.errors import UserError
-from flowgrpo.paths import locate
+from flowgrpo.core.errors import UserError
+from flowgrpo.core.paths import locate
 from flowgrpo.policies import Memory, Work
 from flowgrpo.policies._memory import STORED, TRAINED, count_parameters, lora_parameters, passing, resting, training
 from flowgrpo.policies.masked import MaskedConfig

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowgrpo.likelihood import Level, Likelihood
+from flowgrpo.sampling.likelihood import Level, Likelihood
 from flowgrpo.policies.protocol import Posed
 from flowgrpo.sampling.canvas import TOKENS, Vocabulary, answer_length, canvas, in_answer
-from flowgrpo.sampling.keys import Key, numpy_generator
-from flowgrpo.sampling.unmasking import categorical_kl
+from flowgrpo.core.keys import Key, numpy_generator
+from flowgrpo.sampling.laws.unmasking import categorical_kl
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 from pydantic import SerializeAsAny
 
 from flowgrpo.sampling.levels import Step
-from flowgrpo.section import Component, component
+from flowgrpo.core.section import Component, component
 
 
 class Kernel(Component):

@@ -2,7 +2,7 @@
 
 from math import sqrt
 
-from flowgrpo.errors import UserError
+from flowgrpo.core.errors import UserError
 from flowgrpo.sampling.levels import Step
 
 

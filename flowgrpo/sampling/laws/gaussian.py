@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from flowgrpo.sampling.kernels import GaussianKernel, Move
-from flowgrpo.sampling.keys import Noise
+from flowgrpo.core.keys import Noise
 from flowgrpo.sampling.levels import Schedule
 
 

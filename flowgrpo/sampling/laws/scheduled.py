@@ -15,8 +15,8 @@ from torch import Tensor
 from flowgrpo.sampling.canvas import SETTINGS
 from flowgrpo.sampling.kernels import Move
 from flowgrpo.sampling.kernels._unmasking import Settings, UnmaskingKernel
-from flowgrpo.sampling.keys import Noise
-from flowgrpo.sampling.unmasking import UnmaskingLaw, mask_ratio, quota
+from flowgrpo.core.keys import Noise
+from flowgrpo.sampling.laws.unmasking import UnmaskingLaw, mask_ratio, quota
 
 NAMES = ("mask_ratio", "temperature", "order_temperature", "guidance_scale")
 """The settings of a step, in the order of K."""

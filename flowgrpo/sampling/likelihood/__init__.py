@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import SerializeAsAny
 
-from flowgrpo.section import Component, component
+from flowgrpo.core.section import Component, component
 
 Level = Literal["decision", "sum", "mean"]
 
@@ -67,4 +67,4 @@ def whole(masked: Sequence[np.ndarray], weights: Sequence[np.ndarray], prompt: n
     return Masks(np.stack(masked), np.stack(weights).astype(float), np.zeros((len(masked), len(prompt)), bool))
 
 
-AnyLikelihood = Annotated[SerializeAsAny[Likelihood], component(Likelihood, "flowgrpo.likelihood")]
+AnyLikelihood = Annotated[SerializeAsAny[Likelihood], component(Likelihood, "flowgrpo.sampling.likelihood")]

@@ -5,7 +5,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from flowgrpo.likelihood import Likelihood, Masks, complementary, whole
+from flowgrpo.sampling.likelihood import Likelihood, Masks, complementary, whole
 
 
 class Coupled(Likelihood):

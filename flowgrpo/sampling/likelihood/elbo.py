@@ -5,7 +5,7 @@ from typing import Literal
 import numpy as np
 from pydantic import PositiveInt
 
-from flowgrpo.likelihood import Level, Likelihood, Masks, complementary, pick, whole
+from flowgrpo.sampling.likelihood import Level, Likelihood, Masks, complementary, pick, whole
 
 
 class Elbo(Likelihood):

@@ -5,7 +5,7 @@ from typing import Literal
 import numpy as np
 from pydantic import PositiveInt
 
-from flowgrpo.likelihood import Likelihood, Masks, whole
+from flowgrpo.sampling.likelihood import Likelihood, Masks, whole
 
 
 class LeftToRight(Likelihood):

@@ -4,7 +4,7 @@ from typing import Literal
 
 import numpy as np
 
-from flowgrpo.likelihood import Likelihood, Masks
+from flowgrpo.sampling.likelihood import Likelihood, Masks
 
 
 class Trajectory(Likelihood):

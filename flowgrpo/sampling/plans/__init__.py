@@ -10,7 +10,7 @@ from flowgrpo.sampling.completion import Completion, complete
 from flowgrpo.sampling.kernels import AnyKernel
 from flowgrpo.sampling.kernels.flow_sde import FlowSde
 from flowgrpo.sampling.shape import Shape
-from flowgrpo.section import Component, component
+from flowgrpo.core.section import Component, component
 
 
 class Plan(Component):

@@ -11,7 +11,7 @@ from flowgrpo.sampling.kernels import AnyKernel, Kernel
 from flowgrpo.sampling.kernels.dpmpp_2m import DpmPp2m
 from flowgrpo.sampling.plans import Plan
 from flowgrpo.sampling.shape import Shape
-from flowgrpo.section import Section
+from flowgrpo.core.section import Section
 
 
 class Tail(Section):

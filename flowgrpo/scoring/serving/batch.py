@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowgrpo.errors import UserError
-from flowgrpo.samples import Made, Samples
+from flowgrpo.core.errors import UserError
+from flowgrpo.data.samples import Made, Samples
 from flowgrpo.scoring.card import UNSTATED
 from flowgrpo.scoring.scorer import Scorer
-from flowgrpo.serving.pictures import Reader
-from flowgrpo.serving.wire import Sample, Score
+from flowgrpo.scoring.serving.pictures import Reader
+from flowgrpo.scoring.serving.wire import Sample, Score
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from urllib.parse import urlsplit
 import requests
 from pydantic import ValidationError
 
-from flowgrpo.errors import Unavailable, UserError
-from flowgrpo.samples import Samples
-from flowgrpo.serving.packing import body, encoded, packed
-from flowgrpo.serving.retries import session
-from flowgrpo.serving.wire import PROTOCOL, Greeting, Health, Refusal, Score, Scores, complaint
+from flowgrpo.core.errors import Unavailable, UserError
+from flowgrpo.data.samples import Samples
+from flowgrpo.scoring.serving.packing import body, encoded, packed
+from flowgrpo.scoring.serving.retries import session
+from flowgrpo.scoring.serving.wire import PROTOCOL, Greeting, Health, Refusal, Score, Scores, complaint
 
 AT_ONCE = 4
 PASSING = (502, 503, 504)

@@ -6,10 +6,10 @@ from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 from torch import Tensor
 
-from flowgrpo.errors import UserError
-from flowgrpo.samples import Samples
-from flowgrpo.serving.pictures import png
-from flowgrpo.serving.wire import Limits, Sample, complaint
+from flowgrpo.core.errors import UserError
+from flowgrpo.data.samples import Samples
+from flowgrpo.scoring.serving.pictures import png
+from flowgrpo.scoring.serving.wire import Limits, Sample, complaint
 
 
 def encoded(samples: Samples, row: int) -> bytes:

@@ -7,7 +7,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
-from flowgrpo.errors import UserError
+from flowgrpo.core.errors import UserError
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 FAST = 1

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from flowgrpo import __version__
-from flowgrpo.config import RewardConfig
+from flowgrpo.config.run import RewardConfig
 from flowgrpo.scoring.scorer import Reward, Scorer
-from flowgrpo.serving.batch import Received, score
-from flowgrpo.serving.wire import Score
+from flowgrpo.scoring.serving.batch import Received, score
+from flowgrpo.scoring.serving.wire import Score
 
 
 class RewardThread:

@@ -6,7 +6,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import Retry
 
-from flowgrpo.errors import UserError
+from flowgrpo.core.errors import UserError
 
 PASSING = (429, 500, 502, 503, 504)
 AT_ONCE = 64

@@ -16,12 +16,12 @@ from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.requests import ClientDisconnect
 
 from flowgrpo import __version__
-from flowgrpo.errors import UserError
-from flowgrpo.section import Section
-from flowgrpo.serving.batch import Received, receive
-from flowgrpo.serving.client import bearer
-from flowgrpo.serving.queue import Queue, RewardThread
-from flowgrpo.serving.wire import CARD, PROTOCOL, SAMPLES, Health, Limits, Load, Refusal, Request, Scores, complaint
+from flowgrpo.core.errors import UserError
+from flowgrpo.core.section import Section
+from flowgrpo.scoring.serving.batch import Received, receive
+from flowgrpo.scoring.serving.client import bearer
+from flowgrpo.scoring.serving.queue import Queue, RewardThread
+from flowgrpo.scoring.serving.wire import CARD, PROTOCOL, SAMPLES, Health, Limits, Load, Refusal, Request, Scores, complaint
 
 KEEP_ALIVE = 60
 

@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from flowgrpo.samples import Kind
+from flowgrpo.data.samples import Kind
 from flowgrpo.scoring.card import Card
 
 PROTOCOL = 1

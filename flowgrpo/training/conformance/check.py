@@ -18,16 +18,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowgrpo.conformance.table import COLUMNS
+from flowgrpo.training.conformance.table import COLUMNS
 from flowgrpo.policies.diffusers import DiffusersConfig
 from flowgrpo.policies.diffusers._policy import DiffusersPolicy, PipelineSampler
 from flowgrpo.policies.diffusers._schedule import with_one_step_scheduler
 from flowgrpo.policies.diffusers._tap import StepCall, Stop, own_randomness
-from flowgrpo.prompts import Prompt
+from flowgrpo.data.prompts import Prompt
 from flowgrpo.sampling.kernels.ddim import Ddim
-from flowgrpo.sampling.keys import torch_generator
+from flowgrpo.core.keys import torch_generator
 from flowgrpo.sampling.plans.all import AllSteps
-from flowgrpo.sampling.rollout import rollout
+from flowgrpo.training.rollout import rollout
 
 CLOSE = 1e-4
 """A relative difference up to this is rounding."""
