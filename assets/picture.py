@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from flowgrpo.pages.pictures import animate, frames_of
+from flowgrpo.data.media import animate, frames_of
 
 COLUMNS, CLIPS, SIDE, GAP, BAR = 12, 6, 72, 6, 4
 RIGHT, WRONG = (18, 128, 74), (196, 50, 10)

@@ -23,8 +23,8 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokeni
 
 from flowgrpo.assets.scenes import OPENINGS, RELATIONS, TAGS, draw, is_held_out, sample_metadata, sample_scene
 from flowgrpo.data.prompts import read_rows
-from flowgrpo.rewards.scene import BACKGROUNDS, COLORS, strict
 from flowgrpo.data.samples import Samples
+from flowgrpo.rewards.scene import BACKGROUNDS, COLORS, strict
 
 TEXT_TOKENS = 16
 WORDS = [

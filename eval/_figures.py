@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from flowgrpo.evaluation.benchmarks.benchmark import Figures
 from flowgrpo.data.prompts import Prompt
+from flowgrpo.evaluation.benchmarks.benchmark import Figures
 
 
 def means(scores: Mapping[str, np.ndarray]) -> Figures:

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from flowgrpo.evaluation.benchmarks.benchmark import Benchmark, Figures
 from flowgrpo.config.run import RewardConfig
+from flowgrpo.core.keys import numpy_generator
+from flowgrpo.data.prompts import Prompt
 from flowgrpo.eval._figures import means, means_by
 from flowgrpo.eval._own import distinct, fixed
-from flowgrpo.data.prompts import Prompt
-from flowgrpo.core.keys import numpy_generator
+from flowgrpo.evaluation.benchmarks.benchmark import Benchmark, Figures
 
 EACH = 256
 SIZES = (3, 4)

@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from flowgrpo.evaluation.benchmarks.benchmark import Benchmark, Figures
 from flowgrpo.core.errors import UserError
+from flowgrpo.data.prompts import Prompt
 from flowgrpo.eval._figures import shares
 from flowgrpo.eval._judge import JUDGED, judge
 from flowgrpo.eval._official import member, official, prompts, read, table
-from flowgrpo.data.prompts import Prompt
+from flowgrpo.evaluation.benchmarks.benchmark import Benchmark, Figures
 
 HINT = "get the folder dpg_bench of https://github.com/TencentQQGYLab/ELLA"
 COLUMNS = ("item_id", "proposition_id", "dependency", "tuple", "question_natural_language")

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from flowgrpo.evaluation.benchmarks.benchmark import Benchmark, Figures
+from flowgrpo.data.prompts import Prompt
 from flowgrpo.eval._figures import means, means_by
 from flowgrpo.eval._official import official, prompts, table
 from flowgrpo.eval._preferences import PREFERENCES
-from flowgrpo.data.prompts import Prompt
+from flowgrpo.evaluation.benchmarks.benchmark import Benchmark, Figures
 
 SHEET = "https://docs.google.com/spreadsheets/d/1y7nAbmR4FREi6npB1u-Bo3GFdwdOPYJc617rBOxIRHY/gviz/tq?tqx=out:csv"
 METRIC = "pickscore"

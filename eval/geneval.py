@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from flowgrpo.evaluation.benchmarks.benchmark import Benchmark, Figures
 from flowgrpo.config.run import RewardConfig
 from flowgrpo.core.errors import UserError
+from flowgrpo.core.keys import numpy_generator
+from flowgrpo.data.prompts import Prompt
 from flowgrpo.eval._official import json_lines, official, prompts
 from flowgrpo.eval._own import distinct, numbered
-from flowgrpo.data.prompts import Prompt
-from flowgrpo.core.keys import numpy_generator
+from flowgrpo.evaluation.benchmarks.benchmark import Benchmark, Figures
 
 HINT = "get prompts/evaluation_metadata.jsonl from https://github.com/djghosh13/geneval"
 COUNTS = {"single_object": 80, "two_object": 99, "counting": 80, "colors": 94, "position": 100, "color_attr": 100}

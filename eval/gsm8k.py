@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from flowgrpo.evaluation.benchmarks.benchmark import Benchmark, Figures
 from flowgrpo.core.errors import UserError
+from flowgrpo.data.prompts import Prompt
 from flowgrpo.eval._figures import means
 from flowgrpo.eval._maths import METRIC, REWARDS, instruction, rows_of
 from flowgrpo.eval._official import prompts
-from flowgrpo.data.prompts import Prompt
+from flowgrpo.evaluation.benchmarks.benchmark import Benchmark, Figures
 
 HINT = "get grade_school_math/data/test.jsonl from https://github.com/openai/grade-school-math"
 COUNT = 1319

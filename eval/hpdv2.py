@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from flowgrpo.evaluation.benchmarks.benchmark import Benchmark, Figures
 from flowgrpo.core.errors import UserError
+from flowgrpo.data.prompts import Prompt
 from flowgrpo.eval._figures import means, means_by
 from flowgrpo.eval._official import counted, member, official, prompts, read_json
 from flowgrpo.eval._preferences import PREFERENCES
-from flowgrpo.data.prompts import Prompt
+from flowgrpo.evaluation.benchmarks.benchmark import Benchmark, Figures
 
 HINT = "get the folder 'benchmark' without its pictures from the dataset zhwang/HPDv2, or give hf:zhwang/HPDv2/benchmark"
 STYLES = ("anime", "concept-art", "paintings", "photo")

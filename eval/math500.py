@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from flowgrpo.evaluation.benchmarks.benchmark import Benchmark, Figures
+from flowgrpo.data.prompts import Prompt
 from flowgrpo.eval._figures import means, means_by
 from flowgrpo.eval._maths import METRIC, REWARDS, instruction, rows_of
 from flowgrpo.eval._official import prompts
-from flowgrpo.data.prompts import Prompt
+from flowgrpo.evaluation.benchmarks.benchmark import Benchmark, Figures
 
 HINT = "get test.jsonl from https://huggingface.co/datasets/HuggingFaceH4/MATH-500 (or name hf:HuggingFaceH4/MATH-500/test.jsonl)"
 COUNT = 500

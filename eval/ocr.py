@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from flowgrpo.evaluation.benchmarks.benchmark import Benchmark, Figures
 from flowgrpo.config.run import RewardConfig
 from flowgrpo.core.errors import UserError
+from flowgrpo.core.keys import numpy_generator
+from flowgrpo.data.prompts import Prompt
 from flowgrpo.eval._figures import means, means_by
 from flowgrpo.eval._official import official, prompts, read
 from flowgrpo.eval._own import distinct, numbered
-from flowgrpo.data.prompts import Prompt
-from flowgrpo.core.keys import numpy_generator
+from flowgrpo.evaluation.benchmarks.benchmark import Benchmark, Figures
 
 HINT = "get dataset/ocr/test.txt from https://github.com/yifan123/flow_grpo"
 CARRIERS = (

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from flowgrpo.evaluation.benchmarks.benchmark import Benchmark, Figures
+from flowgrpo.data.prompts import Prompt
 from flowgrpo.eval._figures import means, means_by
 from flowgrpo.eval._official import official, prompts, table
 from flowgrpo.eval._preferences import PREFERENCES
-from flowgrpo.data.prompts import Prompt
+from flowgrpo.evaluation.benchmarks.benchmark import Benchmark, Figures
 
 HINT = "get PartiPrompts.tsv from https://github.com/google-research/parti, or give hf:nateraw/parti-prompts/PartiPrompts.tsv"
 COLUMNS = ("Prompt", "Category", "Challenge", "Note")

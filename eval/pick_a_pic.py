@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from flowgrpo.evaluation.benchmarks.benchmark import Benchmark, Figures
 from flowgrpo.core.errors import UserError
+from flowgrpo.data.prompts import Prompt
 from flowgrpo.eval._figures import means
 from flowgrpo.eval._official import official, prompts, read
 from flowgrpo.eval._preferences import PREFERENCES
-from flowgrpo.data.prompts import Prompt
+from flowgrpo.evaluation.benchmarks.benchmark import Benchmark, Figures
 
 HINT = "export the split test_unique of the dataset yuvalkirstain/pickapic_v1_no_images with to_json('pick_a_pic.jsonl')"
 

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from flowgrpo.evaluation.benchmarks.benchmark import Benchmark, Figures
 from flowgrpo.config.run import RewardConfig
+from flowgrpo.data.prompts import Prompt
 from flowgrpo.eval._figures import means, means_by
 from flowgrpo.eval._judge import JUDGED, judge
 from flowgrpo.eval._official import counted, member, official, prompts, read
-from flowgrpo.data.prompts import Prompt
+from flowgrpo.evaluation.benchmarks.benchmark import Benchmark, Figures
 
 HINT = "get the folder examples/dataset of https://github.com/Karine-Huang/T2I-CompBench"
 CATEGORIES = ("color", "shape", "texture", "spatial", "non_spatial", "complex")

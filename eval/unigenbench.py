@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from flowgrpo.evaluation.benchmarks.benchmark import Benchmark, Figures
 from flowgrpo.core.errors import UserError
+from flowgrpo.data.prompts import Prompt
 from flowgrpo.eval._figures import shares
 from flowgrpo.eval._judge import JUDGED, judge
 from flowgrpo.eval._official import official, prompts, table
-from flowgrpo.data.prompts import Prompt
+from flowgrpo.evaluation.benchmarks.benchmark import Benchmark, Figures
 
 HINT = "get data/test_prompts_en.csv from https://github.com/CodeGoat24/UniGenBench"
 POINTS, DESCRIPTIONS = "Testpoints", "Testpoint Description"

@@ -1,3 +1,7 @@
 """Align generative models that work by denoising, with one GRPO trainer."""
 
+from flowgrpo.core import moved
+
 __version__ = "0.1.0"
+
+moved.install()

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from flowgrpo.core.errors import UserError
-from flowgrpo.rewards._package import device_of
 from flowgrpo.data.samples import Samples
+from flowgrpo.rewards._package import device_of
 from flowgrpo.scoring.exemplars import captioned, photos
 
 

@@ -7,10 +7,10 @@ Tested with tiny random weights only.
 
 from torch import Tensor
 
+from flowgrpo.data.samples import Samples
 from flowgrpo.rewards._clip import OpenClip
 from flowgrpo.rewards._hub import fetch, reading, tensors
 from flowgrpo.rewards._preference import Head, Preference
-from flowgrpo.data.samples import Samples
 from flowgrpo.scoring.card import EVERYTHING, card
 from flowgrpo.scoring.exemplars import blurred, photos
 

@@ -13,9 +13,9 @@ import numpy as np
 from torch import Tensor
 
 from flowgrpo.core.errors import UserError
+from flowgrpo.data.samples import Samples
 from flowgrpo.rewards._hub import reading
 from flowgrpo.rewards._package import folder, package
-from flowgrpo.data.samples import Samples
 from flowgrpo.scoring.card import EVERYTHING, card
 from flowgrpo.scoring.exemplars import blurred, noisy, photos
 

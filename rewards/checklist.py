@@ -9,9 +9,9 @@ from dataclasses import dataclass, fields
 from functools import lru_cache, partial
 from typing import Any
 
+from flowgrpo.data.samples import Samples
 from flowgrpo.rewards._answer import bad_row, stated
 from flowgrpo.rewards.vlm import Questions
-from flowgrpo.data.samples import Samples
 from flowgrpo.scoring.card import card
 
 PARENTS = "for each question the places of those it depends on, counted from 0"

@@ -17,10 +17,10 @@ from torchvision.transforms.functional import center_crop, normalize, resize
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from flowgrpo.core.errors import UserError
+from flowgrpo.data.samples import Samples
 from flowgrpo.rewards._answer import stated
 from flowgrpo.rewards._hub import reading, tensors
 from flowgrpo.rewards._package import device_of, folder, package
-from flowgrpo.data.samples import Samples
 from flowgrpo.scoring.card import card
 from flowgrpo.scoring.exemplars import LABELS, photos
 

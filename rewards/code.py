@@ -1,4 +1,4 @@
-"""Code by unit tests: the share of a row's tests that the code of a completion passes, in a sandbox (`flowgrpo.rewards._sandbox`).
+"""Code by unit tests: the share of a row's tests that the code of a completion passes, in a sandbox (`rewards/_sandbox.py`).
 
 Judged is the last fenced block, or the whole text.
 `reasons` counts why samples got 0. The tests share a process with the code, so code that searches the interpreter's own frames,
@@ -15,8 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from flowgrpo.core.errors import UserError
-from flowgrpo.rewards._answer import bad_row, stated
 from flowgrpo.data.samples import Samples
+from flowgrpo.rewards._answer import bad_row, stated
 from flowgrpo.rewards._sandbox import Limits, Outcome, isolation, run
 from flowgrpo.scoring.card import card
 

@@ -7,8 +7,8 @@ from functools import partial
 import numpy as np
 from PIL import Image
 
-from flowgrpo.rewards._pixels import pixels
 from flowgrpo.data.samples import Samples
+from flowgrpo.rewards._pixels import pixels
 from flowgrpo.scoring.card import card
 from flowgrpo.scoring.exemplars import blurred, noisy, photos
 

@@ -11,9 +11,9 @@ from fractions import Fraction
 from functools import partial
 from typing import Any
 
+from flowgrpo.data.samples import Samples
 from flowgrpo.rewards._answer import answer_block, bad_row, stated
 from flowgrpo.rewards._tokens import Tokens, Unparsable
-from flowgrpo.data.samples import Samples
 from flowgrpo.scoring.card import card
 from flowgrpo.scoring.exemplars import samples as exemplars
 

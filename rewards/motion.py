@@ -17,9 +17,9 @@ from torch import Tensor
 
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.plugins import nearest
+from flowgrpo.data.samples import Samples
 from flowgrpo.rewards._pixels import pixels
 from flowgrpo.rewards.scene import BACKGROUNDS, COLORS, Found, look
-from flowgrpo.data.samples import Samples
 from flowgrpo.scoring.card import card
 from flowgrpo.scoring.exemplars import samples as exemplars
 

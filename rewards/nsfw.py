@@ -7,9 +7,9 @@ ships: all that is tested is that safe photographs are taken for safe.
 import torch
 from PIL import Image
 
+from flowgrpo.data.samples import Samples
 from flowgrpo.rewards._package import package
 from flowgrpo.rewards._pixels import pixels
-from flowgrpo.data.samples import Samples
 from flowgrpo.scoring.card import card
 
 

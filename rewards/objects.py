@@ -23,9 +23,9 @@ from torch import Tensor
 
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.plugins import nearest
+from flowgrpo.data.samples import Samples
 from flowgrpo.rewards._colors import CSS, Crop, crop, nearest_color
 from flowgrpo.rewards._detectors import Box, Detect, Detection, Detector, detected, load_detector
-from flowgrpo.data.samples import Samples
 from flowgrpo.scoring.card import card
 from flowgrpo.scoring.exemplars import photos
 from flowgrpo.scoring.exemplars import samples as exemplars

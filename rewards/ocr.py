@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 from flowgrpo.core.errors import UserError
+from flowgrpo.data.samples import Samples
 from flowgrpo.rewards._hub import reading
 from flowgrpo.rewards._package import folder, package
 from flowgrpo.rewards._pixels import pixels
-from flowgrpo.data.samples import Samples
 from flowgrpo.scoring.card import card
 from flowgrpo.scoring.exemplars import samples as exemplars
 from flowgrpo.scoring.exemplars import written

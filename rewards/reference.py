@@ -23,11 +23,11 @@ from torchvision.transforms.functional import to_tensor
 
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.paths import ASSET, assets
+from flowgrpo.data.samples import Samples
 from flowgrpo.rewards._answer import bad_row, stated
 from flowgrpo.rewards._hub import reading, tensors, torchvision_weights
 from flowgrpo.rewards._package import device_of, package
 from flowgrpo.rewards._package import folder as folder_of
-from flowgrpo.data.samples import Samples
 from flowgrpo.scoring.card import card
 from flowgrpo.scoring.exemplars import blurred, photos
 

@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 import torch
 
-from flowgrpo.rewards._pixels import pixels
 from flowgrpo.data.samples import Samples
+from flowgrpo.rewards._pixels import pixels
 from flowgrpo.scoring.card import card
 from flowgrpo.scoring.exemplars import samples as exemplars
 

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+from flowgrpo.data.samples import Samples
 from flowgrpo.rewards._answer import bad_row
 from flowgrpo.rewards._hub import reading
 from flowgrpo.rewards._package import device_of, folder, package
-from flowgrpo.data.samples import Samples
 from flowgrpo.scoring.card import card
 from flowgrpo.scoring.exemplars import samples as exemplars
 

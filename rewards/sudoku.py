@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from flowgrpo.core.errors import UserError
-from flowgrpo.rewards._answer import answer, bad_row, stated
 from flowgrpo.data.samples import Samples
+from flowgrpo.rewards._answer import answer, bad_row, stated
 from flowgrpo.scoring.card import card
 from flowgrpo.scoring.exemplars import samples as exemplars
 

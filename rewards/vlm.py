@@ -23,8 +23,8 @@ from pydantic import BaseModel, Field, ValidationError
 from torch import Tensor
 
 from flowgrpo.core.errors import Unavailable, UserError
-from flowgrpo.rewards._answer import answer, bad_row, stated
 from flowgrpo.data.samples import Samples
+from flowgrpo.rewards._answer import answer, bad_row, stated
 from flowgrpo.scoring.card import card
 from flowgrpo.scoring.serving.client import bearer
 from flowgrpo.scoring.serving.pictures import png

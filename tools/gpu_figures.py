@@ -1,6 +1,6 @@
 """Memory, time and use of a GPU by SD3.5-medium and Wan2.1-1.3B at their real sizes, beside what `flowgrpo plan` estimates.
 
-    python tests/gpu_figures.py [--tiny] [--without-compile] [MODEL ...]
+    python tools/gpu_figures.py [--tiny] [--without-compile] [MODEL ...]
 
 Sizes are those of the published configs; weights are random and tokenizers stand-ins, so nothing is read from a hub. Each table
 is a process of its own, since compiled blocks run uncompiled after a count of operations. `--tiny` takes pipelines that a CPU can
@@ -42,11 +42,12 @@ from transformers import (
     UMT5EncoderModel,
 )
 
+import _tests  # noqa: F401
 import tiny
+from flowgrpo.data.prompts import Prompt
 from flowgrpo.policies import Work
 from flowgrpo.policies.diffusers import DiffusersConfig, Runtime
 from flowgrpo.policies.diffusers._memory import memory
-from flowgrpo.data.prompts import Prompt
 from tiny.parts import byte_tokenizer, clip_tokenizer
 
 GIB = 2**30

@@ -1,4 +1,4 @@
-"""Load test of served rewards: `python tests/load_served_reward.py [--requests N] [--clients N] [--kills N]`.
+"""Load test of served rewards: `python tools/load_served_reward.py [--requests N] [--clients N] [--kills N]`.
 
 Many clients ask a real server, which is killed (SIGKILL) and started again in the middle. One request in 100 is malformed, one
 picture in 100 is corrupt. Every good picture must get exactly the score that it has in this process; exit code 1 if one does not.
@@ -24,8 +24,8 @@ import torch
 from flowgrpo.assets.scenes import TAGS, caption, draw, sample_metadata, sample_scene
 from flowgrpo.config.run import RewardConfig
 from flowgrpo.core.errors import UserError
-from flowgrpo.data.samples import Samples
 from flowgrpo.core.keys import numpy_generator
+from flowgrpo.data.samples import Samples
 from flowgrpo.scoring.scorer import Scorer
 from flowgrpo.scoring.serving.client import Served
 from flowgrpo.scoring.serving.packing import encoded

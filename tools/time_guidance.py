@@ -1,4 +1,4 @@
-"""Time a train step with `guidance_gradient` full and conditional: `python tests/time_guidance.py [--states N] [--repeats N]`.
+"""Time a train step with `guidance_gradient` full and conditional: `python tools/time_guidance.py [--states N] [--repeats N]`.
 
 mini-sd3 with guidance on, one thread. A step is the prediction for N states, their log-probs, and the gradient. Both choices take
 turns, and the fastest step of each counts.
@@ -11,9 +11,9 @@ import time
 import numpy as np
 import torch
 
+from flowgrpo.data.prompts import Prompt
 from flowgrpo.policies.diffusers import AttentionLora, DiffusersConfig
 from flowgrpo.policies.diffusers._policy import DiffusersPolicy
-from flowgrpo.data.prompts import Prompt
 from flowgrpo.sampling.kernels.flow_sde import FlowSde
 from flowgrpo.sampling.plans.fixed import FixedSteps
 from flowgrpo.training.rollout import Transitions, rollout

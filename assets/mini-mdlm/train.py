@@ -20,9 +20,9 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast
 
 from flowgrpo.assets.pretraining import write_rows
+from flowgrpo.data.prompts import load_prompts
 from flowgrpo.policies.masked import MaskedConfig
 from flowgrpo.policies.masked.transformer import MiniMdlm, MiniMdlmConfig
-from flowgrpo.data.prompts import load_prompts
 from flowgrpo.rewards.arithmetic import countdown_strict, countdown_valid
 
 CHARACTERS = "0123456789+-*(),=:"

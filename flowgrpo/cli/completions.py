@@ -19,10 +19,10 @@ def run(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.config, arguments.overrides)
     import torch
 
-    from flowgrpo.training.completions import measure
-    from flowgrpo.evaluation.held_out import spread
     from flowgrpo.data.prompts import load_prompts
+    from flowgrpo.data.samples import spread
     from flowgrpo.scoring.scorer import Scorer
+    from flowgrpo.training.completions import measure
 
     prompts = spread(load_prompts(config.rollout.prompts), arguments.prompts)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

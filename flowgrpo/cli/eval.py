@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flowgrpo.cli._numbers import positive
+from flowgrpo.config.source import HELP, Source, read_source
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.paths import recipe_name
 from flowgrpo.scoring.chosen import REWARDS, SET, chosen_rewards
-from flowgrpo.config.source import HELP, Source, read_source
 
 if TYPE_CHECKING:
     from flowgrpo.evaluation.benchmarks.run import Exam
@@ -49,12 +49,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace, source: Source) -> int:
+    from flowgrpo.data.samples import spread
     from flowgrpo.evaluation.benchmarks.catalogue import find_benchmark, measuring, name_of
     from flowgrpo.evaluation.benchmarks.evaluate import evaluate
     from flowgrpo.evaluation.benchmarks.pins import names_of
     from flowgrpo.evaluation.benchmarks.report import last_line, markdown
     from flowgrpo.evaluation.benchmarks.run import Exam
-    from flowgrpo.evaluation.held_out import spread
 
     benchmark, name = find_benchmark(arguments.benchmark), name_of(arguments.benchmark)
     benchmark = measuring(benchmark, chosen_rewards(arguments.rewards), arguments.set)

@@ -4,9 +4,9 @@ import argparse
 import json
 
 from flowgrpo.config.run import checked, with_overrides
-from flowgrpo.training.conformance import table
 from flowgrpo.core.errors import UserError
 from flowgrpo.data.prompts import Prompt, load_prompts
+from flowgrpo.training.conformance import table
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,8 +26,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> dict[str, object]:
-    from flowgrpo.training.conformance.check import check
     from flowgrpo.policies.diffusers import DiffusersConfig
+    from flowgrpo.training.conformance.check import check
 
     tree = with_overrides({"model": arguments.check, "steps": arguments.steps}, arguments.overrides)
     config = checked(DiffusersConfig, tree, "--check")

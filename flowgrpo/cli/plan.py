@@ -4,8 +4,8 @@ import argparse
 import json
 from typing import Any
 
-from flowgrpo.config.bill import bill_of, changed, fitting, memory_of
 from flowgrpo.cli._numbers import positive_number
+from flowgrpo.config.bill import bill_of, changed, fitting, memory_of
 from flowgrpo.config.run import Config, load_config
 from flowgrpo.policies import Cost, Memory
 

@@ -4,9 +4,9 @@ import argparse
 import json
 from pathlib import Path
 
-from flowgrpo.data.prompts import load_prompts
-from flowgrpo.runs.folder import kept
 from flowgrpo.config.source import HELP, read_source
+from flowgrpo.data.media import kept
+from flowgrpo.data.prompts import load_prompts
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,8 +5,8 @@ from typing import Any
 
 from flowgrpo.config.run import Config, checked, with_overrides
 from flowgrpo.core.errors import UserError
-from flowgrpo.policies import Cost, Memory, Work
 from flowgrpo.core.keys import numpy_generator
+from flowgrpo.policies import Cost, Memory, Work
 from flowgrpo.sampling.shape import Shape
 
 FEW_STATES = 4

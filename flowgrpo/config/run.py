@@ -22,20 +22,20 @@ from pydantic import (
     model_validator,
 )
 
+from flowgrpo.core.errors import UserError
+from flowgrpo.core.paths import find_config
+from flowgrpo.core.plugins import nearest
+from flowgrpo.core.section import Section
+from flowgrpo.objective import AdvantageConfig, ObjectiveConfig
 from flowgrpo.objective.credit import AnyCredit
 from flowgrpo.objective.credit.gain import Gain
 from flowgrpo.objective.credit.terminal import Terminal
-from flowgrpo.core.errors import UserError
-from flowgrpo.objective import AdvantageConfig, ObjectiveConfig
-from flowgrpo.core.paths import find_config
-from flowgrpo.core.plugins import nearest
+from flowgrpo.objective.selection import AnySelection
 from flowgrpo.policies import AnyPolicy
 from flowgrpo.sampling.kernels.calibrated import Calibrated
 from flowgrpo.sampling.plans import AnyPlan
 from flowgrpo.sampling.plans.all import AllSteps
 from flowgrpo.sampling.shape import Shape
-from flowgrpo.core.section import Section
-from flowgrpo.objective.selection import AnySelection
 
 S = TypeVar("S", bound=Section)
 

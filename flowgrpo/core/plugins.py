@@ -31,16 +31,18 @@ def built_in_names(package: str) -> list[str]:
 def resolve(spec: str, package: str) -> tuple[ModuleType, str | None]:
     """Find the module that `spec` names, and the attribute in it (None when the spec names none).
 
-    `name` or `name:attr` is a module of `package` or an entry point of the group named like the package,
-    `path/to/file.py:attr` a file, `module:attr` any importable module (the current folder included).
+    `name` or `name:attr` is a module of `package` or an entry point of its group (`flowgrpo.` and the last word of the
+    package: `flowgrpo.rewards`, `flowgrpo.credit`, `flowgrpo.kernels` ...), `path/to/file.py:attr` a file, `module:attr` any
+    importable module (the current folder included).
     """
     name, _, attr = spec.rpartition(":") if ":" in spec else (spec, "", "")
     if name.endswith(".py"):
         return load_file(Path(name)), attr or None
     if name in built_in_names(package):
         return importlib.import_module(f"{package}.{name}"), attr or None
-    for entry in entry_points(group=package, name=spec):
-        return importlib.import_module(entry.module), entry.attr
+    for group in dict.fromkeys((f"flowgrpo.{package.split('.')[-1]}", package)):
+        for entry in entry_points(group=group, name=spec):
+            return importlib.import_module(entry.module), entry.attr
     if not attr:
         raise UserError(f"unknown name '{spec}' ({nearest(spec, built_in_names(package))})")
     return import_user_module(name), attr

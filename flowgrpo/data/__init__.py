@@ -1,0 +1,1 @@
+"""What goes in and out: prompts, samples, pictures and clips in files."""

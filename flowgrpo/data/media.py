@@ -1,6 +1,7 @@
 """Pictures and clips from files. H, W pixels, F frames."""
 
-from collections.abc import Iterable, Iterator
+import io
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -9,10 +10,13 @@ import numpy as np
 from PIL import Image, ImageOps, ImageSequence
 
 from flowgrpo.core.errors import UserError
+from flowgrpo.data.samples import Shown
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 CLIPS = frozenset({".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi"})
 ANIMATED = ("GIF", "WEBP", "PNG")
+FRAME = 125
+"""Milliseconds that a frame is seen."""
 MOST_PIXELS = 500_000_000
 """Of all frames of a clip together: 6 GB as float32."""
 
@@ -65,3 +69,31 @@ def _clip(frames: Iterable[np.ndarray]) -> np.ndarray:
     if not kept:
         raise UserError("has no frame that can be read")
     return np.stack(kept)
+
+
+def frames_of(path: Path) -> list[Image.Image]:
+    """RGB, one for a picture. A frame that is seen longer stands for several: WebP keeps none that repeats the last."""
+    frames = []
+    with Image.open(path) as file:
+        for frame in ImageSequence.Iterator(file):
+            shown = frame.convert("RGB")
+            frames += [shown.copy() for _ in range(max(1, round(file.info.get("duration", FRAME) / FRAME)))]
+    return frames
+
+
+def animate(frames: Sequence[Image.Image], file: Path | io.BytesIO, lossless: bool) -> None:
+    """Write a WebP that plays for ever."""
+    frames[0].save(
+        file, "webp", save_all=True, append_images=frames[1:], duration=FRAME, loop=0, lossless=lossless, quality=60, method=6
+    )
+
+
+def kept(sample: Shown, folder: Path, name: str) -> dict[str, str]:
+    """A text as it is; without loss a picture as a file `name`.png in the folder, a clip as `name`.webp."""
+    if isinstance(sample, str):
+        return {"text": sample}
+    if isinstance(sample, list):
+        animate(sample, folder / f"{name}.webp", lossless=True)
+        return {"video": f"{name}.webp"}
+    sample.save(folder / f"{name}.png")
+    return {"image": f"{name}.png"}

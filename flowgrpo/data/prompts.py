@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from flowgrpo.core.errors import UserError
-from flowgrpo.core.paths import locate
 from flowgrpo.core.keys import numpy_generator
+from flowgrpo.core.paths import locate
 
 CONDITION = re.compile(r"(\w+_)?(image|images|video|videos|mask)")
 """Columns of a prompt file that name pictures or clips for the model to work from."""

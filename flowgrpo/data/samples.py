@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from PIL.Image import Image
@@ -11,6 +11,7 @@ from torchvision.transforms.functional import to_pil_image
 
 from flowgrpo.core.errors import UserError
 
+T = TypeVar("T")
 Kind = Literal["images", "videos", "texts"]
 Made = Tensor | list[str]
 Shown = Image | list[Image] | str
@@ -93,3 +94,10 @@ class Samples:
             [group for p in parts for group in p.group],
             made,
         )
+
+
+def spread(items: Sequence[T], limit: int | None) -> list[T]:
+    """At most `limit` items, spread evenly, so that every kind in a sorted file is met."""
+    if limit is None or limit >= len(items):
+        return list(items)
+    return [items[i * len(items) // limit] for i in range(limit)]

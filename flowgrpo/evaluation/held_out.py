@@ -1,31 +1,19 @@
 """Held-out evaluation: the model's own sampler, fixed prompts and seeds, before and after."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from flowgrpo.config.run import EvaluationConfig
 from flowgrpo.core.intervals import mean_interval
-from flowgrpo.policies.protocol import Sampler
 from flowgrpo.core.processes import Processes
 from flowgrpo.core.progress import bar
 from flowgrpo.data.prompts import Prompt
-from flowgrpo.data.samples import Shown
+from flowgrpo.data.samples import Shown, spread
+from flowgrpo.policies.protocol import Sampler
+from flowgrpo.runs.folder import HeldOut
 from flowgrpo.scoring.scorer import Scorer
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """Scores [N] by reward label for N prompts, and some of the samples by row."""
-
-    prompts: list[Prompt]
-    seeds: list[int]
-    scores: dict[str, np.ndarray]
-    shown: dict[int, Shown]
 
 
 def evaluate(
@@ -49,13 +37,6 @@ def evaluate(
     parts = sorted(processes.gather(mine), key=lambda part: part[0])
     scores = {label: np.concatenate([s[label] for _, s, _ in parts]) for label in parts[0][1]}
     return HeldOut(list(prompts), seeds, scores, {row: image for _, _, kept in parts for row, image in kept.items()})
-
-
-def spread(items: Sequence[T], limit: int | None) -> list[T]:
-    """At most `limit` items, spread evenly, so that every kind in a sorted file is met."""
-    if limit is None or limit >= len(items):
-        return list(items)
-    return [items[i * len(items) // limit] for i in range(limit)]
 
 
 def compare(prompts: Sequence[Prompt], old: np.ndarray, new: np.ndarray, metric: str) -> dict[str, Any]:

@@ -6,11 +6,11 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from PIL import Image, ImageSequence
+from PIL import Image
+
+from flowgrpo.data.media import animate, frames_of
 
 PICTURE, PIXELATED = 320, 128
-FRAME = 125
-"""Milliseconds that a frame is seen."""
 
 
 def sample(folder: Path, made: Mapping[str, str], alt: str) -> str:
@@ -25,16 +25,6 @@ def image(frames: Sequence[Image.Image], alt: str) -> str:
     """An <img> of RGB frames, which are made smaller in place."""
     data, small = address(frames, PICTURE)
     return f"<img class='{'pixels' if small else ''}' alt='{html.escape(alt)}' src='{data}'>"
-
-
-def frames_of(path: Path) -> list[Image.Image]:
-    """RGB, one for a picture. A frame that is seen longer stands for several: WebP keeps none that repeats the last."""
-    frames = []
-    with Image.open(path) as file:
-        for frame in ImageSequence.Iterator(file):
-            shown = frame.convert("RGB")
-            frames += [shown.copy() for _ in range(max(1, round(file.info.get("duration", FRAME) / FRAME)))]
-    return frames
 
 
 def address(frames: Sequence[Image.Image], limit: int) -> tuple[str, bool]:
@@ -52,10 +42,3 @@ def address(frames: Sequence[Image.Image], limit: int) -> tuple[str, bool]:
     else:
         frames[0].save(buffer, form, quality=88)
     return f"data:image/{form};base64,{base64.b64encode(buffer.getvalue()).decode()}", small
-
-
-def animate(frames: Sequence[Image.Image], file: Path | io.BytesIO, lossless: bool) -> None:
-    """Write a WebP that plays for ever."""
-    frames[0].save(
-        file, "webp", save_all=True, append_images=frames[1:], duration=FRAME, loop=0, lossless=lossless, quality=60, method=6
-    )

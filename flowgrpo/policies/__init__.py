@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, SerializeAsAny
 
+from flowgrpo.core.section import Component, Section, component
 from flowgrpo.sampling.kernels import Kernel, KernelFamily
 from flowgrpo.sampling.shape import Shape
-from flowgrpo.core.section import Component, Section, component
 
 if TYPE_CHECKING:
     from pathlib import Path

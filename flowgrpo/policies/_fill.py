@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from flowgrpo.policies.protocol import StepLaw
-from flowgrpo.data.prompts import Prompt
-from flowgrpo.sampling.kernels import Kernel, Move
 from flowgrpo.core.keys import Noise
+from flowgrpo.data.prompts import Prompt
+from flowgrpo.policies.protocol import StepLaw
+from flowgrpo.sampling.kernels import Kernel, Move
 
 
 def fill(

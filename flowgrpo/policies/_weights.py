@@ -10,8 +10,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from flowgrpo.core.errors import UserError
-from flowgrpo.policies import LoraAdapter
 from flowgrpo.core.keys import seed_of
+from flowgrpo.policies import LoraAdapter
 
 
 class Weights(Protocol):

@@ -13,10 +13,10 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
+from flowgrpo.core.keys import Key, Noise
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.data.samples import Samples
 from flowgrpo.sampling.kernels import Move
-from flowgrpo.core.keys import Key, Noise
 
 
 class Law(Protocol):

@@ -11,7 +11,7 @@ import numpy as np
 
 from flowgrpo.config.run import parse_yaml
 from flowgrpo.core.errors import UserError
-from flowgrpo.evaluation.held_out import spread
+from flowgrpo.data.samples import spread
 from flowgrpo.runs.folder import load_scores
 
 STAMP = re.compile(r"-\d{8}-\d{6}(-\d+)?$")

@@ -6,23 +6,37 @@ config.yaml, calibration.json, metrics.jsonl, alarms.json, samples/, held_out.js
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from flowgrpo.config.run import Config, dump
 from flowgrpo.core.errors import UserError
-from flowgrpo.pages.pictures import animate
-
-if TYPE_CHECKING:
-    from flowgrpo.evaluation.held_out import HeldOut
-    from flowgrpo.data.samples import Shown
-    from flowgrpo.training.sentinels import Alarm
-
+from flowgrpo.data.media import kept
+from flowgrpo.data.prompts import Prompt
+from flowgrpo.data.samples import Shown
 
 When = Literal["before", "after"]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Scores [N] by reward label for N prompts, and some of the samples by row."""
+
+    prompts: list[Prompt]
+    seeds: list[int]
+    scores: dict[str, np.ndarray]
+    shown: dict[int, Shown]
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """What a watched reward gave cause to say, at its first update."""
+
+    update: int
+    sentence: str
 
 
 def new_run(output: str, name: str) -> Path:
@@ -76,12 +90,12 @@ def load_metrics(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
-def save_alarms(run: Path, alarms: Mapping[str, "Alarm"]) -> None:
+def save_alarms(run: Path, alarms: Mapping[str, Alarm]) -> None:
     """What sentinels have said so far, by the label of the reward."""
     (run / "alarms.json").write_text(json.dumps({label: asdict(alarm) for label, alarm in alarms.items()}, indent=1))
 
 
-def save_held_out(run: Path, when: When, held_out: "HeldOut") -> None:
+def save_held_out(run: Path, when: When, held_out: HeldOut) -> None:
     """What is shown in samples/index.json, its pictures and clips in samples/WHEN/, and all scores in samples/WHEN.json."""
     folder = run / "samples" / when
     folder.mkdir(parents=True, exist_ok=True)
@@ -95,18 +109,7 @@ def save_held_out(run: Path, when: When, held_out: "HeldOut") -> None:
     (run / "samples" / f"{when}.json").write_text(json.dumps(scores))
 
 
-def kept(sample: "Shown", folder: Path, name: str) -> dict[str, str]:
-    """A text as it is; without loss a picture as a file `name`.png in the folder, a clip as `name`.webp."""
-    if isinstance(sample, str):
-        return {"text": sample}
-    if isinstance(sample, list):
-        animate(sample, folder / f"{name}.webp", lossless=True)
-        return {"video": f"{name}.webp"}
-    sample.save(folder / f"{name}.png")
-    return {"image": f"{name}.png"}
-
-
-def _index(held_out: "HeldOut") -> list[dict[str, Any]]:
+def _index(held_out: HeldOut) -> list[dict[str, Any]]:
     chosen = [(held_out.prompts[row], held_out.seeds[row]) for row in held_out.shown]
     return [{"prompt": p.text, "tag": p.metadata.get("tag"), "seed": seed} for p, seed in chosen]
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flowgrpo.pages.pictures import address, frames_of
+from flowgrpo.data.media import frames_of
+from flowgrpo.pages.pictures import address
 
 Row = dict[str, Any]
 Point = tuple[float, float]

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 from pydantic import NonNegativeInt, PositiveInt
 
+from flowgrpo.core.section import Section
 from flowgrpo.sampling.kernels import AnyKernel, Kernel
 from flowgrpo.sampling.shape import Node, Shape
-from flowgrpo.core.section import Section
 
 
 class Completion(Section):

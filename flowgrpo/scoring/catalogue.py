@@ -8,8 +8,8 @@ import numpy as np
 
 from flowgrpo.config.run import RewardConfig
 from flowgrpo.core.errors import UserError
-from flowgrpo.pages.tables import markdown_table
 from flowgrpo.core.plugins import built_in_names, resolve
+from flowgrpo.pages.tables import markdown_table
 from flowgrpo.scoring.exemplars import noisy, photos
 from flowgrpo.scoring.scorer import PACKAGE, Scorer, find_reward, stated
 

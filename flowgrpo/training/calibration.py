@@ -10,16 +10,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from flowgrpo.config.run import CalibrationConfig, Config
-from flowgrpo.objective.credit.gain import Gain
-from flowgrpo.evaluation.held_out import spread
-from flowgrpo.policies.protocol import Policy
+from flowgrpo.core.keys import numpy_generator
 from flowgrpo.core.processes import Processes
 from flowgrpo.core.progress import bar
 from flowgrpo.data.prompts import Prompt
+from flowgrpo.data.samples import spread
+from flowgrpo.objective.credit.gain import Gain
+from flowgrpo.policies.protocol import Policy
 from flowgrpo.sampling.kernels.calibrated import Calibrated
-from flowgrpo.core.keys import numpy_generator
-from flowgrpo.training.scored import scored_trees
 from flowgrpo.scoring.scorer import Scorer
+from flowgrpo.training.scored import scored_trees
 
 
 @dataclass(frozen=True)

@@ -9,18 +9,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from flowgrpo.config.run import Config
+from flowgrpo.core.errors import UserError
+from flowgrpo.core.keys import numpy_generator
+from flowgrpo.data.prompts import Prompt
 from flowgrpo.objective.credit import Credit, ScoredTree
 from flowgrpo.objective.credit.gain import Gain
 from flowgrpo.objective.credit.terminal import Terminal
-from flowgrpo.core.errors import UserError
 from flowgrpo.policies.protocol import Policy
-from flowgrpo.data.prompts import Prompt
 from flowgrpo.sampling.completion import Completion
 from flowgrpo.sampling.kernels.dpmpp_2m import DpmPp2m
-from flowgrpo.core.keys import numpy_generator
 from flowgrpo.sampling.shape import Shape
-from flowgrpo.training.scored import scored_trees
 from flowgrpo.scoring.scorer import Scorer
+from flowgrpo.training.scored import scored_trees
 
 EXACT = Completion()
 CANDIDATES = {

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from flowgrpo.core.errors import UserError
+from flowgrpo.core.keys import torch_generator
 from flowgrpo.policies._dtypes import ROUNDINGS, unit_roundoff
 from flowgrpo.policies.protocol import Law, Policy
-from flowgrpo.core.keys import torch_generator
 from flowgrpo.training.rollout import Transitions
 
 DRAWS = 4

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from flowgrpo.core.errors import UserError
-from flowgrpo.policies.protocol import Law, Policy, Posing
+from flowgrpo.core.keys import Key, Noise
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.data.samples import Samples
+from flowgrpo.policies.protocol import Law, Policy, Posing
 from flowgrpo.sampling.kernels import Kernel
-from flowgrpo.core.keys import Key, Noise
 from flowgrpo.sampling.shape import Shape
 
 Place = tuple[int, int]

@@ -11,22 +11,24 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from flowgrpo.training.calibration import calibrate, with_levels
 from flowgrpo.config.run import Config
 from flowgrpo.core.errors import UserError
-from flowgrpo.evaluation.held_out import HeldOut, compare, evaluate, spread
-from flowgrpo.policies.protocol import Policy
 from flowgrpo.core.processes import Processes
 from flowgrpo.core.progress import bar
 from flowgrpo.data.prompts import Prompt, load_prompts
+from flowgrpo.data.samples import spread
+from flowgrpo.evaluation.held_out import compare, evaluate
+from flowgrpo.policies.protocol import Policy
 from flowgrpo.runs import folder
 from flowgrpo.runs.checkpoint import checkpoints, load_state, save_state, write_checkpoint
+from flowgrpo.runs.folder import HeldOut
 from flowgrpo.runs.model_card import model_card
 from flowgrpo.runs.report import write_report
-from flowgrpo.training.tree import save_tree
 from flowgrpo.scoring.scorer import Scorer, probe
+from flowgrpo.training.calibration import calibrate, with_levels
 from flowgrpo.training.sentinels import Sentinels
 from flowgrpo.training.trainer import Trainer
+from flowgrpo.training.tree import save_tree
 
 PROBE_PROMPTS = 32
 

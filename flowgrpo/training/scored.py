@@ -10,15 +10,15 @@ from typing import Literal
 import numpy as np
 
 from flowgrpo.config.run import Config
-from flowgrpo.objective.credit import Credited, ScoredTree
-from flowgrpo.objective.advantage import Place, Stream, advantages, varies
-from flowgrpo.policies.protocol import Policy
-from flowgrpo.data.prompts import Prompt
 from flowgrpo.core.keys import Key, numpy_generator
-from flowgrpo.training.rollout import rollout
+from flowgrpo.data.prompts import Prompt
+from flowgrpo.objective.advantage import Place, Stream, advantages, varies
+from flowgrpo.objective.credit import Credited, ScoredTree
+from flowgrpo.policies.protocol import Policy
 from flowgrpo.sampling.shape import Shape
 from flowgrpo.scoring.combine import summands, weighted_sum
 from flowgrpo.scoring.scorer import Scorer
+from flowgrpo.training.rollout import rollout
 
 
 @dataclass(frozen=True)

@@ -4,22 +4,14 @@ U updates; the first W stand against the last W.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from flowgrpo.config.run import RewardConfig, SentinelConfig
+from flowgrpo.runs.folder import Alarm
 
 Ends = tuple[np.ndarray, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Alarm:
-    """What a watched reward gave cause to say, at its first update."""
-
-    update: int
-    sentence: str
 
 
 class Sentinels:

@@ -18,21 +18,21 @@ import torch
 from torch import Tensor
 
 from flowgrpo.config.run import Config
-from flowgrpo.training.ema import Ema
 from flowgrpo.core.errors import UserError
-from flowgrpo.training.gate import Gate
-from flowgrpo.objective.loss import LossInputs, Terms, noise_weights, shares, terms
-from flowgrpo.policies.protocol import Policy
+from flowgrpo.core.keys import numpy_generator
 from flowgrpo.core.processes import Processes
 from flowgrpo.core.progress import bar
 from flowgrpo.data.prompts import Prompt, PromptSampler
-from flowgrpo.runs.checkpoint import load_optimizer, optimizer_tensors
 from flowgrpo.data.samples import Samples
-from flowgrpo.core.keys import numpy_generator
-from flowgrpo.training.rollout import Block, Transitions, rollout
+from flowgrpo.objective.loss import LossInputs, Terms, noise_weights, shares, terms
+from flowgrpo.policies.protocol import Policy
+from flowgrpo.runs.checkpoint import load_optimizer, optimizer_tensors
 from flowgrpo.sampling.shape import Shape
-from flowgrpo.training.scored import Group, Scored, assess, group_rewards
 from flowgrpo.scoring.scorer import Scorer
+from flowgrpo.training.ema import Ema
+from flowgrpo.training.gate import Gate
+from flowgrpo.training.rollout import Block, Transitions, rollout
+from flowgrpo.training.scored import Group, Scored, assess, group_rewards
 
 
 @dataclass(frozen=True)

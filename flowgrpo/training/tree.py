@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from flowgrpo.runs.folder import kept
+from flowgrpo.data.media import kept
 from flowgrpo.training.scored import Scored
 from flowgrpo.training.trainer import Part
 

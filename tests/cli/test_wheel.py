@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def test_a_wheel_trains_the_quickstart_beside_the_users_own_rewards_and_eval(tmp_path):

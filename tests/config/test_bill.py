@@ -21,16 +21,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import tiny
-from flowgrpo.config.bill import bill_of, memory_of, peak
 from flowgrpo.cli.main import main
+from flowgrpo.config.bill import bill_of, memory_of, peak
 from flowgrpo.config.run import load_config
 from flowgrpo.core.errors import UserError
+from flowgrpo.data.prompts import Prompt
 from flowgrpo.policies import Work
 from flowgrpo.policies._memory import count_parameters, lora_parameters, passing, training
 from flowgrpo.policies.diffusers import ATTENTION, AttentionLora, DiffusersConfig, ModelSize, Runtime
 from flowgrpo.policies.diffusers._memory import decode_bytes, memory, model_size
 from flowgrpo.policies.diffusers._size import _unet_blocks, size_on_disk
-from flowgrpo.data.prompts import Prompt
 
 CPU = torch.device("cpu")
 GIB = 2**30

@@ -7,8 +7,8 @@ import sys
 import pytest
 import yaml
 
-from flowgrpo.config.bill import bill_of
 from flowgrpo.cli.main import main
+from flowgrpo.config.bill import bill_of
 from flowgrpo.config.run import dump, load_config
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.paths import recipes

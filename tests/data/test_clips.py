@@ -10,12 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from flowgrpo.data.media import read
-from flowgrpo.pages.pictures import FRAME, PICTURE, PIXELATED, address, frames_of, sample
-from flowgrpo.runs.folder import kept
-from flowgrpo.runs.report import write_report
+from flowgrpo.data.media import frames_of, kept, read
 from flowgrpo.data.samples import Samples
 from flowgrpo.evaluation.sheet.source import read_source
+from flowgrpo.pages.pictures import FRAME, PICTURE, PIXELATED, address, sample
+from flowgrpo.runs.report import write_report
 
 
 def noise(*shape):

@@ -10,13 +10,13 @@ import pytest
 from safetensors.torch import save_file
 from torchvision.models import get_model
 
-from flowgrpo.evaluation.benchmarks.catalogue import find_benchmark, measuring, name_of
-from flowgrpo.evaluation.benchmarks.pins import fingerprint
 from flowgrpo.core.errors import UserError
-from flowgrpo.eval import countdown, geneval, gsm8k, math500, ocr, sudoku
-from flowgrpo.eval._own import distinct
 from flowgrpo.core.plugins import built_in_names
 from flowgrpo.data.prompts import Prompt
+from flowgrpo.eval import countdown, geneval, gsm8k, math500, ocr, sudoku
+from flowgrpo.eval._own import distinct
+from flowgrpo.evaluation.benchmarks.catalogue import find_benchmark, measuring, name_of
+from flowgrpo.evaluation.benchmarks.pins import fingerprint
 from flowgrpo.rewards.objects import Row
 from flowgrpo.scoring.chosen import chosen_rewards
 from flowgrpo.scoring.exemplars import photos, samples

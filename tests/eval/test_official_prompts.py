@@ -12,10 +12,10 @@ import torch
 
 from flowgrpo.config.run import RewardConfig
 from flowgrpo.core.errors import UserError
+from flowgrpo.data.samples import Samples
 from flowgrpo.eval import _official, dpg_bench, drawbench, hpdv2, partiprompts, pick_a_pic, t2i_compbench, unigenbench
 from flowgrpo.eval._preferences import PREFERENCES
 from flowgrpo.rewards.checklist import holding
-from flowgrpo.data.samples import Samples
 from flowgrpo.scoring.card import card_of
 from flowgrpo.scoring.scorer import Scorer, find_reward
 

@@ -7,18 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from flowgrpo.cli.main import main
+from flowgrpo.config.run import RewardConfig
+from flowgrpo.config.source import read_source
+from flowgrpo.core.errors import UserError
+from flowgrpo.core.intervals import sign_flip_p
+from flowgrpo.core.plugins import built_in_names
+from flowgrpo.data.prompts import Prompt
+from flowgrpo.eval._own import shipped
 from flowgrpo.evaluation.benchmarks.benchmark import Benchmark
 from flowgrpo.evaluation.benchmarks.comparison import difference, prompt_gains, prompt_means, result, score_table
 from flowgrpo.evaluation.benchmarks.pins import names_of, weights
 from flowgrpo.evaluation.benchmarks.records import Record
-from flowgrpo.cli.main import main
-from flowgrpo.config.run import RewardConfig
-from flowgrpo.core.errors import UserError
-from flowgrpo.eval._own import shipped
-from flowgrpo.core.intervals import sign_flip_p
-from flowgrpo.core.plugins import built_in_names
-from flowgrpo.data.prompts import Prompt
-from flowgrpo.config.source import read_source
 
 OWN = """
 from flowgrpo.evaluation.benchmarks.benchmark import Benchmark

@@ -13,12 +13,12 @@ from flowgrpo.assets.scenes import draw, sample_metadata, sample_scene, wrong_va
 from flowgrpo.cli.main import main
 from flowgrpo.core.errors import UserError
 from flowgrpo.data.media import read
-from flowgrpo.scoring.chosen import chosen_rewards, with_arguments
 from flowgrpo.evaluation.sheet.lines import Line
 from flowgrpo.evaluation.sheet.page import SHOWN
 from flowgrpo.evaluation.sheet.score import score
 from flowgrpo.evaluation.sheet.source import Item, read_source
 from flowgrpo.evaluation.sheet.stream import Loaded, batches
+from flowgrpo.scoring.chosen import chosen_rewards, with_arguments
 
 REWARDS = '''
 from pathlib import Path

@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowgrpo.sampling.plans.all import AllSteps
-from flowgrpo.sampling.plans.branch import Branch
 from flowgrpo.objective.selection.best_worst import BestWorst
 from flowgrpo.objective.selection.depth import Depth
 from flowgrpo.objective.selection.step_fraction import StepFraction
 from flowgrpo.objective.selection.width import Width
+from flowgrpo.sampling.plans.all import AllSteps
+from flowgrpo.sampling.plans.branch import Branch
 
 
 def shape_of(plan, steps, group_size):

@@ -7,16 +7,16 @@ import pytest
 import torch
 from diffusers import AmusedPipeline, AmusedScheduler, UVit2DModel, VQModel
 
-from flowgrpo.config.bill import bill_of
 from flowgrpo.cli.main import main
+from flowgrpo.config.bill import bill_of
 from flowgrpo.config.run import load_config
+from flowgrpo.core.keys import Noise
 from flowgrpo.core.paths import recipes
-from flowgrpo.policies.amused import AmusedConfig
 from flowgrpo.data.prompts import Prompt
+from flowgrpo.policies.amused import AmusedConfig
 from flowgrpo.sampling.canvas import TOKENS
 from flowgrpo.sampling.kernels import Move
 from flowgrpo.sampling.kernels.maskgit import Maskgit
-from flowgrpo.core.keys import Noise
 from flowgrpo.sampling.plans.all import AllSteps
 from flowgrpo.training.rollout import rollout
 from tiny.parts import clip_tokenizer, clip_with_projection

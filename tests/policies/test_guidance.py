@@ -12,12 +12,12 @@ from torch import Tensor
 
 import tiny
 from flowgrpo.core.errors import UserError
+from flowgrpo.core.keys import torch_generator
+from flowgrpo.data.prompts import Prompt
 from flowgrpo.policies.diffusers import DiffusersConfig
 from flowgrpo.policies.diffusers._guidance import Call, Halves
 from flowgrpo.policies.diffusers._policy import DiffusersPolicy
-from flowgrpo.data.prompts import Prompt
 from flowgrpo.sampling.kernels.ddim import Ddim
-from flowgrpo.core.keys import torch_generator
 from flowgrpo.sampling.plans.all import AllSteps
 from flowgrpo.training.rollout import rollout
 

@@ -11,9 +11,9 @@ from diffusers import BlockRefinementScheduler, LLaDA2Pipeline
 
 from flowgrpo.cli.main import main
 from flowgrpo.core.errors import UserError
+from flowgrpo.data.prompts import Prompt
 from flowgrpo.policies.masked._policy import MaskedPolicy
 from flowgrpo.policies.masked.transformer import MiniMdlm
-from flowgrpo.data.prompts import Prompt
 from flowgrpo.sampling.canvas import DRAWN, TOKENS, canvas
 from flowgrpo.sampling.kernels import Move
 from flowgrpo.sampling.kernels._unmasking import Draft

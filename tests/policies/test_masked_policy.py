@@ -12,14 +12,10 @@ from transformers.modeling_outputs import MaskedLMOutput
 from conftest import trajectories
 from flowgrpo.config.run import load_config
 from flowgrpo.core.errors import UserError
-from flowgrpo.sampling.likelihood.coupled import Coupled
-from flowgrpo.sampling.likelihood.elbo import Elbo
-from flowgrpo.sampling.likelihood.left_to_right import LeftToRight as Chain
-from flowgrpo.sampling.likelihood.one_step import OneStep
-from flowgrpo.sampling.likelihood.quadrature import Quadrature
+from flowgrpo.core.keys import Noise
+from flowgrpo.data.prompts import Prompt
 from flowgrpo.policies import LoraAdapter, Work
 from flowgrpo.policies.masked._adapter import Adapter
-from flowgrpo.data.prompts import Prompt
 from flowgrpo.runs.checkpoint import checkpoints
 from flowgrpo.sampling.canvas import DRAWN, NOTHING, TOKENS
 from flowgrpo.sampling.completion import Completion
@@ -30,7 +26,11 @@ from flowgrpo.sampling.kernels.origin import Origin
 from flowgrpo.sampling.kernels.random_order import RandomOrder
 from flowgrpo.sampling.kernels.rcr import Rcr
 from flowgrpo.sampling.kernels.threshold import Threshold
-from flowgrpo.core.keys import Noise
+from flowgrpo.sampling.likelihood.coupled import Coupled
+from flowgrpo.sampling.likelihood.elbo import Elbo
+from flowgrpo.sampling.likelihood.left_to_right import LeftToRight as Chain
+from flowgrpo.sampling.likelihood.one_step import OneStep
+from flowgrpo.sampling.likelihood.quadrature import Quadrature
 from flowgrpo.sampling.plans.all import AllSteps
 from flowgrpo.sampling.plans.outcomes import Outcomes
 from flowgrpo.training.rollout import rollout

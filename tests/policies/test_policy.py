@@ -8,21 +8,21 @@ import torch
 from diffusers import DiffusionPipeline
 
 from conftest import CALLS, trajectories
-from flowgrpo.training.gate import tolerance
-from flowgrpo.policies.diffusers import AttentionLora, DiffusersConfig
+from flowgrpo.core.keys import Noise, torch_generator
 from flowgrpo.data.prompts import Prompt
+from flowgrpo.policies.diffusers import AttentionLora, DiffusersConfig
 from flowgrpo.sampling.completion import Completion
 from flowgrpo.sampling.kernels import Move
 from flowgrpo.sampling.kernels.ddim import Ddim
 from flowgrpo.sampling.kernels.dpmpp_2m import DpmPp2m
 from flowgrpo.sampling.kernels.flow_sde import FlowSde
 from flowgrpo.sampling.kernels.ode import Ode
-from flowgrpo.core.keys import Noise, torch_generator
 from flowgrpo.sampling.plans.all import AllSteps
 from flowgrpo.sampling.plans.branch import Branch
 from flowgrpo.sampling.plans.comb import Comb
 from flowgrpo.sampling.plans.fixed import FixedSteps
 from flowgrpo.sampling.plans.sliding import SlidingWindow
+from flowgrpo.training.gate import tolerance
 from flowgrpo.training.rollout import rollout
 
 CPU = torch.device("cpu")

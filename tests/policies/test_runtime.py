@@ -13,10 +13,10 @@ import gpu_figures
 from conftest import CALLS, trajectories
 from flowgrpo.config.run import load_config
 from flowgrpo.core.errors import UserError
+from flowgrpo.data.prompts import Prompt
 from flowgrpo.policies.diffusers import AttentionLora, DiffusersConfig, Runtime
 from flowgrpo.policies.diffusers._policy import load_pipeline
 from flowgrpo.policies.diffusers._runtime import apply, quantised
-from flowgrpo.data.prompts import Prompt
 from flowgrpo.sampling.kernels.flow_sde import FlowSde
 from flowgrpo.sampling.kernels.ode import Ode
 from flowgrpo.training.rollout import rollout

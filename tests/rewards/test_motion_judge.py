@@ -12,10 +12,10 @@ import flowgrpo.assets
 from flowgrpo.assets.clips import FRAMES, SHAPES, is_held_out, row, rows, sample_clip, sample_row
 from flowgrpo.assets.scenes import Object, Scene, draw
 from flowgrpo.core.errors import UserError
+from flowgrpo.data.samples import Samples
 from flowgrpo.rewards.motion import MOTIONS, facts, soft, strict
 from flowgrpo.rewards.motion import Path as Track
 from flowgrpo.rewards.scene import COLORS, Found
-from flowgrpo.data.samples import Samples
 
 CLIPS = 60
 

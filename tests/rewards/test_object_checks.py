@@ -10,10 +10,10 @@ from torchvision.models import get_model, get_model_weights
 
 from flowgrpo.config.run import RewardConfig
 from flowgrpo.core.errors import UserError
+from flowgrpo.data.samples import Samples
 from flowgrpo.rewards._colors import CSS, Crop, crop, nearest_color
 from flowgrpo.rewards._detectors import Detection, Torchvision
 from flowgrpo.rewards.objects import Soft, Strict, relations
-from flowgrpo.data.samples import Samples
 from flowgrpo.scoring.catalogue import climb
 from flowgrpo.scoring.exemplars import photos, written
 from flowgrpo.scoring.scorer import Scorer

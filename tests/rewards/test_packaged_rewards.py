@@ -26,10 +26,10 @@ from transformers import (
 from flowgrpo.config.run import RewardConfig
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.paths import assets
+from flowgrpo.data.samples import Samples
 from flowgrpo.rewards import brisque, classifier, ocr
 from flowgrpo.rewards._package import folder, package
 from flowgrpo.rewards._pixels import pixels
-from flowgrpo.data.samples import Samples
 from flowgrpo.scoring.card import card_of
 from flowgrpo.scoring.exemplars import blurred, noisy, photos, samples, written
 from flowgrpo.scoring.scorer import Scorer, find_reward, load_reward

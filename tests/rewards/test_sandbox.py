@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from flowgrpo.rewards import _sandbox as sandbox
 from flowgrpo.core.errors import UserError
-from flowgrpo.rewards.code import UnitTests, extract
+from flowgrpo.rewards import _sandbox as sandbox
 from flowgrpo.rewards._sandbox import Limits, Outcome, isolation, run
+from flowgrpo.rewards.code import UnitTests, extract
 
 LIMITS = Limits(seconds=2.0)
 

@@ -9,8 +9,8 @@ from diffusers import AutoencoderKL
 
 import flowgrpo.assets
 from flowgrpo.assets.scenes import TAGS, draw, sample_metadata, sample_scene, wrong_variants
-from flowgrpo.rewards.scene import facts, soft, strict
 from flowgrpo.data.samples import Samples
+from flowgrpo.rewards.scene import facts, soft, strict
 
 SCENES = 100
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from conftest import CALLS
 from flowgrpo.core.errors import UserError
-from flowgrpo.policies.diffusers import DiffusersConfig
 from flowgrpo.data.prompts import Prompt
-from flowgrpo.rewards.video import FrameWise, dynamics, smoothness
 from flowgrpo.data.samples import Samples
+from flowgrpo.policies.diffusers import DiffusersConfig
+from flowgrpo.rewards.video import FrameWise, dynamics, smoothness
 from flowgrpo.scoring.scorer import load_reward
 
 SOURCE = """

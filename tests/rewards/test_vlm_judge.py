@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 
 from flowgrpo.core.errors import Unavailable, UserError
+from flowgrpo.data.samples import Samples
 from flowgrpo.rewards.vlm import Pairwise, Pointwise, Questions
 from flowgrpo.rewards.win_rate import WinRate
-from flowgrpo.data.samples import Samples
 
 
 class Server:

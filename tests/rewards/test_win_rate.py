@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowgrpo.core.errors import UserError
-from flowgrpo.rewards.win_rate import WinRate
 from flowgrpo.data.samples import Samples
+from flowgrpo.rewards.win_rate import WinRate
 
 
 def samples(brightness, group):

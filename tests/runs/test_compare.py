@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import yaml
 
-from flowgrpo.config.bill import bill_of
 from flowgrpo.cli.main import main
+from flowgrpo.config.bill import bill_of
 from flowgrpo.config.run import load_config
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.intervals import percentiles, resampled_means, t_interval, t_quantile

@@ -8,9 +8,9 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 
 from flowgrpo.core.errors import UserError
+from flowgrpo.core.keys import Noise
 from flowgrpo.policies.diffusers._schedule import read_schedule
 from flowgrpo.policies.diffusers._tap import Span
-from flowgrpo.sampling.laws.gaussian import GaussianLaw
 from flowgrpo.sampling.kernels import Move
 from flowgrpo.sampling.kernels.calibrated import Calibrated
 from flowgrpo.sampling.kernels.cps import Cps
@@ -19,7 +19,7 @@ from flowgrpo.sampling.kernels.ddim import Ddim
 from flowgrpo.sampling.kernels.dpmpp_2m import DpmPp2m
 from flowgrpo.sampling.kernels.flow_sde import FlowSde
 from flowgrpo.sampling.kernels.ode import Ode
-from flowgrpo.core.keys import Noise
+from flowgrpo.sampling.laws.gaussian import GaussianLaw
 from flowgrpo.sampling.levels import Schedule
 
 CPU = torch.device("cpu")

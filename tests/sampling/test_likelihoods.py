@@ -12,13 +12,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flowgrpo.policies.masked._posing import PosedLaw
+from flowgrpo.sampling.canvas import canvas
 from flowgrpo.sampling.likelihood.coupled import Coupled
 from flowgrpo.sampling.likelihood.elbo import Elbo
 from flowgrpo.sampling.likelihood.left_to_right import LeftToRight
 from flowgrpo.sampling.likelihood.one_step import OneStep
 from flowgrpo.sampling.likelihood.quadrature import Quadrature
-from flowgrpo.policies.masked._posing import PosedLaw
-from flowgrpo.sampling.canvas import canvas
 from tiny.mdlm import CPU, PROMPTS, build
 
 L = 5

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from flowgrpo.cli.main import main
 from flowgrpo.core.errors import UserError
+from flowgrpo.core.keys import Noise
 from flowgrpo.policies import ScheduleConfig
 from flowgrpo.policies._schedule import LearnedSchedule
 from flowgrpo.sampling.canvas import DRAWN, SETTINGS
@@ -24,11 +25,10 @@ from flowgrpo.sampling.kernels.maskgit import Maskgit
 from flowgrpo.sampling.kernels.origin import Origin
 from flowgrpo.sampling.kernels.random_order import RandomOrder
 from flowgrpo.sampling.kernels.threshold import Threshold
-from flowgrpo.core.keys import Noise
-from flowgrpo.sampling.plans.all import AllSteps
-from flowgrpo.training.rollout import rollout
 from flowgrpo.sampling.laws.scheduled import NAMES, effective, hand_made, moved
 from flowgrpo.sampling.laws.unmasking import UnmaskingLaw
+from flowgrpo.sampling.plans.all import AllSteps
+from flowgrpo.training.rollout import rollout
 from tiny.mdlm import BARE, CPU, PROMPTS, build, empty, masks_of, save, some_logits
 
 TEXT = ("mask_ratio", "temperature")

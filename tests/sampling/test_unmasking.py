@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flowgrpo.core.keys import Noise
 from flowgrpo.sampling.canvas import CONFIDENCE, DRAWN, TOKENS, answer_length, in_answer
 from flowgrpo.sampling.kernels import Move
 from flowgrpo.sampling.kernels._unmasking import Draft, highest
@@ -21,7 +22,6 @@ from flowgrpo.sampling.kernels.origin import Origin
 from flowgrpo.sampling.kernels.random_order import RandomOrder
 from flowgrpo.sampling.kernels.rcr import Rcr
 from flowgrpo.sampling.kernels.threshold import Threshold
-from flowgrpo.core.keys import Noise
 from flowgrpo.sampling.laws.unmasking import UnmaskingLaw, categorical_kl
 from tiny.mdlm import BARE, CPU, ENDING, drawn_of, empty, law_of, masks_of, move, some_logits, tokens_of, unmask
 

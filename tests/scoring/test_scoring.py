@@ -7,8 +7,8 @@ import torch
 
 from flowgrpo.config.run import RewardConfig
 from flowgrpo.core.errors import UserError
-from flowgrpo.rewards import scene
 from flowgrpo.data.samples import Samples
+from flowgrpo.rewards import scene
 from flowgrpo.scoring.scorer import Scorer, load_reward
 
 SAMPLES = Samples(["a", "b"], [{}, {}], [0, 1], torch.rand(2, 3, 8, 8))

@@ -29,8 +29,8 @@ from PIL import Image
 from flowgrpo.cli.main import main
 from flowgrpo.config.run import RewardConfig
 from flowgrpo.core.errors import Unavailable, UserError
-from flowgrpo.rewards import arithmetic, scene
 from flowgrpo.data.samples import Samples
+from flowgrpo.rewards import arithmetic, scene
 from flowgrpo.scoring.card import card_of
 from flowgrpo.scoring.exemplars import samples as exemplars
 from flowgrpo.scoring.scorer import Scorer

@@ -10,15 +10,15 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from flowgrpo.core.keys import Noise, torch_generator
+from flowgrpo.data.prompts import Prompt
 from flowgrpo.policies.masked import MaskedConfig
 from flowgrpo.policies.masked._policy import MaskedPolicy
 from flowgrpo.policies.masked.transformer import MiniMdlm, MiniMdlmConfig
-from flowgrpo.data.prompts import Prompt
 from flowgrpo.sampling.canvas import DRAWN, NOTHING, TOKENS, Vocabulary, canvas
 from flowgrpo.sampling.kernels import Move
 from flowgrpo.sampling.kernels._unmasking import UnmaskingKernel
 from flowgrpo.sampling.kernels.low_confidence import LowConfidence
-from flowgrpo.core.keys import Noise, torch_generator
 from flowgrpo.sampling.laws.unmasking import UnmaskingLaw
 
 CPU = torch.device("cpu")

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from flowgrpo.config.bill import bill_of
-from flowgrpo.training.calibration import adjusted
 from flowgrpo.cli.main import main
+from flowgrpo.config.bill import bill_of
 from flowgrpo.config.run import CalibrationConfig, load_config
+from flowgrpo.training.calibration import adjusted
 
 
 def test_levels_rise_where_gains_and_losses_balance_and_fall_elsewhere():

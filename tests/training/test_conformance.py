@@ -1,4 +1,4 @@
-"""Any diffusers pipeline: the policy does with it what it does with itself. `python tests/conformance.py` checks them all."""
+"""Any diffusers pipeline: the policy does with it what it does with itself. `python tools/conformance.py` checks them all."""
 
 import re
 from pathlib import Path
@@ -8,13 +8,14 @@ import pytest
 import torch
 from PIL import Image
 
+import flowgrpo
 import tiny
-from conformance import config_of, prompt_of
 from flowgrpo.cli.main import main
-from flowgrpo.training.conformance import table
-from flowgrpo.training.conformance.check import check
 from flowgrpo.core.errors import UserError
 from flowgrpo.data.prompts import load_prompts
+from flowgrpo.training.conformance import table
+from flowgrpo.training.conformance.check import check
+from tiny.asked import config_of, prompt_of
 
 KINDS_OF_LOOP = {
     "sd3_skip_layer": "guidance that is on in some steps only",
@@ -92,7 +93,7 @@ def test_no_code_names_a_model_outside_the_table():
         for name in dir(diffusers)
         if re.search(r"(Pipeline|Model|Transformer\w*|UNet\w*|^Autoencoder\w*)$", name) and name != "DiffusionPipeline"
     }
-    root = Path(table.__file__).parents[1]
+    root = Path(flowgrpo.__file__).parent
     files = [f for f in root.rglob("*.py") if f.name != "_table.py" and "masked" not in f.parts]
     named = {(f.name, word) for f in files for word in re.findall(r"\w+", f.read_text()) if word in models}
     assert not named

@@ -7,14 +7,14 @@ import pytest
 import torch
 
 import tiny
-from conformance import config_of, prompt_of
 from flowgrpo.core.errors import UserError
-from flowgrpo.training.gate import DRAWS, ROUNDINGS, Gate, tolerance
 from flowgrpo.policies._dtypes import DTYPES, unit_roundoff
-from flowgrpo.sampling.laws.gaussian import GaussianLaw
 from flowgrpo.sampling.kernels.ddim import Ddim
+from flowgrpo.sampling.laws.gaussian import GaussianLaw
 from flowgrpo.sampling.plans.all import AllSteps
+from flowgrpo.training.gate import DRAWS, ROUNDINGS, Gate, tolerance
 from flowgrpo.training.rollout import rollout
+from tiny.asked import config_of, prompt_of
 
 CPU = torch.device("cpu")
 

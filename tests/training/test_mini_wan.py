@@ -7,11 +7,11 @@ import pytest
 
 import flowgrpo.assets
 from flowgrpo.assets.clips import is_held_out
-from flowgrpo.config.bill import bill_of
 from flowgrpo.cli.main import main
+from flowgrpo.config.bill import bill_of
 from flowgrpo.config.run import load_config
-from flowgrpo.data.media import read
 from flowgrpo.core.paths import recipes
+from flowgrpo.data.media import read
 from flowgrpo.data.prompts import load_prompts
 
 FOLDER = Path(flowgrpo.assets.__file__).parent / "mini-wan"

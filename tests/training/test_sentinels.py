@@ -10,8 +10,8 @@ import torch
 from flowgrpo.cli.main import main
 from flowgrpo.config.run import RewardConfig, SentinelConfig, load_config
 from flowgrpo.core.errors import UserError
-from flowgrpo.rewards import statistics
 from flowgrpo.data.samples import Samples
+from flowgrpo.rewards import statistics
 from flowgrpo.training.sentinels import Sentinels
 
 REWARDS = {

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import tiny.mdlm
-from flowgrpo.config.bill import bill_of
 from flowgrpo.cli.main import main
+from flowgrpo.config.bill import bill_of
 from flowgrpo.config.run import load_config
 from flowgrpo.core.paths import recipes
 

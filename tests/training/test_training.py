@@ -16,8 +16,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from conftest import CALLS
-from flowgrpo.config.bill import bill_of
 from flowgrpo.cli.main import main
+from flowgrpo.config.bill import bill_of
 from flowgrpo.config.run import load_config
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.paths import locate, recipes

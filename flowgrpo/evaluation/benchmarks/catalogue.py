@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from flowgrpo.evaluation.benchmarks.benchmark import PACKAGE, Benchmark, Figures
 from flowgrpo.config.run import RewardConfig
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.plugins import attribute, built_in_names, resolve
 from flowgrpo.data.prompts import Prompt
+from flowgrpo.evaluation.benchmarks.benchmark import PACKAGE, Benchmark, Figures
 from flowgrpo.scoring.chosen import with_arguments
 
 
@@ -19,7 +19,8 @@ def find_benchmark(spec: str) -> Benchmark:
     module, attr = resolve(spec, PACKAGE)
     found = attribute(module, attr or "benchmark", spec)
     if not isinstance(found, Benchmark):
-        raise UserError(f"'{spec}' is a {type(found).__name__}, and must be a Benchmark (flowgrpo.evaluation.benchmarks.benchmark)")
+        kind = type(found).__name__
+        raise UserError(f"'{spec}' is a {kind}, and must be a Benchmark (flowgrpo.evaluation.benchmarks.benchmark)")
     if found.metric not in found.rewards:
         raise UserError(f"'{spec}': its metric '{found.metric}' is not one of its rewards {sorted(found.rewards)}")
     return found

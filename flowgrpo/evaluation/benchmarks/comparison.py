@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flowgrpo.evaluation.benchmarks.benchmark import Benchmark, Figures
-from flowgrpo.evaluation.benchmarks.records import Record
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.intervals import Interval, mean_interval, sign_flip_p
 from flowgrpo.data.prompts import Prompt
+from flowgrpo.evaluation.benchmarks.benchmark import Benchmark, Figures
+from flowgrpo.evaluation.benchmarks.records import Record
 
 LEVEL = 0.05
 

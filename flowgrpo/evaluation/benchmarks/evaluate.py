@@ -6,12 +6,12 @@ from pathlib import Path
 
 import torch
 
+from flowgrpo.core.errors import UserError
 from flowgrpo.evaluation.benchmarks.benchmark import Benchmark
 from flowgrpo.evaluation.benchmarks.page import write_page
 from flowgrpo.evaluation.benchmarks.pins import pin, settings, weights
 from flowgrpo.evaluation.benchmarks.report import Report, report_on, write_summary
 from flowgrpo.evaluation.benchmarks.run import Exam, take
-from flowgrpo.core.errors import UserError
 from flowgrpo.policies import PolicyConfig
 from flowgrpo.policies.diffusers import DiffusersConfig
 from flowgrpo.scoring.scorer import Scorer

@@ -5,16 +5,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from flowgrpo.data.prompts import Prompt
+from flowgrpo.data.samples import spread
 from flowgrpo.evaluation.benchmarks.benchmark import Figures
 from flowgrpo.evaluation.benchmarks.comparison import prompt_gains
 from flowgrpo.evaluation.benchmarks.records import Record
 from flowgrpo.evaluation.benchmarks.report import Report, evidence, figure, figure_names, versions
-from flowgrpo.evaluation.held_out import spread
 from flowgrpo.pages.marks import colour, number, score_mark, signed
 from flowgrpo.pages.page import PAGE, STYLE
 from flowgrpo.pages.pictures import sample
 from flowgrpo.pages.tables import TABLE_STYLE, html_row, html_table
-from flowgrpo.data.prompts import Prompt
 
 SHOWN, LOSSES = 24, 12
 SIDE, LONG_SIDE, SHORT = 118, 240, 40

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flowgrpo.evaluation.benchmarks.run import Exam
 from flowgrpo.core.errors import UserError
-from flowgrpo.policies import PolicyConfig
 from flowgrpo.data.prompts import Prompt
+from flowgrpo.evaluation.benchmarks.run import Exam
+from flowgrpo.policies import PolicyConfig
 from flowgrpo.runs.checkpoint import checkpoints
 
 WEIGHTS = ("*.safetensors", "*/*.safetensors", "schedule.json")

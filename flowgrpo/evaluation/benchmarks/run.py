@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from flowgrpo.core.errors import UserError
+from flowgrpo.core.progress import bar
+from flowgrpo.data.media import kept
+from flowgrpo.data.prompts import Prompt
+from flowgrpo.data.samples import Shown
 from flowgrpo.evaluation.benchmarks.benchmark import Benchmark
 from flowgrpo.evaluation.benchmarks.records import Record, append_records, read_records, write_records
-from flowgrpo.core.errors import UserError
 from flowgrpo.policies.protocol import Sampler
-from flowgrpo.core.progress import bar
-from flowgrpo.data.prompts import Prompt
-from flowgrpo.runs.folder import kept
-from flowgrpo.data.samples import Shown
 from flowgrpo.scoring.scorer import Scorer
 
 Keep = Literal["first", "all"]

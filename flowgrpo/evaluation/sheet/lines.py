@@ -12,11 +12,11 @@ from typing import Any, Literal, Self
 
 from flowgrpo.config.run import RewardConfig
 from flowgrpo.core.errors import UserError
-from flowgrpo.data.media import CLIPS
 from flowgrpo.core.paths import locate
 from flowgrpo.core.plugins import resolve
-from flowgrpo.scoring.scorer import PACKAGE
+from flowgrpo.data.media import CLIPS
 from flowgrpo.evaluation.sheet.source import Item, index_of
+from flowgrpo.scoring.scorer import PACKAGE
 
 Kind = Literal["image", "video", "text"]
 KINDS: tuple[Kind, ...] = ("image", "video", "text")

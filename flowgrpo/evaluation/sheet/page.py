@@ -13,11 +13,11 @@ from PIL import Image
 
 from flowgrpo.core.errors import UserError
 from flowgrpo.data.media import read
+from flowgrpo.evaluation.sheet.lines import Line
+from flowgrpo.evaluation.sheet.summary import scores_of
 from flowgrpo.pages.marks import number, score_mark
 from flowgrpo.pages.page import PAGE, STYLE
 from flowgrpo.pages.pictures import image
-from flowgrpo.evaluation.sheet.lines import Line
-from flowgrpo.evaluation.sheet.summary import scores_of
 
 Facts = Mapping[str, Any]
 SHOWN = 24

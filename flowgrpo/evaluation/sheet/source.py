@@ -7,8 +7,8 @@ from pathlib import Path, PurePath
 from typing import Any, Literal
 
 from flowgrpo.core.errors import UserError
-from flowgrpo.data.media import CLIPS, PICTURES
 from flowgrpo.core.paths import locate
+from flowgrpo.data.media import CLIPS, PICTURES
 from flowgrpo.data.prompts import Prompt, load_prompts, read_rows
 
 

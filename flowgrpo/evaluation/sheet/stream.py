@@ -11,12 +11,12 @@ import torch
 
 from flowgrpo.config.run import RewardConfig
 from flowgrpo.core.errors import UserError
-from flowgrpo.data.media import read
 from flowgrpo.core.progress import bar
+from flowgrpo.data.media import read
 from flowgrpo.data.samples import Made, Samples
-from flowgrpo.scoring.scorer import Scorer
 from flowgrpo.evaluation.sheet.lines import Line
 from flowgrpo.evaluation.sheet.source import Item
+from flowgrpo.scoring.scorer import Scorer
 
 
 @dataclass(frozen=True)

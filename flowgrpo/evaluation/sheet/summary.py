@@ -8,9 +8,9 @@ import numpy as np
 
 from flowgrpo import __version__
 from flowgrpo.core.intervals import mean_interval
-from flowgrpo.scoring.card import Card
 from flowgrpo.evaluation.sheet.lines import Line
 from flowgrpo.evaluation.sheet.stream import Judge
+from flowgrpo.scoring.card import Card
 
 
 def summarise(lines: Sequence[Line], judge: Judge) -> dict[str, Any]:

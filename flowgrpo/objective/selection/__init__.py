@@ -6,8 +6,8 @@ from typing import Annotated
 import numpy as np
 from pydantic import SerializeAsAny
 
-from flowgrpo.sampling.shape import Shape
 from flowgrpo.core.section import Component, component
+from flowgrpo.sampling.shape import Shape
 
 
 class Selection(Component):

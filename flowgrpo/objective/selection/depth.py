@@ -5,8 +5,8 @@ from typing import Literal
 import numpy as np
 from pydantic import NonNegativeInt, PositiveInt
 
-from flowgrpo.sampling.shape import Shape
 from flowgrpo.objective.selection import Selection
+from flowgrpo.sampling.shape import Shape
 
 
 class Depth(Selection):

@@ -12,18 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from flowgrpo.core.errors import UserError
+from flowgrpo.core.keys import Key
+from flowgrpo.data.prompts import Prompt
+from flowgrpo.data.samples import Samples
 from flowgrpo.policies._fill import fill
 from flowgrpo.policies._schedule import LearnedSchedule, reference_of, with_schedule
 from flowgrpo.policies._weights import trainable
 from flowgrpo.policies.amused import AmusedConfig
 from flowgrpo.policies.diffusers._policy import DiffusersPolicy, PipelineSampler, pixels_of, samples_of
 from flowgrpo.policies.diffusers._tap import StepCall, Stop, Tap, unchanged
-from flowgrpo.data.prompts import Prompt
-from flowgrpo.data.samples import Samples
 from flowgrpo.sampling.canvas import TOKENS, Vocabulary, canvas
 from flowgrpo.sampling.kernels import Move
 from flowgrpo.sampling.kernels.maskgit import Maskgit
-from flowgrpo.core.keys import Key
 from flowgrpo.sampling.laws.scheduled import ScheduledLaw
 from flowgrpo.sampling.laws.unmasking import UnmaskingLaw
 

@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
+from flowgrpo.core.section import Section
 from flowgrpo.policies import Cost, LoraAdapter, Memory, PolicyConfig, Work
 from flowgrpo.sampling.kernels import GaussianKernel, KernelFamily
-from flowgrpo.core.section import Section
 
 if TYPE_CHECKING:
     from pathlib import Path

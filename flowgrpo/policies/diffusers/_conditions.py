@@ -8,10 +8,10 @@ from typing import Any
 
 from PIL import Image
 
-from flowgrpo.data import media
 from flowgrpo.core.errors import UserError
-from flowgrpo.policies.diffusers._table import CONDITIONS, LISTED, ONE_TEXT, REPEATED, SINGLE, TEXT
+from flowgrpo.data import media
 from flowgrpo.data.prompts import CONDITION, Files, Prompt
+from flowgrpo.policies.diffusers._table import CONDITIONS, LISTED, ONE_TEXT, REPEATED, SINGLE, TEXT
 
 PICTURES = 256
 """Pictures and clips that are kept in memory."""

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import KeyPath, tree_leaves, tree_leaves_with_path, tree_map, tree_map_with_path
 
 from flowgrpo.core.errors import UserError
+from flowgrpo.core.keys import torch_generator
 from flowgrpo.policies._dtypes import ROUNDINGS
 from flowgrpo.policies.diffusers._idle import Idle
-from flowgrpo.core.keys import torch_generator
 
 MOVE = 0.125
 """Of a made-up answer; small, since some guidance normalises."""

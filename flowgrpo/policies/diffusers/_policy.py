@@ -15,7 +15,10 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from flowgrpo.core.errors import UserError
+from flowgrpo.core.keys import Key, torch_generator
 from flowgrpo.core.paths import ASSET, locate
+from flowgrpo.data.prompts import Prompt
+from flowgrpo.data.samples import Samples
 from flowgrpo.policies._dtypes import DTYPES, unit_roundoff
 from flowgrpo.policies._weights import attach, trainable
 from flowgrpo.policies.diffusers import DiffusersConfig
@@ -27,11 +30,8 @@ from flowgrpo.policies.diffusers._runtime import apply, denoisers, quantised
 from flowgrpo.policies.diffusers._schedule import read_schedule, with_one_step_scheduler
 from flowgrpo.policies.diffusers._table import PRIMED, REFUSED, SIGNED, UNCONDITIONED
 from flowgrpo.policies.diffusers._tap import own_randomness
-from flowgrpo.data.prompts import Prompt
-from flowgrpo.data.samples import Samples
-from flowgrpo.sampling.laws.gaussian import GaussianLaw
 from flowgrpo.sampling.kernels import Move
-from flowgrpo.core.keys import Key, torch_generator
+from flowgrpo.sampling.laws.gaussian import GaussianLaw
 from flowgrpo.sampling.levels import Schedule
 
 

@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, SerializeAsAny
 
-from flowgrpo.sampling.likelihood import AnyLikelihood
-from flowgrpo.sampling.likelihood.trajectory import Trajectory
+from flowgrpo.core.section import component
 from flowgrpo.policies import Cost, LoraAdapter, Memory, PolicyConfig, ScheduleConfig, Work
 from flowgrpo.sampling.kernels import KernelFamily
 from flowgrpo.sampling.kernels._unmasking import UnmaskingKernel
+from flowgrpo.sampling.likelihood import AnyLikelihood
+from flowgrpo.sampling.likelihood.trajectory import Trajectory
 from flowgrpo.sampling.shape import Shape
-from flowgrpo.core.section import component
 
 if TYPE_CHECKING:
     from pathlib import Path

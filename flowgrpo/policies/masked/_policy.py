@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from flowgrpo.core.errors import UserError
+from flowgrpo.core.keys import Key
+from flowgrpo.data.prompts import Prompt
+from flowgrpo.data.samples import Samples
 from flowgrpo.policies._dtypes import DTYPES, unit_roundoff
 from flowgrpo.policies._fill import fill
 from flowgrpo.policies._schedule import LearnedSchedule, reference_of, with_schedule
@@ -20,11 +23,8 @@ from flowgrpo.policies._weights import attach, trainable
 from flowgrpo.policies.masked import MaskedConfig
 from flowgrpo.policies.masked._adapter import Adapter, load_model, load_tokenizer, vocabulary_of
 from flowgrpo.policies.masked._posing import Posing
-from flowgrpo.data.prompts import Prompt
-from flowgrpo.data.samples import Samples
 from flowgrpo.sampling.canvas import TOKENS, answer_length, canvas
 from flowgrpo.sampling.kernels import Move
-from flowgrpo.core.keys import Key
 from flowgrpo.sampling.laws.scheduled import ScheduledLaw
 from flowgrpo.sampling.laws.unmasking import UnmaskingLaw
 

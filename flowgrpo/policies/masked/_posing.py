@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowgrpo.sampling.likelihood import Level, Likelihood
+from flowgrpo.core.keys import Key, numpy_generator
 from flowgrpo.policies.protocol import Posed
 from flowgrpo.sampling.canvas import TOKENS, Vocabulary, answer_length, canvas, in_answer
-from flowgrpo.core.keys import Key, numpy_generator
 from flowgrpo.sampling.laws.unmasking import categorical_kl
+from flowgrpo.sampling.likelihood import Level, Likelihood
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from typing import Annotated, ClassVar
 
 from pydantic import SerializeAsAny
 
-from flowgrpo.sampling.levels import Step
 from flowgrpo.core.section import Component, component
+from flowgrpo.sampling.levels import Step
 
 
 class Kernel(Component):

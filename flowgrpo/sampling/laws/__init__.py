@@ -1,0 +1,1 @@
+"""The law of one step, as arithmetic on predictions: Gaussian, unmasking, with learned settings."""

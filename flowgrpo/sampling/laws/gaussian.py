@@ -13,8 +13,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from flowgrpo.sampling.kernels import GaussianKernel, Move
 from flowgrpo.core.keys import Noise
+from flowgrpo.sampling.kernels import GaussianKernel, Move
 from flowgrpo.sampling.levels import Schedule
 
 

@@ -12,10 +12,10 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from flowgrpo.core.keys import Noise
 from flowgrpo.sampling.canvas import SETTINGS
 from flowgrpo.sampling.kernels import Move
 from flowgrpo.sampling.kernels._unmasking import Settings, UnmaskingKernel
-from flowgrpo.core.keys import Noise
 from flowgrpo.sampling.laws.unmasking import UnmaskingLaw, mask_ratio, quota
 
 NAMES = ("mask_ratio", "temperature", "order_temperature", "guidance_scale")

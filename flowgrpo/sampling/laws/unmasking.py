@@ -13,10 +13,10 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from flowgrpo.core.keys import Noise
 from flowgrpo.sampling.canvas import CONFIDENCE, DRAWN, NOTHING, TOKENS, Vocabulary, in_answer
 from flowgrpo.sampling.kernels import Move
 from flowgrpo.sampling.kernels._unmasking import Draft, Settings, UnmaskingKernel
-from flowgrpo.core.keys import Noise
 
 TINY = 2.0**-53
 ROUNDING = 1e-9

@@ -6,11 +6,11 @@ from typing import Annotated
 import numpy as np
 from pydantic import SerializeAsAny
 
+from flowgrpo.core.section import Component, component
 from flowgrpo.sampling.completion import Completion, complete
 from flowgrpo.sampling.kernels import AnyKernel
 from flowgrpo.sampling.kernels.flow_sde import FlowSde
 from flowgrpo.sampling.shape import Shape
-from flowgrpo.core.section import Component, component
 
 
 class Plan(Component):

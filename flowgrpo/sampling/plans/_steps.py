@@ -6,12 +6,12 @@ from math import ceil
 import numpy as np
 from pydantic import Field
 
+from flowgrpo.core.section import Section
 from flowgrpo.sampling.completion import levels
 from flowgrpo.sampling.kernels import AnyKernel, Kernel
 from flowgrpo.sampling.kernels.dpmpp_2m import DpmPp2m
 from flowgrpo.sampling.plans import Plan
 from flowgrpo.sampling.shape import Shape
-from flowgrpo.core.section import Section
 
 
 class Tail(Section):

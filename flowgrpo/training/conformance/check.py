@@ -18,15 +18,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowgrpo.training.conformance.table import COLUMNS
+from flowgrpo.core.keys import torch_generator
+from flowgrpo.data.prompts import Prompt
 from flowgrpo.policies.diffusers import DiffusersConfig
 from flowgrpo.policies.diffusers._policy import DiffusersPolicy, PipelineSampler
 from flowgrpo.policies.diffusers._schedule import with_one_step_scheduler
 from flowgrpo.policies.diffusers._tap import StepCall, Stop, own_randomness
-from flowgrpo.data.prompts import Prompt
 from flowgrpo.sampling.kernels.ddim import Ddim
-from flowgrpo.core.keys import torch_generator
 from flowgrpo.sampling.plans.all import AllSteps
+from flowgrpo.training.conformance.table import COLUMNS
 from flowgrpo.training.rollout import rollout
 
 CLOSE = 1e-4
