@@ -18,7 +18,7 @@ from torchvision.transforms.functional import to_pil_image
 
 from flowgrpo.cli.main import main
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+README = (Path(__file__).parents[2] / "README.md").read_text()
 USES = ["my_reward.py:brightness", "my_reward:brightness", "bright"]
 SMALL = ["rollout.prompts_per_update=2", "rollout.group_size=2", "updates=1", "evaluation=null"]
 
