@@ -7,7 +7,7 @@ import sys
 from types import ModuleType
 
 from flowgrpo import __version__
-from flowgrpo.core.errors import UserError
+from flowgrpo.core.errors import UserError, said
 
 COMMANDS = {
     "train": "train a model from a config or shipped recipe",
@@ -39,12 +39,16 @@ def main(argv: list[str] | None = None) -> int:
         return _module(arguments.command).run(arguments)
     except UserError as error:
         return _fail(str(error))
-    except KeyboardInterrupt:
-        return _fail("interrupted; `flowgrpo train CONFIG --resume` goes on from the last checkpoint")
+    except KeyboardInterrupt as stop:
+        return _fail(str(stop) or "interrupted; the same command goes on where it can")
+    except SystemExit as error:
+        return _fail(f"code that it was asked to run ended the program ({said(error)})")
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno == errno.ENOSPC:
+            return _fail("the disk is full; free some space, then give the same command again (train: with --resume)")
+        if error.filename is None:
             raise
-        return _fail("the disk is full; free some space, then go on from the last checkpoint with --resume")
+        return _fail(f"{error.filename}: {error.strerror}")
 
 
 def _module(command: str) -> ModuleType:

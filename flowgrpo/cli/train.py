@@ -5,10 +5,8 @@ import json
 import sys
 from pathlib import Path
 
-from flowgrpo.config.run import Config, load_config
-from flowgrpo.core.errors import UserError
-from flowgrpo.core.paths import recipe_name
-from flowgrpo.runs.folder import newest_run
+from flowgrpo.config.run import load_config
+from flowgrpo.runs.provenance import Provenance, resumed
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,28 +17,26 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const="",
         metavar="RUN",
-        help="go on with the newest run of this config, or with the run folder RUN, from its last checkpoint and with its config",
+        help="go on with the newest run of this config, with the run folder RUN, or from its checkpoint RUN/checkpoint-N; with "
+        "the config that the run began with",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    config = load_config(arguments.config, arguments.overrides)
-    name = recipe_name(arguments.config)
-    path: Path | None = None
-    if arguments.resume is not None:
-        path = Path(arguments.resume) if arguments.resume else newest_run(config.output, name)
-        config = resumed_config(path, arguments.overrides)
+    source, overrides, where = arguments.config, arguments.overrides, arguments.resume
+    if where and "=" in where and not Path(where).exists():
+        where, overrides = "", [where, *overrides]
+    if where is None:
+        resume = None
+        config = load_config(source, overrides)
+        provenance = Provenance.of(source, config)
+    else:
+        resume = resumed(where, source, overrides)
+        config, provenance = resume.config, Provenance.load(resume.run)
     from flowgrpo.training.run import train
 
-    summary = train(config, name, resume=path)
+    summary = train(config, provenance, resume)
     if summary is not None:
         print(f"open {summary['run']}/report.html", file=sys.stderr)
         print(json.dumps(summary))
     return 0
-
-
-def resumed_config(run: Path, overrides: list[str]) -> Config:
-    saved = run / "config.yaml"
-    if not saved.is_file():
-        raise UserError(f"{run} is not a run folder (no config.yaml)")
-    return load_config(str(saved), overrides)

@@ -5,14 +5,17 @@ Quantities are global: prompts per update, group size, steps. What one process d
 """
 
 import copy
+import math
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import numpy as np
 import yaml
 from pydantic import (
+    BeforeValidator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -22,7 +25,7 @@ from pydantic import (
     model_validator,
 )
 
-from flowgrpo.core.errors import UserError
+from flowgrpo.core.errors import UserError, user_code
 from flowgrpo.core.paths import find_config
 from flowgrpo.core.plugins import nearest
 from flowgrpo.core.section import Section
@@ -38,6 +41,13 @@ from flowgrpo.sampling.plans.all import AllSteps
 from flowgrpo.sampling.shape import Shape
 
 S = TypeVar("S", bound=Section)
+Rate = Annotated[float, Field(gt=0.0, le=1.0)]
+"""A learning rate: about what a step of AdamW moves every weight by."""
+Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Count = Annotated[int, Field(gt=0, le=1_000_000)]
+MOST_NODES = 1_000_000
+"""States of one group's tree."""
 
 
 class RewardConfig(Section):
@@ -88,9 +98,9 @@ class RolloutConfig(Section):
     """
 
     prompts: str
-    prompts_per_update: PositiveInt
-    group_size: PositiveInt
-    micro_batch: PositiveInt = 64
+    prompts_per_update: Count
+    group_size: Count
+    micro_batch: Count = 64
     plan: AnyPlan = AllSteps()
 
     @property
@@ -122,10 +132,10 @@ class OptimizerConfig(Section):
     learning rate other than `lr`. `turns` trains one part an update, in this order, over and over; all at once where empty.
     """
 
-    lr: PositiveFloat
-    rates: dict[str, PositiveFloat] = Field(default_factory=dict)
+    lr: Rate
+    rates: dict[str, Rate] = Field(default_factory=dict)
     turns: tuple[str, ...] = ()
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     weight_decay: NonNegativeFloat = 1e-4
     eps: PositiveFloat = 1e-8
     max_grad_norm: PositiveFloat = 1.0
@@ -151,7 +161,7 @@ class EvaluationConfig(Section):
     metric: str
     steps: PositiveInt
     limit: PositiveInt | None = None
-    seed: NonNegativeInt = 1000
+    seed: Seed = 1000
     every: NonNegativeInt = 0
     limit_between: PositiveInt = 60
     batch: PositiveInt = 64
@@ -163,20 +173,34 @@ class SentinelConfig(Section):
 
     A reward of the `panel` parts from what is trained when a trained reward has risen and the panel's has fallen, both by more
     than `sigmas` standard errors. A statistic has drifted when its mean has changed by more than its share in `drift`. Then the
-    run says so, and ends there if `stop` is true.
+    run says so, and ends there if `stop` is true. The same goes for `idle` updates in a row without an optimizer step.
     """
 
     panel: tuple[str, ...] = ()
     drift: dict[str, PositiveFloat] = Field(default_factory=dict)
     window: int = Field(default=10, ge=2)
     sigmas: PositiveFloat = 3.0
+    idle: PositiveInt = 10
     stop: bool = False
+
+
+class CheckpointConfig(Section):
+    """When the state of a run is written, and how much of it is kept.
+
+    After `every` updates, or once `minutes` have passed since the last, whichever comes first; and when the run ends or is
+    stopped. The newest `keep_last` stay, and the `keep_best` of those that a held-out evaluation found best.
+    """
+
+    every: PositiveInt = 25
+    minutes: PositiveFloat = 30.0
+    keep_last: PositiveInt = 2
+    keep_best: NonNegativeInt = 0
 
 
 class Config(Section):
     """A run."""
 
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     updates: PositiveInt
     policy: AnyPolicy
     rollout: RolloutConfig
@@ -189,65 +213,89 @@ class Config(Section):
     optimizer: OptimizerConfig
     ema: EmaConfig | None = None
     evaluation: EvaluationConfig | None = None
-    sentinels: SentinelConfig | None = None
-    checkpoint_every: PositiveInt = 50
+    sentinels: Annotated[SentinelConfig, BeforeValidator(lambda given: {} if given is None else given)] = SentinelConfig()
+    checkpoints: CheckpointConfig = CheckpointConfig()
     output: str = "runs"
     tracker: Literal["none", "tensorboard", "wandb", "trackio", "mlflow", "swanlab", "comet_ml"] = "none"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _old_names(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "checkpoint_every" in data:
+            message = "checkpoint_every is now checkpoints.every; the old name goes with the next version"
+            warnings.warn(message, FutureWarning, stacklevel=2)
+            data = {**data, "checkpoints": {**(data.get("checkpoints") or {}), "every": data["checkpoint_every"]}}
+            del data["checkpoint_every"]
+        return data
+
     @model_validator(mode="after")
     def _makes_sense(self) -> Self:
-        rollout, plan = self.rollout, self.rollout.plan
+        with user_code("a part of this config"):
+            complaint = next(filter(None, self._complaints()), None)
+        if complaint:
+            raise ValueError(complaint)
+        return self
+
+    def _complaints(self) -> Iterator[str | None]:
+        """What does not fit together; each may rely on there being nothing before it."""
+        rollout, plan, steps = self.rollout, self.rollout.plan, self.policy.steps
         if rollout.group_size < 2:
-            raise ValueError("rollout.group_size must be at least 2: a group of 1 has nothing to compare with")
+            yield "rollout.group_size must be at least 2: a group of 1 has nothing to compare with"
         if not plan.kernel.stochastic:
-            raise ValueError(f"rollout.plan.kernel '{plan.kernel.type}' is deterministic: there is nothing to train")
-        if complaint := plan.complaint(self.policy.steps, rollout.group_size):
-            raise ValueError(f"rollout.plan: {complaint}")
-        if complaint := plan.kernel.complaint(self.policy.steps):
-            raise ValueError(f"rollout.plan.{complaint}")
-        if plan.completion and (complaint := plan.completion.complaint(self.policy.steps)):
-            raise ValueError(f"rollout.plan: {complaint}")
-        shape = plan.shape(self.policy.steps, rollout.group_size, 0, np.random.default_rng(0))
+            yield f"rollout.plan.kernel '{plan.kernel.type}' is deterministic: there is nothing to train"
+        if steps * rollout.group_size > MOST_NODES:
+            yield f"policy.steps = {steps} x rollout.group_size = {rollout.group_size} is more than {MOST_NODES:,} states"
+        if complaint := plan.complaint(steps, rollout.group_size):
+            yield f"rollout.plan: {complaint}"
+        if complaint := plan.kernel.complaint(steps):
+            yield f"rollout.plan.{complaint}"
+        if plan.completion and (complaint := plan.completion.complaint(steps)):
+            yield f"rollout.plan: {complaint}"
+        shape = plan.shape(steps, rollout.group_size, 0, np.random.default_rng(0))
         for kernel in filter(None, (node.kernel for node in shape.nodes)):
             if not isinstance(kernel, self.policy.kernels):
-                raise ValueError(f"kernel '{kernel.type}' can't move the states of policy '{self.policy.type}'")
-        complaints = [self.policy.complaint(shape), self.credit.complaint(shape)]
-        complaints += [rule.complaint(shape) for rule in self.selection]
-        if complaint := next(filter(None, complaints), None):
-            raise ValueError(complaint)
+                yield f"kernel '{kernel.type}' can't move the states of policy '{self.policy.type}'"
+        yield self.policy.complaint(shape)
+        yield self.credit.complaint(shape)
+        yield from (rule.complaint(shape) for rule in self.selection)
         if not self.policy.kernels.noise_scale and (setting := self.objective.needs_noise_scale):
-            raise ValueError(
-                f"objective.{setting} needs a Gaussian law; the steps of policy '{self.policy.type}' have no noise scale"
-            )
-        if self.calibration and (complaint := self._calibration_complaint(shape)):
-            raise ValueError(complaint)
-        if rollout.prompts_per_update % self.optimizer.steps_per_update:
-            raise ValueError(
-                f"optimizer.steps_per_update = {self.optimizer.steps_per_update} must divide "
-                f"rollout.prompts_per_update = {rollout.prompts_per_update}"
-            )
-        if self.updates > (decay_over := self.optimizer.decay_over or self.updates):
-            raise ValueError(
+            yield f"objective.{setting} needs a Gaussian law; the steps of policy '{self.policy.type}' have no noise scale"
+        if self.calibration:
+            yield self._calibration_complaint(shape)
+        yield self._optimizer_complaint()
+        yield self._evaluation_complaint()
+        yield self._sentinel_complaint()
+        if not any(reward.weight and not reward.gate for reward in self.rewards.values()):
+            yield "every reward has weight 0 or is a gate: there is nothing to train on"
+
+    def _optimizer_complaint(self) -> str | None:
+        optimizer, prompts = self.optimizer, self.rollout.prompts_per_update
+        if prompts % optimizer.steps_per_update:
+            return f"optimizer.steps_per_update = {optimizer.steps_per_update} must divide rollout.prompts_per_update = {prompts}"
+        if self.updates > (decay_over := optimizer.decay_over or self.updates):
+            return (
                 f"updates = {self.updates}, but the learning rate is 0 from update optimizer.decay_over = {decay_over} on; "
                 f"set optimizer.decay_over={self.updates} too"
             )
-        if self.evaluation and (complaint := self.policy.sampling_complaint(self.evaluation.steps)):
-            raise ValueError(f"evaluation.steps = {self.evaluation.steps}: {complaint}")
-        if self.evaluation and self.evaluation.metric not in self.rewards:
-            raise ValueError(f"evaluation.metric '{self.evaluation.metric}' is not one of {sorted(self.rewards)}")
-        if self.sentinels and (complaint := self._sentinel_complaint(self.sentinels)):
-            raise ValueError(complaint)
-        if not any(reward.weight and not reward.gate for reward in self.rewards.values()):
-            raise ValueError("every reward has weight 0 or is a gate: there is nothing to train on")
-        return self
+        return None
 
-    def _sentinel_complaint(self, sentinels: SentinelConfig) -> str | None:
-        watched = {*sentinels.panel, *sentinels.drift}
+    def _evaluation_complaint(self) -> str | None:
+        evaluation = self.evaluation
+        if self.checkpoints.keep_best and not (evaluation and evaluation.every):
+            return "checkpoints.keep_best needs held-out scores between updates; set evaluation.every, or keep_best to 0"
+        if evaluation and (complaint := self.policy.sampling_complaint(evaluation.steps)):
+            return f"evaluation.steps = {evaluation.steps}: {complaint}"
+        if evaluation and evaluation.metric not in self.rewards:
+            return f"evaluation.metric '{evaluation.metric}' is not one of {sorted(self.rewards)}"
+        return None
+
+    def _sentinel_complaint(self) -> str | None:
+        watched = {*self.sentinels.panel, *self.sentinels.drift}
         if unknown := sorted(watched - {*self.rewards}):
             return f"sentinels watch '{unknown[0]}', which is not one of the rewards ({nearest(unknown[0], self.rewards)})"
         if trained := sorted(label for label in watched if self.rewards[label].weight):
             return f"sentinels watch '{trained[0]}', which is trained on; give it weight 0, or watch another"
-        return None if watched else "sentinels need a panel or a drift to watch"
+        return None
 
     def _calibration_complaint(self, shape: Shape) -> str | None:
         kernel = self.rollout.plan.kernel
@@ -291,8 +339,11 @@ def _first_error(error: ValidationError, prefix: tuple[int | str, ...] = ()) -> 
     return ".".join(str(part) for part in where), message
 
 
-def read_tree(path: Path) -> dict[str, Any]:
-    """The sections of a YAML file on top of those of its bases, unchecked."""
+def read_tree(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The sections of a YAML file on top of those of its bases, unchecked. `above` are the files that it is a base of."""
+    if path.resolve() in above:
+        names = " -> ".join(file.name for file in (*above, path))
+        raise UserError(f"{path}: it is a base of itself ({names}); take the `base:` out of one of them")
     try:
         tree = parse_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -303,7 +354,7 @@ def read_tree(path: Path) -> dict[str, Any]:
     if base is None:
         return tree
     beside = path.parent / f"{base}"
-    return _merge(read_tree(beside if beside.is_file() else find_config(base)), tree)
+    return _merge(read_tree(beside if beside.is_file() else find_config(base), (*above, path.resolve())), tree)
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -332,18 +383,36 @@ def _override(tree: dict[str, Any], override: str) -> None:
     try:
         tree[key] = parse_yaml(text)
     except yaml.YAMLError as error:
-        raise UserError(f"override '{override}': the value is not valid YAML") from error
+        raise UserError(f"override '{override[:200]}': the value is not valid YAML ({' '.join(str(error).split())})") from error
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's numbers: 1e-4 is a number, which PyYAML alone reads as text."""
+    """YAML 1.2's numbers: 1e-4 is a number, which PyYAML alone reads as text. No key twice, no NaN and no infinity."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for (key, _), name in zip(node.value, keys, strict=False):
+            if keys.count(name) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"the key '{name}' is there twice", key.start_mark)
+        return super().construct_mapping(node, deep)
+
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
+        value = float(super().construct_yaml_float(node))
+        if not math.isfinite(value):
+            raise yaml.constructor.ConstructorError(None, None, f"{node.value} is not a finite number", node.start_mark)
+        return value
 
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
 
 
 def parse_yaml(text: str) -> Any:
-    return yaml.load(text, _Loader)
+    """Errors: yaml.YAMLError."""
+    try:
+        return yaml.load(text, _Loader)
+    except RecursionError as error:
+        raise yaml.YAMLError("brackets are nested too deep") from error
 
 
 def dump(config: Config) -> str:

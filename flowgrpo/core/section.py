@@ -2,16 +2,16 @@
 
 from typing import Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
-from flowgrpo.core.errors import UserError
+from flowgrpo.core.errors import UserError, user_code
 from flowgrpo.core.plugins import component_class, nearest
 
 
 class Section(BaseModel):
-    """A frozen section that refuses unknown keys and names the nearest known one."""
+    """A frozen section that refuses NaN, infinities and unknown keys, and names the nearest known one."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -37,10 +37,14 @@ def component(base: type, package: str) -> BeforeValidator:
         fields = {"type": value} if isinstance(value, str) else value
         if not isinstance(fields, dict) or not isinstance(fields.get("type"), str):
             raise ValueError("must be a name or a mapping with a 'type'")
+        name = fields["type"]
         try:
-            found: type[Component] = component_class(fields["type"], base, package)
+            found: type[Component] = component_class(name, base, package)
+            if missing := sorted(found.__abstractmethods__):
+                raise UserError(f"'{name}': class {found.__name__} lacks {' and '.join(f'{m}(...)' for m in missing)}")
+            with user_code(f"'{name}'", but=ValidationError):
+                return found.model_validate(fields)
         except UserError as error:
             raise ValueError(str(error)) from error
-        return found.model_validate(fields)
 
     return BeforeValidator(build)

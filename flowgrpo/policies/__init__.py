@@ -82,7 +82,7 @@ class PolicyConfig(Component):
     makes: ClassVar[tuple[str, ...]] = ("images", "videos", "texts")
     switches: ClassVar[dict[str, Cost]] = {}
 
-    steps: PositiveInt
+    steps: Annotated[int, Field(gt=0, le=100_000)]
 
     @property
     @abstractmethod

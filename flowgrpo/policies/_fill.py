@@ -9,6 +9,7 @@ from torch import Tensor
 
 from flowgrpo.core.keys import Noise
 from flowgrpo.data.prompts import Prompt
+from flowgrpo.policies._finite import numbers
 from flowgrpo.policies.protocol import StepLaw
 from flowgrpo.sampling.kernels import Kernel, Move
 
@@ -27,5 +28,5 @@ def fill(
     for step in range(steps):
         moves = [Move(kernel, step, step + 1)] * len(prompts)
         noises = [Noise(("generate", seed, step)) for seed in seeds]
-        states = law(moves).sample(states, predict(states, prompts, step), noises, [None] * len(prompts))
+        states = law(moves).sample(states, numbers(predict(states, prompts, step), step), noises, [None] * len(prompts))
     return states

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from flowgrpo.core.errors import UserError
+from flowgrpo.config.run import CheckpointConfig
+from flowgrpo.core.errors import NotFinite, UserError
 
 PREFIX = "checkpoint-"
 
@@ -22,23 +23,60 @@ def checkpoints(run: Path) -> list[Path]:
     return sorted(run.glob(f"{PREFIX}[0-9]*"))
 
 
+def update_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix(PREFIX))
+
+
 def write_checkpoint(run: Path, update: int, write: Callable[[Path], None]) -> Path:
     """Let `write` fill a folder; it appears as `checkpoint-N` only when everything is on the disk."""
     final = run / f"{PREFIX}{update:06d}"
     partial = run / f".{final.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        partial.mkdir(parents=True)
+        partial.mkdir()
         write(partial)
         for file in partial.rglob("*"):
             _sync(file)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise UserError(_failure(run, final, error)) from error
-    shutil.rmtree(final, ignore_errors=True)
+    if final.is_dir():
+        _remove(final)
     partial.rename(final)
     _sync(run)
     return final
+
+
+def retain(run: Path, config: CheckpointConfig, scores: Mapping[int, float]) -> None:
+    """Remove all but the newest and the best checkpoints; `scores` are held-out scores by number of updates."""
+    kept = checkpoints(run)
+    newest = {update_of(folder) for folder in kept[-config.keep_last :]}
+    scored = [update for update in map(update_of, kept) if update in scores]
+    best = sorted(scored, key=lambda update: (scores[update], update), reverse=True)[: config.keep_best]
+    for folder in kept:
+        if update_of(folder) not in newest | {*best}:
+            _remove(folder)
+
+
+def tidy(run: Path) -> None:
+    """Remove what was being written, or removed, when a process ended."""
+    for rest in (*run.glob(f".{PREFIX}*.partial"), *run.glob(f".{PREFIX}*.gone")):
+        shutil.rmtree(rest, ignore_errors=True)
+
+
+def set_aside(folders: Iterable[Path]) -> None:
+    """Out of the way of a run that goes on from an earlier checkpoint, but not lost."""
+    for folder in folders:
+        aside = folder.with_name(f".{folder.name}.aside")
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
+
+
+def _remove(folder: Path) -> None:
+    """At no time is there a half of a checkpoint."""
+    gone = folder.with_name(f".{folder.name}.gone")
+    folder.rename(gone)
+    shutil.rmtree(gone)
 
 
 def _sync(path: Path) -> None:
@@ -56,16 +94,39 @@ def _failure(run: Path, final: Path, error: Exception) -> str:
 
 
 def save_state(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, Any]) -> None:
-    """One safetensors file per name, and `trainer.json`."""
+    """One safetensors file per name, and `trainer.json`. Errors: NotFinite for weights that no run could go on from."""
+    for kind, values in tensors.items():
+        if broken := next((name for name, value in values.items() if not bool(torch.isfinite(value).all())), None):
+            raise NotFinite(
+                f"{kind} '{broken}' holds NaN or infinity, so no checkpoint was written; go on from the last one with --resume "
+                "and a lower optimizer.lr"
+            )
     folder.mkdir(parents=True)
-    for name, values in tensors.items():
-        save_file({k: v.detach().cpu().contiguous() for k, v in values.items()}, folder / f"{name}.safetensors")
+    for kind, values in tensors.items():
+        save_file({name: value.detach().cpu().contiguous() for name, value in values.items()}, folder / f"{kind}.safetensors")
     (folder / "trainer.json").write_text(json.dumps(facts, indent=2))
 
 
-def load_state(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    tensors = {file.stem: load_file(file) for file in folder.glob("*.safetensors")}
-    return tensors, json.loads((folder / "trainer.json").read_text())
+def load_state(checkpoint: Path, kinds: Iterable[str]) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """What `save_state` wrote: tensors of these kinds, and facts. Errors: UserError that names a missing or damaged file."""
+    folder = checkpoint / "state"
+    file = folder / "trainer.json"
+    try:
+        facts = json.loads(file.read_text())
+        tensors = {}
+        for kind in kinds:
+            file = folder / f"{kind}.safetensors"
+            tensors[kind] = load_file(file)
+    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+        raise damaged(file, checkpoint, "is missing" if not file.is_file() else f"is damaged ({error})") from error
+    return tensors, facts
+
+
+def damaged(file: Path, checkpoint: Path, how: str) -> UserError:
+    """The sentence for a checkpoint that can't be read, with the one before it as the way on."""
+    earlier = [folder for folder in checkpoints(checkpoint.parent) if folder.name < checkpoint.name]
+    way = f"go on from the checkpoint before it with --resume {earlier[-1]}" if earlier else "there is no earlier checkpoint"
+    return UserError(f"{file} {how}; {way}")
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: list[str]) -> dict[str, Tensor]:
@@ -75,8 +136,10 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, names: list[str]) -> dic
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], names: list[str]) -> None:
+    """Errors: KeyError for a tensor of no parameter."""
+    place = {name: i for i, name in enumerate(names)}
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         name, _, moment = key.rpartition("|")
-        state.setdefault(names.index(name), {})[moment] = value
+        state.setdefault(place[name], {})[moment] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -16,7 +16,7 @@ from flowgrpo.core.intervals import Interval, percentiles, resampled_means, t_in
 from flowgrpo.runs.curve import EVALUATIONS, HELD_OUT, SECONDS, Run, find_runs, read_run
 
 Word = Literal["better", "worse", "no difference shown"]
-NOT_TRAINING = {"seed", "output", "tracker", "checkpoint_every", "evaluation"}
+NOT_TRAINING = {"seed", "output", "tracker", "checkpoints", "evaluation"}
 ROUNDING = 0.02
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from flowgrpo.core.intervals import Interval
+from flowgrpo.core.whole import write_text
 from flowgrpo.pages.page import PAGE, STYLE
 from flowgrpo.pages.plot import Line, Panel, figure
 from flowgrpo.pages.tables import TABLE_STYLE, html_row, html_table, markdown_table
@@ -29,7 +30,7 @@ def write_comparison(comparison: Comparison, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     files = {"md": markdown(comparison) + "\n", "json": as_json(comparison), "svg": plot(comparison), "html": page(comparison)}
     for suffix, text in files.items():
-        (folder / f"compare.{suffix}").write_text(text, encoding="utf-8")
+        write_text(folder / f"compare.{suffix}", text)
 
 
 def as_json(comparison: Comparison) -> str:

@@ -1,7 +1,5 @@
 """Run folders as curves: the held-out metric against what training has cost so far."""
 
-import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +9,10 @@ import numpy as np
 
 from flowgrpo.config.run import parse_yaml
 from flowgrpo.core.errors import UserError
+from flowgrpo.core.whole import read_json
 from flowgrpo.data.samples import spread
-from flowgrpo.runs.folder import load_scores
+from flowgrpo.runs.folder import STAMP, load_metrics, load_scores
 
-STAMP = re.compile(r"-\d{8}-\d{6}(-\d+)?$")
 EVALUATIONS, SECONDS, HELD_OUT = range(3)
 
 
@@ -70,7 +68,7 @@ def read_run(path: Path) -> Run:
     config = _config(path)
     metric = config["evaluation"]["metric"]
     before = load_scores(path, "before")[metric]
-    rows = _metrics(path / "metrics.jsonl")
+    rows = load_metrics(path)
     training = [row for row in rows if "network_evaluations" in row]
     costs = np.cumsum([_calibration(path), *((row["network_evaluations"], _seconds(row)) for row in training)], axis=0)
     spent = {row["update"]: cost for row, cost in zip(training, costs[1:], strict=True)}
@@ -81,7 +79,7 @@ def read_run(path: Path) -> Run:
         curve.append((*costs[-1], after.mean()))
     if len(curve) == 1:
         raise UserError(f"{path} has no held-out evaluation after its start; go on with --resume, or leave it out")
-    by_tag = json.loads((path / "held_out.json").read_text()).get("by_tag", {}) if finished else {}
+    by_tag = read_json(path / "held_out.json").get("by_tag", {}) if finished else {}
     return Run(path, recipe_of(path), config, len(training), before, after, np.array(curve), by_tag)
 
 
@@ -92,17 +90,10 @@ def _config(path: Path) -> dict[str, Any]:
     return parse_yaml((path / "config.yaml").read_text(encoding="utf-8"))
 
 
-def _metrics(path: Path) -> list[dict[str, Any]]:
-    try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} has a line that is not JSON ({error}); remove that line") from error
-
-
 def _calibration(path: Path) -> tuple[float, float]:
     """What a run spent before its first update."""
     file = path / "calibration.json"
-    found = json.loads(file.read_text()) if file.is_file() else {"network_evaluations": 0.0, "seconds": 0.0}
+    found = read_json(file) if file.is_file() else {"network_evaluations": 0.0, "seconds": 0.0}
     return found["network_evaluations"], found["seconds"]
 
 

@@ -1,7 +1,6 @@
 """report.html: a training run as one file that opens offline. It reads the run folder and nothing else."""
 
 import html
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,10 +8,12 @@ from typing import Any
 
 from flowgrpo.config.run import parse_yaml
 from flowgrpo.core.errors import UserError
+from flowgrpo.core.whole import read_json, write_text
 from flowgrpo.pages.line_plots import Point, plot
 from flowgrpo.pages.marks import colour, number, score_mark, signed
 from flowgrpo.pages.page import PAGE, STYLE
 from flowgrpo.pages.pictures import sample
+from flowgrpo.runs.folder import load_metrics
 from flowgrpo.runs.tree_drawing import draw_tree
 
 Row = dict[str, Any]
@@ -29,7 +30,9 @@ SHOWN = 12
 
 def write_report(run: Path) -> Path:
     """Write `run/report.html`. What the run folder lacks is left out; only metrics.jsonl is required."""
-    metrics = _metrics(run / "metrics.jsonl")
+    if not (run / "metrics.jsonl").is_file():
+        raise UserError(f"{run} holds no metrics.jsonl, so there is nothing to report")
+    metrics = load_metrics(run)
     held_out, tree = _json(run / "held_out.json"), _json(run / "tree.json")
     index = _json(run / "samples" / "index.json") or []
     metric = held_out["metric"] if held_out else None
@@ -41,7 +44,7 @@ def write_report(run: Path) -> Path:
         _facts(metrics),
         _by_tag(held_out["by_tag"], rate) if held_out and held_out.get("by_tag") else "",
         _pictures(run / "samples", index, metric) if index else "",
-        _sentinels(run, metrics, watched) if watched else "",
+        _sentinels(run, metrics, watched) if watched or _alarms(run) else "",
         _curves(metrics, held_out, watched),
         _schedule(run),
         draw_tree(run, tree) if tree and tree["nodes"] else "",
@@ -49,21 +52,12 @@ def write_report(run: Path) -> Path:
     ]
     report = run / "report.html"
     page = PAGE.format(title=html.escape(name), style=STYLE, body="\n".join(filter(None, sections)))
-    report.write_text(page, encoding="utf-8")
+    write_text(report, page)
     return report
 
 
-def _metrics(path: Path) -> list[Row]:
-    if not path.is_file():
-        raise UserError(f"{path.parent} holds no metrics.jsonl, so there is nothing to report.")
-    try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} has a line that is not JSON ({error}); remove that line.") from error
-
-
 def _json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return read_json(path) if path.is_file() else None
 
 
 def _yaml(path: Path) -> Row:
@@ -200,9 +194,13 @@ def _watched(run: Path) -> list[str]:
     return [*sentinels.get("panel", []), *sentinels.get("drift", {})]
 
 
+def _alarms(run: Path) -> Row:
+    return _json(run / "alarms.json") or {}
+
+
 def _sentinels(run: Path, metrics: Sequence[Row], watched: Sequence[str]) -> str:
     """Alarms, and the curves of what is watched."""
-    alarms = _json(run / "alarms.json") or {}
+    alarms = _alarms(run)
     said = [f"<li class=bad>Update {alarm['update']}: {html.escape(alarm['sentence'])}.</li>" for alarm in alarms.values()]
     verdict = f"<ul>{''.join(said)}</ul>" if said else "<p class=good>No alarm.</p>"
     plots = "".join(plot(label, {"": _series(metrics, f"reward/{label}")}, []) for label in watched)

@@ -19,6 +19,7 @@ from flowgrpo.config.bill import bill_of
 from flowgrpo.config.run import Config, load_config, parse_yaml
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.paths import recipe_name
+from flowgrpo.core.whole import write_json
 from flowgrpo.runs.checkpoint import checkpoints
 from flowgrpo.runs.compare import Comparison, compare
 from flowgrpo.runs.curve import recipe_of
@@ -87,7 +88,6 @@ def _trial(source: str, seed: int, updates: int, points: int, overrides: Sequenc
     """What the study must decide comes after the user's overrides; a learning rate that falls does so over the trial."""
     falls = load_config(source, overrides).optimizer.decay_over is not None
     everything = [
-        f"checkpoint_every={updates}",
         *overrides,
         f"seed={seed}",
         f"updates={updates}",
@@ -150,9 +150,7 @@ def write_index(trials: Sequence[Trial]) -> None:
         row = {"recipe": trial.name, "seed": trial.config.seed, "updates": trial.config.updates, "log": str(trial.log)}
         rows.append({**row, "finished": finished is not None, "run": finished and str(finished)})
     file = trials[0].out / "study.json"
-    partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps(rows, indent=1))
-    partial.replace(file)
+    write_json(file, rows, indent=1)
 
 
 def comparison_of(trials: Sequence[Trial]) -> Comparison:

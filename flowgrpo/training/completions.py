@@ -97,7 +97,7 @@ def _steps(shape: Shape) -> np.ndarray:
 
 def _credit(rule: Credit, trees: list[ScoredTree]) -> np.ndarray:
     """[P, C]"""
-    return np.stack([rule.assign(tree).value[list(tree.shape.trained)] for tree in trees])
+    return np.stack([rule.credited(tree).value[list(tree.shape.trained)] for tree in trees])
 
 
 def _trees(config: Config, policy: Policy, prompts: Sequence[Prompt], scorer: Scorer, completion: Completion) -> list[ScoredTree]:

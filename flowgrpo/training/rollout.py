@@ -13,6 +13,7 @@ from flowgrpo.core.errors import UserError
 from flowgrpo.core.keys import Key, Noise
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.data.samples import Samples
+from flowgrpo.policies._finite import numbers
 from flowgrpo.policies.protocol import Law, Policy, Posing
 from flowgrpo.sampling.kernels import Kernel
 from flowgrpo.sampling.shape import Shape
@@ -141,7 +142,7 @@ def _advance(run: _Run, step: int, places: list[Place]) -> None:
     """Evaluate these states once and draw all their children."""
     prompts = [run.prompts[g] for g, _ in places]
     states = torch.stack([run.states.pop(place) for place in places])
-    prediction = run.policy.predict(states, prompts, step)
+    prediction = numbers(run.policy.predict(states, prompts, step), step)
     run.evaluations += len(places)
     children = [(row, (g, child)) for row, (g, i) in enumerate(places) for child in run.shape.children[i]]
     parent = torch.tensor([row for row, _ in children], device=states.device)
@@ -186,7 +187,7 @@ def _pose(run: _Run, posing: Posing, micro_batch: int) -> None:
         outcomes = torch.stack([run.states[place] for place in chunk])
         posed = posing(outcomes, [(*run.key_of(place), "pose") for place in chunk])
         prompts = [run.prompts[g] for g, _ in chunk for _ in range(posing.states)]
-        prediction = run.policy.predict(posed.states, prompts, 0)
+        prediction = numbers(run.policy.predict(posed.states, prompts, 0), 0)
         run.evaluations += len(posed.states)
         _record(run, 0, prompts, posed.states, posed.parent, chunk, posed.law, prediction, outcomes)
 

@@ -1,9 +1,8 @@
 """A training run from config to report: probe, calibrate, evaluate, train, checkpoint, evaluate, write it all down."""
 
-import json
-import shutil
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,41 +11,91 @@ import torch
 from accelerate import Accelerator
 
 from flowgrpo.config.run import Config
-from flowgrpo.core.errors import UserError
+from flowgrpo.core.errors import NotFinite, UserError
 from flowgrpo.core.processes import Processes
 from flowgrpo.core.progress import bar
+from flowgrpo.core.whole import write_json
 from flowgrpo.data.prompts import Prompt, load_prompts
 from flowgrpo.data.samples import spread
 from flowgrpo.evaluation.held_out import compare, evaluate
 from flowgrpo.policies.protocol import Policy
 from flowgrpo.runs import folder
-from flowgrpo.runs.checkpoint import checkpoints, load_state, save_state, write_checkpoint
+from flowgrpo.runs.checkpoint import (
+    PREFIX,
+    checkpoints,
+    damaged,
+    load_state,
+    retain,
+    save_state,
+    set_aside,
+    tidy,
+    write_checkpoint,
+)
 from flowgrpo.runs.folder import HeldOut
 from flowgrpo.runs.model_card import model_card
+from flowgrpo.runs.provenance import Provenance, Resumed
 from flowgrpo.runs.report import write_report
 from flowgrpo.scoring.scorer import Scorer, probe
 from flowgrpo.training.calibration import calibrate, with_levels
-from flowgrpo.training.sentinels import Sentinels
+from flowgrpo.training.sentinels import Sentinels, why_idle
+from flowgrpo.training.signals import Signals, Stopped
 from flowgrpo.training.trainer import Trainer
 from flowgrpo.training.tree import save_tree
 
 PROBE_PROMPTS = 32
 
 
-def train(config: Config, name: str, resume: Path | None) -> dict[str, Any] | None:
-    """Train, in a new folder called after `name` or on from the run folder `resume`.
+def train(config: Config, provenance: Provenance, resume: Resumed | None = None) -> dict[str, Any] | None:
+    """Train, in a new folder called after the provenance's recipe, or on with a run.
 
     Returns the run's summary, the last line that `flowgrpo train` prints; None on all but the main process.
+    Errors: UserError, and Stopped for a signal; each says how to go on, and what was trained is kept.
     """
-    training = Training(config, name, resume)
-    training.begin(resume is not None)
-    training.loop()
-    return training.finish()
+    return Training(config, provenance, resume)()
 
 
 class Training:
-    def __init__(self, config: Config, name: str, resume: Path | None) -> None:
-        self.config = config
+    def __init__(self, config: Config, provenance: Provenance, resume: Resumed | None) -> None:
+        self.config, self.provenance, self.resume = config, provenance, resume
+        self.signals = Signals()
+        self.run: Path | None = resume.run if resume else None
+        self.settled = 0
+        """How many updates are whole and in metrics.jsonl."""
+        self.seconds = 0.0
+        self.sentinels = Sentinels(config.sentinels, config.rewards)
+        self.written = time.monotonic()
+        """When the last checkpoint was."""
+
+    def __call__(self) -> dict[str, Any] | None:
+        with self.signals, ExitStack() as self.held:
+            try:
+                self._prepare()
+                self._begin()
+                self._loop()
+                return self._finish()
+            except NotFinite as error:
+                raise NotFinite(joined(str(error), self._way_on())) from error
+            except UserError as error:
+                raise UserError(joined(str(error), self._keep())) from error
+            except Stopped as stop:
+                raise Stopped(joined(f"{stop} ended the run", self._keep())) from stop
+            except Exception:
+                print(self._keep(), file=sys.stderr)
+                raise
+
+    def _prepare(self) -> None:
+        """Everything that can be wrong before the first update, the cheapest first."""
+        config = self.config
+        self.accelerator = Accelerator(
+            log_with=None if config.tracker == "none" else config.tracker,
+            project_dir=config.output,
+            cpu=not torch.cuda.is_available(),
+        )
+        self.processes = Processes(self.accelerator)
+        if self.processes.is_main:
+            folder.check_output(config.output)
+            if self.run:
+                self.held.enter_context(folder.locked(self.run))
         prompts = load_prompts(config.rollout.prompts)
         evaluation = config.evaluation
         self.held_out = spread(load_prompts(evaluation.prompts), evaluation.limit) if evaluation else []
@@ -55,103 +104,148 @@ class Training:
             raise UserError(
                 f"evaluation.metric '{evaluation.metric}' compares samples, and a held-out prompt has one; name another"
             )
-        tracked = config.tracker != "none"
-        self.accelerator = Accelerator(
-            log_with=config.tracker if tracked else None, project_dir=config.output, cpu=not torch.cuda.is_available()
-        )
-        self.processes = Processes(self.accelerator)
         self.policy: Policy = config.policy.build(self.processes.device, config.seed)
-        if resume is None:
+        if self.run is None:
             self._probe(prompts)
-        made = [folder.new_run(config.output, name)] if self.processes.is_main and resume is None else []
-        self.run: Path = resume or self.processes.gather(made)[0]
-        self.trainer = Trainer(self._calibrated(prompts), self.policy, prompts, self.scorer, self.processes)
-        self.seconds = 0.0
-        self.sentinels = Sentinels(config.sentinels, config.rewards) if config.sentinels else None
-        if tracked:
+            self.run = self._new_run()
+        self.trainer = Trainer(self._calibrated(self.run, prompts), self.policy, prompts, self.scorer, self.processes)
+        self.signals.busy = self._busy
+        if config.tracker != "none":
             self.accelerator.init_trackers("flowgrpo", config=config.model_dump(mode="json"))
 
-    def _calibrated(self, prompts: list[Prompt]) -> Config:
+    def _new_run(self) -> Path:
+        made: list[Path] = []
+        if self.processes.is_main:
+            made = [folder.new_run(self.config.output, self.provenance.recipe)]
+            self.held.enter_context(folder.locked(made[0]))
+            folder.write_config(made[0], self.config)
+            self.provenance.save(made[0])
+        return self.processes.gather(made)[0]
+
+    def _calibrated(self, run: Path, prompts: list[Prompt]) -> Config:
         """The config to train with; what was calibrated once stays with the run."""
         if self.config.calibration is None:
             return self.config
-        levels = folder.load_calibration(self.run)
+        levels = folder.load_calibration(run)
         if levels is None:
             found = calibrate(self.config, self.policy, prompts, self.scorer, self.processes)
             levels = found.levels
             if self.processes.is_main:
-                folder.save_calibration(self.run, asdict(found))
+                folder.save_calibration(run, asdict(found))
         return with_levels(self.config, levels)
 
-    def begin(self, resume: bool) -> None:
+    def _begin(self) -> None:
         """Restore the last checkpoint, or evaluate the untrained policy."""
-        if resume:
-            self._restore()
-        if self.processes.is_main:
-            folder.write_config(self.run, self.config)
-        if self.config.evaluation and not (self.run / "samples" / "before.json").exists():
+        run = self._folder
+        if self.resume:
+            self._restore(self.resume)
+        if self.config.evaluation and not (run / "samples" / "before.json").exists():
             if self.trainer.updates:
-                raise UserError(f"{self.run}/samples/before.json is missing; it can't be made again after training began")
+                raise UserError(f"{run}/samples/before.json is missing; it can't be made again after training began")
             self._evaluate("before")
 
-    def _restore(self) -> None:
-        found = checkpoints(self.run)
-        for partial in self.run.glob(".checkpoint-*.partial"):
-            shutil.rmtree(partial, ignore_errors=True)
+    def _restore(self, resume: Resumed) -> None:
+        run = resume.run
+        found = resume.checkpoint or next(reversed(checkpoints(run)), None)
         if found:
-            tensors, facts = load_state(found[-1] / "state")
-            self.trainer.load(tensors, facts)
+            tensors, facts = load_state(found, self.trainer.kinds)
+            try:
+                self.trainer.load(tensors, facts)
+            except (ValueError, KeyError) as error:
+                raise damaged(found / "state", found, f"can't be used ({error})") from error
             self.seconds = facts["seconds"]
+        done = self.settled = self.trainer.updates
+        if done > self.config.updates:
+            raise UserError(f"{run} has {done} updates already, and updates = {self.config.updates}; set updates={done} or more")
         if self.processes.is_main:
-            folder.rewind_metrics(self.run, self.trainer.updates)
-        if self.sentinels:
-            for row in self.processes.gather(folder.load_metrics(self.run) if self.processes.is_main else []):
-                self.sentinels.see(row)
-            if self.processes.is_main:
-                folder.save_alarms(self.run, self.sentinels.raised)
+            tidy(run)
+            set_aside(later for later in checkpoints(run) if found and later.name > found.name)
+            folder.rewind_metrics(run, done)
+            folder.write_config(run, self.config)
+        rows = self.processes.gather(folder.load_metrics(run) if self.processes.is_main else [])
+        for row in rows:
+            self.sentinels.see(row)
+        if self.processes.is_main and (self.sentinels.raised or (run / "alarms.json").is_file()):
+            folder.save_alarms(run, self.sentinels.raised)
+        if self._evaluates(done) and not any(row["update"] == done - 1 and "reward" not in row for row in rows):
+            self._evaluate_between()
 
     def _probe(self, prompts: list[Prompt]) -> None:
         chosen = spread(prompts, PROBE_PROMPTS)
         seeds = [self.config.seed + i for i in range(len(chosen))]
         probe(self.scorer, self.policy.generate(chosen, seeds, self.config.policy.steps))
 
-    def loop(self) -> None:
-        begin = self.trainer.updates
-        for _ in bar(range(begin, self.config.updates), "train", self.processes.is_main):
-            if self._stopped:
+    def _loop(self) -> None:
+        for _ in bar(range(self.trainer.updates, self.config.updates), "train", self.processes.is_main):
+            if self.sentinels.stop:
                 break
-            start = time.perf_counter()
-            metrics, parts, scored = self.trainer.update()
-            self.seconds += time.perf_counter() - start
+            self._update()
+            self.signals.check()
             done = self.trainer.updates
-            self._record(metrics)
-            self._watch(metrics)
-            last = done == self.config.updates or self._stopped
-            if last and self.processes.is_main:
-                save_tree(self.run, parts[0], scored)
-            if done % self.config.checkpoint_every == 0 or last:
-                self._checkpoint()
-            evaluation = self.config.evaluation
-            if evaluation and evaluation.every and done % evaluation.every == 0 and not last:
+            if evaluated := self._evaluates(done):
                 self._evaluate_between()
+            if self._writes(done, evaluated):
+                self._checkpoint()
+
+    def _update(self) -> None:
+        """One update and all that is said of it. The rollout is gone when it ends."""
+        start = time.perf_counter()
+        metrics, parts, scored = self.trainer.update()
+        self.seconds += time.perf_counter() - start
+        self._watch(metrics)
+        if self._last(self.trainer.updates) and self.processes.is_main:
+            save_tree(self._folder, parts[0], scored)
+        self._record(metrics)
+        self.settled = self.trainer.updates
+
+    def _last(self, done: int) -> bool:
+        return done == self.config.updates or self.sentinels.stop
+
+    def _evaluates(self, done: int) -> bool:
+        evaluation = self.config.evaluation
+        return bool(done and evaluation and evaluation.every and done % evaluation.every == 0 and not self._last(done))
+
+    def _writes(self, done: int, evaluated: bool) -> bool:
+        when = self.config.checkpoints
+        overdue = time.monotonic() - self.written > 60.0 * when.minutes
+        return done % when.every == 0 or overdue or (evaluated and when.keep_best > 0) or self._last(done)
 
     @property
-    def _stopped(self) -> bool:
-        return self.sentinels is not None and self.sentinels.stop
+    def _folder(self) -> Path:
+        assert self.run is not None, "it is made before the first update"
+        return self.run
+
+    def _busy(self) -> bool:
+        """Whether an update is neither undone nor done."""
+        return not (self.trainer.whole and self.trainer.updates == self.settled)
+
+    def _keep(self) -> str:
+        """Write a checkpoint of what is done, if the last one is older; how to go on."""
+        if self.settled and not self._busy() and not (self._folder / f"{PREFIX}{self.settled:06d}").is_dir():
+            self._checkpoint()
+        return self._way_on()
+
+    def _way_on(self) -> str:
+        if self.run is None or not self.processes.is_main:
+            return ""
+        whole = checkpoints(self.run)
+        return f"{f'{whole[-1].name} is kept' if whole else 'no update was kept'}; go on with --resume {self.run}"
 
     def _watch(self, metrics: dict[str, Any]) -> None:
         """Show the sentinels an update, and pass on what they say."""
-        if self.sentinels is None:
-            return
         fresh = self.sentinels.see(metrics)
-        if fresh and self.processes.is_main:
-            folder.save_alarms(self.run, self.sentinels.raised)
+        if not self.processes.is_main:
+            return
+        if self.sentinels.idle == 1:
+            print(f"flowgrpo: update {metrics['update']} had no optimizer step: {why_idle(metrics)}", file=sys.stderr)
+        if fresh:
+            folder.save_alarms(self._folder, self.sentinels.raised)
             print(*(f"flowgrpo: update {alarm.update}: {alarm.sentence}" for alarm in fresh), sep="\n", file=sys.stderr)
 
     def _record(self, metrics: dict[str, Any]) -> None:
         if not self.processes.is_main:
             return
-        folder.append_metrics(self.run, metrics)
+        folder.append_metrics(self._folder, metrics)
         self.accelerator.log(metrics, step=metrics["update"])
 
     def _evaluate_between(self) -> None:
@@ -173,7 +267,7 @@ class Training:
         assert self.config.evaluation is not None
         found = self._held_out(self.held_out, self.config.evaluation.pictures)
         if self.processes.is_main:
-            folder.save_held_out(self.run, when, found)
+            folder.save_held_out(self._folder, when, found)
 
     def _checkpoint(self) -> None:
         """Only the main process writes; `ema/` holds the averaged weights in the same format."""
@@ -190,28 +284,41 @@ class Training:
             folder.write_config(target, self.config)
             (target / "README.md").write_text(model_card(self.config, self.trainer.updates))
 
-        write_checkpoint(self.run, self.trainer.updates, write)
+        write_checkpoint(self._folder, self.settled, write)
+        self.written = time.monotonic()
+        retain(self._folder, self.config.checkpoints, self._scores())
 
-    def finish(self) -> dict[str, Any] | None:
+    def _scores(self) -> dict[int, float]:
+        """Held-out scores between updates, by number of updates."""
+        if not self.config.evaluation:
+            return {}
+        label = f"held_out/{self.config.evaluation.metric}"
+        return {row["update"] + 1: row[label] for row in folder.load_metrics(self._folder) if label in row}
+
+    def _finish(self) -> dict[str, Any] | None:
         if self.config.evaluation:
             self._evaluate("after")
         self.accelerator.end_training()
         if not self.processes.is_main:
             return None
         held_out = self._compare() if self.config.evaluation else None
-        write_report(self.run)
+        write_report(self._folder)
         return {
             "run": str(self.run),
             "held_out": held_out,
             "updates": self.trainer.updates,
-            "alarms": [alarm.sentence for alarm in self.sentinels.raised.values()] if self.sentinels else [],
+            "alarms": [alarm.sentence for alarm in self.sentinels.raised.values()],
             "seconds": round(self.seconds, 1),
         }
 
     def _compare(self) -> dict[str, Any]:
         assert self.config.evaluation is not None
         metric = self.config.evaluation.metric
-        before, after = (folder.load_scores(self.run, when)[metric] for when in ("before", "after"))
+        before, after = (folder.load_scores(self._folder, when)[metric] for when in ("before", "after"))
         found = compare(self.held_out, before, after, metric)
-        (self.run / "held_out.json").write_text(json.dumps(found, indent=1))
+        write_json(self._folder / "held_out.json", found, indent=1)
         return {key: found[key] for key in ("metric", "before", "after", "ci95")}
+
+
+def joined(sentence: str, way_on: str) -> str:
+    return f"{sentence}; {way_on}" if way_on else sentence

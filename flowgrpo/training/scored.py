@@ -100,7 +100,7 @@ def assess(config: Config, shape: Shape, prompts: Sequence[Prompt], groups: Sequ
     total = weighted_sum(parts, config.rewards)
     summed = config.advantage.aggregate == "rewards"
     credited = {
-        label: [config.credit.assign(ScoredTree(shape, row, group.log_probs)) for row, group in zip(values, groups, strict=True)]
+        label: [config.credit.credited(ScoredTree(shape, row, g.log_probs)) for row, g in zip(values, groups, strict=True)]
         for label, values in ({"total": total} if summed else parts).items()
     }
     trained = list(shape.trained)
@@ -131,7 +131,7 @@ def _selected(config: Config, shape: Shape, advantage: np.ndarray, prompt: Promp
     chosen = np.ones(len(shape.nodes), bool)
     for i, rule in enumerate(config.selection):
         rng = numpy_generator((config.seed, "selection", update, prompt.index, i))
-        chosen &= rule.choose(shape, advantage, update, rng)
+        chosen &= rule.chosen(shape, advantage, update, rng)
     return chosen
 
 

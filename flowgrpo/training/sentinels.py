@@ -11,6 +11,7 @@ import numpy as np
 from flowgrpo.config.run import RewardConfig, SentinelConfig
 from flowgrpo.runs.folder import Alarm
 
+IDLE = "optimizer steps"
 Ends = tuple[np.ndarray, np.ndarray]
 
 
@@ -27,14 +28,34 @@ class Sentinels:
         if "reward" not in metrics:
             return []
         self.history.append(metrics)
-        found = alarms(self.history, self.config, self.rewards)
+        found = alarms(self.history, self.config, self.rewards) | self._idle()
         fresh = {label: Alarm(metrics["update"], words) for label, words in found.items() if label not in self.raised}
         self.raised |= fresh
         return list(fresh.values())
 
     @property
+    def idle(self) -> int:
+        """The updates without an optimizer step since the last that had one."""
+        steps = [row["optimizer_steps"] for row in self.history]
+        return next((i for i, count in enumerate(reversed(steps)) if count), len(steps))
+
+    def _idle(self) -> dict[str, str]:
+        if self.idle < self.config.idle:
+            return {}
+        return {IDLE: f"{self.idle} updates in a row had no optimizer step: {why_idle(self.history[-1])}"}
+
+    @property
     def stop(self) -> bool:
         return self.config.stop and bool(self.raised)
+
+
+def why_idle(metrics: Mapping[str, Any]) -> str:
+    """Why an update trained nothing."""
+    if metrics["advantage/zero_variance_groups"] == 1.0:
+        return "in every group all samples have the same reward"
+    if not metrics["advantage/trained_share"]:
+        return "no transition was kept to train on"
+    return "scaled gradients overflow; set policy.dtype to bf16"
 
 
 def alarms(history: Sequence[Mapping[str, Any]], config: SentinelConfig, rewards: Mapping[str, RewardConfig]) -> dict[str, str]:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from flowgrpo.config.run import Config
-from flowgrpo.core.errors import UserError
+from flowgrpo.core.errors import NotFinite, UserError
 from flowgrpo.core.keys import numpy_generator
 from flowgrpo.core.processes import Processes
 from flowgrpo.core.progress import bar
@@ -64,6 +64,8 @@ class Trainer:
         self.beside = ThreadPoolExecutor(1)
         self.updates = 0
         self.optimizer_steps = 0
+        self.whole = True
+        """Whether the weights are those after `updates` updates: not between an update's first optimizer step and its end."""
         self.gate: Gate | None = Gate(policy)
 
     def update(self) -> tuple[dict[str, Any], list[Part], Scored]:
@@ -86,6 +88,7 @@ class Trainer:
             **clock.seconds,
         }
         self.updates += 1
+        self.whole = True
         return metrics, parts, scored
 
     def shape(self, update: int) -> Shape:
@@ -225,18 +228,27 @@ class Trainer:
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.optimizer.max_grad_norm)
         if not (totals.finite and (torch.isfinite(norm) or self.scaler.is_enabled())):
-            raise UserError(
-                f"update {self.updates}: the loss or its gradient is not finite; no weight was changed; go on from the last "
-                "checkpoint with --resume and a lower optimizer.lr"
+            raise NotFinite(
+                f"update {self.updates}: the loss or its gradient is not finite; nothing of this update is kept; take a lower "
+                "optimizer.lr"
             )
         self._set_learning_rate()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        self.whole = False
+        taken = self._take()
         self.optimizer.zero_grad()
+        if not taken:
+            return
         self.optimizer_steps += 1
         totals.norm(float(norm))
         if self.ema:
             self.ema.update(self.optimizer_steps)
+
+    def _take(self) -> bool:
+        """One step of the optimizer, unless the scaler leaves it out because scaled gradients overflow."""
+        scale = self.scaler.get_scale()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return self.scaler.get_scale() >= scale
 
     def _set_learning_rate(self) -> None:
         optimizer = self.config.optimizer
@@ -257,11 +269,23 @@ class Trainer:
         facts = {"updates": self.updates, "optimizer_steps": self.optimizer_steps, "scaler": self.scaler.state_dict()}
         return tensors, facts
 
+    @property
+    def kinds(self) -> list[str]:
+        """What the tensors of `state` are."""
+        return ["trainable", "optimizer", *(["ema"] if self.ema else [])]
+
     @torch.no_grad()
     def load(self, tensors: dict[str, dict[str, Tensor]], facts: dict[str, Any]) -> None:
+        """The inverse of `state`. Errors: ValueError where the tensors are of another model."""
+        for kind in ("trainable", "ema")[: 2 if self.ema else 1]:
+            shapes = {name: value.shape for name, value in tensors[kind].items()}
+            if shapes != {name: parameter.shape for name, parameter in self.parameters.items()}:
+                raise ValueError(f"its {kind} tensors are not those of this model")
+        if facts["optimizer_steps"] and not tensors["optimizer"]:
+            raise ValueError("it has no state of the optimizer")
         for name, parameter in self.parameters.items():
             parameter.copy_(tensors["trainable"][name])
-        load_optimizer(self.optimizer, tensors.get("optimizer", {}), list(self.parameters))
+        load_optimizer(self.optimizer, tensors["optimizer"], list(self.parameters))
         if self.ema:
             self.ema.load(tensors["ema"])
         self.updates, self.optimizer_steps = facts["updates"], facts["optimizer_steps"]

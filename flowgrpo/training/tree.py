@@ -1,11 +1,11 @@
 """One group of the last update as data for the report: nodes with kernels, values, advantages and pictures."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from flowgrpo.core.whole import write_json
 from flowgrpo.data.media import kept
 from flowgrpo.training.scored import Scored
 from flowgrpo.training.trainer import Part
@@ -24,7 +24,7 @@ def save_tree(run: Path, part: Part, scored: Scored) -> None:
     samples = part.block.samples[group * len(shape.leaves) : (group + 1) * len(shape.leaves)].shown()
     made = {leaf: kept(sample, run, f"samples/tree/{leaf:04d}") for leaf, sample in zip(shape.leaves, samples, strict=True)}
     nodes = [_node(i, scored, part.slots[group], made) for i, node in enumerate(shape.nodes) if not node.probe]
-    (run / "tree.json").write_text(json.dumps({"prompt": part.block.prompts[group].text, "nodes": nodes}))
+    write_json(run / "tree.json", {"prompt": part.block.prompts[group].text, "nodes": nodes})
 
 
 def _node(i: int, scored: Scored, slot: int, made: dict[int, dict[str, str]]) -> dict[str, Any]:

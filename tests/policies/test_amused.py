@@ -203,7 +203,7 @@ def test_a_length_that_is_not_the_pictures_is_said(folder):
 @pytest.mark.parametrize("recipe", sorted(name for name in recipes() if name.startswith("mini-amused/")))
 def test_every_miniature_recipe_trains_and_the_plan_counts_right(recipe, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    options = ["updates=2", "rollout.prompts_per_update=2", "rollout.group_size=2", "evaluation.limit=2", "checkpoint_every=2"]
+    options = ["updates=2", "rollout.prompts_per_update=2", "rollout.group_size=2", "evaluation.limit=2", "checkpoints.every=2"]
     assert main(["train", recipe, *options]) == 0
     summary = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     rows = [json.loads(line) for line in (Path(summary["run"]) / "metrics.jsonl").read_text().splitlines()]

@@ -17,6 +17,7 @@ from flowgrpo.data.prompts import Prompt
 from flowgrpo.policies import LoraAdapter, Work
 from flowgrpo.policies.masked._adapter import Adapter
 from flowgrpo.runs.checkpoint import checkpoints
+from flowgrpo.runs.provenance import Provenance, resumed
 from flowgrpo.sampling.canvas import DRAWN, NOTHING, TOKENS
 from flowgrpo.sampling.completion import Completion
 from flowgrpo.sampling.kernels import Move
@@ -404,7 +405,7 @@ BASE = {
     "rewards": {"digits": {"use": "digits.py:digits"}},
     "objective": {"clip": 0.2, "kl": {"coefficient": 0.01}},
     "optimizer": {"lr": 1e-3},
-    "checkpoint_every": 1,
+    "checkpoints": {"every": 1},
 }
 DIGITS = "def digits(samples):\n    return [sum(c.isdigit() for c in text) + len(text) / 100 for text in samples.texts]\n"
 
@@ -466,7 +467,7 @@ def test_a_small_run_trains_from_a_first_ratio_of_exactly_one_and_writes_its_rep
     monkeypatch.chdir(tmp_path)
     evaluation = "evaluation={prompts: prompts.txt, metric: digits, steps: 3}"
     config = load_config(written(tmp_path, mdlm), [*RUNS[name], evaluation])
-    summary = train(config, "run", None)
+    summary = train(config, Provenance.of(str(tmp_path / "config.yaml"), config))
     run = Path(summary["run"])
     assert summary["updates"] == 2 and (run / "report.html").is_file()
     found = rows(run)
@@ -480,9 +481,10 @@ def test_one_update_and_then_another_are_two_updates(mdlm, name, tmp_path, monke
     monkeypatch.chdir(tmp_path)
     source = written(tmp_path, mdlm)
     overrides = [*RUNS[name], "optimizer.decay_over=2"]
-    whole = Path(train(load_config(source, overrides), "whole", None)["run"])
-    half = Path(train(load_config(source, [*overrides, "updates=1"]), "half", None)["run"])
-    train(load_config(source, overrides), "half", half)
+    configs = [load_config(source, [*overrides, f"updates={count}"]) for count in (2, 1)]
+    whole, half = (Path(train(config, Provenance.of(source, config))["run"]) for config in configs)
+    rest = resumed(str(half), source, ["updates=2"])
+    train(rest.config, Provenance.load(half), rest)
     weights = [next(checkpoints(run)[-1].glob("*model.safetensors")).read_bytes() for run in (whole, half)]
     assert weights[0] == weights[1]
     assert [row["loss"] for row in rows(whole)] == [row["loss"] for row in rows(half)]

@@ -122,6 +122,6 @@ def test_independent_chains_have_a_row_each(run):
 
 
 def test_a_broken_line_is_named(run):
-    (run / "metrics.jsonl").write_text('{"update": 0, "rew')
-    with pytest.raises(UserError, match="not JSON"):
+    (run / "metrics.jsonl").write_text('{"update": 0, "rew\n')
+    with pytest.raises(UserError, match=r"metrics\.jsonl, line 1 is damaged"):
         write_report(run)

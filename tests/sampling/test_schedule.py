@@ -226,7 +226,7 @@ def text_run(folder: Path, tmp_path: Path, **more) -> list[str]:
         "rewards": {"ones": {"use": "short.py:ones"}},
         "objective": {"clip": 0.2, "reduce": "decision"},
         "optimizer": {"lr": 1e-3, "rates": {"schedule": 0.05}, "turns": ["model", "schedule"]},
-        "checkpoint_every": 1,
+        "checkpoints": {"every": 1, "keep_last": 9},
     }
     (tmp_path / "run.yaml").write_text(json.dumps({**tree, **more}))
     return ["train", "run.yaml"]
@@ -254,7 +254,7 @@ def test_only_the_schedule_can_be_trained(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     folder = save(tmp_path / "model")
     arguments = text_run(folder, tmp_path)
-    assert main([*arguments, "optimizer.turns=[schedule]", "checkpoint_every=1"]) == 0
+    assert main([*arguments, "optimizer.turns=[schedule]", "checkpoints.every=1"]) == 0
     run = Path(json.loads(capsys.readouterr().out.strip().splitlines()[-1])["run"])
     first, last = (load_file(run / f"checkpoint-{k:06d}" / "state" / "trainable.safetensors") for k in (1, 4))
     assert {n.partition(".")[0] for n in first if not torch.equal(first[n], last[n])} == {"schedule"}

@@ -56,7 +56,7 @@ def reward(samples):
 """
 SMALL = [
     *("rollout.prompts_per_update=2", "rollout.group_size=4", "rollout.prompts=prompts.jsonl", "optimizer.steps_per_update=1"),
-    *("updates=2", "checkpoint_every=2", "ema={decay: 0.9}", "policy.model=pipeline"),
+    *("updates=2", "checkpoints.every=2", "ema={decay: 0.9}", "policy.model=pipeline"),
 ]
 GEOMETRY = {
     "hunyuan-video/dance_grpo": ["selection=[{type: best_worst, keep: 2}, {type: step_fraction, fraction: 0.6}]"],

@@ -28,7 +28,7 @@ SMALL = [
 def test_a_run_calibrates_once_and_resumes_with_what_it_found(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bright.py").write_text("def bright(samples):\n    return samples.images.mean((1, 2, 3)).tolist()\n")
-    assert main(["train", "mini/dense_grpo", *SMALL, "updates=1", "checkpoint_every=1"]) == 0
+    assert main(["train", "mini/dense_grpo", *SMALL, "updates=1", "checkpoints.every=1"]) == 0
     run = Path(json.loads(capsys.readouterr().out.splitlines()[-1])["run"])
     found = json.loads((run / "calibration.json").read_text())
     levels = found["levels"]

@@ -20,7 +20,7 @@ FOLDER = Path(flowgrpo.assets.__file__).parent / "mini-wan"
 @pytest.mark.parametrize("recipe", sorted(name for name in recipes() if name.startswith("mini-wan/")))
 def test_every_recipe_trains_and_its_report_plays_the_clips(recipe, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    options = ["updates=2", "rollout.prompts_per_update=2", "rollout.group_size=4", "evaluation.limit=2", "checkpoint_every=2"]
+    options = ["updates=2", "rollout.prompts_per_update=2", "rollout.group_size=4", "evaluation.limit=2", "checkpoints.every=2"]
     assert main(["train", recipe, *options]) == 0
     summary = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     run = Path(summary["run"])

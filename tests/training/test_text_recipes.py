@@ -20,7 +20,7 @@ def spread(samples):
 """
 SMALL = [
     "rewards={spread: {use: 'my_reward.py:spread'}}",
-    *("rollout.prompts_per_update=2", "rollout.group_size=4", "rollout.micro_batch=8", "updates=2", "checkpoint_every=2"),
+    *("rollout.prompts_per_update=2", "rollout.group_size=4", "rollout.micro_batch=8", "updates=2", "checkpoints.every=2"),
 ]
 HUB_SMALL = [
     *SMALL,
@@ -66,7 +66,7 @@ def test_every_miniature_recipe_trains_and_the_plan_counts_right(recipe, capsys)
 
 def test_grpo_raises_the_accuracy_of_parallel_decoding(capsys):
     """Two ids a step halve the accuracy of mini-mdlm; twenty updates win back a good part of it on problems it has not seen."""
-    options = ["updates=20", "checkpoint_every=20", "optimizer.warmup=5", "optimizer.decay_over=null", "evaluation.pictures=1"]
+    options = ["updates=20", "checkpoints.every=20", "optimizer.warmup=5", "optimizer.decay_over=null", "evaluation.pictures=1"]
     summary, rows = train(capsys, "mini-mdlm/trajectory", *options)
     held_out = summary["held_out"]
     assert held_out["after"] > held_out["before"] + 0.03 and held_out["ci95"][0] > 0.0

@@ -125,7 +125,7 @@ def test_options_of_the_core_work_together(capsys):
 
 
 def test_two_plus_resume_plus_two_equals_four_bit_for_bit(capsys):
-    options = [*SMALL, "ema={decay: 0.9}", "checkpoint_every=2", "evaluation=null"]
+    options = [*SMALL, "ema={decay: 0.9}", "checkpoints.every=2", "evaluation=null"]
     four = Path(train(capsys, "mini/flow_grpo", *options, "updates=4")["run"])
     two = Path(train(capsys, "mini/flow_grpo", *options, "updates=2", "output=half")["run"])
     (two / ".checkpoint-000003.partial").mkdir()
@@ -274,7 +274,7 @@ def test_kill_9_in_the_middle_of_a_checkpoint_leaves_the_last_good_one(capsys, t
         "    if '000002.partial' in str(path):\n        open('in_the_middle', 'w').close()\n        time.sleep(60)\n\n\n"
         "checkpoint._sync = slow_sync\nsys.exit(main(sys.argv[1:]))\n"
     )
-    options = [*COMMON, "updates=3", "checkpoint_every=1"]
+    options = [*COMMON, "updates=3", "checkpoints.every=1"]
     process = subprocess.Popen([sys.executable, str(slow), "train", *options], stderr=subprocess.DEVNULL)
     deadline = time.time() + 120
     while not (tmp_path / "in_the_middle").exists() and time.time() < deadline:

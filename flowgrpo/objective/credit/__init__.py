@@ -8,6 +8,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import SerializeAsAny
 
+from flowgrpo.core.errors import NotFinite, UserError, user_code
 from flowgrpo.core.section import Component, component
 from flowgrpo.sampling.shape import Shape
 
@@ -49,6 +50,28 @@ class Credit(Component):
     @abstractmethod
     def assign(self, tree: ScoredTree) -> Credited:
         """The credit of the transition into each trained node."""
+
+    def credited(self, tree: ScoredTree) -> Credited:
+        """What `assign` says, checked. Errors: UserError where it raises or returns no number for a trained node."""
+        with user_code(f"credit '{self.type}'"):
+            found = self.assign(tree)
+        if not isinstance(found, Credited):
+            raise UserError(f"credit '{self.type}' returned a {type(found).__name__}, and must return a Credited")
+        for name, column in vars(found).items():
+            if column is not None or name == "value":
+                self._check(name, column, tree.shape)
+        return found
+
+    def _check(self, name: str, column: object, shape: Shape) -> None:
+        nodes = len(shape.nodes)
+        if not isinstance(column, np.ndarray) or column.shape != (nodes,) or column.dtype.kind not in "bfiu":
+            raise UserError(f"credit '{self.type}' must return {name} as an array of {nodes} numbers, one per node")
+        trained = list(shape.trained)
+        if not np.isfinite(column[trained]).all():
+            node = trained[int(np.argmin(np.isfinite(column[trained])))]
+            raise NotFinite(
+                f"credit '{self.type}' gave {column[node]} as the {name} of a trained transition, which needs a number"
+            )
 
     def complaint(self, shape: Shape) -> str | None:
         """Why the rule can't work on trees of this shape, or None."""

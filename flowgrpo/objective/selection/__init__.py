@@ -6,6 +6,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import SerializeAsAny
 
+from flowgrpo.core.errors import UserError, user_code
 from flowgrpo.core.section import Component, component
 from flowgrpo.sampling.shape import Shape
 
@@ -20,6 +21,14 @@ class Selection(Component):
     @abstractmethod
     def choose(self, shape: Shape, advantage: np.ndarray, update: int, rng: np.random.Generator) -> np.ndarray:
         """[N nodes] booleans for one group with `advantage` [N]; entries of nodes that are not trained are ignored."""
+
+    def chosen(self, shape: Shape, advantage: np.ndarray, update: int, rng: np.random.Generator) -> np.ndarray:
+        """What `choose` says, checked. Errors: UserError where it raises or returns something else than N booleans."""
+        with user_code(f"selection '{self.type}'"):
+            found = self.choose(shape, advantage.copy(), update, rng)
+        if not isinstance(found, np.ndarray) or found.shape != advantage.shape or found.dtype != bool:
+            raise UserError(f"selection '{self.type}' must return an array of {len(advantage)} booleans, one per node")
+        return found
 
     def complaint(self, shape: Shape) -> str | None:
         """Why the rule can't work on trees of this shape, or None."""

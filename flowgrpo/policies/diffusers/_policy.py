@@ -19,6 +19,7 @@ from flowgrpo.core.keys import Key, torch_generator
 from flowgrpo.core.paths import ASSET, locate
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.data.samples import Samples
+from flowgrpo.policies import _finite
 from flowgrpo.policies._dtypes import DTYPES, unit_roundoff
 from flowgrpo.policies._weights import attach, trainable
 from flowgrpo.policies.diffusers import DiffusersConfig
@@ -242,4 +243,4 @@ def pixels_of(output: Any) -> Tensor:
 
 def samples_of(pixels: Tensor, prompts: Sequence[Prompt]) -> Samples:
     texts, rows, groups = zip(*((p.text, p.metadata, p.index) for p in prompts), strict=True)
-    return Samples(list(texts), list(rows), list(groups), pixels)
+    return Samples(list(texts), list(rows), list(groups), _finite.pixels(pixels))

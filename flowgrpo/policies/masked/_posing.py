@@ -32,7 +32,7 @@ class Posing:
         tokens = outcomes[:, TOKENS]
         answers = in_answer(tokens[:, -self.length :], self.vocabulary.eos).cpu().numpy()
         prompts = (tokens[:, : -self.length] != self.vocabulary.pad).cpu().numpy()
-        drawn = [self.likelihood.masks(a, p, numpy_generator(key)) for a, p, key in zip(answers, prompts, keys, strict=True)]
+        drawn = [self.likelihood.checked(a, p, numpy_generator(key)) for a, p, key in zip(answers, prompts, keys, strict=True)]
         masked = np.stack([np.concatenate([m.prompt, m.masked], 1) for m in drawn])
         hidden = torch.from_numpy(masked).to(tokens.device).flatten(0, 1)
         states = canvas(tokens.repeat_interleave(self.states, 0).masked_fill(hidden, float(self.vocabulary.mask)))

@@ -1,11 +1,13 @@
 """Kernels: the law of one transition, given what the network predicts at the state that it leaves."""
 
+import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from pydantic import SerializeAsAny
 
+from flowgrpo.core.errors import NotFinite, UserError, user_code
 from flowgrpo.core.section import Component, component
 from flowgrpo.sampling.levels import Step
 
@@ -50,6 +52,21 @@ class GaussianKernel(Kernel):
     @abstractmethod
     def coefficients(self, step: Step) -> tuple[float, float]:
         """(c, tau): the weight of the predicted noise in the mean, and the standard deviation of the fresh noise."""
+
+    def checked(self, step: Step) -> tuple[float, float]:
+        """The `coefficients`. Errors: UserError where they raise or are not two numbers with tau >= 0."""
+        with user_code(f"kernel '{self.type}'"):
+            found = self.coefficients(step)
+        if not isinstance(found, tuple) or len(found) != 2:
+            raise UserError(f"kernel '{self.type}' must return (c, tau) as its coefficients, and returned {found!r}")
+        with user_code(f"kernel '{self.type}'"):
+            c, tau = (float(number) for number in found)
+        if not (math.isfinite(c) and math.isfinite(tau) and tau >= 0.0):
+            levels = f"from noise level {step.sigma:g} to {step.sigma_next:g}"
+            raise NotFinite(
+                f"kernel '{self.type}' gave c = {c:g}, tau = {tau:g} {levels}; both must be numbers, tau not negative"
+            )
+        return c, tau
 
     def deterministic(self) -> Kernel:
         from flowgrpo.sampling.kernels.ode import Ode

@@ -11,6 +11,7 @@ import torch
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
+from flowgrpo.core.errors import NotFinite, UserError, user_code
 from flowgrpo.sampling.kernels import Kernel
 
 
@@ -120,9 +121,24 @@ class UnmaskingKernel(Kernel):
         chosen = self.chosen(draft, quota)
         return draft.filled | chosen, chosen
 
+    def kept(self, draft: Draft, quota: Tensor) -> tuple[Tensor, Tensor]:
+        """What the kernel `keeps`, checked. Errors: UserError where it raises or returns something else than booleans."""
+        with user_code(f"kernel '{self.type}'"):
+            found = self.keeps(draft, quota)
+        for mask in found:
+            if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != draft.masked.shape:
+                form = list(draft.masked.shape)
+                raise UserError(f"kernel '{self.type}' must say with booleans of shape {form} which positions are kept")
+        return found
+
 
 def highest(score: Tensor, among: Tensor, count: Tensor) -> Tensor:
-    """[C, L] booleans: the `count` [C] highest scores among these positions; ties go to the left."""
+    """[C, L] booleans: the `count` [C] highest scores among these positions; ties go to the left.
+
+    Errors: NotFinite where a score among them is NaN.
+    """
+    if torch.isnan(score.masked_fill(~among, 0.0)).any():
+        raise NotFinite("the score of a masked position is NaN, so positions have no order; check the kernel's score")
     finite = score.clamp(min=torch.finfo(score.dtype).min)
     order = finite.masked_fill(~among, -torch.inf).argsort(dim=1, descending=True, stable=True)
     rank = torch.empty_like(order).scatter_(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))

@@ -75,7 +75,7 @@ def _coefficients(move: Move, schedule: Schedule) -> tuple[float, ...]:
     kernel, at = move.kernel, schedule.step(move.source, move.target)
     assert isinstance(kernel, GaussianKernel)
     p0, q0, p1, q1 = schedule.ends(move.source)
-    c, tau = kernel.coefficients(at)
+    c, tau = kernel.checked(at)
     scale = schedule.scale(move.target)
     a, g = scale * (at.alpha_next * p0 + c * p1), scale * (at.alpha_next * q0 + c * q1)
     m = 0.0 if move.before is None else scale * kernel.correction(schedule.step(move.before, move.source), at)

@@ -105,7 +105,7 @@ class UnmaskingLaw:
         """`x` [C, ...] of a law whose moves are all alike, this one being a part of them."""
         length, settings = self.length, self._settings(move)
         draft = self._draft(move, x, drawn, settings)
-        kept, acted = _kernel(move).keeps(draft, quota(_kernel(move), move, draft.masked.sum(1), settings, self.steps, length))
+        kept, acted = _kernel(move).kept(draft, quota(_kernel(move), move, draft.masked.sum(1), settings, self.steps, length))
         out = x.clone()
         set_ = torch.where(draft.masked, draft.drawn.double(), x[:, TOKENS, -length:])
         out[:, TOKENS, -length:] = torch.where(kept, set_, float(self.vocabulary.mask))

@@ -6,6 +6,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import SerializeAsAny
 
+from flowgrpo.core.errors import UserError, user_code
 from flowgrpo.core.section import Component, component
 from flowgrpo.sampling.completion import Completion, complete
 from flowgrpo.sampling.kernels import AnyKernel
@@ -33,7 +34,13 @@ class Plan(Component):
         """Why the plan can't work with these numbers, or None."""
 
     def shape(self, steps: int, group_size: int, update: int, rng: np.random.Generator) -> Shape:
-        grown = self.grow(steps, group_size, update, rng)
+        """What `grow` says, completed. Errors: UserError where it raises, returns something else or trains nothing."""
+        with user_code(f"plan '{self.type}'"):
+            grown = self.grow(steps, group_size, update, rng)
+        if not isinstance(grown, Shape):
+            raise UserError(f"plan '{self.type}' returned a {type(grown).__name__}, and must return a Shape")
+        if not grown.trained:
+            raise UserError(f"plan '{self.type}' trains no transition in update {update}; a shape needs trained nodes")
         return complete(grown, self.completion, steps) if self.completion else grown
 
 

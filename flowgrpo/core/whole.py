@@ -1,0 +1,36 @@
+"""Files that are whole or absent: written beside their place and renamed into it."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from flowgrpo.core.errors import UserError
+
+
+def write_text(path: Path, text: str) -> None:
+    """What was there stays until all of the text is on the disk."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any, indent: int | None = None) -> None:
+    write_text(path, json.dumps(value, indent=indent))
+
+
+def read_json(path: Path) -> Any:
+    """Errors: UserError where the file is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing; bring it back, or begin anew") from error
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); bring it back, or begin anew") from error

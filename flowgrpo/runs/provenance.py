@@ -1,0 +1,125 @@
+"""What a run began from, and whether it may go on as it is asked to. A resumed run is the undisturbed one, or it is refused."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from flowgrpo.config.run import Config, checked, load_config, read_tree, with_overrides
+from flowgrpo.core.digests import digest
+from flowgrpo.core.errors import UserError
+from flowgrpo.core.paths import find_config, locate, recipe_name
+from flowgrpo.core.whole import write_json
+from flowgrpo.runs.checkpoint import PREFIX
+from flowgrpo.runs.folder import newest_run
+
+MAY_CHANGE = (
+    *("updates", "output", "tracker", "checkpoints", "sentinels", "evaluation.every", "evaluation.limit_between"),
+    *("optimizer.lr", "optimizer.rates", "optimizer.warmup", "optimizer.decay_over"),
+)
+"""What a run may go on with another value of."""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """The recipe's name, its sections before any override, and digests of the files with prompts."""
+
+    recipe: str
+    sections: dict[str, Any]
+    digests: dict[str, str]
+
+    @classmethod
+    def of(cls, source: str, config: Config) -> "Provenance":
+        return cls(recipe_name(source), json.loads(json.dumps(read_tree(find_config(source)))), _digests(config))
+
+    def save(self, run: Path) -> None:
+        write_json(run / "run.json", asdict(self), indent=1)
+
+    @classmethod
+    def load(cls, run: Path) -> "Provenance":
+        """Errors: UserError where the folder is no run, or damaged."""
+        file = run / "run.json"
+        if not (run / "config.yaml").is_file() or not file.is_file():
+            raise UserError(f"{run} is not a run folder (no config.yaml and run.json); name the folder of a run after --resume")
+        try:
+            return cls(**json.loads(file.read_text(encoding="utf-8")))
+        except (json.JSONDecodeError, TypeError) as error:
+            raise UserError(f"{file} is damaged ({error}); a run without it can't go on, begin a new one") from error
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """A run that goes on: its folder, the config to go on with, and the checkpoint if one was named."""
+
+    run: Path
+    config: Config
+    checkpoint: Path | None = None
+
+
+def resumed(where: str, source: str, overrides: Sequence[str]) -> Resumed:
+    """`where` is a run folder, one of its checkpoints, or empty for the newest run of the recipe.
+
+    The config is the run's own, with what may change taken from the recipe's file if it says something else by now, and from
+    the overrides. Errors: UserError that names what may not change.
+    """
+    name = recipe_name(source)
+    path = Path(where) if where else newest_run(load_config(source, overrides).output, name)
+    checkpoint = path if path.name.startswith(PREFIX) else None
+    run = path.parent if checkpoint else path
+    if checkpoint and not checkpoint.is_dir():
+        raise UserError(f"{checkpoint}: no such checkpoint; --resume {run} goes on from the last one")
+    provenance = Provenance.load(run)
+    if provenance.recipe != name:
+        raise UserError(f"{run} is a run of '{provenance.recipe}', not of '{name}'; name its own config, or begin a new run")
+    saved = load_config(str(run / "config.yaml"))
+    edited = _differences(provenance.sections, json.loads(json.dumps(read_tree(find_config(source)))))
+    _refuse(run, edited, f"in {source}")
+    tree = saved.model_dump(mode="json")
+    for key, (_, new) in edited.items():
+        _set(tree, key, new)
+    config = checked(Config, with_overrides(tree, overrides), source)
+    _refuse(run, _differences(saved.model_dump(mode="json"), config.model_dump(mode="json")), "here")
+    for file, before in provenance.digests.items():
+        if _digests(config).get(file) != before:
+            raise UserError(f"{file} is not what it was when {run} began; a run goes on with the same data: bring it back")
+    return Resumed(run, config, checkpoint)
+
+
+def _digests(config: Config) -> dict[str, str]:
+    files = [config.rollout.prompts, *([config.evaluation.prompts] if config.evaluation else [])]
+    for file in files:
+        if not locate(file).is_file():
+            raise UserError(f"prompt file {file} does not exist")
+    return {file: digest(locate(file)) for file in files}
+
+
+def _differences(old: Any, new: Any, at: str = "") -> dict[str, tuple[Any, Any]]:
+    """By dotted key: what was there, and what is there now; None where nothing is."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return {} if old == new else {at: (old, new)}
+    found: dict[str, tuple[Any, Any]] = {}
+    for key in {**old, **new}:
+        found |= _differences(old.get(key), new.get(key), f"{at}.{key}" if at else f"{key}")
+    return found
+
+
+def _refuse(run: Path, differences: Mapping[str, tuple[Any, Any]], where: str) -> None:
+    fixed = [key for key in differences if not _may_change(key)]
+    if fixed:
+        old, new = (json.dumps(value) for value in differences[fixed[0]])
+        raise UserError(
+            f"{run} began with {fixed[0]} = {old}, and {where} it is {new}; a run goes on as it began (only "
+            f"{', '.join(MAY_CHANGE)} may change): take the old value, or begin a new run"
+        )
+
+
+def _may_change(key: str) -> bool:
+    return any(key == free or key.startswith(f"{free}.") for free in MAY_CHANGE)
+
+
+def _set(tree: dict[str, Any], key: str, value: Any) -> None:
+    *sections, last = key.split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+    tree[last] = value
