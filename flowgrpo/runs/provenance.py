@@ -109,8 +109,8 @@ def _refuse(run: Path, differences: Mapping[str, tuple[Any, Any]], where: str) -
     if fixed:
         old, new = (json.dumps(value) for value in differences[fixed[0]])
         raise UserError(
-            f"{run} began with {fixed[0]} = {old}, and {where} it is {new}; a run goes on as it began (only "
-            f"{', '.join(MAY_CHANGE)} may change): take the old value, or begin a new run"
+            f"{run} began with {fixed[0]} = {old}, and {where} it is {new}; a run goes on as it began: take the old value, or "
+            f"begin a new run (what may change: {', '.join(MAY_CHANGE)})"
         )
 
 

@@ -1,7 +1,5 @@
 """Dense credit: how much a transition changed what its state is worth (DenseGRPO, arXiv 2601.20218)."""
 
-from typing import Literal
-
 import numpy as np
 from pydantic import Field
 
@@ -18,7 +16,7 @@ class Gain(Credit):
     Where only some states are completed, every transition between two of them gets the gain from the one to the other.
     """
 
-    type: Literal["gain"] = "gain"
+    type: str = "gain"
     baseline: float = Field(default=1.0, ge=0.0, le=1.0)
 
     def assign(self, tree: ScoredTree) -> Credited:

@@ -1,7 +1,5 @@
 """Step rewards of what each state would become (MDPO, arXiv 2508.13148)."""
 
-from typing import Literal
-
 import numpy as np
 
 from flowgrpo.objective.credit import Credit, Credited, ScoredTree, needs_every_value
@@ -15,7 +13,7 @@ class Mdpo(Credit):
     completion is (`completion: {steps: 1}` fills all masks at once), so V_0 is known. Its constant 1 falls out of any advantage.
     """
 
-    type: Literal["mdpo"] = "mdpo"
+    type: str = "mdpo"
 
     def assign(self, tree: ScoredTree) -> Credited:
         """A transition that several trajectories share gets their mean."""

@@ -1,7 +1,5 @@
 """Terminal credit: what came out in the end (Flow-GRPO, DanceGRPO; on a tree BranchGRPO's fused reward)."""
 
-from typing import Literal
-
 import numpy as np
 
 from flowgrpo.objective.credit import Credit, Credited, ScoredTree
@@ -14,7 +12,7 @@ class Terminal(Credit):
     fusion); log p(l | n) is the sum over the trained transitions between them, in the policy's unit.
     """
 
-    type: Literal["terminal"] = "terminal"
+    type: str = "terminal"
     path_weight: float = 0.0
 
     def assign(self, tree: ScoredTree) -> Credited:

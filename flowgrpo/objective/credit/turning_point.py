@@ -1,7 +1,5 @@
 """Turning-point credit (TP-GRPO, arXiv 2602.06422)."""
 
-from typing import Literal
-
 import numpy as np
 
 from flowgrpo.objective.credit import Credit, Credited, ScoredTree, needs_every_value
@@ -19,7 +17,7 @@ class TurningPoint(Credit):
     |B_t|; the others fall back to d_t. Groups with one sign only are left alone. The released code ranks by D instead.
     """
 
-    type: Literal["turning_point"] = "turning_point"
+    type: str = "turning_point"
     consistent: bool = True
     balance: bool = True
 

@@ -1,7 +1,5 @@
 """Discounted value (VGPO, arXiv 2512.12387)."""
 
-from typing import Literal
-
 import numpy as np
 from pydantic import Field, NonNegativeFloat, NonNegativeInt
 
@@ -21,7 +19,7 @@ class Value(Credit):
     The paper's equation 13 is reconstructed from its description: alpha = k std(Q) inside (1 + alpha) Q - mean Q over std.
     """
 
-    type: Literal["value"] = "value"
+    type: str = "value"
     gamma: float = Field(default=0.99, ge=0.0, le=1.0)
     absolute: NonNegativeFloat = 0.1
     absolute_steps: NonNegativeInt = 5

@@ -1,7 +1,5 @@
 """The best and the worst members of a group (DanceGRPO's best-of-N)."""
 
-from typing import Literal
-
 import numpy as np
 from pydantic import Field
 
@@ -12,7 +10,7 @@ from flowgrpo.sampling.shape import Shape
 class BestWorst(Selection):
     """The trajectories with the `keep` / 2 highest and the `keep` / 2 lowest mean advantages."""
 
-    type: Literal["best_worst"] = "best_worst"
+    type: str = "best_worst"
     keep: int = Field(default=8, ge=2, multiple_of=2)
 
     def choose(self, shape: Shape, advantage: np.ndarray, update: int, rng: np.random.Generator) -> np.ndarray:

@@ -1,7 +1,5 @@
 """Depth pruning of a tree (BranchGRPO, arXiv 2509.06040)."""
 
-from typing import Literal
-
 import numpy as np
 from pydantic import NonNegativeInt, PositiveInt
 
@@ -16,7 +14,7 @@ class Depth(Selection):
     The released code moves it towards the noise (`first` > `last`), the paper describes the other way; both are possible.
     """
 
-    type: Literal["depth"] = "depth"
+    type: str = "depth"
     size: PositiveInt = 4
     first: NonNegativeInt = 15
     last: NonNegativeInt = 9

@@ -1,7 +1,5 @@
 """A random part of every trajectory's steps (DanceGRPO, arXiv 2505.07818)."""
 
-from typing import Literal
-
 import numpy as np
 from pydantic import Field
 
@@ -12,7 +10,7 @@ from flowgrpo.sampling.shape import Shape
 class StepFraction(Selection):
     """max(1, floor(`fraction` w)) of the w trained steps of each trajectory, drawn anew in each update."""
 
-    type: Literal["step_fraction"] = "step_fraction"
+    type: str = "step_fraction"
     fraction: float = Field(default=0.6, gt=0.0, le=1.0)
 
     def choose(self, shape: Shape, advantage: np.ndarray, update: int, rng: np.random.Generator) -> np.ndarray:

@@ -1,7 +1,5 @@
 """The steps at which the members of a group differ most (MDPO, arXiv 2508.13148)."""
 
-from typing import Literal
-
 import numpy as np
 from pydantic import PositiveInt
 
@@ -12,7 +10,7 @@ from flowgrpo.sampling.shape import Shape
 class TopSteps(Selection):
     """The `keep` steps with the largest sum of |advantage| over the group; ties go to the earlier step."""
 
-    type: Literal["top_steps"] = "top_steps"
+    type: str = "top_steps"
     keep: PositiveInt = 8
 
     def choose(self, shape: Shape, advantage: np.ndarray, update: int, rng: np.random.Generator) -> np.ndarray:

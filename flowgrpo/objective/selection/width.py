@@ -17,7 +17,7 @@ class Width(Selection):
     steps instead, since the advantages that it compares are equal.)
     """
 
-    type: Literal["width"] = "width"
+    type: str = "width"
     keep: Literal["best", "extremes"] = "best"
     fraction: float = Field(default=0.25, gt=0.0, le=0.5)
 

@@ -39,7 +39,7 @@ class MaskedConfig(PolicyConfig):
     makes: ClassVar[tuple[str, ...]] = ("texts",)
     switches: ClassVar[dict[str, Cost]] = {"policy.gradient_checkpointing=true": "time"}
 
-    type: Literal["masked"] = "masked"
+    type: str = "masked"
     model: str
     revision: str | None = None
     trust_remote_code: bool = False

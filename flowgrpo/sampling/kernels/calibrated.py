@@ -1,7 +1,5 @@
 """An SDE with a noise level of its own for every step (DenseGRPO, arXiv 2601.20218)."""
 
-from typing import Literal
-
 from pydantic import PositiveFloat
 
 from flowgrpo.sampling.kernels import GaussianKernel
@@ -15,7 +13,7 @@ class Calibrated(GaussianKernel):
     The section `calibration` finds the levels before training.
     """
 
-    type: Literal["calibrated"] = "calibrated"
+    type: str = "calibrated"
     level: PositiveFloat = 0.7
     levels: tuple[PositiveFloat, ...] = ()
 

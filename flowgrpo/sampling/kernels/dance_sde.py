@@ -1,7 +1,5 @@
 """The SDE of DanceGRPO (arXiv 2505.07818): constant diffusion."""
 
-from typing import Literal
-
 from pydantic import PositiveFloat
 
 from flowgrpo.sampling.kernels import GaussianKernel
@@ -12,7 +10,7 @@ from flowgrpo.sampling.levels import Step
 class DanceSde(GaussianKernel):
     """c = sigma' - eta^2 dt / (2 sigma), tau = eta sqrt(dt)."""
 
-    type: Literal["dance_sde"] = "dance_sde"
+    type: str = "dance_sde"
     eta: PositiveFloat = 0.3
 
     def coefficients(self, step: Step) -> tuple[float, float]:

@@ -1,7 +1,6 @@
 """DDIM with noise (arXiv 2010.02502, eq. 16), for flow matching and diffusion alike."""
 
 from math import sqrt
-from typing import Literal
 
 from pydantic import Field
 
@@ -15,7 +14,7 @@ class Ddim(GaussianKernel):
     eta = 1 is the posterior of the forward process (DDPM), eta = 0 the ODE.
     """
 
-    type: Literal["ddim"] = "ddim"
+    type: str = "ddim"
     eta: float = Field(default=1.0, gt=0.0, le=1.0)
 
     def coefficients(self, step: Step) -> tuple[float, float]:

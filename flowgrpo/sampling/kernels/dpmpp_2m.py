@@ -1,7 +1,6 @@
 """DPM-Solver++(2M), midpoint form (arXiv 2211.01095, algorithm 2): deterministic, second order."""
 
 from math import inf, log
-from typing import Literal
 
 from flowgrpo.sampling.kernels import GaussianKernel
 from flowgrpo.sampling.levels import Step
@@ -14,7 +13,7 @@ class DpmPp2m(GaussianKernel):
     the clean sample (where h is infinite), are the first-order ODE step. History never crosses a stochastic transition.
     """
 
-    type: Literal["dpmpp_2m"] = "dpmpp_2m"
+    type: str = "dpmpp_2m"
 
     def coefficients(self, step: Step) -> tuple[float, float]:
         return step.sigma_next, 0.0

@@ -1,7 +1,5 @@
 """The positions with the least entropy first (Dream's `entropy`, arXiv 2508.15487)."""
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
@@ -11,7 +9,7 @@ from flowgrpo.sampling.kernels._unmasking import Draft, UnmaskingKernel
 class Entropy(UnmaskingKernel):
     """Score: minus the entropy of the tempered distribution."""
 
-    type: Literal["entropy"] = "entropy"
+    type: str = "entropy"
 
     def score(self, draft: Draft) -> Tensor:
         log_p = draft.tempered.log_softmax(-1)

@@ -1,7 +1,6 @@
 """The SDE of Flow-GRPO (arXiv 2505.05470, eq. 8-9)."""
 
 from math import sqrt
-from typing import Literal
 
 from pydantic import PositiveFloat
 
@@ -16,7 +15,7 @@ class FlowSde(GaussianKernel):
     At sigma = 1 the denominator 1 - sigma uses the schedule's second level, as the published code does.
     """
 
-    type: Literal["flow_sde"] = "flow_sde"
+    type: str = "flow_sde"
     noise_level: PositiveFloat = 0.7
 
     def coefficients(self, step: Step) -> tuple[float, float]:

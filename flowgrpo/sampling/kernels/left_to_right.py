@@ -1,7 +1,5 @@
 """Positions from left to right; with one a step an autoregressive model (JustGRPO)."""
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
@@ -11,7 +9,7 @@ from flowgrpo.sampling.kernels._unmasking import Draft, UnmaskingKernel
 class LeftToRight(UnmaskingKernel):
     """Score: minus the position."""
 
-    type: Literal["left_to_right"] = "left_to_right"
+    type: str = "left_to_right"
 
     def score(self, draft: Draft) -> Tensor:
         return -torch.arange(draft.drawn.shape[1], device=draft.drawn.device).expand(draft.drawn.shape).double()

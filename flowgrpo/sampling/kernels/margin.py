@@ -1,7 +1,5 @@
 """The positions with the clearest winner first (Dream's `topk_margin`, arXiv 2508.15487)."""
 
-from typing import Literal
-
 from torch import Tensor
 
 from flowgrpo.sampling.kernels._unmasking import Draft, UnmaskingKernel
@@ -10,7 +8,7 @@ from flowgrpo.sampling.kernels._unmasking import Draft, UnmaskingKernel
 class Margin(UnmaskingKernel):
     """Score: the gap between the two highest tempered probabilities."""
 
-    type: Literal["margin"] = "margin"
+    type: str = "margin"
 
     def score(self, draft: Draft) -> Tensor:
         first, second = draft.tempered.softmax(-1).topk(2, dim=-1).values.unbind(-1)

@@ -11,7 +11,7 @@ from flowgrpo.sampling.kernels._unmasking import Draft, UnmaskingKernel
 class Maskgit(UnmaskingKernel):
     """Score: log p(drawn id) + T Gumbel noise, T falls from `order_temperature` to 0; the schedule is a cosine."""
 
-    type: Literal["maskgit"] = "maskgit"
+    type: str = "maskgit"
     schedule: Literal["even", "cosine"] = "cosine"
     order_temperature: NonNegativeFloat = 2.0
 

@@ -1,7 +1,5 @@
 """The most confident ids first, confidence taken under the temperature (Dream's `maskgit_plus`, arXiv 2508.15487)."""
 
-from typing import Literal
-
 from torch import Tensor
 
 from flowgrpo.sampling.kernels._unmasking import Draft, UnmaskingKernel
@@ -10,7 +8,7 @@ from flowgrpo.sampling.kernels._unmasking import Draft, UnmaskingKernel
 class MaskgitPlus(UnmaskingKernel):
     """Score: the tempered probability of the drawn id."""
 
-    type: Literal["maskgit_plus"] = "maskgit_plus"
+    type: str = "maskgit_plus"
 
     def score(self, draft: Draft) -> Tensor:
         return draft.probability(draft.tempered)

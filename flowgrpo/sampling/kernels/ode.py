@@ -1,7 +1,5 @@
 """Deterministic Euler step."""
 
-from typing import Literal
-
 from flowgrpo.sampling.kernels import GaussianKernel
 from flowgrpo.sampling.levels import Step
 
@@ -9,7 +7,7 @@ from flowgrpo.sampling.levels import Step
 class Ode(GaussianKernel):
     """c = sigma', tau = 0: the probability-flow ODE, for diffusion the same as DDIM with eta = 0."""
 
-    type: Literal["ode"] = "ode"
+    type: str = "ode"
 
     def coefficients(self, step: Step) -> tuple[float, float]:
         return step.sigma_next, 0.0

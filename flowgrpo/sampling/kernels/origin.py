@@ -1,6 +1,6 @@
 """Every masked position for itself (Dream's `origin`): the ancestral sampler of the absorbing chain (arXiv 2107.03006)."""
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -11,7 +11,7 @@ class Origin(UnmaskingKernel):
     """A masked position is set with the probability that an even schedule sets it, independently of the others."""
 
     sets_quota: ClassVar[bool] = False
-    type: Literal["origin"] = "origin"
+    type: str = "origin"
 
     def score(self, draft: Draft) -> Tensor:
         return draft.uniform

@@ -1,7 +1,5 @@
 """Positions in random order (LLaDA's `random` remasking): the one order rule that does not look at what was drawn."""
 
-from typing import Literal
-
 from torch import Tensor
 
 from flowgrpo.sampling.kernels._unmasking import Draft, UnmaskingKernel
@@ -10,7 +8,7 @@ from flowgrpo.sampling.kernels._unmasking import Draft, UnmaskingKernel
 class RandomOrder(UnmaskingKernel):
     """Score: a uniform draw."""
 
-    type: Literal["random_order"] = "random_order"
+    type: str = "random_order"
 
     def score(self, draft: Draft) -> Tensor:
         return draft.uniform

@@ -1,7 +1,5 @@
 """Running confidence remasking (MDPO, arXiv 2508.13148): what was set may be revoked."""
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
@@ -18,7 +16,7 @@ class Rcr(UnmaskingKernel):
     irrevocable; here it is the first to go.)
     """
 
-    type: Literal["rcr"] = "rcr"
+    type: str = "rcr"
 
     def score(self, draft: Draft) -> Tensor:
         return torch.where(draft.masked, draft.probability(draft.logits), draft.running)

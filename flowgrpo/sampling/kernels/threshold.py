@@ -1,6 +1,6 @@
 """All ids above a confidence at once (Fast-dLLM, arXiv 2505.22618)."""
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -16,7 +16,7 @@ class Threshold(UnmaskingKernel):
     """
 
     sets_quota: ClassVar[bool] = False
-    type: Literal["threshold"] = "threshold"
+    type: str = "threshold"
     threshold: float = Field(default=0.9, gt=0.0, lt=1.0)
 
     def score(self, draft: Draft) -> Tensor:

@@ -1,7 +1,5 @@
 """Two complementary masks beside the full one (coupled-GRPO of DiffuCoder, arXiv 2506.20639)."""
 
-from typing import Literal
-
 import numpy as np
 from pydantic import Field
 
@@ -14,7 +12,7 @@ class Coupled(Likelihood):
     A surrogate: a position's expected weights add up to 3/2, not 1.
     """
 
-    type: Literal["coupled"] = "coupled"
+    type: str = "coupled"
     low: float = Field(default=0.2, gt=0.0, lt=1.0)
     high: float = Field(default=0.8, gt=0.0, lt=1.0)
 

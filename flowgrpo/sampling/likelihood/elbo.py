@@ -16,7 +16,7 @@ class Elbo(Likelihood):
     weights (n + 1) / k and (n + 1) / (n - k), halved. All are unbiased.
     """
 
-    type: Literal["elbo"] = "elbo"
+    type: str = "elbo"
     level: Level = "mean"
     draw: Literal["uniform", "count", "stratified", "antithetic"] = "stratified"
     states_drawn: PositiveInt = 3

@@ -1,7 +1,5 @@
 """The chain of next ids (JustGRPO): exact for a canvas that is filled from left to right, one id a step."""
 
-from typing import Literal
-
 import numpy as np
 from pydantic import PositiveInt
 
@@ -14,7 +12,7 @@ class LeftToRight(Likelihood):
     After a rollout with kernel `left_to_right` and as many steps, `trajectory` gives the same without them.
     """
 
-    type: Literal["left_to_right"] = "left_to_right"
+    type: str = "left_to_right"
     length: PositiveInt
 
     @property

@@ -1,7 +1,5 @@
 """One step from a fully masked canvas (diffu-GRPO of d1, arXiv 2504.12216)."""
 
-from typing import Literal
-
 import numpy as np
 from pydantic import Field
 
@@ -14,7 +12,7 @@ class OneStep(Likelihood):
     A mean-field surrogate, far below the log-likelihood; clip ranges do not carry over to other likelihoods.
     """
 
-    type: Literal["one_step"] = "one_step"
+    type: str = "one_step"
     prompt_mask: float = Field(default=0.15, ge=0.0, lt=1.0)
 
     @property

@@ -1,7 +1,5 @@
 """The evidence lower bound by quadrature in time (GDPO, arXiv 2510.08554: semi-deterministic Monte Carlo)."""
 
-from typing import Literal
-
 import numpy as np
 from pydantic import PositiveInt
 
@@ -15,7 +13,7 @@ class Quadrature(Likelihood):
     biased upwards.) GDPO takes the `sum`, which needs a small learning rate; the `mean` is the default here.
     """
 
-    type: Literal["quadrature"] = "quadrature"
+    type: str = "quadrature"
     level: Level = "mean"
     nodes: PositiveInt = 3
 

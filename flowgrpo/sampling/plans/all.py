@@ -1,7 +1,5 @@
 """Every step stochastic (Flow-GRPO, DanceGRPO)."""
 
-from typing import Literal
-
 import numpy as np
 
 from flowgrpo.sampling.plans._steps import StepsPlan
@@ -10,7 +8,7 @@ from flowgrpo.sampling.plans._steps import StepsPlan
 class AllSteps(StepsPlan):
     """Steps 0 .. S - 2, and the last one where the kernel says so; a picture's is deterministic, since its noise would stay."""
 
-    type: Literal["all"] = "all"
+    type: str = "all"
 
     def stochastic_steps(self, steps: int, update: int, rng: np.random.Generator) -> list[int]:
         return list(range(steps if self.kernel.ends_stochastic else steps - 1))

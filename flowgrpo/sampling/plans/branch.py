@@ -1,7 +1,6 @@
 """A tree that forks at given steps (BranchGRPO, arXiv 2509.06040)."""
 
 from math import prod
-from typing import Literal
 
 import numpy as np
 from pydantic import Field, NonNegativeFloat, NonNegativeInt
@@ -22,7 +21,7 @@ class Branch(Plan):
     The last step is deterministic: the picture is the clean prediction, and the last transition is not trained.
     """
 
-    type: Literal["branch"] = "branch"
+    type: str = "branch"
     forks: tuple[NonNegativeInt, ...] = (0, 3, 6, 9)
     fan_out: int = Field(default=2, ge=2)
     split_scale: NonNegativeFloat = 4.0

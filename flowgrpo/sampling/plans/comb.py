@@ -1,7 +1,5 @@
 """A deterministic spine with stochastic teeth (TempFlow-GRPO, arXiv 2508.04324)."""
 
-from typing import Literal
-
 import numpy as np
 from pydantic import NonNegativeInt, PositiveInt
 
@@ -16,7 +14,7 @@ class Comb(Plan):
     A group of G is G / teeth starts. Terminal credit with advantages per `root_step` compares the teeth of one state.
     """
 
-    type: Literal["comb"] = "comb"
+    type: str = "comb"
     teeth: PositiveInt = 6
     at: tuple[NonNegativeInt, ...] | None = None
 

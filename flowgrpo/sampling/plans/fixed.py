@@ -1,7 +1,5 @@
 """A fixed list of stochastic steps."""
 
-from typing import Literal
-
 import numpy as np
 from pydantic import NonNegativeInt
 
@@ -11,7 +9,7 @@ from flowgrpo.sampling.plans._steps import StepsPlan
 class FixedSteps(StepsPlan):
     """The steps named in `steps`, in every update."""
 
-    type: Literal["fixed"] = "fixed"
+    type: str = "fixed"
     steps: tuple[NonNegativeInt, ...]
 
     def stochastic_steps(self, steps: int, update: int, rng: np.random.Generator) -> list[int]:

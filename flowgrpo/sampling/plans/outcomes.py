@@ -1,7 +1,6 @@
 """The whole trajectory as one action, for likelihoods that score outcomes and not the steps that made them."""
 
 from dataclasses import replace
-from typing import Literal
 
 import numpy as np
 
@@ -12,7 +11,7 @@ from flowgrpo.sampling.shape import Shape
 class Outcomes(Plan):
     """G trajectories of `kernel`; only the last state of each is trained."""
 
-    type: Literal["outcomes"] = "outcomes"
+    type: str = "outcomes"
 
     def grow(self, steps: int, group_size: int, update: int, rng: np.random.Generator) -> Shape:
         shape = Shape.chains([(self.kernel, i + 1) for i in range(steps)], group_size, self.shared_start)

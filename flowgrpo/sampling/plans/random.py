@@ -1,7 +1,5 @@
 """A window that is drawn anew in each update (Flow-GRPO-Fast)."""
 
-from typing import Literal
-
 import numpy as np
 from pydantic import NonNegativeInt, PositiveInt
 
@@ -14,7 +12,7 @@ class RandomWindow(StepsPlan):
     `last` is the last step a window may hold; by default the one before the deterministic final step.
     """
 
-    type: Literal["random"] = "random"
+    type: str = "random"
     size: PositiveInt = 2
     first: NonNegativeInt = 0
     last: NonNegativeInt | None = None

@@ -19,7 +19,7 @@ class SlidingWindow(StepsPlan):
     never cut short: the published code can give empty and short windows there.
     """
 
-    type: Literal["sliding"] = "sliding"
+    type: str = "sliding"
     size: PositiveInt = 4
     schedule: Literal["progressive", "decay", "exp_decay", "frozen"] = "progressive"
     every: PositiveInt = 25

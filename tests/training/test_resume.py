@@ -1,0 +1,314 @@
+"""A resumed run is the undisturbed one, or it is refused; nothing that was trained is lost. Runs of milliseconds on mini-sd3."""
+
+import gzip
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from flowgrpo.cli.main import main
+from flowgrpo.core.paths import locate
+from flowgrpo.runs import folder
+from flowgrpo.runs.checkpoint import checkpoints
+from flowgrpo.training.run import Training
+
+RECIPE = """
+base: mini/flow_grpo
+updates: 4
+rollout: {prompts: p.jsonl, prompts_per_update: 2, group_size: 4}
+optimizer: {lr: 1.0e-4, steps_per_update: 1, decay_over: 8}
+evaluation: {limit: 4, every: 2, limit_between: 2, pictures: 2}
+checkpoints: {every: 1, keep_last: 9}
+rewards:
+  strict: {use: "scene:strict", weight: 0}
+  soft: {use: "scene:soft", weight: 0}
+  bright: {use: "bright.py:bright"}
+"""
+BRIGHT = """
+import os, signal
+
+CALLS = []
+
+
+def bright(samples):
+    CALLS.append(len(samples))
+    if os.environ.get("AT") == str(len(CALLS)):
+        exec(os.environ["DO"])
+    return samples.images.mean((1, 2, 3)).tolist()
+"""
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a recipe and a finished run of it, `run`."""
+    home = tmp_path_factory.mktemp("begun")
+    (home / "e.yaml").write_text(RECIPE)
+    (home / "bright.py").write_text(BRIGHT)
+    packed = locate("asset:mini-sd3/prompts/train.jsonl.gz").read_bytes()
+    (home / "p.jsonl").write_bytes(b"".join(gzip.decompress(packed).splitlines(keepends=True)[:40]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        assert main(["train", "e.yaml"]) == 0
+    (run,) = (home / "runs").iterdir()
+    return run
+
+
+@pytest.fixture
+def run(begun: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it to work in."""
+    shutil.copytree(begun.parents[1], tmp_path / "home")
+    monkeypatch.chdir(tmp_path / "home")
+    return Path("runs", begun.name)
+
+
+def rows(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def quiet(run: Path) -> list[dict]:
+    return [{key: value for key, value in row.items() if "seconds" not in key} for row in rows(run)]
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    capsys.readouterr()
+    assert main(["train", *arguments]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len([line for line in lines if line.startswith("flowgrpo: ")]) == 1
+    return lines[-1]
+
+
+def cut_back(run: Path, updates: int) -> None:
+    """As if the run had been killed right after this checkpoint."""
+    for checkpoint in checkpoints(run)[updates:]:
+        shutil.rmtree(checkpoint)
+    for name in ("report.html", "held_out.json", "samples/after.json", "tree.json"):
+        (run / name).unlink()
+    folder.write_text(run / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows(run) if row["update"] < updates))
+
+
+def same(one: Path, other: Path) -> bool:
+    a, b = (load_file(checkpoints(path)[-1] / "state" / "trainable.safetensors") for path in (one, other))
+    return quiet(one) == quiet(other) and a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.parametrize(
+    ("override", "names"),
+    [
+        ("policy.lora.alpha=8", "policy.lora.alpha = 64, and here it is 8"),
+        ("policy.lora.rank=8", "policy.lora.rank = 32"),
+        ("policy.lora.targets=[to_q]", "policy.lora.targets"),
+        ("policy.lora=null", "policy.lora"),
+        ("policy.steps=4", "policy.steps"),
+        ("ema=null", "ema"),
+        ("seed=5", "seed = 0"),
+        ("rollout.plan.kernel.noise_level=0.5", "rollout.plan.kernel.noise_level"),
+        ("rewards.bright.weight=2.0", "rewards.bright.weight"),
+        ("evaluation.seed=7", "evaluation.seed"),
+    ],
+)
+def test_what_may_not_change_is_refused_by_name(override, names, run, capsys):
+    assert f"began with {names}" in refused(capsys, "e.yaml", "updates=6", override, "--resume", str(run))
+
+
+def test_another_recipe_is_refused(run, capsys):
+    assert "is a run of 'e', not of 'mini-cps'" in refused(capsys, "mini/cps", "--resume", str(run))
+
+
+def test_a_run_of_a_recipe_whose_name_begins_alike_is_another(run, capsys):
+    Path("exp-2.yaml").write_text("base: e.yaml\n")
+    Path("exp.yaml").write_text("base: e.yaml\n")
+    assert main(["train", "exp-2.yaml", "updates=1"]) == 0
+    assert "no run of 'exp' in runs" in refused(capsys, "exp.yaml", "--resume")
+
+
+def test_an_edited_recipe_counts_where_it_may(run, capsys):
+    Path("e.yaml").write_text(RECIPE.replace("updates: 4", "updates: 5"))
+    assert main(["train", "e.yaml", "--resume", str(run)]) == 0
+    assert rows(run)[-1]["update"] == 4 and rows(run)[-2]["update"] == 3
+    Path("e.yaml").write_text(RECIPE.replace("group_size: 4", "group_size: 2"))
+    assert "began with rollout.group_size = 4, and in e.yaml it is 2" in refused(capsys, "e.yaml", "--resume", str(run))
+
+
+def test_an_override_may_follow_resume(run):
+    assert main(["train", "e.yaml", "--resume", "updates=5"]) == 0
+    assert len([row for row in rows(run) if "reward" in row]) == 5
+
+
+def test_other_prompts_are_refused(run, capsys):
+    prompts = Path("p.jsonl").read_text()
+    Path("p.jsonl").write_text("".join(reversed(prompts.splitlines(keepends=True))))
+    assert "p.jsonl is not what it was" in refused(capsys, "e.yaml", "updates=6", "--resume", str(run))
+    Path("p.jsonl").unlink()
+    assert "p.jsonl does not exist" in refused(capsys, "e.yaml", "updates=6", "--resume", str(run))
+
+
+def test_fewer_updates_than_there_are_are_refused(run, capsys):
+    assert "has 4 updates already, and updates = 3" in refused(capsys, "e.yaml", "updates=3", "--resume", str(run))
+
+
+@pytest.mark.parametrize("updates", [0, 2, 3])
+def test_a_run_goes_on_from_any_checkpoint_to_the_same_end(updates, begun, run):
+    cut_back(run, updates)
+    assert main(["train", "e.yaml", "--resume"]) == 0
+    assert same(run, begun)
+    for name in ("held_out.json", "tree.json", "samples/before.json", "samples/after.json", "samples/index.json"):
+        assert (run / name).read_bytes() == (begun / name).read_bytes()
+
+
+def test_a_lost_evaluation_between_updates_is_made_again(begun, run):
+    cut_back(run, 2)
+    kept = [row for row in rows(run) if "reward" in row]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
+    assert main(["train", "e.yaml", "--resume"]) == 0
+    assert same(run, begun)
+
+
+def test_a_half_line_of_an_update_that_is_done_again_is_no_loss(begun, run):
+    cut_back(run, 3)
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"update": 3, "rew')
+    assert main(["train", "e.yaml", "--resume"]) == 0
+    assert same(run, begun)
+
+
+def test_a_damaged_line_and_a_lost_row_are_named(run, capsys):
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join([lines[0], '{"upd\n', *lines[2:]]))
+    assert "metrics.jsonl, line 2 is damaged" in refused(capsys, "e.yaml", "updates=6", "--resume", str(run))
+    (run / "metrics.jsonl").write_text("".join([lines[0], *lines[2:]]))
+    assert "has no row of update 1" in refused(capsys, "e.yaml", "updates=6", "--resume", str(run))
+
+
+@pytest.mark.parametrize(
+    ("harm", "name"),
+    [("cut", "trainable.safetensors"), ("gone", "optimizer.safetensors"), ("cut", "ema.safetensors"), ("cut", "trainer.json")],
+)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_the_way_on(harm, name, run, begun, capsys):
+    last = checkpoints(run)[-1]
+    file = last / "state" / name
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]) if harm == "cut" else file.unlink()
+    said = refused(capsys, "e.yaml", "--resume", str(run))
+    assert f"{file} is {'damaged' if harm == 'cut' else 'missing'}" in said
+    assert f"--resume {run}/checkpoint-000003" in said
+    if name == "trainer.json":
+        assert main(["train", "e.yaml", "--resume", f"{run}/checkpoint-000003"]) == 0
+        assert same(run, begun)
+
+
+def test_weights_of_another_model_and_a_lost_optimizer_are_refused(run, capsys):
+    file = checkpoints(run)[-1] / "state" / "trainable.safetensors"
+    tensors = load_file(file)
+    save_file({name: value[..., :1].contiguous() for name, value in tensors.items()}, file)
+    assert "trainable tensors are not those of this model" in refused(capsys, "e.yaml", "--resume", str(run))
+    save_file(tensors, file)
+    save_file({}, file.with_name("optimizer.safetensors"))
+    assert "no state of the optimizer" in refused(capsys, "e.yaml", "--resume", str(run))
+
+
+def test_folders_that_are_no_runs_are_refused(run, capsys, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "is not a run folder" in refused(capsys, "e.yaml", "--resume", str(tmp_path / "empty"))
+    assert "is not a run folder" in refused(capsys, "e.yaml", "--resume", "nowhere")
+    assert "no such checkpoint" in refused(capsys, "e.yaml", "--resume", f"{run}/checkpoint-000099")
+    (run / "run.json").write_text('{"recipe": "e"')
+    assert "run.json is damaged" in refused(capsys, "e.yaml", "--resume", str(run))
+    assert "no run of 'e' in elsewhere" in refused(capsys, "e.yaml", "output=elsewhere", "--resume")
+
+
+def test_a_run_belongs_to_one_process(run, capsys):
+    with folder.locked(run):
+        assert "is being trained by another process" in refused(capsys, "e.yaml", "updates=5", "--resume", str(run))
+    assert main(["train", "e.yaml", "updates=5", "--resume", str(run)]) == 0
+
+
+PHASES = {"probe": 1, "before": 2, "first update": 3, "second update": 4, "between": 5, "third update": 6, "after": 8}
+"""Which call of the reward is in which phase of a run."""
+HARMS = {
+    "SIGTERM": "os.kill(os.getpid(), signal.SIGTERM)",
+    "SIGINT": "os.kill(os.getpid(), signal.SIGINT)",
+    "error": "raise RuntimeError('the server is gone')",
+}
+STOPS = [*(("SIGTERM", phase) for phase in PHASES), ("SIGINT", "third update"), ("error", "between"), ("error", "third update")]
+
+
+@pytest.mark.parametrize(("harm", "phase"), STOPS)
+def test_a_run_that_is_stopped_keeps_what_is_done_and_goes_on_to_the_same_end(harm, phase, begun, run, capsys, monkeypatch):
+    shutil.rmtree("runs")
+    monkeypatch.setenv("AT", str(PHASES[phase]))
+    monkeypatch.setenv("DO", HARMS[harm])
+    said = refused(capsys, "e.yaml", "checkpoints={every: 99}")
+    assert (harm in said) or "the server is gone" in said
+    monkeypatch.delenv("AT")
+    if phase == "probe":
+        assert not Path("runs").exists()
+        return
+    (stopped,) = Path("runs").iterdir()
+    done = {"second update": 1, "between": 2, "third update": 2, "after": 4}.get(phase, 0)
+    assert [checkpoint.name for checkpoint in checkpoints(stopped)] == ([f"checkpoint-{done:06d}"] if done else [])
+    assert said.endswith(f"go on with --resume {stopped}")
+    assert main(["train", "e.yaml", "--resume"]) == 0
+    assert same(stopped, begun)
+
+
+def test_a_signal_between_the_first_optimizer_step_and_the_end_of_an_update_waits(run, begun, capsys, monkeypatch):
+    original = torch.optim.AdamW.step
+
+    def step(self, *arguments, **named):
+        done = original(self, *arguments, **named)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return done
+
+    shutil.rmtree("runs")
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", step)
+        assert "checkpoint-000001 is kept" in refused(capsys, "e.yaml")
+    assert main(["train", "e.yaml", "--resume"]) == 0
+    assert same(next(Path("runs").iterdir()), begun)
+
+
+def test_the_newest_and_the_best_checkpoints_are_kept(run, capsys, monkeypatch):
+    held_out = iter([0.2, 0.9, 0.5])
+
+    def between(self):
+        self._record({"update": self.trainer.updates - 1, "held_out/strict": next(held_out)})
+
+    shutil.rmtree("runs")
+    monkeypatch.setattr(Training, "_evaluate_between", between)
+    options = ["updates=8", "evaluation.every=2", "checkpoints={every: 3, keep_last: 2, keep_best: 1}"]
+    assert main(["train", "e.yaml", *options]) == 0
+    assert [c.name[-1] for c in checkpoints(next(Path("runs").iterdir()))] == ["4", "6", "8"]
+    said = refused(capsys, "e.yaml", "evaluation=null", "checkpoints.keep_best=1")
+    assert "keep_best needs held-out scores between updates" in said
+
+
+def test_output_that_can_not_be_written_is_said_before_anything_is_loaded(run, capsys, monkeypatch):
+    Path("file").write_text("")
+    Path("link").symlink_to("/proc/self")
+    monkeypatch.setattr("flowgrpo.training.run.load_prompts", lambda source: pytest.fail("too late"))
+    for output in ("file", "file/below", "link/below"):
+        assert f"run folders can't be made in output = {output}" in refused(capsys, "e.yaml", f"output={output}")
+
+
+def test_runs_of_the_same_second_have_folders_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder.time, "strftime", lambda form: "20260101-000000")
+    made = [folder.new_run(str(tmp_path), "a").name for _ in range(3)]
+    assert made == ["a-20260101-000000", "a-20260101-000000-2", "a-20260101-000000-3"]
+    for name in made:
+        assert folder.STAMP.sub("", name) == "a"
+
+
+def test_a_broken_number_is_never_a_checkpoint(run, capsys, monkeypatch):
+    def poison(self):
+        original(self)
+        next(iter(self.trainer.parameters.values())).data.fill_(float("nan"))
+
+    original = Training._update
+    monkeypatch.setattr(Training, "_update", poison)
+    shutil.rmtree("runs")
+    assert "holds NaN or infinity, so no checkpoint was written" in refused(capsys, "e.yaml")
+    assert not checkpoints(next(Path("runs").iterdir()))
