@@ -347,12 +347,14 @@ def read_tree(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     try:
         tree = parse_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+        raise UserError(f"{path}: not valid YAML ({yaml_says(error)})") from error
     if not isinstance(tree, dict):
         raise UserError(f"{path}: must be a mapping of sections")
     base = tree.pop("base", None)
     if base is None:
         return tree
+    if not isinstance(base, str):
+        raise UserError(f"{path}: base must be the name of a recipe or file, not {base}")
     beside = path.parent / f"{base}"
     return _merge(read_tree(beside if beside.is_file() else find_config(base), (*above, path.resolve())), tree)
 
@@ -383,17 +385,18 @@ def _override(tree: dict[str, Any], override: str) -> None:
     try:
         tree[key] = parse_yaml(text)
     except yaml.YAMLError as error:
-        raise UserError(f"override '{override[:200]}': the value is not valid YAML ({' '.join(str(error).split())})") from error
+        raise UserError(f"override '{override[:200]}': the value is not valid YAML ({yaml_says(error)})") from error
 
 
 class _Loader(yaml.SafeLoader):
     """YAML 1.2's numbers: 1e-4 is a number, which PyYAML alone reads as text. No key twice, no NaN and no infinity."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for (key, _), name in zip(node.value, keys, strict=False):
-            if keys.count(name) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"the key '{name}' is there twice", key.start_mark)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key '{key.value}' is there twice", key.start_mark)
+            seen.add(str(key.value))
         return super().construct_mapping(node, deep)
 
     def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
@@ -413,6 +416,13 @@ def parse_yaml(text: str) -> Any:
         return yaml.load(text, _Loader)
     except RecursionError as error:
         raise yaml.YAMLError("brackets are nested too deep") from error
+
+
+def yaml_says(error: Exception) -> str:
+    """What is wrong with a YAML text, and where."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return str(error)
+    return f"{error.problem}, line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}"
 
 
 def dump(config: Config) -> str:

@@ -40,7 +40,7 @@ class Work:
 class LoraAdapter(Section):
     """Low-rank adapters (peft) on the layers whose names end in one of `targets`."""
 
-    rank: PositiveInt = 32
+    rank: Annotated[int, Field(gt=0, le=65_536)] = 32
     alpha: PositiveInt = 64
     targets: tuple[str, ...]
 

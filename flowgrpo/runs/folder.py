@@ -57,8 +57,8 @@ def check_output(output: str) -> None:
             folder = folder.parent
         with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(b"1")
-    except OSError as error:
-        raise UserError(f"run folders can't be made in output = {output} ({error.strerror}); choose another output") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"run folders can't be made in output = {output!r} ({error}); choose another output") from error
 
 
 def new_run(output: str, name: str) -> Path:

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from flowgrpo.config.run import Config
+from flowgrpo.core.errors import NotFinite
 from flowgrpo.core.keys import Key, numpy_generator
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.objective.advantage import Place, Stream, advantages, varies
@@ -106,6 +107,8 @@ def assess(config: Config, shape: Shape, prompts: Sequence[Prompt], groups: Sequ
     trained = list(shape.trained)
     streams = {label: _stream(trees, trained) for label, trees in credited.items()}
     values, varied = advantages(streams, {"total": 1.0} if summed else weights, _place(shape, len(groups)), config.advantage)
+    if not np.isfinite(values).all():
+        raise NotFinite("advantages are not finite numbers; rewards or their weights are too large: scale them down")
     advantage, kept = np.zeros(total.shape), np.zeros(total.shape, bool)
     advantage[:, trained], kept[:, trained] = (x.reshape(len(groups), -1) for x in (values, varied))
     kept &= np.stack([_selected(config, shape, row, prompt, update) for row, prompt in zip(advantage, prompts, strict=True)])

@@ -9,7 +9,7 @@ import yaml
 
 from flowgrpo.cli.main import main
 from flowgrpo.config.bill import bill_of
-from flowgrpo.config.run import dump, load_config
+from flowgrpo.config.run import RewardConfig, dump, load_config
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.paths import recipes
 
@@ -119,3 +119,54 @@ def test_files_that_are_no_config(tmp_path):
     bad.write_text(yaml.safe_dump([1, 2]))
     with pytest.raises(UserError, match="mapping"):
         load_config(str(bad))
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("optimizer.lr=.nan", ".nan is not a finite number"),
+        ("rewards.soft.weight=-.inf", "-.inf is not a finite number"),
+        ("policy.call.guidance_scale=1e400", "1e400 is not a finite number"),
+        ("optimizer.lr=1e5", "optimizer.lr: Input should be less than or equal to 1"),
+        ("optimizer.betas=[0.9, 1.5]", "optimizer.betas.1: Input should be less than 1"),
+        ("seed=18446744073709551617", "seed: Input should be less than"),
+        ("evaluation.seed=-1", "evaluation.seed: Input should be greater than or equal to 0"),
+        ("policy.steps=1000000000", "policy.steps: Input should be less than or equal to"),
+        ("policy.steps=99999", "is more than 1,000,000 states"),
+        ("rollout.group_size=1000000000", "rollout.group_size: Input should be less than or equal to"),
+        ("rollout={group_size: 2, group_size: 3}", "the key 'group_size' is there twice"),
+        ("x=" + "[" * 3000 + "]" * 3000, "brackets are nested too deep"),
+    ],
+)
+def test_numbers_and_texts_that_no_run_can_have_are_one_sentence(override, words, capsys):
+    assert main(["plan", "quickstart", override]) == 2
+    said = capsys.readouterr().err
+    assert words in said and said.count("\n") == 1 and len(said) < 500
+
+
+def test_a_section_made_in_python_takes_no_nan():
+    with pytest.raises(ValueError, match="finite number"):
+        RewardConfig(use="scene:strict", weight=float("nan"))
+
+
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [
+        ({"a": "base: a.yaml\nseed: 1\n"}, "it is a base of itself (a.yaml -> a.yaml)"),
+        ({"a": "base: b.yaml\n", "b": "base: a.yaml\n"}, "it is a base of itself (a.yaml -> b.yaml -> a.yaml)"),
+        ({"a": "base: quickstart\nseed: 1\nseed: 2\n"}, "the key 'seed' is there twice, line 3, column 1"),
+        ({"a": "base: 7\n"}, "base must be the name of a recipe or file, not 7"),
+    ],
+)
+def test_files_that_can_not_be_meant_are_one_sentence(texts, words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, text in texts.items():
+        (tmp_path / f"{name}.yaml").write_text(text)
+    assert main(["plan", "a.yaml"]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_the_old_name_of_the_checkpoints_section_counts_with_a_warning():
+    with pytest.warns(FutureWarning, match=r"checkpoint_every is now checkpoints\.every"):
+        config = load_config("quickstart", ["checkpoint_every=7"])
+    assert config.checkpoints.every == 7
