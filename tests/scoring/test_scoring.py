@@ -1,7 +1,5 @@
 """How rewards are found, and what the scorer makes of their answers."""
 
-import sys
-
 import pytest
 import torch
 
@@ -40,7 +38,6 @@ def theirs(tmp_path, monkeypatch):
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[flowgrpo.rewards]\nwarm = their_rewards:warmth\n")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "their_rewards", raising=False)
     return tmp_path / "their_rewards.py"
 
 
