@@ -12,7 +12,7 @@ class Unavailable(UserError):
     """What judges can't be reached: another sample would fare no better."""
 
 
-def said(error: Exception) -> str:
+def said(error: BaseException) -> str:
     """What an exception in a user's own code says, and where it was raised: `KeyError: 'x' (my_reward.py, line 3)`."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {error} ({Path(frame.filename).name}, line {frame.lineno})"
