@@ -10,6 +10,7 @@ from typing import Any, cast
 import numpy as np
 
 from flowgrpo.core.errors import UserError
+from flowgrpo.core.rounding import rounding
 from flowgrpo.data.samples import Samples
 from flowgrpo.scoring.asking import ask
 from flowgrpo.scoring.card import card
@@ -62,7 +63,7 @@ class WinRate:
             if not np.isfinite(scores).all():
                 raise UserError(f"judge '{self.name}' returned {scores[~np.isfinite(scores)][0]}, which wins against nothing")
             lead = scores[first] - scores[second]
-            return np.where(np.abs(lead) <= self.margin, 0.5, lead > 0)
+            return np.where(np.abs(lead) <= max(self.margin, rounding(scores)), 0.5, lead > 0)
         a, b = group.take(first), group.take(second)
         there, back = (ask(f"judge '{self.name}'", self.judge, *pair) for pair in ((a, b), (b, a)))
         verdicts = np.concatenate([there, back])

@@ -15,6 +15,7 @@ import numpy as np
 from flowgrpo.config.run import RewardConfig
 from flowgrpo.core.errors import Unavailable, UserError, said
 from flowgrpo.core.plugins import attribute, resolve
+from flowgrpo.core.rounding import SHARE, rounding
 from flowgrpo.data.samples import Samples
 from flowgrpo.scoring.asking import Spoilt, ask
 from flowgrpo.scoring.card import UNSTATED, Card, card_of
@@ -23,7 +24,6 @@ from flowgrpo.scoring.serving.client import Served
 T = TypeVar("T")
 Reward = Callable[[Samples], Sequence[float]]
 PACKAGE = "flowgrpo.rewards"
-ROUNDING = 1e-6
 
 
 def find_reward(use: str) -> tuple[Callable, Card]:
@@ -131,7 +131,7 @@ class Scorer:
     def _scores(self, label: str, samples: Samples) -> np.ndarray:
         values = ask(f"reward '{label}'", self.rewards[label], samples)
         low, high = self.cards[label].range
-        slack = ROUNDING * max([1.0, *(abs(end) for end in (low, high) if np.isfinite(end))])
+        slack = SHARE * max([1.0, *(abs(end) for end in (low, high) if np.isfinite(end))])
         if (bad := np.flatnonzero(~np.isfinite(values))).size:
             raise UserError(f"reward '{label}' returned {values[bad[0]]} for the prompt '{samples.prompts[bad[0]]}'")
         if (bad := np.flatnonzero((values < low - slack) | (values > high + slack))).size:
@@ -145,7 +145,7 @@ class Scorer:
 def probe(scorer: Scorer, samples: Samples) -> None:
     """Stop before a run starts if a reward fails on real samples or can't tell them from what shows nothing."""
     for label, values in scorer(Samples.concatenate([samples, *samples.meaningless()])).items():
-        if scorer.weights[label] and np.ptp(values) == 0.0:
+        if scorer.weights[label] and np.ptp(values) <= rounding(values):
             raise UserError(
                 f"reward '{label}' gave {values[0]:g} to all of {len(values)} probe samples (the model's own, noise, "
                 "nothing): a constant reward trains nothing"
