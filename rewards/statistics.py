@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from flowgrpo.core.errors import UserError
+from flowgrpo.core.rounding import SHARE
 from flowgrpo.data.samples import Samples
 from flowgrpo.scoring.card import card
 from flowgrpo.scoring.exemplars import blurred, noisy, photos
@@ -36,14 +37,14 @@ def _grey() -> Samples:
 def high_frequency(samples: Samples) -> list[float]:
     """Share of the spectral energy of the brightness, its mean left out, above half of the highest frequency of either axis.
 
-    0 for a picture of one brightness.
+    0 for a picture of one brightness, whose deviations from the mean are no larger than rounding.
     """
     luma = _luma(samples.images)
     energy = torch.fft.fft2(luma - luma.mean((1, 2), keepdim=True)).abs().square()
-    height, width = (torch.fft.fftfreq(n).abs() for n in luma.shape[1:])
-    fine = torch.maximum(height[:, None], width[None]) > 0.25
-    total = energy.sum((1, 2))
-    return torch.where(total > 1e-9, (energy * fine).sum((1, 2)) / total.clamp_min(1e-9), 0.0).tolist()
+    height, width = luma.shape[1:]
+    fine = torch.maximum(torch.fft.fftfreq(height).abs()[:, None], torch.fft.fftfreq(width).abs()[None]) > 0.25
+    total, noise = energy.sum((1, 2)), (height * width * SHARE * luma.amax((1, 2))).square().clamp_min(1e-9)
+    return torch.where(total > noise, (energy * fine).sum((1, 2)) / total.maximum(noise), 0.0).tolist()
 
 
 @statistic(better="more colourful: mean saturation of the pixels, as in HSV", ladder=lambda: [_grey(), photos()])

@@ -10,7 +10,9 @@ from typing import Any, cast
 import numpy as np
 
 from flowgrpo.core.errors import UserError
+from flowgrpo.core.rounding import rounding
 from flowgrpo.data.samples import Samples
+from flowgrpo.scoring.asking import ask
 from flowgrpo.scoring.card import card
 from flowgrpo.scoring.scorer import load_reward
 
@@ -57,12 +59,14 @@ class WinRate:
     def _verdicts(self, group: Samples, first: list[int], second: list[int]) -> np.ndarray:
         """For each pair the share of the two orders that the first one wins."""
         if self.margin is not None:
-            scores = np.array(self.pointwise(group))
+            scores = ask(f"judge '{self.name}'", self.pointwise, group)
+            if not np.isfinite(scores).all():
+                raise UserError(f"judge '{self.name}' returned {scores[~np.isfinite(scores)][0]}, which wins against nothing")
             lead = scores[first] - scores[second]
-            return np.where(np.abs(lead) <= self.margin, 0.5, lead > 0)
+            return np.where(np.abs(lead) <= max(self.margin, rounding(scores)), 0.5, lead > 0)
         a, b = group.take(first), group.take(second)
-        there, back = (np.array([float(v) for v in self.judge(*pair)]) for pair in ((a, b), (b, a)))
+        there, back = (ask(f"judge '{self.name}'", self.judge, *pair) for pair in ((a, b), (b, a)))
         verdicts = np.concatenate([there, back])
-        if len(verdicts) != 2 * len(first) or not ((verdicts >= 0) & (verdicts <= 1)).all():
+        if not ((verdicts >= 0) & (verdicts <= 1)).all():
             raise UserError(f"judge '{self.name}' must return a number in [0, 1] for each of {len(first)} pairs")
         return (there + 1.0 - back) / 2.0

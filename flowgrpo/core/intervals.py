@@ -50,7 +50,7 @@ def sign_flip_p(differences: np.ndarray) -> float:
     """
     rng = numpy_generator(("sign flip",))
     flipped = np.array([differences @ rng.choice((-1.0, 1.0), len(differences)) for _ in range(RESAMPLES)])
-    as_far = np.abs(flipped) >= abs(differences.sum()) - 1e-9
+    as_far = np.abs(flipped) >= abs(differences.sum()) - 1e-9 * np.abs(differences).sum()
     return float((1 + as_far.sum()) / (1 + RESAMPLES))
 
 

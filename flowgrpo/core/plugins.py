@@ -6,12 +6,15 @@ import importlib.util
 import pkgutil
 import sys
 from collections.abc import Iterable
+from importlib.machinery import SourceFileLoader
 from importlib.metadata import entry_points
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
+from flowgrpo.core.digests import digest_of
 from flowgrpo.core.errors import UserError, said
+from flowgrpo.core.sources import forget_changed, source_digest, user_module
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -42,29 +45,47 @@ def resolve(spec: str, package: str) -> tuple[ModuleType, str | None]:
         return importlib.import_module(f"{package}.{name}"), attr or None
     for group in dict.fromkeys((f"flowgrpo.{package.split('.')[-1]}", package)):
         for entry in entry_points(group=group, name=spec):
-            return importlib.import_module(entry.module), entry.attr
+            return import_user_module(entry.module), entry.attr
     if not attr:
         raise UserError(f"unknown name '{spec}' ({nearest(spec, built_in_names(package))})")
     return import_user_module(name), attr
 
 
 def load_file(path: Path) -> ModuleType:
+    """The module in a file as it is now. What has the same place and source, imports included, is loaded once."""
     if not path.is_file():
         raise UserError(f"{path}: no such file")
-    spec = importlib.util.spec_from_file_location(f"flowgrpo_user_{path.stem}", path.resolve())
+    place = path.resolve()
+    name = f"flowgrpo_user_{path.stem}_{digest_of([str(place), source_digest(place)])[:16]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    forget_changed(place)
+    spec = importlib.util.spec_from_loader(name, _AsItIs(name, str(place)))
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
+    sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
     except Exception as error:
+        del sys.modules[name]
         raise UserError(f"{path} can't be imported: {said(error)}") from error
     return module
 
 
+class _AsItIs(SourceFileLoader):
+    """Compiles the source: Python's own cache goes by a time in seconds and a size."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
 def import_user_module(name: str) -> ModuleType:
+    """A module by its name, as it is now if it is the user's own."""
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
+    importlib.invalidate_caches()
+    if file := user_module(name):
+        forget_changed(file, name)
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:

@@ -9,6 +9,7 @@ from flowgrpo.config.run import EvaluationConfig
 from flowgrpo.core.intervals import mean_interval
 from flowgrpo.core.processes import Processes
 from flowgrpo.core.progress import bar
+from flowgrpo.core.rounding import gains
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.data.samples import Shown, spread
 from flowgrpo.policies.protocol import Sampler
@@ -45,7 +46,7 @@ def compare(prompts: Sequence[Prompt], old: np.ndarray, new: np.ndarray, metric:
         "metric": metric,
         "before": float(old.mean()),
         "after": float(new.mean()),
-        "ci95": list(mean_interval(new - old)),
+        "ci95": list(mean_interval(gains(new, old))),
         "n": len(old),
         "by_tag": _by_tag(prompts, old, new),
     }

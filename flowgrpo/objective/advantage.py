@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from flowgrpo.core.rounding import LEAST, rounding
 from flowgrpo.objective import AdvantageConfig
-
-MIN_SPREAD = 1e-9
 
 
 @dataclass(frozen=True)
@@ -40,15 +39,24 @@ class Place:
 
 @dataclass(frozen=True)
 class Stream:
-    """Credit of one reward, [C] each: the advantage is scale x normalised(value) + offset."""
+    """Credit of one reward, [C] each: the advantage is scale x normalised(value) + offset.
+
+    `rounding`, [C] or one number: how far apart values may be that are equal but for rounding.
+    """
 
     value: np.ndarray
     scale: np.ndarray
     offset: np.ndarray
+    rounding: np.ndarray | float = LEAST
 
     @classmethod
     def of(cls, value: np.ndarray) -> "Stream":
-        return cls(value, np.ones(len(value)), np.zeros(len(value)))
+        return cls(value, np.ones(len(value)), np.zeros(len(value)), rounding(value[:, None], axis=1))
+
+    @property
+    def bound(self) -> np.ndarray:
+        """[C]"""
+        return np.broadcast_to(self.rounding, self.value.shape)
 
 
 def advantages(
@@ -60,27 +68,33 @@ def advantages(
     """
     total = np.sum([weights[k] * stream.value for k, stream in credit.items()], axis=0)
     scope = "group" if config.mean == "global" else config.mean
-    kept = varies(total, place.sets(scope)) if config.zero_variance == "drop" else np.ones(len(total), bool)
+    bound = np.sum([abs(weights[k]) * stream.bound for k, stream in credit.items()], axis=0)
+    kept = varies(total, place.sets(scope), bound) if config.zero_variance == "drop" else np.ones(len(total), bool)
     out = np.zeros(len(total))
     if not kept.any():
         return out, kept
     for label, stream in credit.items():
-        normalised = _normalise(stream.value[kept], place[kept], config)
+        normalised = _normalise(stream.value[kept], stream.bound[kept], place[kept], config)
         out[kept] += weights[label] * (stream.scale[kept] * normalised + stream.offset[kept])
     return (np.clip(out, -config.clip, config.clip) if config.clip else out), kept
 
 
-def varies(values: np.ndarray, sets: np.ndarray) -> np.ndarray:
-    """[C]: whether a value differs from others in its set."""
-    return _per(sets, values, np.ptp) > MIN_SPREAD
+def varies(values: np.ndarray, sets: np.ndarray, bound: np.ndarray) -> np.ndarray:
+    """[C]: whether the values of a set differ by more than their rounding, `bound` [C]."""
+    return _per(sets, values, np.ptp) > _per(sets, bound, np.max)
 
 
-def _normalise(values: np.ndarray, place: Place, config: AdvantageConfig) -> np.ndarray:
-    centred = values - _per(place.sets(config.mean), values, np.mean)
+def _normalise(values: np.ndarray, bound: np.ndarray, place: Place, config: AdvantageConfig) -> np.ndarray:
+    """Values that are equal but for rounding have the deviation 0, and those that are compared with such ones only are 0."""
+    own, sets = place.sets(config.mean), place.sets(config.std if config.std != "none" else config.mean)
+    centred = values - _per(own, values, np.mean)
     if config.std == "none":
         return centred
-    spread = _per(place.sets(config.std), values, lambda x: np.std(x, ddof=min(config.ddof, len(x) - 1)))
-    return centred / np.maximum(spread + config.eps, config.floor)
+    flat = ~varies(values, sets, bound)
+    spread = _per(sets, values, lambda x: np.std(x, ddof=min(config.ddof, len(x) - 1)))
+    centred, spread = np.where(flat & ~varies(values, own, bound), 0.0, centred), np.where(flat, 0.0, spread)
+    scale = np.maximum(spread + config.eps, config.floor)
+    return np.divide(centred, scale, out=np.zeros(len(values)), where=scale > 0.0)
 
 
 def _per(sets: np.ndarray, values: np.ndarray, statistic: Callable[[np.ndarray], Any]) -> np.ndarray:

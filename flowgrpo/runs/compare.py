@@ -13,6 +13,8 @@ import numpy as np
 
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.intervals import Interval, percentiles, resampled_means, t_interval
+from flowgrpo.core.rounding import gains as gains_of
+from flowgrpo.core.rounding import rounding
 from flowgrpo.runs.curve import EVALUATIONS, HELD_OUT, SECONDS, Run, find_runs, read_run
 
 Word = Literal["better", "worse", "no difference shown"]
@@ -112,7 +114,7 @@ def _check_same_exam(runs: list[Run]) -> None:
         if len(run.before) != len(first.before):
             counts = f"{len(run.before)} held-out prompts, {first.path} on {len(first.before)}"
             raise UserError(f"{run.path} was evaluated on {counts}; give them the same evaluation.prompts and evaluation.limit")
-        if np.abs(run.before - first.before).mean() > ROUNDING * first.before.std():
+        if np.abs(run.before - first.before).mean() > max(ROUNDING * first.before.std(), rounding(first.before)):
             raise UserError(
                 f"{run.path} scored {run.before.mean():.4g} before training, {first.path} {first.before.mean():.4g}, prompt by "
                 "prompt not the same; compare runs of one model with one `evaluation` section"
@@ -171,7 +173,7 @@ def _difference(runs: list[Run], baseline: list[Run]) -> Difference:
 
 def _gains(runs: list[Run]) -> np.ndarray:
     """[S, N] of the finished seeds."""
-    return np.array([run.after - run.before for run in runs if run.after is not None])
+    return np.array([gains_of(run.after, run.before) for run in runs if run.after is not None])
 
 
 def _resampled(runs: list[Run]) -> np.ndarray:

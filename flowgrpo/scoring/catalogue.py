@@ -9,6 +9,7 @@ import numpy as np
 from flowgrpo.config.run import RewardConfig
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.plugins import built_in_names, resolve
+from flowgrpo.core.rounding import rounding
 from flowgrpo.pages.tables import markdown_table
 from flowgrpo.scoring.exemplars import noisy, photos
 from flowgrpo.scoring.scorer import PACKAGE, Scorer, find_reward, stated
@@ -68,7 +69,8 @@ def climb(name: str) -> Climb:
         return Climb(name, [], False, False, 0.0, str(error))
     seconds = (time.perf_counter() - begin) / sum(len(rung) for rung in rungs)
     means = [float(values.mean()) for values in scores]
-    right = (np.diff(means) > 0).all() if ladder else np.ptp(np.concatenate(scores)) > 0
+    least = rounding(np.concatenate(scores))
+    right = (np.diff(means) > least).all() if ladder else np.ptp(np.concatenate(scores)) > least
     return Climb(name, means, ladder is not None, bool(right), seconds)
 
 

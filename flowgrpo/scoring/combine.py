@@ -9,9 +9,7 @@ import numpy as np
 
 from flowgrpo.config.run import RewardConfig
 from flowgrpo.core.errors import UserError
-
-EPS = 1e-9
-"""A smaller deviation is rounding."""
+from flowgrpo.core.rounding import rounding
 
 
 def summands(rewards: Mapping[str, np.ndarray], configs: Mapping[str, RewardConfig]) -> dict[str, np.ndarray]:
@@ -39,8 +37,14 @@ def weighted_sum(parts: Mapping[str, np.ndarray], configs: Mapping[str, RewardCo
     return np.sum([configs[label].weight * values for label, values in parts.items()], axis=0)
 
 
+def sum_rounding(parts: Mapping[str, np.ndarray], configs: Mapping[str, RewardConfig]) -> np.ndarray:
+    """[P]: how far apart the weighted sums of a group may be that are equal but for rounding; large parts may cancel."""
+    return np.sum([abs(configs[label].weight) * rounding(values, axis=1) for label, values in parts.items()], axis=0)
+
+
 def _shaped(values: np.ndarray, config: RewardConfig) -> np.ndarray:
     if config.normalise == "group":
         mean, spread = (statistic(values, axis=1, keepdims=True) for statistic in (np.nanmean, np.nanstd))
-        values = np.where(spread > EPS, (values - mean) / np.maximum(spread, EPS), 0.0 * values)
+        least = rounding(values, axis=1)[:, None]
+        values = np.where(spread > least, (values - mean) / np.maximum(spread, least), 0.0 * values)
     return np.clip(values, *config.clip) if config.clip else values

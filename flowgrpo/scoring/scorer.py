@@ -1,6 +1,7 @@
 """Load rewards, score samples with them, and refuse the ways in which rewards die silently.
 
-A reward is any callable `samples -> scores` with one finite number per sample; higher is better.
+A reward is any callable `samples -> scores` with one finite number per sample; higher is better. Scores come as a list, tuple,
+numpy array or tensor.
 """
 
 import inspect
@@ -14,14 +15,15 @@ import numpy as np
 from flowgrpo.config.run import RewardConfig
 from flowgrpo.core.errors import Unavailable, UserError, said
 from flowgrpo.core.plugins import attribute, resolve
+from flowgrpo.core.rounding import SHARE, rounding
 from flowgrpo.data.samples import Samples
+from flowgrpo.scoring.asking import Spoilt, ask
 from flowgrpo.scoring.card import UNSTATED, Card, card_of
 from flowgrpo.scoring.serving.client import Served
 
 T = TypeVar("T")
 Reward = Callable[[Samples], Sequence[float]]
 PACKAGE = "flowgrpo.rewards"
-ROUNDING = 1e-6
 
 
 def find_reward(use: str) -> tuple[Callable, Card]:
@@ -96,7 +98,10 @@ class Scorer:
         return self._each(self._scores, samples, [label for label, card in self.cards.items() if not card.compares])
 
     def attempt(self, samples: Samples) -> dict[str, list[float | UserError]]:
-        """For each sample its score, or what failed. A group that fails takes no other group with it."""
+        """For each sample its score, or what failed. A group that fails takes no other group with it.
+
+        A reward that changes its samples is `Spoilt`, and ends it all.
+        """
         return self._each(self._attempt, samples, self.rewards)
 
     def _each(self, score: Callable[[str, Samples], T], samples: Samples, labels: Collection[str]) -> dict[str, T]:
@@ -109,6 +114,8 @@ class Scorer:
     def _attempt(self, label: str, samples: Samples) -> list[float | UserError]:
         try:
             return self._scores(label, samples).tolist()
+        except Spoilt:
+            raise
         except Unavailable as error:
             return [error] * len(samples)
         except UserError as error:
@@ -122,16 +129,9 @@ class Scorer:
         return [found[i] for i in range(len(samples))]
 
     def _scores(self, label: str, samples: Samples) -> np.ndarray:
-        try:
-            values = np.array([float(score) for score in self.rewards[label](samples)])
-        except UserError:
-            raise
-        except Exception as error:
-            raise UserError(f"reward '{label}' raised {said(error)}") from error
-        if len(values) != len(samples):
-            raise UserError(f"reward '{label}' returned {len(values)} scores for {len(samples)} samples")
+        values = ask(f"reward '{label}'", self.rewards[label], samples)
         low, high = self.cards[label].range
-        slack = ROUNDING * max([1.0, *(abs(end) for end in (low, high) if np.isfinite(end))])
+        slack = SHARE * max([1.0, *(abs(end) for end in (low, high) if np.isfinite(end))])
         if (bad := np.flatnonzero(~np.isfinite(values))).size:
             raise UserError(f"reward '{label}' returned {values[bad[0]]} for the prompt '{samples.prompts[bad[0]]}'")
         if (bad := np.flatnonzero((values < low - slack) | (values > high + slack))).size:
@@ -145,7 +145,7 @@ class Scorer:
 def probe(scorer: Scorer, samples: Samples) -> None:
     """Stop before a run starts if a reward fails on real samples or can't tell them from what shows nothing."""
     for label, values in scorer(Samples.concatenate([samples, *samples.meaningless()])).items():
-        if scorer.weights[label] and np.ptp(values) == 0.0:
+        if scorer.weights[label] and np.ptp(values) <= rounding(values):
             raise UserError(
                 f"reward '{label}' gave {values[0]:g} to all of {len(values)} probe samples (the model's own, noise, "
                 "nothing): a constant reward trains nothing"

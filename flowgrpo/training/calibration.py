@@ -76,5 +76,5 @@ def _signs(config: Config, policy: Policy, prompts: Sequence[Prompt], scorer: Sc
     for tree in trees:
         gains = Gain().assign(tree).value
         for node in shape.trained:
-            counts[:, shape.nodes[node].step - 1] += (gains[node] > 0, gains[node] < 0)
+            counts[:, shape.nodes[node].step - 1] += (gains[node] > tree.rounding, gains[node] < -tree.rounding)
     return counts, cost

@@ -63,31 +63,32 @@ def measure(config: Config, policy: Policy, prompts: Sequence[Prompt], scorer: S
     """Every candidate completes the states of the very same trajectories: same prompts, same noise."""
     trees = {name: _trees(config, policy, prompts, scorer, completion) for name, completion in CANDIDATES.items()}
     steps = _steps(trees["exact"][0].shape)
-    exact = _credit(Gain(), trees["exact"])
-    if exact.std() == 0.0:
+    exact, least = _credit(Gain(), trees["exact"]), max(tree.rounding for tree in trees["exact"])
+    if np.abs(exact).max() <= least:
         raise UserError("no transition changed the reward; give more --prompts, a stronger noise level or a finer reward")
-    qualities = [_quality(name, own, exact, config.rollout.group_size) for name, own in trees.items()]
+    qualities = [_quality(name, own, exact, least, config.rollout.group_size) for name, own in trees.items()]
     after, final = _credit(Gain(baseline=0.0), trees["exact"]), _credit(Terminal(), trees["exact"])
     centred = [_centred(values, steps) for values in (after, after - exact, exact, final)]
-    return qualities, [_worth(step, *(x[:, steps == step].ravel() for x in centred)) for step in np.unique(steps)]
+    return qualities, [_worth(step, least, *(x[:, steps == step].ravel() for x in centred)) for step in np.unique(steps)]
 
 
-def _quality(name: str, trees: list[ScoredTree], exact: np.ndarray, group_size: int) -> Quality:
+def _quality(name: str, trees: list[ScoredTree], exact: np.ndarray, least: float, group_size: int) -> Quality:
     shape, gains = trees[0].shape, _credit(Gain(), trees)
     steps = _steps(shape)
     return Quality(
         name,
-        _correlation(gains, exact),
-        _correlation(_centred(gains, steps), _centred(exact, steps)),
+        _correlation(gains, exact, least),
+        _correlation(_centred(gains, steps), _centred(exact, steps), least),
         shape.network_evaluations / group_size,
         len(shape.leaves) / group_size,
     )
 
 
-def _worth(step: int, after: np.ndarray, before: np.ndarray, gain: np.ndarray, final: np.ndarray) -> StepWorth:
-    slope = float((after * before).mean() / before.var()) if before.var() else 0.0
-    ratio = float(final.var() / gain.var()) if gain.var() else np.inf
-    return StepWorth(int(step), _correlation(after, before), min(max(slope, 0.0), 1.0), ratio)
+def _worth(step: int, least: float, after: np.ndarray, before: np.ndarray, gain: np.ndarray, final: np.ndarray) -> StepWorth:
+    """`least` is how far apart values may be that are equal but for rounding."""
+    slope = float((after * before).mean() / before.var()) if np.ptp(before) > least else 0.0
+    ratio = float(final.var() / gain.var()) if np.ptp(gain) > least else np.inf
+    return StepWorth(int(step), _correlation(after, before, least), min(max(slope, 0.0), 1.0), ratio)
 
 
 def _steps(shape: Shape) -> np.ndarray:
@@ -118,5 +119,5 @@ def _centred(gains: np.ndarray, steps: np.ndarray) -> np.ndarray:
     return out
 
 
-def _correlation(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.corrcoef(a.ravel(), b.ravel())[0, 1]) if a.std() and b.std() else 0.0
+def _correlation(a: np.ndarray, b: np.ndarray, least: float) -> float:
+    return float(np.corrcoef(a.ravel(), b.ravel())[0, 1]) if min(np.ptp(a), np.ptp(b)) > least else 0.0

@@ -12,12 +12,13 @@ import numpy as np
 from flowgrpo.config.run import Config
 from flowgrpo.core.errors import NotFinite
 from flowgrpo.core.keys import Key, numpy_generator
+from flowgrpo.core.rounding import rounding
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.objective.advantage import Place, Stream, advantages, varies
 from flowgrpo.objective.credit import Credited, ScoredTree
 from flowgrpo.policies.protocol import Policy
 from flowgrpo.sampling.shape import Shape
-from flowgrpo.scoring.combine import summands, weighted_sum
+from flowgrpo.scoring.combine import sum_rounding, summands, weighted_sum
 from flowgrpo.scoring.scorer import Scorer
 from flowgrpo.training.rollout import rollout
 
@@ -36,9 +37,10 @@ class Group:
 
 @dataclass(frozen=True)
 class Scored:
-    """An update's groups. All arrays are [P, N].
+    """An update's groups. All arrays are [P, N], but `rounding` [P].
 
-    `rewards`, by label, are NaN where not scored; `total` is what they are combined to. `kept` says which transitions are
+    `rewards`, by label, are NaN where not scored; `total` is what they are combined to, and totals that differ by no more than
+    `rounding` are equal. `kept` says which transitions are
     trained: their credit differs from that of others in their set, they made `decisions`, and the selection has chosen them.
     `turning` marks turning points.
     """
@@ -46,6 +48,7 @@ class Scored:
     shape: Shape
     rewards: dict[str, np.ndarray]
     total: np.ndarray
+    rounding: np.ndarray
     advantage: np.ndarray
     kept: np.ndarray
     decisions: np.ndarray
@@ -63,7 +66,7 @@ class Scored:
         found = {
             "reward": float(final.mean()),
             **{f"reward/{label}": float(values[:, outcomes].mean()) for label, values in self.rewards.items()},
-            "advantage/zero_variance_groups": float(np.mean(~varies(final.ravel(), rows))),
+            "advantage/zero_variance_groups": float(np.mean(~varies(final.ravel(), rows, self.rounding[rows]))),
             "advantage/std": float(self.advantage[:, trained].std()),
             "advantage/trained_share": float(self.kept[:, trained].mean()),
         }
@@ -89,9 +92,17 @@ def scored_trees(
         block = rollout(policy, prompts[i : i + size], shape, key, config.rollout.micro_batch, False)
         rows = group_rewards(shape, scorer(block.samples))
         rewards = {label: np.stack([row[label] for row in rows]) for label in config.rewards}
-        trees += [ScoredTree(shape, total) for total in weighted_sum(summands(rewards, config.rewards), config.rewards)]
+        trees += _trees(shape, summands(rewards, config.rewards), config)
         evaluations += block.network_evaluations
     return trees, evaluations
+
+
+def _trees(shape: Shape, parts: Mapping[str, np.ndarray], config: Config) -> list[ScoredTree]:
+    bounds = sum_rounding(parts, config.rewards)
+    return [
+        ScoredTree(shape, total, rounding=float(bound))
+        for total, bound in zip(weighted_sum(parts, config.rewards), bounds, strict=True)
+    ]
 
 
 def assess(config: Config, shape: Shape, prompts: Sequence[Prompt], groups: Sequence[Group], update: int) -> Scored:
@@ -100,12 +111,17 @@ def assess(config: Config, shape: Shape, prompts: Sequence[Prompt], groups: Sequ
     weights = {label: config.rewards[label].weight for label in parts}
     total = weighted_sum(parts, config.rewards)
     summed = config.advantage.aggregate == "rewards"
+    bound = sum_rounding(parts, config.rewards)
+    bounds = {"total": bound} if summed else {label: rounding(values, axis=1) for label, values in parts.items()}
     credited = {
-        label: [config.credit.credited(ScoredTree(shape, row, g.log_probs)) for row, g in zip(values, groups, strict=True)]
+        label: [
+            config.credit.credited(ScoredTree(shape, row, group.log_probs, float(least)))
+            for row, group, least in zip(values, groups, bounds[label], strict=True)
+        ]
         for label, values in ({"total": total} if summed else parts).items()
     }
     trained = list(shape.trained)
-    streams = {label: _stream(trees, trained) for label, trees in credited.items()}
+    streams = {label: _stream(trees, bounds[label], trained) for label, trees in credited.items()}
     values, varied = advantages(streams, {"total": 1.0} if summed else weights, _place(shape, len(groups)), config.advantage)
     if not np.isfinite(values).all():
         raise NotFinite("advantages are not finite numbers; rewards or their weights are too large: scale them down")
@@ -114,14 +130,15 @@ def assess(config: Config, shape: Shape, prompts: Sequence[Prompt], groups: Sequ
     kept &= np.stack([_selected(config, shape, row, prompt, update) for row, prompt in zip(advantage, prompts, strict=True)])
     decisions = np.stack([group.decisions for group in groups])
     kept &= decisions > 0
-    return Scored(shape, rewards, total, advantage, kept, decisions, _turning(list(credited.values()), total.shape))
+    return Scored(shape, rewards, total, bound, advantage, kept, decisions, _turning(list(credited.values()), total.shape))
 
 
-def _stream(trees: Sequence[Credited], trained: list[int]) -> Stream:
-    """One reward's credit of all groups, [C]."""
+def _stream(trees: Sequence[Credited], bound: np.ndarray, trained: list[int]) -> Stream:
+    """One reward's credit of all groups, [C]; `bound` [P] is the rounding of its rewards."""
     ones = np.ones(len(trees[0].value))
     columns = [(t.value, ones if t.scale is None else t.scale, 0 * ones if t.offset is None else t.offset) for t in trees]
-    return Stream(*(np.stack(part)[:, trained].ravel() for part in zip(*columns, strict=True)))
+    value, scale, offset = (np.stack(part)[:, trained].ravel() for part in zip(*columns, strict=True))
+    return Stream(value, scale, offset, np.repeat(bound, len(trained)))
 
 
 def _place(shape: Shape, groups: int) -> Place:

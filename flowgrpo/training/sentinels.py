@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from flowgrpo.config.run import RewardConfig, SentinelConfig
+from flowgrpo.core.rounding import rounding
 from flowgrpo.runs.folder import Alarm
 
 IDLE = "optimizer steps"
@@ -83,7 +84,7 @@ def _drifted(ends: Mapping[str, Ends], config: SentinelConfig) -> dict[str, str]
     return {
         label: f"'{label}' has drifted by more than {config.drift[label]:.0%} ({_change(ends[label])})"
         for label, (first, last) in means.items()
-        if abs(last - first) > config.drift[label] * abs(first)
+        if abs(last - first) > max(config.drift[label] * abs(first), rounding(np.array([first, last])))
     }
 
 
@@ -92,10 +93,12 @@ def _ends(values: Sequence[float], window: int) -> Ends:
 
 
 def _rise(first: np.ndarray, last: np.ndarray) -> float:
-    """Welch's statistic: the change of the mean in standard errors."""
+    """Welch's statistic: the change of the mean in standard errors; 0 where the means are equal but for rounding."""
     rise = last.mean() - first.mean()
+    if abs(rise) <= rounding(np.concatenate([first, last])):
+        return 0.0
     error = np.sqrt((first.var(ddof=1) + last.var(ddof=1)) / len(first))
-    return float(rise / error) if error > 0 else float(np.sign(rise) * np.inf) if rise else 0.0
+    return float(rise / error) if error > 0 else float(np.sign(rise) * np.inf)
 
 
 def _change(ends: Ends) -> str:

@@ -1,23 +1,26 @@
 """Benchmarks as they are run: figures that repeat, evaluations that go on, paired tests, and what bad input is told."""
 
 import json
+import shutil
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 from flowgrpo.cli.main import main
 from flowgrpo.config.run import RewardConfig
 from flowgrpo.config.source import read_source
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.intervals import sign_flip_p
+from flowgrpo.core.paths import locate
 from flowgrpo.core.plugins import built_in_names
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.eval._own import shipped
 from flowgrpo.evaluation.benchmarks.benchmark import Benchmark
 from flowgrpo.evaluation.benchmarks.comparison import difference, prompt_gains, prompt_means, result, score_table
-from flowgrpo.evaluation.benchmarks.pins import names_of, weights
+from flowgrpo.evaluation.benchmarks.pins import fingerprint, names_of, weights
 from flowgrpo.evaluation.benchmarks.records import Record
 
 OWN = """
@@ -54,8 +57,10 @@ def reward(samples):
     return [0.5] * len(samples)
 """
 FAILS = """
+from pathlib import Path
+
 def reward(samples):
-    if any({condition} for text in samples.prompts):
+    if not Path("mended").exists() and any({condition} for text in samples.prompts):
         raise {error}
     return [len(text) / 8 for text in samples.texts]
 """
@@ -127,7 +132,7 @@ def test_an_interrupt_keeps_what_is_done(capsys):
     assert "the same command goes on" in refusal(capsys, *MODEL, "--out", "out")
     done = Path("out/base/scores.jsonl").read_text()
     assert len(done.splitlines()) == 8
-    Path("own_reward.py").write_text(REWARD)
+    Path("mended").touch()
     evaluate(capsys, *MODEL, "--out", "out")
     assert Path("out/base/scores.jsonl").read_text().startswith(done) and len(lines("out/base/scores.jsonl")) == 20
 
@@ -145,7 +150,7 @@ def test_a_reward_that_fails_on_a_prompt_is_counted_and_tried_again_by_the_same_
     errors = {r["row"]: r["errors"] for r in lines("out/base/scores.jsonl") if r["errors"]}
     assert list(errors) == [5] and "too odd" in errors[5]["length"]
     assert "too odd" in Path("out/report.html").read_text()
-    Path("own_reward.py").write_text(REWARD)
+    Path("mended").touch()
     evaluate(capsys, *MODEL, "--out", "out")
     (base,) = json.loads(Path("out/summary.json").read_text())["models"]
     assert base["failed"] == {} and base["samples"] == 20
@@ -287,6 +292,28 @@ def test_results_of_other_settings_are_not_mixed(capsys):
     assert "out holds results with other prompts;" in refusal(capsys, *MODEL, "--limit", "3", "--out", "out")
 
 
+def test_results_of_another_model_or_reward_are_not_taken_for_new_ones(capsys, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(locate("asset:mini-mdlm"), model)
+    options = [MODEL[0], MODEL[1], f"policy.model={model}", "--limit", "2", "--out", "out"]
+    evaluate(capsys, *options)
+    Path("own_reward.py").write_text(REWARD.replace("8", "9"))
+    assert "out holds results with other rewards;" in refusal(capsys, *options)
+    Path("own_reward.py").write_text(REWARD)
+    evaluate(capsys, *options)
+    tensors = load_file(model / "model.safetensors")
+    save_file({name: -tensor for name, tensor in tensors.items()}, model / "model.safetensors")
+    assert "out holds results with other model;" in refusal(capsys, *options)
+
+
+def test_what_a_prompt_row_works_from_belongs_to_the_prompts(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"1")
+    prompts = [Prompt(0, "a", {"image": "a.png"}, {"image": tmp_path / "a.png"})]
+    before = fingerprint(prompts)
+    (tmp_path / "a.png").write_bytes(b"2")
+    assert fingerprint(prompts) != before
+
+
 def test_a_checkpoint_must_hold_weights_of_its_own(tmp_path):
     last = tmp_path / "run" / "checkpoint-000002"
     (last / "ema").mkdir(parents=True)
@@ -304,6 +331,9 @@ def test_a_checkpoint_must_hold_weights_of_its_own(tmp_path):
     (last / "transformer" / "model.safetensors").write_bytes(b"2")
     assert weights(last).keys() == {"transformer/model.safetensors"}
     assert list(weights(last).values()) == list(weights(last / "ema").values())
+    before = weights(last)
+    (last / "transformer" / "config.json").write_text("{}")
+    assert weights(last) != before
 
 
 def test_checkpoints_are_filed_under_run_and_checkpoint(tmp_path):

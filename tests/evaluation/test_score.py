@@ -1,8 +1,10 @@
 """`flowgrpo score`: what is read, what is written, and what an interrupted or repeated run does."""
 
 import json
+import os
 import re
 import weakref
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -18,6 +20,7 @@ from flowgrpo.evaluation.sheet.page import SHOWN
 from flowgrpo.evaluation.sheet.score import score
 from flowgrpo.evaluation.sheet.source import Item, read_source
 from flowgrpo.evaluation.sheet.stream import Loaded, batches
+from flowgrpo.scoring.card import UNSTATED
 from flowgrpo.scoring.chosen import chosen_rewards, with_arguments
 
 REWARDS = '''
@@ -106,7 +109,7 @@ def test_a_folder_becomes_lines_a_summary_and_a_page(desk, capsys):
     assert run() == 0
     assert [line["image"] for line in lines()] == ["../pictures/a.png", "../pictures/b.png", "../pictures/c.png"]
     assert scores() == pytest.approx([0.2, 0.4, 0.6])
-    assert all(line.keys() == {"image", "prompt", "scores"} for line in lines())
+    assert all(line.keys() == {"image", "sha256", "prompt", "scores"} for line in lines())
     reward = json.loads((desk / "out/summary.json").read_text())["rewards"]["my_reward.py:brightness"]
     assert reward["mean"] == pytest.approx(0.4) and (reward["n"], reward["failed"]) == (3, 0)
     assert (reward["min"], reward["max"]) == pytest.approx((0.2, 0.6))
@@ -429,6 +432,70 @@ def test_a_sheet_does_not_mix_settings(desk, capsys):
     (desk / "out/settings.json").unlink()
     assert "without settings.json" in complaint("--set", f"{above}.level=0.5")
     assert scores(above) == [0.0, 0.0, 1.0]
+
+
+WEIGHED = """
+from pathlib import Path
+
+def scale():
+    from their_scale import scale
+    return scale
+
+class Weighed:
+    def __init__(self, weights):
+        self.weight = float(Path(weights).read_text())
+
+    def __call__(self, samples):
+        return (self.weight * scale() * samples.images.mean((1, 2, 3))).tolist()
+"""
+
+
+@pytest.fixture
+def weighed(desk, monkeypatch):
+    """A reward that depends on a file of weights and on a module beside its own, and the command that asks it."""
+    monkeypatch.syspath_prepend(desk)
+    (desk / "weighed.py").write_text(WEIGHED)
+    (desk / "their_scale.py").write_text("scale = 2.0\n")
+    (desk / "weights.txt").write_text("1.0")
+    return lambda **where: run("--set", "weighed.py:Weighed.weights=weights.txt", rewards="weighed.py:Weighed", **where)
+
+
+@pytest.mark.parametrize(("name", "text"), [("weights.txt", "3.0"), ("their_scale.py", "scale = 3.0\n")])
+def test_what_a_reward_names_or_imports_belongs_to_it(weighed, desk, capsys, name, text):
+    assert weighed() == 0 and scores("weighed.py:Weighed") == pytest.approx([0.4, 0.8, 1.2])
+    (desk / name).write_text(text)
+    grey(desk / "pictures/d.png", 204)
+    assert weighed() == 2 and "the reward 'weighed.py:Weighed' has changed since" in capsys.readouterr().err
+    new = {"weights.txt": 6.0, "their_scale.py": 3.0}[name]
+    assert weighed(out="other") == 0 and scores("weighed.py:Weighed", "other")[-1] == pytest.approx(0.8 * new)
+
+
+@pytest.mark.parametrize("seconds", [-1000, 0, 1000])
+def test_a_file_that_was_replaced_is_scored_again_whatever_its_time(desk, seconds):
+    old = (desk / "pictures/a.png").stat()
+    assert run() == 0 and scores()[0] == pytest.approx(0.2)
+    grey(desk / "pictures/a.png", 204)
+    os.utime(desk / "pictures/a.png", ns=(old.st_atime_ns, old.st_mtime_ns + seconds * 10**9))
+    assert run() == 0 and scores() == pytest.approx([0.8, 0.4, 0.6])
+    assert [int(count) for count, _ in calls(desk)] == [3, 1]
+
+
+def test_a_server_that_serves_another_reward_is_not_taken_for_the_former(desk, capsys, monkeypatch):
+    class Server:
+        def __init__(self, *_):
+            self.health = SimpleNamespace(fingerprint=(desk / "served").read_text())
+            self.card = UNSTATED
+
+        def __call__(self, samples):
+            return [float(self.health.fingerprint)] * len(samples)
+
+    monkeypatch.setattr("flowgrpo.scoring.scorer.Served", Server)
+    monkeypatch.setattr("flowgrpo.scoring.identity.Served", Server)
+    (desk / "run.yaml").write_text("rewards:\n  there: {url: 'http://127.0.0.1:1'}\n")
+    (desk / "served").write_text("1")
+    assert run(rewards="run.yaml") == 0 and scores("there") == [1.0] * 3
+    (desk / "served").write_text("2")
+    assert run(rewards="run.yaml") == 2 and "the reward 'there' has changed since" in capsys.readouterr().err
 
 
 def test_changed_rows_are_noticed(desk, capsys):

@@ -34,6 +34,10 @@ def short(a, b):
 
 def nan(a, b):
     return [float("nan")] * len(a)
+
+
+def lost(samples):
+    return [float("nan")] * len(samples)
 """
 
 
@@ -67,7 +71,12 @@ def test_the_mean_of_a_group_is_one_half(judges, values):
     assert sum(rates) / len(rates) == pytest.approx(0.5)
 
 
+def test_a_score_that_is_no_number_wins_nothing(judges):
+    with pytest.raises(UserError, match="returned nan, which wins against nothing"):
+        WinRate(f"{judges}:lost", margin=0.0)(samples([0.0, 1.0, 0.5], [0, 0, 0]))
+
+
 @pytest.mark.parametrize("name", ["short", "nan"])
 def test_bad_verdicts_are_refused(judges, name):
-    with pytest.raises(UserError, match=r"a number in \[0, 1\] for each of 3 pairs"):
+    with pytest.raises(UserError, match=r"a number in \[0, 1\] for each of 3 pairs|1 scores for 3 samples"):
         WinRate(f"{judges}:{name}")(samples([0.1, 0.2, 0.3], [0] * 3))

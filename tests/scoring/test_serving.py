@@ -86,9 +86,9 @@ class Rows:
 """
 
 
-@pytest.fixture(scope="module")
-def mine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("served") / "mine.py"
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.py"
     path.write_text(SOURCE)
     return path
 
@@ -433,6 +433,19 @@ def test_a_reward_whose_source_or_arguments_changed_has_another_fingerprint(tmp_
     path.write_text(path.read_text() + "\n")
     found.append(RewardThread(f"{path}:One", {}).fingerprint)
     assert found[0] == found[1] and len(set(found)) == 3
+
+
+def test_what_a_served_reward_imports_and_names_belongs_to_its_fingerprint(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "weights").mkdir()
+    weights, module, path = tmp_path / "weights" / "w.bin", tmp_path / "beside_it.py", tmp_path / "own.py"
+    path.write_text("import beside_it\n\n\nclass One:\n    def __init__(self, weights):\n        pass\n")
+    found = []
+    for content, code in ((b"1", "x = 1"), (b"2", "x = 1"), (b"2", "x = 2")):
+        weights.write_bytes(content)
+        module.write_text(code)
+        found += [RewardThread(f"{path}:One", {"weights": str(weights.parent)}).fingerprint for _ in range(2)]
+    assert found[::2] == found[1::2] and len(set(found)) == 3
 
 
 @contextmanager

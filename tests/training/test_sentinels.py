@@ -94,6 +94,14 @@ def test_statistics_of_pictures_that_can_be_worked_out_by_hand():
     flat = torch.full((1, 3, 8, 8), 0.25)
     both = torch.cat([finest, coarse, flat])
     assert statistics.high_frequency(pictures(both, [0, 1, 2])) == pytest.approx([1.0, 0.0, 0.0], abs=1e-6)
+
+
+@pytest.mark.parametrize("level", [0.1, 0.7, 1.0])
+def test_a_large_picture_of_one_brightness_has_no_detail(level):
+    """Its mean is not exact in float32."""
+    flat = torch.full((1, 3, 509, 511), level)
+    flat[..., 0, 0] += 1e-7
+    assert statistics.high_frequency(Samples(["p"], [{}], [0], flat)) == [0.0]
     red, grey = torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.5, 0.5, 0.5])
     coloured = torch.stack([red, grey])[:, :, None, None].expand(2, 3, 8, 8)
     assert statistics.saturation(pictures(coloured, [0, 1])) == pytest.approx([1.0, 0.0])

@@ -10,6 +10,7 @@ import numpy as np
 
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.intervals import Interval, mean_interval, sign_flip_p
+from flowgrpo.core.rounding import gains
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.evaluation.benchmarks.benchmark import Benchmark, Figures
 from flowgrpo.evaluation.benchmarks.records import Record
@@ -88,9 +89,10 @@ def difference(name: str, label: str, gains: np.ndarray) -> Difference:
 def prompt_gains(
     prompts: Sequence[Prompt], samples: int, label: str, base: Sequence[Record], records: Sequence[Record]
 ) -> np.ndarray:
-    """[P]: `records` minus `base`, over the samples of a prompt that both have scores of."""
+    """[P]: `records` minus `base`, over the samples of a prompt that both have scores of; 0 where they are equal but for
+    rounding."""
     old, new = (score_table(prompts, found, label, samples) for found in (base, records))
-    return prompt_means(new - old)
+    return prompt_means(gains(new, old))
 
 
 def score_table(prompts: Sequence[Prompt], records: Sequence[Record], label: str, samples: int) -> np.ndarray:

@@ -1,18 +1,20 @@
 """What results on the disk are of, so that results of something else are never mixed with them."""
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flowgrpo.core.digests import digest, digest_of
 from flowgrpo.core.errors import UserError
+from flowgrpo.core.identity import named
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.evaluation.benchmarks.run import Exam
 from flowgrpo.policies import PolicyConfig
 from flowgrpo.runs.checkpoint import checkpoints
+from flowgrpo.scoring.identity import identity
 
-WEIGHTS = ("*.safetensors", "*/*.safetensors", "schedule.json")
+WEIGHTS = ("*.safetensors", "*/*.safetensors", "*.json", "*/*.json")
 APART = ("state", "ema")
 """What a checkpoint holds besides: the trainer's state, and averaged weights, which are a checkpoint of their own."""
 
@@ -29,41 +31,38 @@ def pin(folder: Path, facts: Mapping[str, Any]) -> None:
 
 
 def settings(exam: Exam, policy: PolicyConfig) -> dict[str, Any]:
-    """Whatever decides what the base model scores."""
-    rewards = {label: reward.model_dump(mode="json") for label, reward in exam.benchmark.rewards.items()}
+    """Whatever decides what the base model scores; `model` has the files, folders and code that the policy names."""
+    stated = policy.model_dump(mode="json")
     return {
         "prompts": fingerprint(exam.prompts),
         "samples_per_prompt": exam.benchmark.samples_per_prompt,
         "steps": exam.steps,
         "seed": exam.seed,
         "batch": exam.batch,
-        "rewards": rewards,
-        "policy": policy.model_dump(mode="json"),
+        "rewards": {label: identity(reward) for label, reward in exam.benchmark.rewards.items()},
+        "policy": stated,
+        "model": named(stated),
     }
 
 
 def fingerprint(prompts: Sequence[Prompt]) -> str:
+    """Of the rows, and of the pictures and clips that the model works from."""
     stated = [{"index": prompt.index, "text": prompt.text, "metadata": prompt.metadata} for prompt in prompts]
-    rows = json.dumps(stated, sort_keys=True)
-    return hashlib.sha256(rows.encode()).hexdigest()
+    files = named([prompt.conditions for prompt in prompts])
+    return digest_of([stated, files] if files else stated)
 
 
 def weights(checkpoint: Path) -> dict[str, str]:
-    """sha256 of each file of weights in a run's checkpoint."""
+    """sha256 of each file of weights in a run's checkpoint, and of those that say how they are read."""
     if not checkpoint.is_dir():
         raise UserError(f"{checkpoint}: no such checkpoint folder")
     if whole := checkpoints(checkpoint):
         raise UserError(f"{checkpoint} is a run; name one of its checkpoints, such as {whole[-1]}")
     found = {file.relative_to(checkpoint) for pattern in WEIGHTS for file in checkpoint.glob(pattern)}
     own = sorted(file for file in found if file.parent.name not in APART)
-    if not own:
+    if not any(file.suffix == ".safetensors" for file in own):
         raise UserError(f"{checkpoint} holds no weights (*.safetensors); name a checkpoint folder of a run")
-    return {str(file): _sha256(checkpoint / file) for file in own}
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return {str(file): digest(checkpoint / file) for file in own}
 
 
 def names_of(folders: Sequence[Path]) -> dict[str, Path]:

@@ -1,7 +1,5 @@
 """The folder of a sheet: settings.json and scores.jsonl, a line per sample, which an interrupted run goes on from."""
 
-import hashlib
-import inspect
 import json
 import os
 from collections import Counter
@@ -11,12 +9,12 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from flowgrpo.config.run import RewardConfig
+from flowgrpo.core.digests import digest
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.paths import locate
-from flowgrpo.core.plugins import resolve
 from flowgrpo.data.media import CLIPS
 from flowgrpo.evaluation.sheet.source import Item, index_of
-from flowgrpo.scoring.scorer import PACKAGE
+from flowgrpo.scoring.identity import identity
 
 Kind = Literal["image", "video", "text"]
 KINDS: tuple[Kind, ...] = ("image", "video", "text")
@@ -29,6 +27,7 @@ class Line:
     """A sample and its scores; `content` is its path, relative to the sheet's folder, or the text itself.
 
     A reward that has no score yet, or failed, is not in `scores`; what failed is forgotten on reading, and tried again.
+    `sha256` is that of the file that was scored.
     """
 
     kind: Kind
@@ -36,16 +35,18 @@ class Line:
     prompt: str
     scores: dict[str, float]
     errors: dict[str, str]
+    sha256: str | None = None
 
     def as_json(self) -> str:
+        read = {} if self.sha256 is None else {"sha256": self.sha256}
         errors = {"errors": self.errors} if self.errors else {}
-        return json.dumps({self.kind: self.content, "prompt": self.prompt, "scores": self.scores, **errors})
+        return json.dumps({self.kind: self.content, **read, "prompt": self.prompt, "scores": self.scores, **errors})
 
     @classmethod
     def parse(cls, text: str) -> Self:
         row = json.loads(text)
         kind = next(kind for kind in KINDS if kind in row)
-        return cls(kind, row[kind], row["prompt"], row["scores"], {})
+        return cls(kind, row[kind], row["prompt"], row["scores"], {}, row.get("sha256"))
 
 
 def blank(item: Item, folder: Path) -> Line:
@@ -70,17 +71,18 @@ def known_lines(folder: Path) -> dict[Key, Line]:
 def _read(path: Path) -> dict[Key, Line]:
     if not path.is_file():
         return {}
-    written, complete = path.stat().st_mtime, path.read_text(encoding="utf-8").split("\n")[:-1]
+    complete = path.read_text(encoding="utf-8").split("\n")[:-1]
     try:
         lines = [Line.parse(text) for text in complete]
     except (ValueError, KeyError, StopIteration, TypeError) as error:
         raise UserError(f"{path} has a line that `flowgrpo score` has not written; choose another --out") from error
-    return {key: line for key, line in zip(_keys(lines), lines, strict=True) if not _changed(path.parent, line, written)}
+    return {key: line for key, line in zip(_keys(lines), lines, strict=True) if _holds(path.parent, line)}
 
 
-def _changed(folder: Path, line: Line, written: float) -> bool:
+def _holds(folder: Path, line: Line) -> bool:
+    """Whether the file that was scored is still what it was; a sheet outlives its pictures."""
     path = folder / line.content
-    return line.kind != "text" and path.is_file() and path.stat().st_mtime > written
+    return line.kind == "text" or not path.is_file() or digest(path) == line.sha256
 
 
 def _keys(lines: Iterable[Line]) -> Iterator[Key]:
@@ -112,31 +114,14 @@ def _replace(path: Path, text: str) -> None:
 
 
 def settings_of(source: str, prompts: str | None, rewards: Mapping[str, RewardConfig]) -> dict[str, Any]:
-    """What scores depend on beside the pictures: the source, files with rows, and rewards with the file of their code."""
+    """What scores depend on beside the pictures: the source, files with rows, and what the rewards are."""
     index = index_of(source)
     rows = [*([index] if index else []), *([locate(prompts)] if prompts else [])]
     return {
         "source": str(locate(source).absolute()),
-        "rows": {str(path.absolute()): _digest(path) for path in rows},
-        "rewards": {label: _reward(config) for label, config in rewards.items()},
+        "rows": {str(path.absolute()): digest(path) for path in rows},
+        "rewards": {label: identity(config) for label, config in rewards.items()},
     }
-
-
-def _reward(config: RewardConfig) -> dict[str, Any]:
-    stated = config.model_dump(mode="json", include={"use", "url", "arguments"}, exclude_none=True)
-    return stated if config.use is None else {**stated, "code": _digest(_code(config.use))}
-
-
-def _code(use: str) -> Path:
-    """The file that holds the reward."""
-    file = Path(use.rpartition(":")[0])
-    if file.suffix == ".py" and file.is_file():
-        return file
-    return Path(inspect.getfile(resolve(use, PACKAGE)[0]))
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def check_settings(folder: Path, settings: Mapping[str, Any], known: Mapping[Key, Line]) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from flowgrpo.config.run import RewardConfig
+from flowgrpo.core.digests import digest
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.progress import bar
 from flowgrpo.data.media import read
@@ -42,10 +43,16 @@ def load(row: int, item: Item, line: Line) -> Loaded:
     if isinstance(item.content, str):
         return Loaded(row, item, line, item.content)
     try:
+        line = _of_this(line, digest(item.content))
         pixels = read(item.content, item.kind)
     except UserError as error:
         return Loaded(row, item, line, error)
     return Loaded(row, item, replace(line, kind="image" if pixels.ndim == 3 else "video"), pixels)
+
+
+def _of_this(line: Line, sha256: str) -> Line:
+    """Scores of another content are no scores of this one."""
+    return line if line.sha256 == sha256 else replace(line, sha256=sha256, scores={})
 
 
 def batches(loaded: Iterable[Loaded], limit: int) -> Iterator[list[Loaded]]:

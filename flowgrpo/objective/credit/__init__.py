@@ -18,12 +18,13 @@ class ScoredTree:
     """One group's tree with one reward, N nodes.
 
     `rewards` [N] is NaN where a node was not scored (all leaves are); `log_probs` [N] are those of the transitions into
-    trained nodes at the rollout, in the policy's unit, NaN elsewhere.
+    trained nodes at the rollout, in the policy's unit, NaN elsewhere. Rewards that differ by no more than `rounding` are equal.
     """
 
     shape: Shape
     rewards: np.ndarray
     log_probs: np.ndarray = field(default_factory=lambda: np.empty(0))
+    rounding: float = 0.0
 
     @cached_property
     def values(self) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from flowgrpo.core.rounding import sign
 from flowgrpo.objective.credit import Credit, Credited, ScoredTree, needs_every_value
 from flowgrpo.sampling.shape import Shape
 
@@ -30,7 +31,7 @@ class TurningPoint(Credit):
             assert start is not None
             values = tree.values[[start, *path]]
             gain[path], long_term[path] = np.diff(values), values[-1] - values[:-1]
-            turning[path] = turning_points(values, self.consistent)
+            turning[path] = turning_points(values, self.consistent, tree.rounding)
         if self.balance:
             turning &= balanced(long_term, turning)
         return Credited(np.where(turning, long_term, gain), turning=turning)
@@ -41,11 +42,11 @@ class TurningPoint(Credit):
         return needs_every_value(self.type, shape)
 
 
-def turning_points(values: np.ndarray, consistent: bool) -> np.ndarray:
-    """[w] booleans for the w steps between `values` [w + 1]."""
-    d = np.sign(np.diff(values))
-    s = d * np.sign(values[-1] - values[0])
-    ahead = d * np.sign(values[-1] - values[1:]) > 0
+def turning_points(values: np.ndarray, consistent: bool, rounding: float = 0.0) -> np.ndarray:
+    """[w] booleans for the w steps between `values` [w + 1]; a change by no more than `rounding` has no sign."""
+    d = sign(np.diff(values), rounding)
+    s = d * sign(values[-1] - values[0], rounding)
+    ahead = d * sign(values[-1] - values[1:], rounding) > 0
     turns = np.concatenate([s[:1] > 0, (s[:-1] < 0) & (s[1:] > 0)])
     if not consistent:
         return turns

@@ -3,10 +3,9 @@
 import numpy as np
 from pydantic import Field, NonNegativeFloat, NonNegativeInt
 
+from flowgrpo.core.rounding import rounding
 from flowgrpo.objective.credit import Credit, Credited, ScoredTree
 from flowgrpo.sampling.shape import Shape
-
-EPS = 1e-8
 
 
 class Value(Credit):
@@ -51,4 +50,4 @@ def discounted(rewards: np.ndarray, gamma: float) -> np.ndarray:
 def relative(returns: np.ndarray) -> np.ndarray:
     """Q over its mean, or ones where that means nothing."""
     mean = returns.mean()
-    return returns / mean if mean > EPS and returns.min() >= 0.0 else np.ones(len(returns))
+    return returns / mean if mean > rounding(returns) and returns.min() >= 0.0 else np.ones(len(returns))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from flowgrpo.core.errors import UserError
 from flowgrpo.data.samples import Made, Samples
+from flowgrpo.scoring.asking import Spoilt
 from flowgrpo.scoring.card import UNSTATED
 from flowgrpo.scoring.scorer import Scorer
 from flowgrpo.scoring.serving.pictures import Reader
@@ -89,7 +90,10 @@ def _outcomes(scorer: Scorer, label: str, samples: list[Received]) -> list[Score
 
 def _attempt(scorer: Scorer, label: str, alike: list[Received]) -> list[float | UserError]:
     errors = [sample.made for sample in alike if isinstance(sample.made, UserError)]
-    return [*errors] or scorer.attempt(_joined(alike))[label]
+    try:
+        return [*errors] or scorer.attempt(_joined(alike))[label]
+    except Spoilt as error:
+        return [error] * len(alike)
 
 
 def _joined(alike: list[Received]) -> Samples:

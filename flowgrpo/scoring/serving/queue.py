@@ -1,20 +1,17 @@
 """Requests that wait for one reward, and the thread that owns it: rewards may not be called by two threads at once."""
 
 import asyncio
-import hashlib
-import inspect
-import json
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from flowgrpo import __version__
 from flowgrpo.config.run import RewardConfig
-from flowgrpo.scoring.scorer import Reward, Scorer
+from flowgrpo.core.digests import digest_of
+from flowgrpo.scoring.identity import identity
+from flowgrpo.scoring.scorer import Scorer
 from flowgrpo.scoring.serving.batch import Received, score
 from flowgrpo.scoring.serving.wire import Score
 
@@ -25,19 +22,12 @@ class RewardThread:
     def __init__(self, name: str, arguments: dict[str, Any]) -> None:
         self.name, self.arguments = name, arguments
         self.thread = ThreadPoolExecutor(1)
-        self.scorer = self.thread.submit(Scorer, {name: RewardConfig(use=name, arguments=arguments)}).result()
-        self.fingerprint = _fingerprint(self.scorer.rewards[name], name, arguments)
+        config = RewardConfig(use=name, arguments=arguments)
+        self.scorer = self.thread.submit(Scorer, {name: config}).result()
+        self.fingerprint = digest_of(identity(config))[:16]
 
     async def score(self, requests: Sequence[Sequence[Received]]) -> list[list[Score]]:
         return await asyncio.get_running_loop().run_in_executor(self.thread, score, self.scorer, requests)
-
-
-def _fingerprint(reward: Reward, name: str, arguments: dict[str, Any]) -> str:
-    """Of a reward's name, arguments, source file and version of flowgrpo: what a client's scores depend on."""
-    file = module.__file__ if (module := inspect.getmodule(reward)) else None
-    source = Path(file).read_bytes() if file else b""
-    facts = json.dumps([name, arguments, __version__], sort_keys=True, default=str)
-    return hashlib.blake2b(facts.encode() + source, digest_size=8).hexdigest()
 
 
 @dataclass(eq=False)

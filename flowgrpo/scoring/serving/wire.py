@@ -84,7 +84,7 @@ class Score(BaseModel):
 
 
 class Scores(BaseModel):
-    """In the order of the request's samples. `fingerprint` changes with the reward, its arguments and its source."""
+    """In the order of the request's samples. `fingerprint` changes with the reward's `identity`."""
 
     name: str
     fingerprint: str

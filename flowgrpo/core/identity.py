@@ -1,0 +1,57 @@
+"""What the numbers on the disk depend on: flowgrpo itself, and whatever files, folders and code a setting names."""
+
+import os
+from collections.abc import Iterator
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from flowgrpo import __version__
+from flowgrpo.core.digests import digest, digest_of
+from flowgrpo.core.paths import ASSET, locate
+from flowgrpo.core.sources import source_digest, user_module
+
+INSIDE = ("", ".rewards", ".eval", ".assets")
+"""The packages of flowgrpo that hold code; an editable install keeps them apart."""
+
+
+@cache
+def own() -> str:
+    """The version of flowgrpo, and a digest of its sources."""
+    roots = [Path(str(files(f"flowgrpo{inside}"))) for inside in INSIDE]
+    sources = {str(file.relative_to(root.parent)): digest(file) for root in roots for file in root.rglob("*.py")}
+    return f"{__version__} {digest_of(sources)}"
+
+
+def named(settings: Any) -> dict[str, str]:
+    """Digests by name of what exists of the files, folders and modules of the user's that texts in `settings` name.
+
+    `settings` is made of mappings, sequences and plain values. Code is named as everywhere, `file.py:attr` or `module:attr`, and
+    counts with what it imports.
+    """
+    found = ((text, _digest(text)) for text in _texts(settings))
+    return {text: value for text, value in found if value is not None}
+
+
+def _digest(text: str) -> str | None:
+    module = text if text.endswith(".py") else text.rpartition(":")[0]
+    if module.endswith(".py") and os.path.isfile(module):
+        return source_digest(Path(module))
+    path = locate(text) if text.startswith(ASSET) else Path(os.path.expanduser(text))
+    if text and os.path.exists(path):
+        return digest(path)
+    if module and all(part.isidentifier() for part in module.split(".")) and (file := user_module(module)):
+        return source_digest(file, module)
+    return None
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str | Path):
+        yield str(value)
+    elif isinstance(value, dict):
+        for entry in value.values():
+            yield from _texts(entry)
+    elif isinstance(value, list | tuple):
+        for entry in value:
+            yield from _texts(entry)

@@ -1,0 +1,103 @@
+"""How a reward is asked: with samples that it can't harm, for one number per sample. B samples."""
+
+import copy
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flowgrpo.core.errors import UserError, said
+from flowgrpo.data.samples import Made, Samples
+
+WANTED = "a list, tuple, numpy array or tensor with one number per sample"
+
+
+class Spoilt(UserError):
+    """A reward has changed pixels that others see too: no score of these samples means anything."""
+
+
+def ask(what: str, reward: Callable[..., Any], *asked: Samples) -> np.ndarray:
+    """[B] float64: what `reward` says of the samples, or of pairs of samples; `what` it is called in errors.
+
+    It gets lists and rows of its own; pixels are shared, since a copy of clips may not fit into memory, and compared afterwards.
+    """
+    before = [_mark(samples.made) for samples in asked]
+    outcome = _answer(what, reward, *asked)
+    if [_mark(samples.made) for samples in asked] != before:
+        raise Spoilt(
+            f"{what} changes its samples in place, and others see them too; let it work on samples.{asked[0].kind}.clone()"
+        )
+    if isinstance(outcome, UserError):
+        raise outcome
+    return outcome
+
+
+def _answer(what: str, reward: Callable[..., Any], *asked: Samples) -> np.ndarray | UserError:
+    try:
+        return numbers(what, reward(*map(_lent, asked)), len(asked[0]))
+    except UserError as error:
+        return error
+    except (Exception, SystemExit) as error:
+        failure = UserError(f"{what} raised {said(error)}")
+        failure.__cause__ = error
+        return failure
+
+
+def _lent(samples: Samples) -> Samples:
+    made: Made = list(samples.made) if isinstance(samples.made, list) else samples.made.detach()
+    return replace(
+        samples,
+        prompts=list(samples.prompts),
+        metadata=[copy.deepcopy(row) for row in samples.metadata],
+        group=list(samples.group),
+        made=made,
+    )
+
+
+def _mark(made: Made) -> int:
+    """A checksum of pixels: a version counter does not see what is done through numpy or `.data`."""
+    mark = 0
+    for sample in () if isinstance(made, list) else made:
+        mark = zlib.crc32(sample.contiguous().numpy().data, mark)
+    return mark
+
+
+def numbers(what: str, found: Any, count: int) -> np.ndarray:
+    """[count] float64 of a list or tuple of numbers, or of a tensor or array [B] or [B, 1] of any real type."""
+    if isinstance(found, list | tuple):
+        values = np.array([_number(what, value) for value in found], np.float64)
+    elif isinstance(found, Tensor | np.ndarray):
+        values = _array(what, found)
+    else:
+        raise UserError(f"{what} returned {_a(found)}, and must return {WANTED}")
+    if values.shape == (count, 1):
+        values = values[:, 0]
+    if values.ndim != 1:
+        raise UserError(f"{what} returned {_a(found)} of shape {list(values.shape)}, and must return {WANTED}")
+    if len(values) != count:
+        raise UserError(f"{what} returned {len(values)} scores for {count} samples")
+    return values
+
+
+def _array(what: str, found: Tensor | np.ndarray) -> np.ndarray:
+    real = not found.is_complex() if isinstance(found, Tensor) else found.dtype.kind in "biuf"
+    if not real:
+        raise UserError(f"{what} returned {_a(found)} of {found.dtype}, and must return {WANTED}")
+    return found.detach().to("cpu", torch.float64).numpy() if isinstance(found, Tensor) else found.astype(np.float64)
+
+
+def _number(what: str, value: Any) -> float:
+    """Of a number, or of an array or tensor that holds one."""
+    if isinstance(value, Tensor | np.ndarray) and value.shape in ((), (1,)):
+        return float(_array(what, value).reshape(()))
+    if isinstance(value, Tensor | np.ndarray | complex | np.complexfloating) or "__float__" not in dir(value):
+        raise UserError(f"{what} returned a list with {_a(value)} in it, and must return {WANTED}")
+    return float(value)
+
+
+def _a(value: Any) -> str:
+    return "None" if value is None else f"a value of type {type(value).__name__}"
