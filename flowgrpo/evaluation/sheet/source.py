@@ -9,7 +9,8 @@ from typing import Any, Literal
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.paths import locate
 from flowgrpo.data.media import CLIPS, PICTURES
-from flowgrpo.data.prompts import Prompt, load_prompts, read_rows
+from flowgrpo.data.prompts import Prompt, load_prompts
+from flowgrpo.data.rows import read_rows
 
 
 @dataclass(frozen=True)
