@@ -265,7 +265,8 @@ def test_clips_have_all_their_frames(tmp_path):
         first.save(tmp_path / name, save_all=True, append_images=rest, lossless=True)
         assert read(tmp_path / name).shape == (3, 16, 16, 3)
         assert read(tmp_path / name)[:, 0, 0, 0].tolist() == [0, 100, 200]
-        assert read(tmp_path / name, "image").shape == (16, 16, 3)
+        with pytest.raises(UserError, match="has 3 frames or pages, and one picture is wanted"):
+            read(tmp_path / name, "image")
     film = cv2.VideoWriter(str(tmp_path / "a.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 8, (16, 16))
     for blue in (0, 128, 255):
         film.write(np.full((16, 16, 3), (blue, 0, 0), np.uint8))
@@ -282,7 +283,7 @@ def test_a_row_says_whether_a_file_is_a_clip(desk):
     assert run(source="rows.jsonl", rewards="my_reward.py:motion,my_reward.py:brightness") == 0
     moving, still, short = lines()
     assert moving["video"] == "../x.gif" and moving["scores"] == {"my_reward.py:motion": pytest.approx(0.2)}
-    assert still["image"] == "../x.gif" and still["scores"] == {"my_reward.py:brightness": 0.0}
+    assert still["image"] == "../x.gif" and "one picture is wanted" in still["errors"]["my_reward.py:brightness"]
     assert "reward 'my_reward.py:motion' returned nan" in short["errors"]["my_reward.py:motion"]
     assert "NaN" not in (desk / "out/scores.jsonl").read_text()
 

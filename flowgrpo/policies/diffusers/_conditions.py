@@ -10,6 +10,7 @@ from PIL import Image
 
 from flowgrpo.core.errors import UserError
 from flowgrpo.data import media
+from flowgrpo.data.media import Kind
 from flowgrpo.data.prompts import CONDITION, Files, Prompt
 from flowgrpo.policies.diffusers._table import CONDITIONS, LISTED, ONE_TEXT, REPEATED, SINGLE, TEXT
 
@@ -47,7 +48,7 @@ class Rows:
         found: dict[str, Any] = {}
         for key, file in prompts[0].conditions.items():
             name = self._argument(key)
-            opened = _opened(file)
+            opened = _opened(file, "video" if "video" in key else "image")
             repeated = name in LISTED or self.pipeline in REPEATED
             found[name] = [opened] * len(prompts) if repeated else opened
         if missing := [name for name in self.needed if name not in found]:
@@ -72,13 +73,12 @@ class Rows:
         )
 
 
-def _opened(files: Files) -> Any:
+def _opened(files: Files, kind: Kind) -> Any:
     if isinstance(files, list):
-        return [_opened(item) for item in files]
-    return None if files is None else _open(files)
+        return [_opened(item, kind) for item in files]
+    return None if files is None else _open(files, kind)
 
 
 @lru_cache(PICTURES)
-def _open(file: Path) -> Image.Image | list[Image.Image]:
-    pixels = media.read(file)
-    return Image.fromarray(pixels) if pixels.ndim == 3 else [Image.fromarray(frame) for frame in pixels]
+def _open(file: Path, kind: Kind) -> Image.Image | list[Image.Image]:
+    return media.frames_of(file) if kind == "video" else Image.fromarray(media.read(file, kind))
