@@ -4,7 +4,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
@@ -19,7 +19,7 @@ DECODER = re.compile(r"\[\w[^@\]]* @ 0x[0-9a-f]+\] (.*)")
 _redirected = Lock()
 
 
-def film(path: Path) -> Iterator[np.ndarray]:
+def film(path: Path) -> Generator[np.ndarray, None, None]:
     """uint8 [H, W, 3], frame by frame. A UserError where one is damaged or missing, at the latest after the last."""
     said: list[str] = []
     with _overheard(said):

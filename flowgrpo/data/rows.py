@@ -22,7 +22,7 @@ import math
 import os
 import re
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +111,7 @@ def json_of(text: str, where: str) -> Any:
 def _distinct(pairs: list[tuple[str, Any]]) -> Row:
     row = dict(pairs)
     if len(row) < len(pairs):
-        raise ValueError(f"the key '{_twice(key for key, _ in pairs)}' is there twice")
+        raise ValueError(f"the key '{_twice([key for key, _ in pairs])}' is there twice")
     return row
 
 
@@ -181,7 +181,6 @@ def _cells(path: Path, number: int, names: list[str], cells: list[str], missing:
     return dict(zip(names, cells, strict=True))
 
 
-def _twice(names: Iterable[str]) -> str:
+def _twice(names: Sequence[str]) -> str:
     """The first that is there a second time."""
-    seen: set[str] = set()
-    return next(name for name in names if name in seen or seen.add(name))
+    return next(name for i, name in enumerate(names) if name in names[:i])

@@ -80,7 +80,7 @@ def _read(path: Path) -> dict[Key, Line]:
 
 def _changed(folder: Path, line: Line, written: float) -> bool:
     path = folder / line.content
-    return line.kind != "text" and path.is_file() and path.stat().st_mtime > written
+    return line.kind != "text" and os.path.isfile(path) and path.stat().st_mtime > written
 
 
 def _keys(lines: Iterable[Line]) -> Iterator[Key]:
