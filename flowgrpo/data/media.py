@@ -24,7 +24,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Literal
@@ -61,20 +61,35 @@ def read(path: Path, kind: Kind | None = None) -> np.ndarray:
 
     Whatever a decoder raises on a broken file is a UserError that names the file.
     """
-    name = str(path) if len(str(path)) <= NAME else f"{str(path)[:NAME]}..."
-    if not os.path.isfile(path):
-        raise UserError(f"{name}: no such file")
-    try:
+    with _named(path):
         if kind == "image" or path.suffix.lower() in PICTURES:
             return _opened(path, kind)
         with closing(film(path)) as frames:
             return np.stack(_held(frames))
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    name = str(path) if len(str(path)) <= NAME else f"{str(path)[:NAME]}..."
+    if not os.path.isfile(path):
+        raise UserError(f"{name}: no such file")
+    try:
+        yield
     except UserError as error:
         raise UserError(f"{name} {error}") from error
     except UnidentifiedImageError as error:
         raise UserError(f"{name} can't be read: it is not a picture of a format that is known here") from error
     except Exception as error:
         raise UserError(f"{name} can't be read ({type(error).__name__}: {error})") from error
+
+
+def look(path: Path, kind: Kind) -> None:
+    """Refuse what is no picture of this kind by its first bytes, without reading all of it; a film is not looked into."""
+    if kind == "image" or path.suffix.lower() in PICTURES:
+        with _named(path), Image.open(path) as file:
+            if kind == "image":
+                _refuse_several(file)
+            _refuse_deep(file)
 
 
 def _opened(path: Path, kind: Kind | None) -> np.ndarray:
@@ -95,16 +110,24 @@ def _count(file: Image.Image) -> int:
 
 def still(file: Image.Image) -> np.ndarray:
     """uint8 [H, W, 3] of an open file; it must be one picture."""
-    if (count := _count(file)) > 1:
-        raise UserError(f"has {count} frames or pages, and one picture is wanted; save the one that is meant")
+    _refuse_several(file)
     return _pixels(file)
 
 
-def _pixels(file: Image.Image) -> np.ndarray:
+def _refuse_several(file: Image.Image) -> None:
+    if (count := _count(file)) > 1:
+        raise UserError(f"has {count} frames or pages, and one picture is wanted; save the one that is meant")
+
+
+def _refuse_deep(file: Image.Image) -> None:
     if file.mode.startswith(("I", "F")):
         raise UserError(f"has pixels of mode {file.mode}; save it with 8 bits per channel")
     if DEEP.search(str(file.tile)):  # type: ignore[attr-defined]
         raise UserError("has 16 bits per channel; save it with 8")
+
+
+def _pixels(file: Image.Image) -> np.ndarray:
+    _refuse_deep(file)
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # a reward's module may have set it
     picture = ImageOps.exif_transpose(file)
     if picture.has_transparency_data:

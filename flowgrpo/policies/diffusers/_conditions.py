@@ -1,6 +1,6 @@
 """From prompt rows to the arguments of a pipeline's call."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
@@ -40,6 +40,15 @@ class Rows:
             start += size
         return found
 
+    def check(self, prompt: Prompt) -> None:
+        """Refuse a row whose pictures and clips the pipeline does not take or can't read, or that lacks one that it needs."""
+        try:
+            self._refuse_missing([self._argument(key) for key in prompt.conditions])
+            for key, files in prompt.conditions.items():
+                _look(files, _kind(key))
+        except UserError as error:
+            raise UserError(f"row {prompt.index + 1}: {error}") from error
+
     def arguments(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
         """Of one call: the texts of its rows, and the conditions that they share.
 
@@ -48,11 +57,10 @@ class Rows:
         found: dict[str, Any] = {}
         for key, file in prompts[0].conditions.items():
             name = self._argument(key)
-            opened = _opened(file, "video" if "video" in key else "image")
+            opened = _opened(file, _kind(key))
             repeated = name in LISTED or self.pipeline in REPEATED
             found[name] = [opened] * len(prompts) if repeated else opened
-        if missing := [name for name in self.needed if name not in found]:
-            raise UserError(f"{self.pipeline} works from '{missing[0]}': name a file in that column of each prompt row")
+        self._refuse_missing(found)
         if self.text and self.pipeline not in ONE_TEXT:
             return {**found, self.text: [prompt.text for prompt in prompts]}
         if self.text:
@@ -63,6 +71,10 @@ class Rows:
             raise UserError(f"{self.pipeline} takes neither a text nor a number of samples per prompt")
         return found
 
+    def _refuse_missing(self, found: Collection[str]) -> None:
+        if missing := [name for name in self.needed if name not in found]:
+            raise UserError(f"{self.pipeline} works from '{missing[0]}': name a file in that column of each prompt row")
+
     def _argument(self, key: str) -> str:
         for name in CONDITIONS.get(key, (key,)):
             if name in self.parameters:
@@ -71,6 +83,18 @@ class Rows:
             f"prompt rows have '{key}', but {self.pipeline} takes none; rename the column if only rewards read it "
             f"(it takes {', '.join(name for name in self.parameters if CONDITION.fullmatch(name)) or 'no pictures at all'})"
         )
+
+
+def _kind(key: str) -> Kind:
+    return "video" if "video" in key else "image"
+
+
+def _look(files: Files, kind: Kind) -> None:
+    if isinstance(files, list):
+        for item in files:
+            _look(item, kind)
+    elif files is not None:
+        media.look(files, kind)
 
 
 def _opened(files: Files, kind: Kind) -> Any:
