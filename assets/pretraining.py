@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
 from flowgrpo.assets.scenes import OPENINGS, RELATIONS, TAGS, draw, is_held_out, sample_metadata, sample_scene
-from flowgrpo.data.prompts import read_rows
+from flowgrpo.data.rows import read_rows
 from flowgrpo.data.samples import Samples
 from flowgrpo.rewards.scene import BACKGROUNDS, COLORS, strict
 

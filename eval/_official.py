@@ -2,8 +2,6 @@
 
 import csv
 import hashlib
-import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +9,7 @@ from typing import Any, TypeVar
 from huggingface_hub import snapshot_download
 
 from flowgrpo.core.errors import UserError
+from flowgrpo.data import rows
 from flowgrpo.data.prompts import Prompt
 
 T = TypeVar("T")
@@ -56,16 +55,16 @@ def member(folder: Path | str | None, name: str) -> str | None:
     return f"{place.rstrip('/')}/{name}{at}{revision}"
 
 
-def counted(rows: Sequence[T], count: int | None, path: Path | str) -> list[T]:
+def counted(found: Sequence[T], count: int | None, path: Path | str) -> list[T]:
     """The rows, if they are as many as in the official file (None: any number but 0)."""
-    if not rows or (count is not None and len(rows) != count):
-        raise UserError(f"{path} holds {len(rows)} prompts instead of {count or 'at least one'}; get the official file anew")
-    return list(rows)
+    if not found or (count is not None and len(found) != count):
+        raise UserError(f"{path} holds {len(found)} prompts instead of {count or 'at least one'}; get the official file anew")
+    return list(found)
 
 
-def prompts(rows: Sequence[dict[str, Any]], count: int | None, path: Path | str) -> list[Prompt]:
+def prompts(stated: Sequence[dict[str, Any]], count: int | None, path: Path | str) -> list[Prompt]:
     """One prompt a row, its text under `prompt`."""
-    found = [Prompt(i, str(row["prompt"]), row) for i, row in enumerate(counted(rows, count, path))]
+    found = [Prompt(i, str(row["prompt"]), row) for i, row in enumerate(counted(stated, count, path))]
     if empty := [prompt for prompt in found if not prompt.text.strip()]:
         raise UserError(f"{path}, prompt {empty[0].index + 1}: the prompt is empty; get the official file anew")
     return found
@@ -73,39 +72,35 @@ def prompts(rows: Sequence[dict[str, Any]], count: int | None, path: Path | str)
 
 def read(path: Path) -> str:
     """The text of a file."""
+    _refuse_folder(path)
+    return rows.text_of(path)
+
+
+def _refuse_folder(path: Path) -> None:
     if not path.is_file():
         raise UserError(f"{path} is a folder, but must be the official file itself")
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not text in UTF-8; get the official file anew") from error
+
+
+def lines(path: Path) -> list[str]:
+    """The lines of a file that are not blank, without the blanks around them."""
+    _refuse_folder(path)
+    return [line.strip() for _, line in rows.lines_of(path)]
 
 
 def read_json(path: Path) -> Any:
-    try:
-        return json.loads(read(path))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not valid JSON ({error}); get the official file anew") from error
+    return rows.json_of(read(path), str(path))
 
 
-def json_lines(file: Path, keys: Sequence[str]) -> list[dict[str, Any]]:
+def json_lines(path: Path, keys: Sequence[str]) -> list[dict[str, Any]]:
     """The objects of a file of JSON lines, which must all have these keys."""
-    return [_object(line, keys, file, number) for number, line in enumerate(read(file).splitlines(), 1) if line.strip()]
-
-
-def _object(line: str, keys: Sequence[str], file: Path, number: int) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{file}, line {number}: not valid JSON ({error}); get the official file anew") from error
-    if not isinstance(row, dict) or not all(key in row for key in keys):
-        raise UserError(f"{file}, line {number}: must be an object with {', '.join(keys)}; get the official file anew")
-    return row
+    _refuse_folder(path)
+    return rows.json_lines(path, keys)
 
 
 def table(path: Path, columns: Sequence[str], dialect: type[csv.Dialect] = csv.excel) -> list[dict[str, str]]:
     """The rows of a file of delimited values that has these columns, each value without the space around it."""
-    reader = csv.DictReader(io.StringIO(read(path), newline=""), dialect=dialect, restval="")
-    if missing := [column for column in columns if column not in (reader.fieldnames or ())]:
+    _refuse_folder(path)
+    found = rows.table(path, dialect, missing="")
+    if missing := [column for column in columns if found and column not in found[0]]:
         raise UserError(f"{path} has no column '{missing[0]}'; the official file has {', '.join(columns)}")
-    return [{column: row[column].strip() for column in columns} for row in reader]
+    return [{column: row[column].strip() for column in columns} for row in found]

@@ -19,7 +19,7 @@ from flowgrpo.core.errors import UserError
 from flowgrpo.core.keys import numpy_generator
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.eval._figures import means, means_by
-from flowgrpo.eval._official import official, prompts, read
+from flowgrpo.eval._official import lines, official, prompts
 from flowgrpo.eval._own import distinct, numbered
 from flowgrpo.evaluation.benchmarks.benchmark import Benchmark, Figures
 
@@ -50,8 +50,8 @@ QUOTED = re.compile(r'"([^"]*\S[^"]*)"')
 def load(path: Path | None) -> list[Prompt]:
     if path is None:
         return numbered(rows())
-    lines = [line.strip() for line in read(official(path, None, None, HINT)).splitlines() if line.strip()]
-    return prompts([_row(line, path, number) for number, line in enumerate(lines, 1)], None, path)
+    stated = lines(official(path, None, None, HINT))
+    return prompts([_row(line, path, number) for number, line in enumerate(stated, 1)], None, path)
 
 
 def _row(line: str, path: Path, number: int) -> dict[str, Any]:

@@ -6,16 +6,16 @@ there is no official export to take a checksum of. Captions are what users typed
 means of reward models.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from flowgrpo.core.errors import UserError
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.eval._figures import means
-from flowgrpo.eval._official import official, prompts, read
+from flowgrpo.eval._official import json_lines, official, prompts
 from flowgrpo.eval._preferences import PREFERENCES
 from flowgrpo.evaluation.benchmarks.benchmark import Benchmark, Figures
 
@@ -24,15 +24,15 @@ HINT = "export the split test_unique of the dataset yuvalkirstain/pickapic_v1_no
 
 def load(path: Path | str | None, count: int | None = 500) -> list[Prompt]:
     file = official(path, count, None, HINT)
-    lines = [line for line in read(file).split("\n") if line.strip()]
-    return prompts([{"prompt": _caption(line, file, number)} for number, line in enumerate(lines, 1)], count, file)
+    rows = json_lines(file, ())
+    return prompts([{"prompt": _caption(row, file, number)} for number, row in enumerate(rows, 1)], count, file)
 
 
-def _caption(line: str, file: Path, number: int) -> str:
-    try:
-        return json.loads(line)["caption"].strip()
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{file}, line {number}: must be an object with a text under 'caption'; {HINT}") from error
+def _caption(row: dict[str, Any], file: Path, number: int) -> str:
+    caption = row.get("caption")
+    if not isinstance(caption, str):
+        raise UserError(f"{file}, row {number}: must be an object with a text under 'caption'; {HINT}")
+    return caption.strip()
 
 
 def figures(asked: Sequence[Prompt], scores: Mapping[str, np.ndarray]) -> Figures:

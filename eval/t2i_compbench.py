@@ -19,7 +19,7 @@ from flowgrpo.config.run import RewardConfig
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.eval._figures import means, means_by
 from flowgrpo.eval._judge import JUDGED, judge
-from flowgrpo.eval._official import counted, member, official, prompts, read
+from flowgrpo.eval._official import counted, lines, member, official, prompts
 from flowgrpo.evaluation.benchmarks.benchmark import Benchmark, Figures
 
 HINT = "get the folder examples/dataset of https://github.com/Karine-Huang/T2I-CompBench"
@@ -37,8 +37,8 @@ def load(folder: Path | str | None, each: int | None = 300) -> list[Prompt]:
 
 def _category(folder: Path | str | None, category: str, each: int | None) -> list[dict]:
     file = official(member(folder, f"{category}_val.txt"), each and each * len(CATEGORIES), None, HINT)
-    lines = [line.strip() for line in read(file).splitlines() if line.strip()]
-    return [{"prompt": line, "category": category, "questions": questions(line, category)} for line in counted(lines, each, file)]
+    stated = counted(lines(file), each, file)
+    return [{"prompt": line, "category": category, "questions": questions(line, category)} for line in stated]
 
 
 def questions(prompt: str, category: str) -> list[str]:

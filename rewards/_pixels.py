@@ -3,7 +3,9 @@
 import numpy as np
 from torch import Tensor
 
+from flowgrpo.data.media import rounded
+
 
 def pixels(images: Tensor) -> np.ndarray:
-    """[B, 3, H, W] in [0, 1] -> [B, H, W, 3] uint8, rounded to the nearest."""
-    return images.mul(255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous().numpy()
+    """[B, 3, H, W] in [0, 1] -> [B, H, W, 3] uint8, rounded to the nearest, as they are when they are saved."""
+    return rounded(images)

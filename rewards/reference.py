@@ -23,6 +23,7 @@ from torchvision.transforms.functional import to_tensor
 
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.paths import ASSET, assets
+from flowgrpo.data.media import read
 from flowgrpo.data.samples import Samples
 from flowgrpo.rewards._answer import bad_row, stated
 from flowgrpo.rewards._hub import reading, tensors, torchvision_weights
@@ -64,11 +65,14 @@ class References:
         return torch.stack([to_tensor(pictures[name]) for name in names])
 
     def _picture(self, name: str) -> Image.Image:
+        path = self._path(name)
         try:
-            with Image.open(self._path(name)) as file:
-                return file.convert("RGB")
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
-            raise UserError(f"there is no picture '{name}' in the folder of references that can be read") from error
+            return Image.fromarray(read(path, "image"))
+        except UserError as error:
+            raise UserError(
+                f"there is no picture '{name}' in the folder of references that can be read: a whole one, of one frame and "
+                "with 8 bits per channel"
+            ) from error
 
     def _path(self, name: str) -> Path:
         root = assets().resolve() if name.startswith(ASSET) else self.folder

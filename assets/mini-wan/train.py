@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 from flowgrpo.assets.clips import is_held_out, rows, sample_clip, sample_row
 from flowgrpo.assets.pretraining import arguments, descend, follow, learning_rate, near_objects, save_half, write_rows
 from flowgrpo.assets.scenes import Metadata
-from flowgrpo.data.prompts import read_rows
+from flowgrpo.data.rows import read_rows
 from flowgrpo.data.samples import Samples
 from flowgrpo.rewards.motion import strict
 

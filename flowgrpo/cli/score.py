@@ -10,8 +10,8 @@ from flowgrpo.scoring.chosen import REWARDS, SET, chosen_rewards, with_arguments
 
 SOURCE = """a folder of pictures and clips with all below it, a quoted glob, or a .jsonl with rows of {"image" or "video": path,
 "prompt": ..., any metadata}, paths relative to it; a row with neither is a text, its "text" """
-PROMPTS = """.txt, .jsonl or .csv: a row per sample in sorted order, or found by a column "image"; without it, prompts come from
-the .jsonl, or from NAME.txt beside the picture"""
+PROMPTS = """.txt, .csv, .tsv, .jsonl or .json: a row for each sample, found by a column "image" or "video", or in the order of
+the names (10 after 2) where that is certain; without it, prompts come from the .jsonl, or from NAME.txt beside the picture"""
 OUT = "for scores.jsonl, summary.json and report.html; after an interruption the same command goes on"
 
 

@@ -13,7 +13,7 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from flowgrpo.core.digests import digest_of
-from flowgrpo.core.errors import UserError, said
+from flowgrpo.core.errors import UserError, user_code
 from flowgrpo.core.sources import forget_changed, source_digest, user_module
 
 
@@ -65,10 +65,11 @@ def load_file(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:
+        with user_code(f"{path} can't be imported: it"):
+            spec.loader.exec_module(module)
+    except UserError:
         del sys.modules[name]
-        raise UserError(f"{path} can't be imported: {said(error)}") from error
+        raise
     return module
 
 
@@ -87,10 +88,11 @@ def import_user_module(name: str) -> ModuleType:
     if file := user_module(name):
         forget_changed(file, name)
     try:
-        return importlib.import_module(name)
+        with user_code(f"module '{name}' can't be imported: it", but=ModuleNotFoundError):
+            return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or not name.startswith(error.name):
-            raise
+            raise UserError(f"module '{name}' can't be imported: it imports '{error.name}', which is not installed") from error
         raise UserError(f"no module named '{name}' can be imported from here") from error
 
 

@@ -1,88 +1,201 @@
-"""Pictures and clips from files. H, W pixels, F frames."""
+"""Pictures and clips in files: the one reader and the one writer of all of them. H, W pixels, F frames.
+
+A picture is read as a person sees it on a white page:
+
+- turned as its EXIF data say, in RGB, whatever its colour mode (grey, palette, CMYK, ...); a colour profile is not applied;
+- what is transparent lies on white, so a colour that is hidden is not seen;
+- with 8 bits a channel; more bits, or floats, are refused;
+- of one frame. An animation is a clip, and several pages (TIFF) are refused.
+
+A clip is read whole, or refused:
+
+- an animation (GIF, WebP, PNG) has a constant frame rate: a frame that is seen k times as long as the shortest stands for k
+  frames, since encoders store equal frames once. Other durations are refused;
+- a film (MP4, WebM, AVI, ...) must have as many frames as its header says, and its decoder must find nothing wrong with them;
+- damage that a format has no way to tell (a changed byte in GIF, JPEG or VP9) can't be seen.
+
+A picture is written with pixels rounded to the nearest of 256 levels, as diffusers does, in PNG; a clip in lossless WebP with
+every frame stored, equal ones too, so that what is read is what was written, frame for frame. Pixels that are no numbers are
+refused.
+"""
 
 import io
+import math
+import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Literal
 
-import cv2
 import numpy as np
-from PIL import Image, ImageOps, ImageSequence
+import torch
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from torch import Tensor
 
 from flowgrpo.core.errors import UserError
-from flowgrpo.data.samples import Shown
+from flowgrpo.data import _webp
+from flowgrpo.data._film import film
 
+Kind = Literal["image", "video"]
+Shown = Image.Image | list[Image.Image] | str
+"""A picture, the frames of a clip, or a text."""
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 CLIPS = frozenset({".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi"})
 ANIMATED = ("GIF", "WEBP", "PNG")
+TICKS = {"GIF": 10.0}
+"""Milliseconds that durations are rounded to, where it is not one."""
 FRAME = 125
 """Milliseconds that a frame is seen."""
 MOST_PIXELS = 500_000_000
 """Of all frames of a clip together: 6 GB as float32."""
+DEEP = re.compile(r";16[BLN]")
+"""In the name of a codec's input: Pillow would drop the lower half of 16 bits."""
+NAME = 200
+"""Of a longer path only so much is shown."""
 
 
-def read(path: Path, kind: Literal["image", "video"] | None = None) -> np.ndarray:
+def read(path: Path, kind: Kind | None = None) -> np.ndarray:
     """uint8 [H, W, 3] for a picture, [F, H, W, 3] for a clip; without a kind, what has several frames is a clip.
 
     Whatever a decoder raises on a broken file is a UserError that names the file.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
+    with _named(path):
+        if kind == "image" or path.suffix.lower() in PICTURES:
+            return _opened(path, kind)
+        with closing(film(path)) as frames:
+            return np.stack(_held(frames))
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    name = str(path) if len(str(path)) <= NAME else f"{str(path)[:NAME]}..."
+    if not os.path.isfile(path):
+        raise UserError(f"{name}: no such file")
     try:
-        return _opened(path, kind) if kind == "image" or path.suffix.lower() in PICTURES else _clip(_decoded(path))
+        yield
     except UserError as error:
-        raise UserError(f"{path} {error}") from error
+        raise UserError(f"{name} {error}") from error
+    except UnidentifiedImageError as error:
+        raise UserError(f"{name} can't be read: it is not a picture of a format that is known here") from error
     except Exception as error:
-        raise UserError(f"{path} can't be read ({type(error).__name__}: {error})") from error
+        raise UserError(f"{name} can't be read ({type(error).__name__}: {error})") from error
 
 
-def _opened(path: Path, kind: str | None) -> np.ndarray:
-    with Image.open(path) as file:
-        if kind == "image" or (kind is None and file.format not in ANIMATED):
-            return _pixels(file)
-        frames = _clip(map(_pixels, ImageSequence.Iterator(file)))
-    return frames if kind == "video" or len(frames) > 1 else frames[0]
+def look(path: Path, kind: Kind) -> None:
+    """Refuse what is no picture of this kind by its first bytes, without reading all of it; a film is not looked into."""
+    if kind == "image" or path.suffix.lower() in PICTURES:
+        with _named(path), Image.open(path) as file:
+            if kind == "image":
+                _refuse_several(file)
+            _refuse_deep(file)
 
 
-def _pixels(picture: Image.Image) -> np.ndarray:
-    """As a person sees it: turned as its EXIF data say."""
-    if picture.mode.startswith(("I", "F")):
-        raise UserError(f"has pixels of mode {picture.mode}; save it with 8 bits per channel")
-    return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+def _opened(path: Path, kind: Kind | None) -> np.ndarray:
+    content = path.read_bytes()
+    with Image.open(io.BytesIO(content)) as file:
+        if kind == "image" or _count(file) == 1:
+            pixels = still(file)
+            return pixels[None] if kind == "video" else pixels
+        if file.format == "GIF" and not content.rstrip(b"\0\r\n ").endswith(b";"):
+            raise UserError("has no end: the file was cut")
+        return _animation(file)
 
 
-def _decoded(path: Path) -> Iterator[np.ndarray]:
-    film = cv2.VideoCapture(str(path))
-    try:
-        while (step := film.read())[0]:
-            yield cv2.cvtColor(step[1], cv2.COLOR_BGR2RGB)
-    finally:
-        film.release()
+def _count(file: Image.Image) -> int:
+    """Frames or pages. (A camera's JPEG may hold previews behind its picture; they don't count.)"""
+    return file.n_frames if file.format in (*ANIMATED, "TIFF") else 1  # type: ignore[attr-defined]
 
 
-def _clip(frames: Iterable[np.ndarray]) -> np.ndarray:
-    kept: list[np.ndarray] = []
+def still(file: Image.Image) -> np.ndarray:
+    """uint8 [H, W, 3] of an open file; it must be one picture."""
+    _refuse_several(file)
+    return _pixels(file)
+
+
+def _refuse_several(file: Image.Image) -> None:
+    if (count := _count(file)) > 1:
+        raise UserError(f"has {count} frames or pages, and one picture is wanted; save the one that is meant")
+
+
+def _refuse_deep(file: Image.Image) -> None:
+    if file.mode.startswith(("I", "F")):
+        raise UserError(f"has pixels of mode {file.mode}; save it with 8 bits per channel")
+    if DEEP.search(str(file.tile)):  # type: ignore[attr-defined]
+        raise UserError("has 16 bits per channel; save it with 8")
+
+
+def _pixels(file: Image.Image) -> np.ndarray:
+    _refuse_deep(file)
+    ImageFile.LOAD_TRUNCATED_IMAGES = False  # a reward's module may have set it
+    picture = ImageOps.exif_transpose(file)
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return np.asarray(picture.convert("RGB"))
+
+
+def _animation(file: Image.Image) -> np.ndarray:
+    """uint8 [F, H, W, 3], without a picture that PNG shows where it can't be played."""
+    if file.format not in ANIMATED:
+        raise UserError(f"has {_count(file)} pages; save the one that is meant")
+    durations: list[float] = []
+
+    def stored() -> Iterator[np.ndarray]:
+        for i in range(int(file.info.get("default_image", False)), _count(file)):
+            file.seek(i)
+            yield _pixels(file)
+            durations.append(float(file.info.get("duration") or 0.0))
+
+    frames = _held(stored())
+    counts = _repeats(durations, TICKS.get(str(file.format), 1.0))
+    return np.stack(_held(chain.from_iterable(map(repeat, frames, counts))))
+
+
+def _repeats(durations: Sequence[float], tick: float) -> list[int]:
+    """For how many frames of a constant rate each stands; durations were rounded down to whole ticks, all in milliseconds."""
+    shortest = min(durations)
+    if max(durations) == shortest:
+        return [1] * len(durations)
+    counts = [_multiples(duration, shortest, tick) for duration in durations] if shortest > 0 else [[]]
+    if any(len(possible) != 1 for possible in counts):
+        raise UserError(
+            f"has frames of {shortest:g} to {max(durations):g} ms, which are not multiples of one duration; give all the same"
+        )
+    return [possible[0] for possible in counts]
+
+
+def _multiples(duration: float, shortest: float, tick: float) -> list[int]:
+    """What a duration can be a multiple of, where one of the shortest is `shortest` to `shortest + tick`."""
+    if duration % shortest == 0.0:
+        return [int(duration // shortest)]
+    return list(range(math.floor(duration / (shortest + tick)) + 1, math.ceil((duration + tick) / shortest)))
+
+
+def _held(frames: Iterable[np.ndarray]) -> list[np.ndarray]:
+    held: list[np.ndarray] = []
     for frame in frames:
-        kept.append(frame)
-        if len(kept) * frame[..., 0].size > MOST_PIXELS:
+        held.append(frame)
+        if len(held) * frame[..., 0].size > MOST_PIXELS:
             raise UserError(f"has more than {MOST_PIXELS:,} pixels in all its frames; cut it")
-    if not kept:
-        raise UserError("has no frame that can be read")
-    return np.stack(kept)
+    return held
 
 
 def frames_of(path: Path) -> list[Image.Image]:
-    """RGB, one for a picture. A frame that is seen longer stands for several: WebP keeps none that repeats the last."""
-    frames = []
-    with Image.open(path) as file:
-        for frame in ImageSequence.Iterator(file):
-            shown = frame.convert("RGB")
-            frames += [shown.copy() for _ in range(max(1, round(file.info.get("duration", FRAME) / FRAME)))]
-    return frames
+    """RGB, one for a picture."""
+    return [Image.fromarray(frame) for frame in read(path, "video")]
+
+
+def rounded(pixels: Tensor) -> np.ndarray:
+    """[..., 3, H, W] in [0, 1] -> uint8 [..., H, W, 3], each to the nearest level; what lies outside goes to 0 or 255."""
+    if not torch.isfinite(pixels).all():
+        raise UserError("a picture has pixels that are no finite numbers: did the VAE overflow? policy.dtype fp32 or bf16 helps")
+    return pixels.mul(255).round().clamp(0, 255).byte().movedim(-3, -1).contiguous().cpu().numpy()
 
 
 def animate(frames: Sequence[Image.Image], file: Path | io.BytesIO, lossless: bool) -> None:
-    """Write a WebP that plays for ever."""
+    """Write a WebP to look at, which plays for ever; equal frames become one that is seen longer."""
     frames[0].save(
         file, "webp", save_all=True, append_images=frames[1:], duration=FRAME, loop=0, lossless=lossless, quality=60, method=6
     )
@@ -93,7 +206,7 @@ def kept(sample: Shown, folder: Path, name: str) -> dict[str, str]:
     if isinstance(sample, str):
         return {"text": sample}
     if isinstance(sample, list):
-        animate(sample, folder / f"{name}.webp", lossless=True)
+        (folder / f"{name}.webp").write_bytes(_webp.animation(sample, FRAME))
         return {"video": f"{name}.webp"}
     sample.save(folder / f"{name}.png")
     return {"image": f"{name}.png"}

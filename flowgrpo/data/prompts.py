@@ -1,8 +1,6 @@
 """Prompts: rows of a file, with whatever metadata they carry."""
 
-import csv
-import gzip
-import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,6 +12,7 @@ import numpy as np
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.keys import numpy_generator
 from flowgrpo.core.paths import locate
+from flowgrpo.data.rows import read_rows
 
 CONDITION = re.compile(r"(\w+_)?(image|images|video|videos|mask)")
 """Columns of a prompt file that name pictures or clips for the model to work from."""
@@ -37,13 +36,14 @@ class Prompt:
 
 
 def load_prompts(source: str, conditions: bool = True) -> list[Prompt]:
-    """.txt (a prompt a line), .jsonl (`{"prompt": ..., any metadata}`) or .csv (a column `prompt`).
+    """.txt (a prompt a line), or rows with a `prompt` and any metadata: .csv, .tsv, .jsonl, .json; `data.rows` says how they are
+    read. All rows are checked.
 
     A row may name pictures and clips for the model to work from: `image`, `images` (a list), `video`, or a name of the model's
     own that ends so (`mask_image`). Paths are relative to the file. Without `conditions` such columns are metadata only.
     """
     path = locate(source)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UserError(f"prompt file {path} does not exist")
     rows = read_rows(path)
     if not rows:
@@ -69,32 +69,6 @@ def _files(value: Any, path: Path, where: str) -> Files:
     if not file.exists():
         raise UserError(f"{where}: {file} does not exist; paths are relative to the prompt file")
     return file
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a .txt, .jsonl or .csv, which may be packed (.gz), whether they hold a prompt or not."""
-    packed = path.suffix == ".gz"
-    content = path.read_bytes()
-    text = (gzip.decompress(content) if packed else content).decode("utf-8")
-    lines = [line for line in text.splitlines() if line.strip()]
-    match path.with_suffix("").suffix if packed else path.suffix:
-        case ".txt":
-            return [{"prompt": line.strip()} for line in lines]
-        case ".jsonl":
-            return [_json_row(line, path, number) for number, line in enumerate(lines, 1)]
-        case ".csv":
-            return [dict(row) for row in csv.DictReader(text.splitlines())]
-    raise UserError(f"prompt file {path} must end in .txt, .jsonl or .csv, or one of these and .gz")
-
-
-def _json_row(line: str, path: Path, number: int) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}, row {number}: not valid JSON ({error})") from error
-    if not isinstance(row, dict):
-        raise UserError(f"{path}, row {number}: must be an object with a 'prompt'")
-    return row
 
 
 def _text(row: dict[str, Any], path: Path, index: int) -> str:

@@ -5,17 +5,15 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar, cast
 
 import torch
-from PIL.Image import Image
+from PIL import Image
 from torch import Tensor
-from torchvision.transforms.functional import to_pil_image
 
 from flowgrpo.core.errors import UserError
+from flowgrpo.data.media import Shown, rounded
 
 T = TypeVar("T")
 Kind = Literal["images", "videos", "texts"]
 Made = Tensor | list[str]
-Shown = Image | list[Image] | str
-"""A picture, the frames of a clip, or a text."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,12 +65,12 @@ class Samples:
         return Samples([self.prompts[i] for i in rows], [self.metadata[i] for i in rows], [self.group[i] for i in rows], made)
 
     def shown(self) -> list[Shown]:
-        """Each sample as a person looks at it."""
+        """Each sample as a person looks at it, and as it is written."""
         if isinstance(self.made, list):
             return list(self.made)
         if self.kind == "images":
-            return [to_pil_image(picture) for picture in self.made]
-        return [[to_pil_image(frame) for frame in clip] for clip in self.made]
+            return [Image.fromarray(picture) for picture in rounded(self.made)]
+        return [[Image.fromarray(frame) for frame in rounded(clip)] for clip in self.made]
 
     def meaningless(self) -> "list[Samples]":
         """As many samples of noise, and as many of nothing: what no reward should take for good."""

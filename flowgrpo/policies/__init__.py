@@ -1,6 +1,7 @@
 """Policies: where to start, what the network predicts at a state, what a final state looks like."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from flowgrpo.data.prompts import Prompt
     from flowgrpo.policies.protocol import Policy, Sampler
 
 
@@ -101,6 +103,14 @@ class PolicyConfig(Component):
     def sampling_complaint(self, steps: int) -> str | None:
         """Why the policy's own sampler can't take this many steps, or None."""
         return None
+
+    def check(self, prompts: "Sequence[Prompt]") -> list[str] | None:
+        """What the policy does to prompts that a user should know, such as cutting long ones. Loads no weights.
+
+        None where that can't be known yet, since the model's files are not on this disk. Errors: UserError, with the row, for
+        a prompt that the policy can't take.
+        """
+        return []
 
     @abstractmethod
     def build(self, device: "torch.device", seed: int) -> "Policy":

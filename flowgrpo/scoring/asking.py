@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowgrpo.core.errors import UserError, said
+from flowgrpo.core.errors import UserError, user_code
 from flowgrpo.data.samples import Made, Samples
 
 WANTED = "a list, tuple, numpy array or tensor with one number per sample"
@@ -26,25 +26,19 @@ def ask(what: str, reward: Callable[..., Any], *asked: Samples) -> np.ndarray:
     It gets lists and rows of its own; pixels are shared, since a copy of clips may not fit into memory, and compared afterwards.
     """
     before = [_mark(samples.made) for samples in asked]
-    outcome = _answer(what, reward, *asked)
+    failure: UserError | None = None
+    try:
+        with user_code(what):
+            found = numbers(what, reward(*map(_lent, asked)), len(asked[0]))
+    except UserError as error:
+        failure = error
     if [_mark(samples.made) for samples in asked] != before:
         raise Spoilt(
             f"{what} changes its samples in place, and others see them too; let it work on samples.{asked[0].kind}.clone()"
         )
-    if isinstance(outcome, UserError):
-        raise outcome
-    return outcome
-
-
-def _answer(what: str, reward: Callable[..., Any], *asked: Samples) -> np.ndarray | UserError:
-    try:
-        return numbers(what, reward(*map(_lent, asked)), len(asked[0]))
-    except UserError as error:
-        return error
-    except (Exception, SystemExit) as error:
-        failure = UserError(f"{what} raised {said(error)}")
-        failure.__cause__ = error
-        return failure
+    if failure:
+        raise failure
+    return found
 
 
 def _lent(samples: Samples) -> Samples:

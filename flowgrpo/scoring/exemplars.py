@@ -14,6 +14,7 @@ from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur, to_tensor
 
 from flowgrpo.core.paths import assets
+from flowgrpo.data.media import read
 from flowgrpo.data.samples import Made, Samples
 
 CAPTIONS = {
@@ -44,8 +45,7 @@ def captioned(pictures: Samples, captions: Sequence[str]) -> Samples:
 
 @lru_cache
 def _photo(name: str) -> Tensor:
-    with Image.open(assets() / "calibration" / f"{name}.jpg") as file:
-        return to_tensor(file.convert("RGB"))
+    return to_tensor(read(assets() / "calibration" / f"{name}.jpg"))
 
 
 def written(text: str, size: int = 224) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 
 from flowgrpo.config.run import RewardConfig
-from flowgrpo.core.errors import Unavailable, UserError, said
+from flowgrpo.core.errors import Unavailable, UserError, user_code
 from flowgrpo.core.plugins import attribute, resolve
 from flowgrpo.core.rounding import SHARE, rounding
 from flowgrpo.data.samples import Samples
@@ -63,12 +63,8 @@ def _construct(target: type, use: str, arguments: Mapping[str, Any]) -> Reward:
         inspect.signature(target).bind(**arguments)
     except TypeError as error:
         raise UserError(f"reward '{use}' can't be made with arguments {dict(arguments)}: {error}") from error
-    try:
+    with user_code(f"reward '{use}' can't be made: it"):
         return cast(Reward, target(**arguments))
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"reward '{use}' can't be made: {said(error)}") from error
 
 
 def _loaded(config: RewardConfig) -> tuple[Reward, Card]:

@@ -143,7 +143,7 @@ def test_pick_a_pic_is_an_export_of_captions(tmp_path):
     with pytest.raises(UserError, match="2 prompts instead of 500"):
         pick_a_pic.benchmark.load(file)
     file.write_text('{"prompt": "a dog"}')
-    with pytest.raises(UserError, match=r"line 1: must be an object with a text under 'caption'"):
+    with pytest.raises(UserError, match=r"row 1: must be an object with a text under 'caption'"):
         pick_a_pic.load(file)
 
 
@@ -161,7 +161,7 @@ def test_hpdv2_is_a_list_of_prompts_a_style(tmp_path):
     with pytest.raises(UserError, match=r"photo.json must be a list of prompts"):
         hpdv2.load(tmp_path, each=2)
     (tmp_path / "photo.json").write_text("[")
-    with pytest.raises(UserError, match=r"photo.json is not valid JSON"):
+    with pytest.raises(UserError, match=r"photo.json: not valid JSON"):
         hpdv2.load(tmp_path, each=2)
 
 

@@ -269,7 +269,7 @@ UNREADABLE = {
     "another format": (file("GIF", WHITE), "not a PNG, JPEG or WebP"),
     "text that is base64": ("etc/pass", "not a PNG, JPEG or WebP"),
     "nothing": ("", "not a PNG, JPEG or WebP"),
-    "16 bits": (file("PNG", Image.new("I;16", (8, 8))), "more than 8 bits"),
+    "16 bits": (file("PNG", Image.new("I;16", (8, 8))), "save it with 8 bits"),
     "larger than allowed": (empty_png(200, 51), "200 x 51 pixels"),
     "a bomb": (empty_png(60_000, 60_000), "can't be read"),
 }

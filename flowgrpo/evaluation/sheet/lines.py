@@ -82,7 +82,7 @@ def _read(path: Path) -> dict[Key, Line]:
 def _holds(folder: Path, line: Line) -> bool:
     """Whether the file that was scored is still what it was; a sheet outlives its pictures."""
     path = folder / line.content
-    return line.kind == "text" or not path.is_file() or digest(path) == line.sha256
+    return line.kind == "text" or not os.path.isfile(path) or digest(path) == line.sha256
 
 
 def _keys(lines: Iterable[Line]) -> Iterator[Key]:

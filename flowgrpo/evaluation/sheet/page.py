@@ -58,7 +58,7 @@ def write_page(folder: Path, source: str, lines: Sequence[Line], facts: Facts, s
         f"<details class=config><summary>Settings</summary><pre>{html.escape(json.dumps(settings, indent=1))}</pre></details>",
     ]
     page = PAGE.format(title=html.escape(source), style=style, body="\n".join(filter(None, sections)))
-    (folder / "report.html").write_text(page, encoding="utf-8")
+    (folder / "report.html").write_text(page, encoding="utf-8", errors="replace")
 
 
 def _header(source: str, lines: Sequence[Line], facts: Facts) -> str:

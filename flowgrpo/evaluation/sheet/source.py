@@ -1,70 +1,78 @@
 """Which samples there are: files of a folder or glob, or the rows of a JSONL; and their prompts."""
 
 import glob
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path, PurePath
-from typing import Any, Literal
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.paths import locate
-from flowgrpo.data.media import CLIPS, PICTURES
-from flowgrpo.data.prompts import Prompt, load_prompts, read_rows
-
-
-@dataclass(frozen=True)
-class Item:
-    """A sample that is still where it was found: the path of a picture or clip, or a text.
-
-    `row` is its row, `prompt` included where there is one. `kind` is None for a file that says itself whether it is a clip.
-    """
-
-    content: Path | str
-    row: dict[str, Any]
-    kind: Literal["image", "video"] | None = None
-
-    @property
-    def prompt(self) -> str:
-        return self.row.get("prompt", "")
+from flowgrpo.data.media import CLIPS, PICTURES, Kind
+from flowgrpo.data.rows import read_rows, text_of
+from flowgrpo.evaluation.sheet.item import Item
+from flowgrpo.evaluation.sheet.order import in_order
+from flowgrpo.evaluation.sheet.pairing import counted, few, paired
 
 
 def read_source(source: str, prompts: str | None = None) -> list[Item]:
-    """All samples of a folder (with those below it, without hidden ones), glob or JSONL, in sorted order or that of the rows.
+    """All samples of a folder (with those below it, without hidden ones), glob or JSONL, in order of their names (`order`) or of
+    the rows. A file counts once, however many links and ways lead to it.
 
     A row with "video" or "image" is that file, relative to the JSONL (with both, the clip, made from the picture), and "text"
-    is metadata of it; a row with neither is the text itself. The prompt is that of the prompt file, else of the row, else of
-    NAME.txt beside the file, else empty.
+    is metadata of it; a row with neither is the text itself. The prompt is that of the prompt file, which must fit (`pairing`),
+    else of the row, else of NAME.txt beside the file, else empty: of all files, or of none.
     """
     index = index_of(source)
     items = _indexed(index) if index else [Item(path, {}) for path in _files(source)]
+    if index and os.path.isdir(locate(source)):
+        _tell_of_others(source, items)
     if prompts is not None:
-        items = _prompted(items, prompts)
-    return [_captioned(item) for item in items]
+        return paired(items, prompts, in_rows=index is not None)
+    return _captioned(items)
 
 
 def index_of(source: str) -> Path | None:
     """The JSONL that `source` names, or the samples.jsonl of its folder (`flowgrpo sample` writes one)."""
-    path = locate(source).resolve()
-    if path.is_dir():
+    path = locate(source)
+    if os.path.isdir(path):
         path = path / "samples.jsonl"
-        return path if path.is_file() else None
-    return path if path.suffix == ".jsonl" else None
+        return path.resolve() if path.is_file() else None
+    return path.resolve() if path.name.lower().endswith((".jsonl", ".jsonl.gz")) else None
 
 
 def _files(source: str) -> list[Path]:
     path = locate(source)
     exact = glob.escape(str(path))
-    pattern = f"{exact}/**" if path.is_dir() else exact if path.is_file() else str(path)
-    found = map(Path, glob.glob(pattern, recursive=True))
-    files = sorted(file.absolute() for file in found if file.suffix.lower() in PICTURES | CLIPS)
+    pattern = f"{exact}/**" if os.path.isdir(path) else exact if os.path.isfile(path) else str(path)
+    found = [Path(file).absolute() for file in glob.glob(pattern, recursive=True)]
+    files = _once(file for file in found if file.suffix.lower() in PICTURES | CLIPS)
     if not files:
         raise UserError(f"no pictures or clips in '{source}': name a folder, a quoted glob such as 'out/*.png', or a .jsonl")
     return files
 
 
+def _once(files: Iterable[Path]) -> list[Path]:
+    """Each file under one name, its own rather than that of a link."""
+    named: dict[str, Path] = {}
+    for file in sorted(files, key=lambda file: (os.path.islink(file), in_order(file))):
+        named.setdefault(os.path.realpath(file), file)
+    return sorted(named.values(), key=in_order)
+
+
+def _tell_of_others(folder: str, items: Sequence[Item]) -> None:
+    """Say which pictures and clips are not scored, since the folder's samples.jsonl has no row for them."""
+    known = {os.path.realpath(item.content) for item in items if isinstance(item.content, Path)}
+    found = locate(folder).resolve().rglob("*")
+    files = _once(file for file in found if file.suffix.lower() in PICTURES | CLIPS)
+    if others := [file.name for file in files if os.path.realpath(file) not in known]:
+        told = f"{counted(len(others), 'file')} in no row of samples.jsonl, so not scored: {few(others)}"
+        print(f"flowgrpo: '{folder}' holds {told}", file=sys.stderr)
+
+
 def _indexed(index: Path) -> list[Item]:
-    if not index.is_file():
-        raise UserError(f"{index}: no such file")
     items = [_item(row, index, number) for number, row in enumerate(read_rows(index), 1)]
     if not items:
         raise UserError(f"{index} has no rows")
@@ -72,7 +80,7 @@ def _indexed(index: Path) -> list[Item]:
 
 
 def _item(row: dict[str, Any], index: Path, number: int) -> Item:
-    kinds: tuple[Literal["image", "video"], ...] = ("video", "image")
+    kinds: tuple[Kind, ...] = ("video", "image")
     kind = next((kind for kind in kinds if kind in row), None)
     content = row.get(kind or "text")
     if not isinstance(content, str):
@@ -82,37 +90,20 @@ def _item(row: dict[str, Any], index: Path, number: int) -> Item:
     return Item(index.parent / content if kind else content, row, kind)
 
 
-def _prompted(items: Sequence[Item], source: str) -> list[Item]:
-    """With the rows of a prompt file on top of their own."""
-    prompts = load_prompts(source, conditions=False)
-    named = {PurePath(name).parts: prompt for prompt in prompts if (name := _name(prompt))}
-    if named:
-        prompts = [_row_of(item, named, source) for item in items]
-    elif len(prompts) != len(items):
+def _captioned(items: Sequence[Item]) -> list[Item]:
+    captioned = [_with_caption(item) for item in items]
+    files = [item for item in captioned if isinstance(item.content, Path)]
+    lacking = [str(item.content) for item in files if not item.prompt]
+    if lacking and len(lacking) < len(files):
         raise UserError(
-            f"{source} has {len(prompts)} rows for {len(items)} samples; give each sample its row, in sorted order, or name "
-            "the samples in a column 'image'"
+            f"{counted(len(lacking), 'file')} of {len(files)} without a prompt ({few(lacking)}); give all one, in their rows or "
+            "in NAME.txt, or none"
         )
-    return [replace(item, row={**item.row, **prompt.metadata}) for item, prompt in zip(items, prompts, strict=True)]
+    return captioned
 
 
-def _name(prompt: Prompt) -> str:
-    return str(prompt.metadata.get("image") or prompt.metadata.get("video") or "")
-
-
-def _row_of(item: Item, named: Mapping[tuple[str, ...], Prompt], source: str) -> Prompt:
-    """The row whose name is the end of the file's path, the longest where there are several."""
-    parts = item.content.parts if isinstance(item.content, Path) else ()
-    for start in range(len(parts)):
-        if parts[start:] in named:
-            return named[parts[start:]]
-    raise UserError(f"no row of {source} has '{item.content}' as its image; add it, or leave the column out")
-
-
-def _captioned(item: Item) -> Item:
+def _with_caption(item: Item) -> Item:
     if item.prompt or isinstance(item.content, str):
         return item
-    caption = item.content.with_suffix(".txt")
-    if not caption.is_file():
-        return item
-    return replace(item, row={**item.row, "prompt": caption.read_text(encoding="utf-8", errors="replace").strip()})
+    caption = Path(f"{os.path.splitext(item.content)[0]}.txt")
+    return replace(item, row={**item.row, "prompt": text_of(caption).strip(" \t\r\n")}) if os.path.isfile(caption) else item

@@ -1,5 +1,6 @@
 """Any diffusers pipeline as a policy."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from flowgrpo.data.prompts import Prompt
     from flowgrpo.policies.diffusers._policy import DiffusersPolicy, PipelineSampler
 
 DENOISERS = ("transformer", "unet", "transformer_2")
@@ -148,6 +150,11 @@ class DiffusersConfig(PolicyConfig):
     @property
     def kernels(self) -> KernelFamily:
         return GaussianKernel
+
+    def check(self, prompts: "Sequence[Prompt]") -> list[str] | None:
+        from flowgrpo.policies.diffusers._rows import check
+
+        return check(self, prompts)
 
     def build(self, device: "torch.device", seed: int) -> "DiffusersPolicy":
         from flowgrpo.policies.diffusers._policy import DiffusersPolicy

@@ -1,6 +1,6 @@
 """From prompt rows to the arguments of a pipeline's call."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
@@ -10,6 +10,7 @@ from PIL import Image
 
 from flowgrpo.core.errors import UserError
 from flowgrpo.data import media
+from flowgrpo.data.media import Kind
 from flowgrpo.data.prompts import CONDITION, Files, Prompt
 from flowgrpo.policies.diffusers._table import CONDITIONS, LISTED, ONE_TEXT, REPEATED, SINGLE, TEXT
 
@@ -39,6 +40,15 @@ class Rows:
             start += size
         return found
 
+    def check(self, prompt: Prompt) -> None:
+        """Refuse a row whose pictures and clips the pipeline does not take or can't read, or that lacks one that it needs."""
+        try:
+            self._refuse_missing([self._argument(key) for key in prompt.conditions])
+            for key, files in prompt.conditions.items():
+                _look(files, _kind(key))
+        except UserError as error:
+            raise UserError(f"row {prompt.index + 1}: {error}") from error
+
     def arguments(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
         """Of one call: the texts of its rows, and the conditions that they share.
 
@@ -47,11 +57,10 @@ class Rows:
         found: dict[str, Any] = {}
         for key, file in prompts[0].conditions.items():
             name = self._argument(key)
-            opened = _opened(file)
+            opened = _opened(file, _kind(key))
             repeated = name in LISTED or self.pipeline in REPEATED
             found[name] = [opened] * len(prompts) if repeated else opened
-        if missing := [name for name in self.needed if name not in found]:
-            raise UserError(f"{self.pipeline} works from '{missing[0]}': name a file in that column of each prompt row")
+        self._refuse_missing(found)
         if self.text and self.pipeline not in ONE_TEXT:
             return {**found, self.text: [prompt.text for prompt in prompts]}
         if self.text:
@@ -61,6 +70,10 @@ class Rows:
         elif not self.text and not self.count:
             raise UserError(f"{self.pipeline} takes neither a text nor a number of samples per prompt")
         return found
+
+    def _refuse_missing(self, found: Collection[str]) -> None:
+        if missing := [name for name in self.needed if name not in found]:
+            raise UserError(f"{self.pipeline} works from '{missing[0]}': name a file in that column of each prompt row")
 
     def _argument(self, key: str) -> str:
         for name in CONDITIONS.get(key, (key,)):
@@ -72,13 +85,24 @@ class Rows:
         )
 
 
-def _opened(files: Files) -> Any:
+def _kind(key: str) -> Kind:
+    return "video" if "video" in key else "image"
+
+
+def _look(files: Files, kind: Kind) -> None:
     if isinstance(files, list):
-        return [_opened(item) for item in files]
-    return None if files is None else _open(files)
+        for item in files:
+            _look(item, kind)
+    elif files is not None:
+        media.look(files, kind)
+
+
+def _opened(files: Files, kind: Kind) -> Any:
+    if isinstance(files, list):
+        return [_opened(item, kind) for item in files]
+    return None if files is None else _open(files, kind)
 
 
 @lru_cache(PICTURES)
-def _open(file: Path) -> Image.Image | list[Image.Image]:
-    pixels = media.read(file)
-    return Image.fromarray(pixels) if pixels.ndim == 3 else [Image.fromarray(frame) for frame in pixels]
+def _open(file: Path, kind: Kind) -> Image.Image | list[Image.Image]:
+    return media.frames_of(file) if kind == "video" else Image.fromarray(media.read(file, kind))

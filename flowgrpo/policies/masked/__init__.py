@@ -1,5 +1,6 @@
 """A masked-diffusion language model as a policy."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, SerializeAsAny
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from flowgrpo.data.prompts import Prompt
     from flowgrpo.policies.masked._policy import MaskedPolicy, MaskedSampler
 
 AnyUnmasking = Annotated[SerializeAsAny[UnmaskingKernel], component(UnmaskingKernel, "flowgrpo.sampling.kernels")]
@@ -94,6 +96,11 @@ class MaskedConfig(PolicyConfig):
         if complaint := self.sampler.needs(steps, self.length):
             return f"policy.sampler: {complaint}"
         return self.schedule.sampling_complaint(self.steps, steps) if self.schedule else None
+
+    def check(self, prompts: "Sequence[Prompt]") -> list[str] | None:
+        from flowgrpo.policies.masked._tokens import check
+
+        return check(self, prompts)
 
     def build(self, device: "torch.device", seed: int) -> "MaskedPolicy":
         from flowgrpo.policies.masked._policy import MaskedPolicy

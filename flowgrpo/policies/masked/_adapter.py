@@ -39,11 +39,11 @@ def load_model(config: MaskedConfig, trained: Path | None = None) -> Any:
         raise UserError(f"model '{source}' can't be loaded: {str(error).splitlines()[0]}{hint}") from error
 
 
-def load_tokenizer(config: MaskedConfig) -> PreTrainedTokenizerBase:
+def load_tokenizer(config: MaskedConfig, offline: bool = False) -> PreTrainedTokenizerBase:
     source = _source(config, "tokenizer")
     remote = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
     try:
-        return AutoTokenizer.from_pretrained(source, **remote)
+        return AutoTokenizer.from_pretrained(source, local_files_only=offline, **remote)
     except (OSError, ValueError) as error:
         raise UserError(f"the tokenizer of '{source}' can't be loaded: {str(error).splitlines()[0]}") from error
 
@@ -73,6 +73,10 @@ def _uniform(name: str) -> str:
     )
 
 
+def padding(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+
+
 def vocabulary_of(config: MaskedConfig, tokenizer: PreTrainedTokenizerBase, size: int) -> Vocabulary:
     """The ids that mean something; `size` is V, which may be more than the tokenizer knows."""
     mask = tokenizer.mask_token_id if config.mask_id is None else config.mask_id
@@ -83,7 +87,7 @@ def vocabulary_of(config: MaskedConfig, tokenizer: PreTrainedTokenizerBase, size
     if mask >= size:
         raise UserError(f"policy.mask_id = {mask}, but the model has only {size} ids")
     eos = tokenizer.eos_token_id
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos
+    pad = padding(tokenizer)
     if pad is None or pad == mask:
         raise UserError(f"the tokenizer of '{config.model}' has no padding token of its own (padding {pad}, mask {mask})")
     if unknown := [i for i in config.forbidden if i >= size]:

@@ -23,6 +23,7 @@ from flowgrpo.policies._weights import attach, trainable
 from flowgrpo.policies.masked import MaskedConfig
 from flowgrpo.policies.masked._adapter import Adapter, load_model, load_tokenizer, vocabulary_of
 from flowgrpo.policies.masked._posing import Posing
+from flowgrpo.policies.masked._tokens import Tokens
 from flowgrpo.sampling.canvas import TOKENS, answer_length, canvas
 from flowgrpo.sampling.kernels import Move
 from flowgrpo.sampling.laws.scheduled import ScheduledLaw
@@ -35,13 +36,11 @@ class MaskedSampler:
     def __init__(self, config: MaskedConfig, device: torch.device, trained: Path | None = None) -> None:
         self.config, self.device = config, device
         self.tokenizer = load_tokenizer(config)
-        if config.chat and self.tokenizer.chat_template is None:
-            raise UserError(f"the tokenizer of '{config.model}' has no chat template; set policy.chat to false")
+        self.tokens = Tokens(config, self.tokenizer)
         self.model = self._load(trained).to(device).eval()
         self.vocabulary = vocabulary_of(config, self.tokenizer, self._size())
         self.adapter = Adapter(config, self.model, self.vocabulary)
         self.learned = self._schedule(config, trained)
-        self.ids: dict[str, list[int]] = {}
 
     def _load(self, trained: Path | None) -> Any:
         if trained is None or self.config.lora is None:
@@ -86,35 +85,7 @@ class MaskedSampler:
     def start(self, prompts: Sequence[Prompt], keys: Sequence[Key]) -> Tensor:
         """All masked; nothing is drawn."""
         masks = [self.vocabulary.mask] * self.config.length
-        return canvas(torch.tensor([self._padded(prompt) + masks for prompt in prompts], device=self.device))
-
-    def _padded(self, prompt: Prompt) -> list[int]:
-        if prompt.text not in self.ids:
-            self.ids[prompt.text] = self._tokenize(prompt)
-        ids, room = self.ids[prompt.text], self.config.prompt_length
-        return [self.vocabulary.pad] * (room - len(ids)) + ids
-
-    def _tokenize(self, prompt: Prompt) -> list[int]:
-        try:
-            ids = self._ids(prompt.text)
-        except Exception as error:  # of no special class, where a tokenizer has no token for what it does not know
-            raise UserError(f"the prompt in row {prompt.index + 1} can't be tokenized ({error})") from error
-        if not ids:
-            raise UserError(f"the prompt in row {prompt.index + 1} has no ids that the tokenizer knows")
-        if len(ids) > self.config.prompt_length:
-            raise UserError(
-                f"the prompt in row {prompt.index + 1} has {len(ids)} ids, and policy.prompt_length is "
-                f"{self.config.prompt_length}; raise it or shorten the prompt"
-            )
-        if ids and ids[0] == self.vocabulary.pad:
-            raise UserError(f"the prompt in row {prompt.index + 1} begins with the padding token")
-        return ids
-
-    def _ids(self, text: str) -> list[int]:
-        if not self.config.chat:
-            return self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        messages = [{"role": "user", "content": text}]
-        return list(self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False))
+        return canvas(torch.tensor([self.tokens.padded(prompt) + masks for prompt in prompts], device=self.device))
 
     def predict(self, states: Tensor, prompts: Sequence[Prompt], step: int) -> Tensor:
         """Logits [B, L, V]; or, with a learned schedule, those it needs and its means."""

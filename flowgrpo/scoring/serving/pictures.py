@@ -1,13 +1,13 @@
-"""Pictures as files in memory. H, W height and width, F frames."""
+"""Pictures as files in memory, read and written as `data.media` says. H, W height and width, F frames."""
 
 import io
 
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torchvision.transforms.functional import pil_to_tensor
 
 from flowgrpo.core.errors import UserError
+from flowgrpo.data.media import rounded, still
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 FAST = 1
@@ -15,9 +15,8 @@ FAST = 1
 
 def png(picture: Tensor) -> bytes:
     """[3, H, W] in [0, 1], rounded to 8 bits a channel."""
-    pixels = picture.mul(255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", compress_level=FAST)
+    Image.fromarray(rounded(picture)).save(buffer, "PNG", compress_level=FAST)
     return buffer.getvalue()
 
 
@@ -53,8 +52,9 @@ class Reader:
                 f"this picture has {file.width} x {file.height} pixels, and {self.left} of the request's {self.pixels} are left; "
                 "send fewer, or start the server with a larger --max-pixels"
             )
-        if file.mode[0] in "IF":
-            raise UserError("this picture has more than 8 bits a channel; convert it before you send it")
-        picture = pil_to_tensor(file.convert("RGB"))
+        try:
+            pixels = still(file)
+        except UserError as error:
+            raise UserError(f"this picture {error}") from error
         self.left -= size
-        return picture
+        return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()

@@ -1,0 +1,99 @@
+"""What a pipeline makes of prompt rows, read off its folder: which pictures it takes, and where it cuts a text. Loads no weights.
+
+A tokenizer cuts at the length of its encoder's table of positions; an encoder without one (T5, and language models with rotary
+positions) at the call's `max_sequence_length`, or, where the call has none, at the tokenizer's own length.
+"""
+
+import inspect
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import transformers
+from huggingface_hub import snapshot_download
+from transformers import PreTrainedTokenizerBase
+
+from flowgrpo.core.paths import locate
+from flowgrpo.data.prompts import Prompt
+from flowgrpo.policies.diffusers import DiffusersConfig
+from flowgrpo.policies.diffusers._conditions import Rows
+
+LENGTH = "max_sequence_length"
+UNLIMITED = 10**6
+"""Tokenizers without a length of their own say a larger number."""
+Parameters = Mapping[str, inspect.Parameter]
+
+
+def check(config: DiffusersConfig, prompts: Sequence[Prompt]) -> list[str] | None:
+    """As `PolicyConfig.check`."""
+    folder = _folder(config)
+    if folder is None:
+        return None
+    index = json.loads((folder / "model_index.json").read_text())
+    if index["_class_name"] not in dir(diffusers):
+        return []
+    pipeline = getattr(diffusers, index["_class_name"])
+    parameters = inspect.signature(pipeline.__call__).parameters
+    rows = Rows(pipeline.__name__, parameters)
+    for prompt in prompts:
+        rows.check(prompt)
+    texts = [prompt.text for prompt in prompts] if rows.text else []
+    cut = {
+        f"{limit} tokens by {name}": _longer(tokenizer, texts, limit)
+        for name, tokenizer, limit in _tokenizers(folder, index, config.call, parameters)
+    }
+    return _said(cut, prompts)
+
+
+def _folder(config: DiffusersConfig) -> Path | None:
+    """The pipeline's files, if they are on this disk."""
+    path = locate(config.model)
+    if not path.exists():
+        try:
+            path = Path(snapshot_download(config.model, revision=config.revision, local_files_only=True))
+        except (OSError, ValueError):
+            return None
+    return path if (path / "model_index.json").is_file() else None
+
+
+def _tokenizers(
+    folder: Path, index: Mapping[str, Any], call: Mapping[str, Any], parameters: Parameters
+) -> Iterator[tuple[str, PreTrainedTokenizerBase, int]]:
+    """Each tokenizer with the tokens at which it cuts."""
+    for name, stated in index.items():
+        if name.startswith("tokenizer") and stated[0] == "transformers" and (folder / name).is_dir():
+            tokenizer = getattr(transformers, stated[1]).from_pretrained(str(folder / name))
+            limit = _limit(tokenizer, folder / name.replace("tokenizer", "text_encoder"), call, parameters)
+            if limit is not None:
+                yield name, tokenizer, limit
+
+
+def _limit(tokenizer: PreTrainedTokenizerBase, encoder: Path, call: Mapping[str, Any], parameters: Parameters) -> int | None:
+    own = tokenizer.model_max_length if tokenizer.model_max_length < UNLIMITED else None
+    geometry = json.loads((encoder / "config.json").read_text()) if (encoder / "config.json").is_file() else {}
+    geometry = geometry.get("text_config", geometry)
+    table = None if any(key.startswith("rope") for key in geometry) else geometry.get("max_position_embeddings")
+    if table is not None:
+        return min(own or table, table)
+    return call.get(LENGTH, parameters[LENGTH].default) if LENGTH in parameters else own
+
+
+def _longer(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], limit: int) -> dict[int, int]:
+    """By place, the tokens of texts that have more than `limit`."""
+    lengths = [len(ids) for ids in tokenizer(list(texts), verbose=False)["input_ids"]] if texts else []
+    return {place: length for place, length in enumerate(lengths) if length > limit}
+
+
+def _said(cut: Mapping[str, Mapping[int, int]], prompts: Sequence[Prompt]) -> list[str]:
+    places = sorted({place for found in cut.values() for place in found})
+    if not places:
+        return []
+    longest = max(places, key=lambda place: max(found.get(place, 0) for found in cut.values()))
+    tokens = max(found.get(longest, 0) for found in cut.values())
+    where = ", ".join(f"{len(found)} at {limit}" for limit, found in cut.items() if found)
+    return [
+        f"{len(places)} of {len(prompts)} prompts are longer than a text encoder takes, and are cut: {where} "
+        f"(the longest, row {prompts[longest].index + 1}, has {tokens})"
+    ]
