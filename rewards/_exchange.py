@@ -67,8 +67,8 @@ def pack(value: Any, other: Callable[[Any], list[Any]]) -> Any:
         if len(items) > ITEMS:
             raise Refused(f"an iterator of more than {ITEMS} items")
         return ["iterator", *(pack(item, other) for item in items)]
-    if isinstance(value, type) and (name := _builtin(value)):
-        return ["type", name]
+    if isinstance(value, type) and (builtin := _builtin(value)):
+        return ["type", builtin]
     return other(value)
 
 

@@ -10,13 +10,13 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -33,19 +33,22 @@ from flowgrpo.data.samples import Samples
 from flowgrpo.rewards import arithmetic, scene
 from flowgrpo.scoring.card import card_of
 from flowgrpo.scoring.exemplars import samples as exemplars
-from flowgrpo.scoring.scorer import Scorer
+from flowgrpo.scoring.scorer import Scorer, load_reward
 from flowgrpo.scoring.serving.client import Served
 from flowgrpo.scoring.serving.packing import packed
 from flowgrpo.scoring.serving.pictures import Reader, png
-from flowgrpo.scoring.serving.queue import RewardThread
+from flowgrpo.scoring.serving.process import RewardProcess
 from flowgrpo.scoring.serving.server import Options, Server, application
 from flowgrpo.scoring.serving.wire import Limits
+from flowgrpo.scoring.serving.worker import fingerprint
 from load_served_reward import load, pool
 
 SOURCE = """
-import threading
+import os
+import time
+from pathlib import Path
 
-gate, entered, seen = threading.Event(), threading.Event(), []
+here = Path(__file__).parent
 
 
 def bright(samples):
@@ -65,10 +68,21 @@ def mates(samples):
 
 
 def gated(samples):
-    seen.append(len(samples))
-    entered.set()
-    assert gate.wait(60)
+    with (here / "seen").open("a") as seen:
+        seen.write(f"{len(samples)} ")
+    while not (here / "gate").exists():
+        time.sleep(0.01)
     return [1.0] * len(samples)
+
+
+def deadly(samples):
+    if "hang" in samples.prompts:
+        time.sleep(600)
+    if "exit" in samples.prompts:
+        raise SystemExit(3)
+    if "kill" in samples.prompts:
+        os.kill(os.getpid(), 9)
+    return [float(len(samples))] * len(samples)
 
 
 def picky(samples):
@@ -86,28 +100,36 @@ class Rows:
 """
 
 
-@pytest.fixture(scope="module")
-def mine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("served") / "mine.py"
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.py"
     path.write_text(SOURCE)
     return path
 
 
+def seen(mine: Path) -> list[int]:
+    """How many samples each batch had that `gated` has begun."""
+    path = mine.with_name("seen")
+    return [int(line) for line in path.read_text().split()] if path.exists() else []
+
+
 @contextmanager
 def serving(name: str, arguments: dict[str, Any] | None = None, port: int = 0, **options: Any) -> Iterator[SimpleNamespace]:
-    """The server of the command in a thread; `reward` is what it serves, `end()` what SIGTERM does."""
-    reward = RewardThread(name, arguments or {})
+    """The server of the command in a thread; `process` has the reward, `end()` does what SIGTERM does."""
+    chosen = Options(**options)
+    reward = RewardProcess(name, arguments or {}, chosen.max_pixels, chosen.batch_timeout)
     bound = socket.create_server(("127.0.0.1", port))
     port = bound.getsockname()[1]
-    server = Server(application(reward, Options(**options)), "ready")
+    server = Server(application(reward, chosen), "ready")
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
     thread.start()
     end = partial(setattr, server, "should_exit", True)
-    try:
-        yield SimpleNamespace(url=f"http://127.0.0.1:{port}", port=port, reward=reward.scorer.rewards[name], end=end)
-    finally:
-        end()
-        thread.join()
+    with closing(reward):
+        try:
+            yield SimpleNamespace(url=f"http://127.0.0.1:{port}", port=port, process=reward, end=end)
+        finally:
+            end()
+            thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +143,10 @@ def until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+def health(url: str) -> dict[str, Any]:
+    return requests.get(f"{url}/health", timeout=60).json()
 
 
 def post(url: str, body: bytes | dict[str, Any]) -> requests.Response:
@@ -153,7 +179,7 @@ def test_clips_score_as_in_this_process(mine):
     clips = torch.randint(0, 256, (5, 3, 3, 6, 8), generator=torch.Generator().manual_seed(0)) / 255
     with serving(f"{mine}:motion") as server:
         found = exemplars(clips, [{"prompt": "p"}] * 5)
-        assert Served(server.url)(found) == server.reward(found)
+        assert Served(server.url)(found) == load_reward(f"{mine}:motion")(found)
 
 
 def test_a_float_picture_is_rounded_to_8_bits(mine):
@@ -339,15 +365,14 @@ def test_a_body_over_the_limit_is_refused_before_its_end(scene_server):
 
 def test_a_full_queue_sends_back_and_the_client_gets_through(mine):
     with serving(f"{mine}:gated", queue=1) as server, ThreadPoolExecutor(2) as clients:
-        state = server.reward.__globals__
 
         class Client(Served):
             def pause(self, seconds: float) -> None:
-                state["gate"].set()
+                mine.with_name("gate").touch()
                 assert seconds >= 1.0
 
         first = clients.submit(Served(server.url), grey(0.5))
-        assert state["entered"].wait(60)
+        until(lambda: seen(mine) == [1])
         refused = post(server.url, {"samples": [sample(png(torch.zeros(3, 4, 4)))]})
         assert refused.status_code == 503 and refused.headers["Retry-After"] == "1"
         assert Client(server.url)(grey(0.5)) == first.result() == [1.0]
@@ -356,21 +381,21 @@ def test_a_full_queue_sends_back_and_the_client_gets_through(mine):
 def test_work_that_waited_for_too_long_is_dropped(mine):
     body = {"samples": [sample(png(torch.zeros(3, 4, 4)))]}
     with serving(f"{mine}:gated", timeout=0.5, batch=1) as server:
-        state = server.reward.__globals__
         for _ in range(2):
             late = post(server.url, body)
-            assert late.status_code == 504 and "not scored within 0.5 s" in late.json()["error"]
-        state["gate"].set()
+            assert late.status_code == 504
+            assert "not scored within 0.5 s (the reward has been at a batch for" in late.json()["error"]
+        mine.with_name("gate").touch()
         assert Served(server.url)(grey(0.5, 3)) == [1.0] * 3
-        assert state["seen"][0] == 1 and sum(state["seen"]) >= 4 and len(state["seen"]) == sum(state["seen"])
-        assert requests.get(f"{server.url}/health", timeout=60).json()["load"] == {"requests": 0, "waiting": 0}
+        assert seen(mine) == [1] * 4
+        assert set(health(server.url)["load"].values()) == {0}
 
 
 def test_a_client_that_hangs_up_leaves_nothing_behind(scene_server):
     host, port = scene_server.removeprefix("http://").split(":")
 
     def requests_there() -> int:
-        return requests.get(f"{scene_server}/health", timeout=60).json()["load"]["requests"]
+        return health(scene_server)["load"]["requests"]
 
     with socket.create_connection((host, int(port)), 60) as connection:
         connection.sendall(b'POST /score HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"samples"')
@@ -429,9 +454,9 @@ def test_a_server_that_comes_back_with_another_reward_is_refused():
 def test_a_reward_whose_source_or_arguments_changed_has_another_fingerprint(tmp_path):
     path = tmp_path / "own.py"
     path.write_text("class One:\n    def __init__(self, x=0):\n        pass\n\n    def __call__(self, samples):\n        pass\n")
-    found = [RewardThread(f"{path}:One", arguments).fingerprint for arguments in ({}, {}, {"x": 1})]
+    found = [fingerprint(load_reward(f"{path}:One"), "one", arguments) for arguments in ({}, {}, {"x": 1})]
     path.write_text(path.read_text() + "\n")
-    found.append(RewardThread(f"{path}:One", {}).fingerprint)
+    found.append(fingerprint(load_reward(f"{path}:One"), "one", {}))
     assert found[0] == found[1] and len(set(found)) == 3
 
 
@@ -463,11 +488,11 @@ def stranger(health: bytes, scores: bytes) -> Iterator[str]:
 
 
 def test_strangers_are_refused(scene_server):
-    health = requests.get(f"{scene_server}/health", timeout=60).json()
-    known = {"name": health["name"], "fingerprint": health["fingerprint"]}
+    greeting = health(scene_server)
+    known = {"name": greeting["name"], "fingerprint": greeting["fingerprint"]}
     with stranger(b"<html>", b"") as url, pytest.raises(UserError, match="does not greet as a reward server"):
         Served(url)
-    with stranger(b'{"protocol": 2}', b"") as url, pytest.raises(UserError, match="speaks protocol 2, and this is 1"):
+    with stranger(b'{"protocol": 1}', b"") as url, pytest.raises(UserError, match="speaks protocol 1, and this is 2"):
         Served(url)
     answers = {
         b"<html>": "does not answer like a reward server",
@@ -476,13 +501,13 @@ def test_strangers_are_refused(scene_server):
         json.dumps({**known, "scores": [{"score": None}]}).encode(): "either a 'score' or an 'error'",
     }
     for scores, words in answers.items():
-        with stranger(json.dumps(health).encode(), scores) as url, pytest.raises(UserError, match=words):
+        with stranger(json.dumps(greeting).encode(), scores) as url, pytest.raises(UserError, match=words):
             Served(url)(grey(0.5))
 
 
 def test_a_token_is_asked_for(mine, monkeypatch):
     with pytest.raises(UserError, match="the environment variable REWARD_TOKEN must hold the token"):
-        application(RewardThread(f"{mine}:crowd", {}), Options(token="REWARD_TOKEN"))
+        application(cast(RewardProcess, None), Options(token="REWARD_TOKEN"))
     monkeypatch.setenv("REWARD_TOKEN", "secret")
     with serving(f"{mine}:crowd", token="REWARD_TOKEN") as server:
         assert Scorer({"x": RewardConfig(url=server.url, token="REWARD_TOKEN")})(grey(0.5))["x"].tolist() == [1.0]
@@ -491,12 +516,14 @@ def test_a_token_is_asked_for(mine, monkeypatch):
             Served(server.url)
 
 
-def test_a_served_reward_works_beside_one_of_this_process(tmp_path, monkeypatch):
-    source = "import threading\nboth = threading.Barrier(2)\n\n\ndef meet(samples):\n    both.wait(60)\n    return [1.0]\n"
-    (tmp_path / "meeting.py").write_text(source)
-    monkeypatch.syspath_prepend(tmp_path)
-    with serving("meeting:meet") as server:
-        scorer = Scorer({"here": RewardConfig(use="meeting:meet"), "there": RewardConfig(url=server.url)})
+def test_a_served_reward_works_beside_one_of_this_process(tmp_path):
+    """Each waits for the other to have begun."""
+    source = "import os, time\nfrom pathlib import Path\n\n\ndef meet(samples):\n    here = Path(__file__).parent\n"
+    source += "    (here / f'{os.getpid()}.here').touch()\n    while len([*here.glob('*.here')]) < 2:\n        time.sleep(0.01)\n"
+    (tmp_path / "meeting.py").write_text(source + "    return [1.0]\n")
+    use = f"{tmp_path / 'meeting.py'}:meet"
+    with serving(use) as server:
+        scorer = Scorer({"here": RewardConfig(use=use), "there": RewardConfig(url=server.url)})
         assert [*scorer(grey(0.5))] == ["here", "there"]
 
 
@@ -534,12 +561,11 @@ def test_what_can_not_be_served_is_said_in_a_sentence(capsys):
 def test_a_server_that_ends_answers_what_it_accepted(mine):
     body = {"samples": [sample(png(torch.zeros(3, 4, 4)))]}
     with ThreadPoolExecutor(3) as clients, serving(f"{mine}:gated", batch=1) as server:
-        state = server.reward.__globals__
         asked = [clients.submit(post, server.url, body) for _ in range(3)]
-        until(lambda: requests.get(f"{server.url}/health", timeout=60).json()["load"] == {"requests": 3, "waiting": 2})
+        until(lambda: health(server.url)["load"]["requests"] == 3 and health(server.url)["load"]["waiting"] == 2)
         server.end()
         until(lambda: not accepts(server.port))
-        state["gate"].set()
+        mine.with_name("gate").touch()
         assert [each.result().json()["scores"] for each in asked] == [[{"score": 1.0}]] * 3
 
 
