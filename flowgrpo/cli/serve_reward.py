@@ -23,7 +23,7 @@ OPTIONS = {
     "batch-timeout": "seconds after which the process that scores a batch is replaced (default 30)",
     "reading": "seconds within which a request must have arrived (default 20)",
     "max-bytes": "of a request (default 128 MiB); all that wait may have four times as many",
-    "max-pixels": "of all pictures of a request, and of a batch; each takes BYTES_A_PIXEL bytes of memory and what the reward "
+    "max-pixels": "of all pictures of a request, and of a batch; each takes about 20 bytes of memory and what the reward "
     "itself takes (default 2^26); all that wait may have four times as many",
     "token": "the environment variable with the bearer token that clients must send (default: none is asked for)",
 }

@@ -10,7 +10,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -34,9 +34,11 @@ from flowgrpo.rewards import arithmetic, scene
 from flowgrpo.scoring.card import card_of
 from flowgrpo.scoring.exemplars import samples as exemplars
 from flowgrpo.scoring.scorer import Scorer, load_reward
+from flowgrpo.scoring.serving import connection as serving_connection
+from flowgrpo.scoring.serving import retries
 from flowgrpo.scoring.serving.client import Served
 from flowgrpo.scoring.serving.packing import packed
-from flowgrpo.scoring.serving.pictures import Reader, png
+from flowgrpo.scoring.serving.pictures import Reader, pixels_of, png
 from flowgrpo.scoring.serving.process import RewardProcess
 from flowgrpo.scoring.serving.server import Options, Server, application
 from flowgrpo.scoring.serving.wire import Limits
@@ -572,6 +574,180 @@ def test_a_server_that_ends_answers_what_it_accepted(mine):
 def accepts(port: int) -> bool:
     with socket.socket() as attempt:
         return attempt.connect_ex(("127.0.0.1", port)) == 0
+
+
+def ask(prompt: str, size: int = 4) -> dict[str, Any]:
+    return {"samples": [sample(png(torch.zeros(3, size, size)), prompt=prompt)]}
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"), [("exit", "ended (exit code 3)"), ("kill", "ended (signal 9)"), ("hang", "more than 0.5 s")]
+)
+def test_a_reward_that_does_not_survive_a_batch_is_replaced_and_only_who_did_it_is_told(mine, fault, words):
+    with serving(f"{mine}:deadly", batch=3, wait=60_000, batch_timeout=0.5) as server, ThreadPoolExecutor(3) as clients:
+        found = [each.json() for each in clients.map(lambda prompt: post(server.url, ask(prompt)), ["a", fault, "b"])]
+        good, bad, also = [reply["scores"][0] for reply in found]
+        assert good == also == {"score": 1.0}
+        assert words in bad["error"] and "was replaced" in bad["error"]
+        until(lambda: health(server.url)["worker"]["ready"])
+        worker = health(server.url)["worker"]
+        assert worker["restarts"] == 2 and worker["batches"] == 2 and worker["scoring_seconds"] is None
+        assert Served(server.url)(grey(0.5, 3)) == [3.0] * 3
+
+
+def test_what_a_hung_reward_started_ends_with_it(mine):
+    source = "import subprocess, time\nfrom pathlib import Path\n\n\ndef parent(samples):\n"
+    source += "    child = subprocess.Popen(['sleep', '600'])\n"
+    source += "    Path(__file__).with_name('child').write_text(str(child.pid))\n    time.sleep(600)\n"
+    mine.write_text(source)
+    with serving(f"{mine}:parent", batch_timeout=0.5) as server:
+        assert "more than 0.5 s" in post(server.url, ask("p")).json()["scores"][0]["error"]
+        child = Path("/proc") / mine.with_name("child").read_text() / "stat"
+        until(lambda: not child.exists() or child.read_text().split()[2] in "ZX")
+
+
+def test_health_says_what_the_worker_does(mine):
+    with serving(f"{mine}:gated", batch=1) as server, ThreadPoolExecutor(1) as clients:
+        assert health(server.url)["worker"] == {
+            "ready": True,
+            "restarts": 0,
+            "batches": 0,
+            "scoring_seconds": None,
+            "last_batch_seconds": None,
+        }
+        asked = clients.submit(post, server.url, ask("p"))
+        until(lambda: (health(server.url)["worker"]["scoring_seconds"] or 0) > 0.05)
+        mine.with_name("gate").touch()
+        assert asked.result().status_code == 200
+        worker = health(server.url)["worker"]
+        assert worker["batches"] == 1 and worker["last_batch_seconds"] > 0.05 and worker["scoring_seconds"] is None
+
+
+def test_a_reward_that_can_not_be_made_again_is_no_healthy_server(mine):
+    with serving(f"{mine}:deadly") as server:
+        client = Served(server.url, timeout=1.0)
+        mine.write_text("def deadly(samples) nonsense")
+        assert "error" in post(server.url, ask("exit")).json()["scores"][0]
+        until(lambda: requests.get(f"{server.url}/health", timeout=60).status_code == 503)
+        reply = post(server.url, ask("p"))
+        assert reply.status_code == 503 and "can't be imported: SyntaxError" in reply.json()["error"]
+        with pytest.raises(Unavailable, match="can't be imported"):
+            client(grey(0.5))
+        mine.write_text(SOURCE)
+        assert post(server.url, ask("p")).json()["scores"] == [{"score": 1.0}]
+        assert health(server.url)["worker"]["ready"]
+
+
+def test_a_reward_that_ends_its_process_while_it_is_made_is_said(tmp_path, capsys):
+    path = tmp_path / "ends.py"
+    path.write_text("raise SystemExit(3)")
+    assert main(["serve-reward", f"{path}:x", "--port", "0"]) == 2
+    assert "can't be made: its process ended (exit code 3)" in capsys.readouterr().err
+
+
+def test_a_batch_has_no_more_pixels_than_a_request_may_have(mine):
+    with serving(f"{mine}:deadly", batch=8, wait=300, max_pixels=40) as server, ThreadPoolExecutor(4) as clients:
+        found = list(clients.map(lambda _: post(server.url, ask("p")).json()["scores"][0]["score"], range(4)))
+    assert max(found) <= 2.0
+
+
+def test_the_pixels_and_bytes_of_all_requests_together_are_limited(mine):
+    small = {"max_pixels": 16, "max_bytes": len(json.dumps(ask("p"))), "queue": 64}
+    for limit, what in (({"max_bytes": 10**6}, "pixels"), ({"max_pixels": 10**6}, "bytes")):
+        with serving(f"{mine}:gated", batch=1, **{**small, **limit}) as server, ThreadPoolExecutor(4) as clients:
+            asked = [clients.submit(post, server.url, ask("p")) for _ in range(4)]
+            until(lambda what=what, url=server.url: health(url)["load"]["requests"] == 4 and health(url)["load"][what] > 0)
+            until(lambda what=what, url=server.url: post(url, ask("p")).status_code == 503)
+            refused = post(server.url, ask("p"))
+            assert f"have too many {what} already" in refused.json()["error"] and refused.headers["Retry-After"] == "1"
+            mine.with_name("gate").touch()
+            assert {each.result().status_code for each in asked} == {200}
+            assert set(health(server.url)["load"].values()) == {0}
+        mine.with_name("gate").unlink()
+
+
+def closed(connection: socket.socket) -> bytes:
+    """What still comes before the other side hangs up."""
+    connection.settimeout(30)
+    found = b""
+    while part := connection.recv(1000):
+        found += part
+    return found
+
+
+@pytest.mark.parametrize("head", [b"", b"POST /score HTTP/1.1\r\nHost: x\r\n"])
+@pytest.mark.parametrize("before", [b"", b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"])
+def test_a_head_that_never_ends_is_hung_up_on(scene_server, monkeypatch, before, head):
+    monkeypatch.setattr(serving_connection, "HEAD", 0.3)
+    host, port = scene_server.removeprefix("http://").split(":")
+    begin, found = time.monotonic(), b""
+    with socket.create_connection((host, int(port)), 30) as connection:
+        connection.sendall(before)
+        while before and not found.endswith(b"}}"):
+            found += connection.recv(10_000)
+        connection.sendall(head or b"G")
+        assert closed(connection) == b""
+    assert time.monotonic() - begin < 10
+
+
+def test_a_body_that_never_ends_is_given_up(mine):
+    with serving(f"{mine}:crowd", reading=0.3) as server:
+        for rest in (b"Content-Length: 100\r\n\r\n{", b"Transfer-Encoding: chunked\r\n\r\n1\r\n{"):
+            with socket.create_connection(("127.0.0.1", server.port), 30) as connection:
+                connection.sendall(b"POST /score HTTP/1.1\r\nHost: x\r\n" + rest)
+                assert b" 408 " in closed(connection)
+        assert Served(server.url)(grey(0.5)) == [1.0]
+
+
+@contextmanager
+def dripping(first: bytes, drop: bytes) -> Iterator[str]:
+    """A server that answers with some bytes from time to time, after it has greeted well where `first` is a greeting."""
+    stop = threading.Event()
+
+    def drip(connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            asked = connection.recv(2**16)
+            connection.sendall(first if asked.startswith(b"GET /health") else b"")
+            while not stop.wait(0.05) and not (first and asked.startswith(b"GET /health")):
+                connection.sendall(drop)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def accept() -> None:
+            with suppress(OSError):
+                while True:
+                    threading.Thread(target=drip, args=(server.accept()[0],), daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        stop.set()
+        server.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("drop", [b"H", b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n{", b"HTTP/1.1 200 OK\r\nX: "])
+def test_the_timeout_of_a_client_holds_when_a_reply_drips(scene_server, drop):
+    greeting = requests.get(f"{scene_server}/health", timeout=60).content
+    head = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(greeting)
+    begin = time.monotonic()
+    with dripping(head + greeting, drop) as url, pytest.raises(Unavailable, match=r"no scores in 0.6 s .*no answer in time"):
+        Served(url, timeout=0.6)(grey(0.5))
+    with dripping(b"", drop) as url, pytest.raises(UserError, match=r"no reward server at .* \(no answer in time\)"):
+        Served(url, timeout=0.6)
+    assert time.monotonic() - begin < 10
+
+
+def test_a_reply_has_a_largest_size(scene_server, monkeypatch):
+    greeting = requests.get(f"{scene_server}/health", timeout=60).content
+    with stranger(greeting, b" " * 10_000) as url:
+        served = Served(url)
+        monkeypatch.setattr(retries, "LARGEST", 9_999)
+        with pytest.raises(UserError, match="answers with more than 9999 bytes"):
+            served(grey(0.5))
+
+
+def test_a_picture_is_measured_before_it_is_decoded():
+    assert pixels_of(empty_png(4000, 3000)) == 12_000_000
+    assert pixels_of(b"nonsense") == pixels_of(empty_png(60_000, 60_000)) == 0
 
 
 def test_a_kill_loses_nothing_and_makes_nothing_wrong():

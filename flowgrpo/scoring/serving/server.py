@@ -47,9 +47,9 @@ class Options(Section):
     """Up to `batch` samples are scored together, and a request waits up to `wait` milliseconds for others to join it.
 
     `queue` requests may be there at once, each for `timeout` seconds, with `max_bytes` of JSON, which must arrive within
-    `reading` seconds, and `max_pixels` in all its pictures; all of them together may have four times as many bytes and pixels. A
-    batch has up to `max_pixels` too, each of which takes BYTES_A_PIXEL of memory beside what the reward takes, and when it is not
-    scored in `batch_timeout` seconds, the process that has it is replaced. `token` names the environment variable with the
+    `reading` seconds, and `max_pixels` in all its pictures; all of them together may have four times as many bytes and pixels.
+    A batch has up to `max_pixels` too, each of which takes about 20 bytes of memory beside what the reward takes. When it is
+    not scored in `batch_timeout` seconds, the process that has it is replaced. `token` names the environment variable with the
     bearer token that clients must send.
     """
 
@@ -147,7 +147,8 @@ class Service:
                         raise _too_large(limit)
                     count(len(chunk))
         except TimeoutError as error:
-            raise HTTPException(408, f"the request was not there within {seconds:g} s; send less at once") from error
+            late = f"the request was not there within {seconds:g} s; send less at once"
+            raise HTTPException(408, late, {"Connection": "close"}) from error
         return b"".join(parts)
 
     def _read(self, body: bytes) -> tuple[int, int]:
