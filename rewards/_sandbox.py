@@ -1,18 +1,21 @@
 """Run untrusted Python in a process that can be thrown away: `run(source, limits) -> Outcome`.
 
-What holds depends on the machine; `isolation()` says it. Linux only. The code sees the standard library, an empty environment
-and an empty directory; what else of the disk is readable by everyone stays readable.
+What holds depends on the machine; `isolation()` says it. Linux only. The code has one process with one thread, the standard
+library, an empty environment and an empty directory, and nothing else of the disk where "disk" holds.
 """
 
 import json
 import os
+import platform
 import secrets
 import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -23,23 +26,34 @@ from typing import Any, Literal
 from flowgrpo.core.errors import UserError
 
 Status = Literal["ok", "error", "timeout", "memory", "output", "killed"]
-Guarantee = Literal["network", "home", "disk", "processes"]
+Guarantee = Literal["network", "home", "disk", "processes", "memory"]
 Mode = Literal["namespaces", "uid", "plain"]
 PYTHON = [os.path.realpath(sys.executable), "-I", "-S"]
 UNSHARE = ["unshare", "--mount", "--net", "--pid", "--ipc", "--uts", "--fork", "--kill-child"]
 UNUSED = 0x7000_0000
 """User numbers from here to 0x7fffffff belong to nobody (systemd, `UIDS-GIDS`); every run gets its own."""
-HIDDEN = ("/home", "/root", "/run", "/tmp", "/var/tmp", "/dev/shm", "/proc")
+DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
+LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache")
+PACKAGES = ("site-packages", "dist-packages")
+CALLS: dict[str, tuple[int, list[int]]] = {
+    "x86_64": (0xC000003E, [29, 64, 68, 101, 165, 240, 248, 249, 250, 272, 308, 310, 311, 319, 321, 323, 425, 442, 447]),
+    "aarch64": (0xC00000B7, [40, 97, 117, 180, 186, 190, 194, 217, 218, 219, 268, 270, 271, 279, 280, 282, 425, 442, 447]),
+}
+"""What the code may not ask of the kernel, by number: memory that no limit counts (System V and POSIX queues and segments,
+memfd_create, memfd_secret), other processes (ptrace, process_vm_*), keys, namespaces, mounts, bpf, userfaultfd, io_uring."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """`seconds` of wall clock, and of CPU per process; `memory_mb` of address space per process; `disk_mb` written."""
+    """`seconds` of wall clock, and of CPU per process; `memory_mb` of address space per process; `disk_mb` written.
+
+    Threads count as processes. By default there is one, so `memory_mb` and `disk_mb` are all that a run can take.
+    """
 
     seconds: float = 4.0
     memory_mb: int = 512
     disk_mb: int = 16
-    processes: int = 16
+    processes: int = 1
     open_files: int = 64
     output_bytes: int = 65_536
 
@@ -56,10 +70,11 @@ class Outcome:
 
 
 INIT = r"""
-import ctypes, json, os, resource, signal, sys
+import ctypes, json, os, resource, signal, struct, sys
 
 libc = ctypes.CDLL(None, use_errno=True)
-RDONLY, NOSUID, BIND, RECURSIVE = 1, 2, 4096, 16384
+RDONLY, NOSUID, NODEV, BIND, RECURSIVE, DETACH = 1, 2, 4, 4096, 16384, 2
+PR_SET_SECCOMP, X32, ALLOW, REFUSE = 22, 0x40000000, 0x7FFF0000, 0x50001
 PR_SET_NO_NEW_PRIVS, PR_CAPBSET_DROP, SYS_MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE = 38, 24, 442, -100, 0x8000
 
 def check(result):
@@ -73,18 +88,50 @@ def attributes(path, flags, set_, clear):
     values = (ctypes.c_uint64 * 4)(set_, clear, 0, 0)
     check(libc.syscall(SYS_MOUNT_SETATTR, AT_FDCWD, path.encode(), flags, values, ctypes.c_size_t(32)))
 
+def show(path, root, flags):
+    # The same place of a new root, read-only.
+    inside = root + path
+    if os.path.lexists(inside) or not os.path.lexists(path):
+        return
+    os.makedirs(os.path.dirname(inside), exist_ok=True)
+    if os.path.islink(path):
+        os.symlink(os.readlink(path), inside)
+        return
+    if os.path.isdir(path):
+        os.mkdir(inside)
+    else:
+        open(inside, "x").close()
+    mount(path, inside, "", BIND | RECURSIVE, "")
+    attributes(inside, AT_RECURSIVE, RDONLY | flags, 0)
+
 def hide(job):
-    # Empty directories over all that is private, Python itself put back, and only the working directory can be written to.
-    os.chdir(job["prefix"])
-    for path in job["hidden"]:
-        if os.path.isdir(path):
-            mount("none", path, "tmpfs", NOSUID, "size=1m,mode=755")
-    os.makedirs(job["prefix"], exist_ok=True)
-    mount(".", job["prefix"], "", BIND | RECURSIVE, "")
-    os.makedirs(job["folder"], exist_ok=True)
-    mount("none", job["folder"], "tmpfs", NOSUID, "size=%dm,mode=1777" % job["disk_mb"])
-    attributes("/", AT_RECURSIVE, RDONLY | NOSUID, 0)
-    attributes(job["folder"], 0, 0, RDONLY)
+    # A new root that holds Python, what it is linked to, and a directory to write to.
+    root = job["folder"]
+    mount("none", root, "tmpfs", NOSUID, "size=1m,nr_inodes=1k,mode=755")
+    for path in job["visible"]:
+        show(path, root, NOSUID | NODEV)
+    for path in job["devices"]:
+        show(path, root, NOSUID)
+    for path in job["covered"]:
+        if os.path.isdir(root + path):
+            mount("none", root + path, "tmpfs", RDONLY, "size=4k,nr_inodes=2,mode=755")
+    os.mkdir(root + job["inside"])
+    mount("none", root + job["inside"], "tmpfs", NOSUID | NODEV, "size=%dm,nr_inodes=1k,mode=1777" % job["disk_mb"])
+    attributes(root, 0, RDONLY, 0)
+    os.chdir(root)
+    check(libc.pivot_root(b".", b"."))
+    check(libc.umount2(b".", DETACH))
+
+def filtered(machine, calls):
+    # Refuse these calls, and all of another architecture, with EPERM: a program for SECCOMP_SET_MODE_FILTER.
+    ld, jeq, jge, ret = 0x20, 0x15, 0x35, 0x06
+    program = [(ld, 0, 0, 4), (jeq, 0, len(calls) + 3, machine), (ld, 0, 0, 0), (jge, len(calls) + 1, 0, X32)]
+    program += [(jeq, len(calls) - i, 0, number) for i, number in enumerate(calls)]
+    program += [(ret, 0, 0, ALLOW), (ret, 0, 0, REFUSE)]
+    code = b"".join(struct.pack("HBBI", *line) for line in program)
+    buffer = ctypes.create_string_buffer(code)
+    head = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(program), ctypes.addressof(buffer)))
+    check(libc.prctl(PR_SET_SECCOMP, 2, head, 0, 0))
 
 def limit(job):
     # A second more CPU than wall clock, so that the clock decides.
@@ -119,13 +166,15 @@ def main(folder):
         os.chown(folder, job["uid"], job["uid"])
     if job["namespaces"]:
         hide(job)
-    os.chdir(folder)
+    os.chdir(job["inside"] if job["namespaces"] else folder)
     with open("main.py", "w") as file:
         file.write(job["source"])
     child = os.fork()
     if child == 0:
         drop(job)
         limit(job)
+        if job["calls"] is not None:
+            filtered(*job["calls"])
         os.execve(job["python"][0], [*job["python"], "main.py"], {})
     signal.signal(signal.SIGALRM, lambda *_: os._exit(124))
     signal.alarm(int(job["seconds"]) + 5)
@@ -137,14 +186,18 @@ main(sys.argv[1])
 """The trusted first process: takes all away, then watches the untrusted one; in a pid namespace all die with it."""
 
 
-def run(source: str, limits: Limits, stdin: str = "") -> Outcome:
-    """Nothing of it survives the call where `isolation()` holds "processes"."""
-    return _run(_mode(), source, limits, stdin)
+def run(source: str, limits: Limits, stdin: str = "", pipes: Sequence[int] = ()) -> Outcome:
+    """Nothing of it survives the call where `isolation()` holds "processes".
+
+    `pipes` are file descriptors that the code has under the same numbers; they are closed here.
+    """
+    return _run(_mode(), source, limits, stdin, pipes)
 
 
 @lru_cache(maxsize=1)
 def isolation() -> frozenset[Guarantee]:
-    """What is out of reach for the code here: the network, the home directories, the disk, and surviving the call."""
+    """What is out of reach for the code here: the network, the home directories, the disk (but for Python's own library),
+    surviving the call, and more memory than its limits say."""
     return _guarantees(_mode())
 
 
@@ -154,7 +207,7 @@ def _mode() -> Mode:
     fallback: Mode = "uid" if os.getuid() == 0 else "plain"
     modes: tuple[Mode, ...] = ("namespaces", fallback) if shutil.which("unshare") else (fallback,)
     for mode in modes:
-        if _run(mode, "print('works')", Limits(seconds=20.0), "").stdout == "works\n":
+        if _run(mode, "print('works')", Limits(seconds=20.0)).stdout == "works\n":
             return mode
     raise UserError(
         f"untrusted code can't be run here: neither namespaces work nor can {PYTHON[0]} be run by an unprivileged user; "
@@ -163,38 +216,51 @@ def _mode() -> Mode:
 
 
 def _guarantees(mode: Mode) -> frozenset[Guarantee]:
+    memory: frozenset[Guarantee] = frozenset({"memory"} if platform.machine() in CALLS else ())
     if mode == "namespaces":
-        return frozenset({"network", "home", "disk", "processes"})
+        return memory | {"network", "home", "disk", "processes"}
     if mode == "uid":
         private = not Path.home().stat().st_mode & 0o007
-        return frozenset({"processes", "home"} if private else {"processes"})
-    return frozenset()
+        return memory | ({"processes", "home"} if private else {"processes"})
+    return memory
 
 
-def _run(mode: Mode, source: str, limits: Limits, stdin: str) -> Outcome:
+def _run(mode: Mode, source: str, limits: Limits, stdin: str = "", pipes: Sequence[int] = ()) -> Outcome:
     uid = UNUSED + secrets.randbelow(UNUSED // 7) if os.getuid() == 0 else None
     with tempfile.TemporaryDirectory(prefix="sandbox-") as folder, tempfile.TemporaryFile() as feed:
         (Path(folder) / "job.json").write_text(json.dumps(_job(mode, source, limits, folder, uid)))
         feed.write(stdin.encode())
         feed.seek(0)
         try:
-            return _watched([*_namespaces(mode), *PYTHON, "-c", INIT, folder], feed, limits, _guarantees(mode))
+            return _watched([*_namespaces(mode), *PYTHON, "-c", INIT, folder], feed, pipes, limits, _guarantees(mode))
         finally:
             if mode == "uid":
                 _kill_all_of(uid)
 
 
 def _job(mode: Mode, source: str, limits: Limits, folder: str, uid: int | None) -> dict[str, Any]:
+    visible = _visible()
     return {
         **asdict(limits),
         "source": source,
         "folder": folder,
+        "inside": "/sandbox",
         "uid": uid,
         "namespaces": mode == "namespaces",
         "python": PYTHON,
-        "prefix": os.path.realpath(sys.base_prefix),
-        "hidden": sorted({*HIDDEN, os.path.realpath(Path.home()), os.path.realpath(tempfile.gettempdir())} - {"/"}),
+        "visible": visible,
+        "devices": DEVICES,
+        "covered": [str(found) for path in visible for name in PACKAGES for found in Path(path).glob(f"python3*/{name}")],
+        "calls": CALLS.get(platform.machine()),
     }
+
+
+@lru_cache(maxsize=1)
+def _visible() -> list[str]:
+    """What Python needs of the disk, what is above first."""
+    prefix = os.path.realpath(sys.base_prefix)
+    own = [PYTHON[0], os.path.realpath(sysconfig.get_path("stdlib")), f"{prefix}/lib", f"{prefix}/lib64"]
+    return sorted({*LIBRARIES, *own})
 
 
 def _namespaces(mode: Mode) -> list[str]:
@@ -204,10 +270,11 @@ def _namespaces(mode: Mode) -> list[str]:
     return UNSHARE if os.getuid() == 0 else [*UNSHARE, "--user", "--map-root-user"]
 
 
-def _watched(command: list[str], feed: Any, limits: Limits, isolation: frozenset[Guarantee]) -> Outcome:
-    with subprocess.Popen(
-        command, stdin=feed, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={}, start_new_session=True
-    ) as process:
+def _watched(command: list[str], feed: Any, pipes: Sequence[int], limits: Limits, isolation: frozenset[Guarantee]) -> Outcome:
+    out = subprocess.PIPE
+    with subprocess.Popen(command, stdin=feed, stdout=out, stderr=out, env={}, start_new_session=True, pass_fds=pipes) as process:
+        for pipe in pipes:
+            os.close(pipe)
         try:
             stopped, stdout, stderr = _read(process, limits)
         finally:

@@ -19,9 +19,12 @@ OPTIONS = {
     "batch": "samples that are scored together, across requests (default 32)",
     "wait": "milliseconds that a request waits for others to fill a batch (default 5)",
     "queue": "requests that may be there at once; more are told to come back (default 64)",
-    "timeout": "seconds after which a request is given up (default 60)",
-    "max-bytes": "of a request (default 128 MiB)",
-    "max-pixels": "of all pictures of a request (default 2^27)",
+    "timeout": "seconds after which a request is given up (default 90)",
+    "batch-timeout": "seconds after which the process that scores a batch is replaced (default 30)",
+    "reading": "seconds within which a request must have arrived (default 20)",
+    "max-bytes": "of a request (default 128 MiB); all that wait may have four times as many",
+    "max-pixels": "of all pictures of a request, and of a batch; each takes about 20 bytes of memory and what the reward "
+    "itself takes (default 2^26); all that wait may have four times as many",
     "token": "the environment variable with the bearer token that clients must send (default: none is asked for)",
 }
 

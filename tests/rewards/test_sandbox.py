@@ -1,9 +1,11 @@
 """Hostile code ends in a zero and a counted reason, reaches nothing, and leaves nothing behind. Each guarantee is tested where
 this machine gives it, else skipped."""
 
+import json
 import os
 import shutil
 import socket
+import sysconfig
 import tempfile
 import time
 import uuid
@@ -13,13 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from flowgrpo.core.errors import UserError
 from flowgrpo.rewards import _sandbox as sandbox
+from flowgrpo.rewards import code
+from flowgrpo.rewards._exchange import pack, unpack
 from flowgrpo.rewards._sandbox import Limits, Outcome, isolation, run
 from flowgrpo.rewards.code import UnitTests, extract
 
 LIMITS = Limits(seconds=2.0)
+SEVERAL = Limits(seconds=1.0, processes=16)
 
 
 @dataclass
@@ -109,7 +116,7 @@ def test_an_error_is_told():
 )
 def test_what_stopped_it_is_told(source, status):
     started = time.monotonic()
-    outcome = run(source, Limits(seconds=1.0))
+    outcome = run(source, SEVERAL)
     assert outcome.status == status and len(outcome.stdout) <= LIMITS.output_bytes
     assert time.monotonic() - started < 5.0
 
@@ -118,7 +125,21 @@ def test_processes_are_few():
     needs("processes")
     counting = "import os, time\nn = 0\nwhile True:\n    try: child = os.fork()\n    except OSError: break\n"
     counting += "    if child == 0: time.sleep(60)\n    n += 1\nprint(n)"
-    assert int(run(counting, Limits(processes=8)).stdout) == 7
+    assert int(run(counting, Limits(processes=8)).stdout) <= 7
+    assert run(counting, LIMITS).stdout == "0\n"
+
+
+def test_memory_that_belongs_to_no_process_is_refused():
+    needs("memory")
+    calls = ("memfd_create(b'x', 0)", "shmget(0, 1 << 30, 0o1600)", "msgget(0, 0o1600)", "semget(0, 1, 0o1600)")
+    for call in calls:
+        assert run(f"import ctypes; print(ctypes.CDLL(None).{call})", LIMITS).stdout == "-1\n", call
+
+
+def test_files_take_no_more_than_they_may():
+    needs("disk")
+    many = "n = 0\nwhile True:\n    try: open(str(n), 'w').close()\n    except OSError: break\n    n += 1\nprint(n)"
+    assert int(run(many, LIMITS).stdout) < 1024
 
 
 def test_it_has_no_environment_and_an_empty_directory(monkeypatch):
@@ -132,6 +153,24 @@ def test_home_can_not_be_read(secret):
     outcome = run(f"print(open({str(secret)!r}).read())", LIMITS)
     assert outcome.status == "error" and outcome.stdout == ""
     assert "No such file" in outcome.reason or "Permission denied" in outcome.reason
+
+
+def test_nothing_of_the_disk_can_be_read_but_python(tmp_path):
+    """Neither a prompt file beside the project nor a package with answers, and no socket that is a file."""
+    needs("disk")
+    package = Path(sysconfig.get_path("stdlib")) / "site-packages"
+    for place in (Path(__file__), tmp_path, Path("/proc/self"), Path("/sys"), Path("/etc/passwd"), Path("/usr/share")):
+        assert run(f"import os; print(os.path.exists({str(place)!r}))", LIMITS).stdout == "False\n", place
+    assert run(f"import os; print(os.path.isdir({str(package)!r}) and os.listdir({str(package)!r}))", LIMITS).stdout in (
+        "[]\n",
+        "False\n",
+    )
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "socket"))
+        server.listen()
+        (tmp_path / "socket").chmod(0o777)
+        connecting = f"import socket; socket.socket(socket.AF_UNIX).connect({str(tmp_path / 'socket')!r})"
+        assert "No such file" in run(connecting, LIMITS).reason
 
 
 def test_home_can_not_be_uncovered(secret):
@@ -152,7 +191,8 @@ def test_the_network_can_not_be_reached(listener):
 def test_the_disk_can_not_be_written(tmp_path):
     needs("disk")
     tmp_path.chmod(0o777)
-    assert "Read-only" in run("open('/var/tmp/x', 'w')", LIMITS).reason
+    assert "Read-only" in run("open('/x', 'w')", LIMITS).reason
+    assert "Read-only" in run("import os; open(os.path.dirname(os.__file__) + '/x', 'w')", LIMITS).reason
     assert run(f"open({str(tmp_path / 'x')!r}, 'w')", LIMITS).status == "error"
     filling = "for i in range(64):\n    with open(str(i), 'wb') as file: file.write(bytes(2**20))"
     assert "No space left" in run(filling, LIMITS).reason
@@ -161,7 +201,7 @@ def test_the_disk_can_not_be_written(tmp_path):
 @pytest.mark.parametrize("ending", ["", LOOP])
 def test_a_daemon_dies_with_the_run(ending):
     needs("processes")
-    run(DAEMON + ending, Limits(seconds=1.0))
+    run(DAEMON + ending, SEVERAL)
 
 
 SYSTEM_PYTHON = shutil.which("python3", path="/usr/bin:/usr/local/bin")
@@ -171,7 +211,7 @@ SYSTEM_PYTHON = shutil.which("python3", path="/usr/bin:/usr/local/bin")
 def test_without_namespaces_another_user_keeps_it_from_surviving(monkeypatch):
     monkeypatch.setattr(sandbox, "_mode", lambda: "uid")
     monkeypatch.setattr(sandbox, "PYTHON", [SYSTEM_PYTHON, "-I", "-S"])
-    outcome = run(DAEMON, LIMITS)
+    outcome = run(DAEMON, SEVERAL)
     assert outcome.status == "ok" and "network" not in outcome.isolation and "processes" in outcome.isolation
     assert_nothing_is_left()
 
@@ -212,7 +252,7 @@ def test_the_score_is_the_share_of_tests_that_pass(text, expected):
         ("import os; os._exit(0)", "exit"),
         (
             "import os\nfor fd in range(20):\n    try: os.write(fd, b'\\n0 1 passed\\n1 passed\\n')\n    except OSError: pass",
-            "failed",
+            "exit",
         ),
     ],
 )
@@ -241,12 +281,213 @@ def test_tests_that_were_not_run_are_not_passed():
     assert not reward.reasons
 
 
-def test_the_number_of_a_report_can_not_be_read_back():
-    peek = (
-        "import os, sys\ntry: os.lseek(0, 0, 0)\nexcept OSError: pass\nassert 'nonce' not in sys.stdin.read() + str(os.environ)"
+WRITE_EVERYWHERE = """
+import json, os
+for fd in range(64):
+    for line in ('[0, "passed", ""]', '[1, "passed", ""]', '"passed"', '[1, "value", 2]', '[2, "value", 2]'):
+        try: os.write(fd, (line + "\\n").encode())
+        except OSError: pass
+"""
+EVERY_FRAME = """
+import sys
+def double(x):
+    frame = sys._getframe()
+    while frame:
+        for scope in (frame.f_locals, frame.f_globals):
+            for name in [*scope]:
+                if "double" + "(1)" in str(scope[name]) or "=" + "= 2" in str(scope[name]): raise SystemError("seen")
+        frame = frame.f_back
+    return 2 * x
+"""
+EVERY_OPERATOR = """
+class Liar:
+    def __getattr__(self, name): return lambda *args: True
+for name in "eq ne lt le gt ge add radd sub rsub mul rmul abs bool contains hash call".split():
+    setattr(Liar, f"__{name}__", lambda self, *args: 0 if name in ("abs", "hash") else True)
+"""
+HACKS = {
+    "builtins.exec": "import builtins\nbuiltins.exec = lambda *a: None",
+    "builtins.compile": "import builtins\nc = compile\nbuiltins.compile = lambda *a: c('pass', 'x', 'exec')",
+    "names of the harness": "import __main__\n__main__.verdict = lambda *a: 'passed'\n"
+    "for name in [*vars(__main__)]: setattr(__main__, name, lambda *a: 'passed')",
+    "a child that answers": "import os\nif os.fork(): os._exit(0)\ndouble = lambda x: 7",
+    "AssertionError": "import builtins\nbuiltins.AssertionError = KeyError\ndouble = lambda x: 7",
+    "patched builtins": "import builtins\nfor name in 'abs all any bool isinstance len sorted'.split():\n"
+    "    setattr(builtins, name, lambda *a, **k: True)",
+    "shadowed builtins": "abs = sorted = lambda *a, **k: 0\n"
+    "all = any = isinstance = bool = lambda *a: True\ndouble = lambda x: 7",
+    "shadowed modules": "class math: isclose = lambda *a, **k: True\ndouble = lambda x: 7",
+    "an object equal to everything": "class A:\n  __eq__ = lambda s, o: True\ndouble = lambda x: A()",
+    "an object not unequal": "class A:\n  __ne__ = lambda s, o: False\n  __bool__ = lambda s: True\ndouble = lambda x: A()",
+    "a number that lies": "class A(int):\n  __eq__ = lambda s, o: True\n  __sub__ = lambda s, o: 0\ndouble = lambda x: A(99)",
+    "a text that lies": "class A(str):\n  __eq__ = lambda s, o: True\n  __hash__ = lambda s: 0\ndouble = lambda x: A('99')",
+    "a list that lies": "class A(list):\n  __eq__ = lambda s, o: True\ndouble = lambda x: A([99])",
+    "a float that lies": "class A(float):\n  __abs__ = __sub__ = lambda s, *o: 0.0\ndouble = lambda x: A('nan')",
+    "every operator": EVERY_OPERATOR + "double = lambda x: Liar()",
+    "nan": "double = lambda x: float('nan')",
+    "an end of iteration": "def double(x): raise StopIteration",
+    "an exit": "import os\ndef double(x): os._exit(0)",
+    "an end": "import sys\ndef double(x): sys.exit(0)",
+    "what has no end": "import itertools\ndouble = lambda x: itertools.count()",
+    "reports of its own": WRITE_EVERYWHERE + "double = lambda x: 7",
+    "reports of its own, later": WRITE_EVERYWHERE.replace("\nfor fd", "\ndef double(x):\n  for fd").replace("\n    ", "\n      "),
+    "a flood": "import os\ndef double(x):\n  for fd in range(3, 64):\n    try:\n      while True: os.write(fd, b'[' * 2**20)\n"
+    "    except OSError: pass",
+    "deep brackets": "import json\nreal = json.dumps\njson.dumps = lambda *a, **k: '[' * 10**5\ndouble = lambda x: 7",
+    "a number in front": "import json\nreal = json.dumps\njson.dumps = lambda *a, **k: real([1, 'value', ['object', '0']])\n"
+    "double = lambda x: 7",
+    "mutated arguments": "def double(x):\n  try: x.clear()\n  except AttributeError: return 7\n  return []",
+}
+WAYS = [
+    "assert double(1) == 2",
+    "assert abs(double(3) - 6) < 1e-6",
+    "import math\nassert math.isclose(double(3), 6)",
+    "assert math.isclose(double(3), 6)",
+    "assert all(double(i) == 2 * i for i in range(1, 5))",
+    "assert all(map(lambda x: x == 2, map(double, [1, 1])))",
+    "assert double(1) in (2, 2.0) and double(2) in {4}",
+    "assert sorted([double(2), double(1)]) == [2, 4]",
+    "assert not double(1) != 2",
+    "x = [1]\nassert double(x) == x + x",
+    "def check(candidate):\n    assert candidate(1) == 2\n    assert candidate('a') == 'aa', 'text'\ncheck(double)",
+    "try:\n    assert double(1) == 2\nexcept (TypeError, ValueError):\n    pass",
+]
+
+
+@pytest.mark.parametrize("hack", HACKS)
+def test_a_wrong_solution_gets_no_mark(hack):
+    reward = UnitTests(allow_code_execution=True, seconds=1.5)
+    assert judged(reward, HACKS[hack], WAYS) == 0.0
+
+
+def test_a_right_solution_passes_all_ways():
+    assert judged(UnitTests(allow_code_execution=True), "import math\ndef double(x): return 2 * x", WAYS) == 1.0
+
+
+def test_the_solution_sees_no_test():
+    assert judged(UnitTests(allow_code_execution=True), EVERY_FRAME, TESTS) == 1.0
+    stdin = "import os, sys\nassert not sys.stdin.read() and not os.read(0, 9)\ndef double(x): return 2 * x"
+    assert judged(UnitTests(allow_code_execution=True), stdin, TESTS) == 1.0
+
+
+def test_a_name_of_python_is_the_solutions_where_the_row_says_so():
+    reward = UnitTests(allow_code_execution=True)
+    code = "def sum(a, b): return a * b\ndef isclose(*a): return True"
+    tests = ["assert sum(2, 3) == 6", "assert isclose(1, 2)", "from math import isclose\nassert not isclose(1, 2)"]
+    assert reward(Texts([code], [{"tests": tests, "entry_point": "sum"}])) == [2 / 3]
+    with pytest.raises(UserError, match="must hold 'entry_point': the name of the function"):
+        reward(Texts([code], [{"tests": tests, "entry_point": 3}]))
+
+
+PLAIN = st.recursive(
+    st.one_of(
+        *(st.none(), st.booleans(), st.integers(), st.text(), st.binary()),
+        *(st.floats(allow_nan=False), st.complex_numbers(allow_nan=False), st.just(range(1, 9, 2))),
+    ),
+    lambda each: (
+        st.lists(each, max_size=3)
+        | st.lists(each, max_size=3).map(tuple)
+        | st.dictionaries(st.text() | st.integers(), each, max_size=3)
+        | st.frozensets(st.text() | st.integers(), max_size=3)
+        | st.sets(st.integers() | st.tuples(st.text()), max_size=3)
+    ),
+    max_leaves=10,
+)
+
+
+@given(PLAIN)
+@settings(deadline=None)
+def test_plain_values_arrive_as_they_are(value):
+    def refused(*_: Any) -> Any:
+        raise AssertionError
+
+    found = unpack(json.loads(json.dumps(pack(value, refused))), refused)
+    assert found == value and type(found) is type(value)
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda each: st.lists(each), max_leaves=10))
+@settings(deadline=None)
+def test_what_is_malformed_is_no_value_of_another_type(packed):
+    try:
+        found = unpack(packed, lambda kind, what: {}[kind])
+    except Exception:
+        return
+    assert (
+        found is None or type(found) in (bool, int, str, float, complex, bytes, list, tuple, set, frozenset, dict) or iter(found)
     )
-    peek += "\nassert b'nonce' not in os.read(0, 999)\ndef double(x): return 2 * x"
-    assert judged(UnitTests(allow_code_execution=True), peek, TESTS) == 1.0
+
+
+CLASSES = """
+class Stack:
+    def __init__(self, *items): self.items = list(items)
+    def push(self, item): self.items.append(item)
+    def __len__(self): return len(self.items)
+    def __getitem__(self, i): return self.items[i]
+    def __iter__(self): return iter(self.items)
+    def __str__(self): return "Stack"
+class Node:
+    def __init__(self, value): self.value, self.left = value, None
+def depth(node): return 0 if node is None else 1 + depth(node.left)
+def adder(n): return lambda x: x + n
+def count(n): yield from range(n)
+def apply(f, *xs, **more): return f(*xs, **more)
+def kind(x): return type(x)
+class Mine(ValueError): pass
+def fail(x): raise Mine("no") if x else KeyError(x)
+def total(xs): return sum(xs)
+def big(n): return 7**n
+LIMIT = [1, 2]
+"""
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        "s = Stack(1); s.push(2); assert len(s) == 2 and s[1] == 2 and list(s) == [1, 2] and 2 in s and str(s) == 'Stack'",
+        "root = Node(1); root.left = Node(2); assert depth(root) == 2 and root.left.value == 2",
+        "assert adder(1)(2) == 3",
+        "assert list(count(3)) == [0, 1, 2] and next(count(1)) == 0 and sum(count(4)) == 6",
+        "assert apply(len, 'abc') == 3 and apply(sorted, [2, 1], reverse=True) == [2, 1] and apply(int, '7') == 7",
+        "assert apply(adder(1), 2) == 3",
+        "assert kind('a') is str and isinstance(LIMIT, list) and LIMIT == [1, 2]",
+        "try:\n    fail(1)\nexcept ValueError as error:\n    assert str(error) == 'no'\nelse:\n    assert False",
+        "try:\n    fail(0)\nexcept KeyError:\n    pass\nelse:\n    assert False",
+        "assert total(x * x for x in range(4)) == 14 and total(range(3)) == 3",
+        "assert big(9000) == 7**9000",
+    ],
+)
+def test_classes_closures_iterators_and_exceptions_can_be_tested(test):
+    assert judged(UnitTests(allow_code_execution=True), CLASSES, [test]) == 1.0
+
+
+def test_a_comparison_of_the_solutions_objects_is_no_pass_and_is_counted():
+    reward = UnitTests(allow_code_execution=True)
+    for test in ("assert Node(1) != Node(2)", "assert Node(1)", "assert Node(1) in [1]", "assert hash(Node(1)) or True"):
+        assert judged(reward, CLASSES, [f"try:\n    {test}\nexcept TypeError:\n    pass"]) == 0.0
+    assert reward.reasons == {"object": 4}
+
+
+@pytest.mark.parametrize(
+    ("test", "words"),
+    [
+        ("assert apply(lambda x: x, 1) == 1", "gives the solution an argument of type function"),
+        ("class Mine: pass\ntry: kind(Mine())\nexcept Exception: pass", "an argument of type Mine"),
+        ("import math\nassert kind([math])", "an argument of type module"),
+        ("import itertools\nassert kind(itertools.count())", "an iterator of more than 10000 items"),
+        ("assert f(1) = 2", "is no Python"),
+        ("assert f(" + "(" * 10_000, "is no Python"),
+    ],
+)
+def test_a_test_that_can_not_be_judged_is_refused(test, words):
+    with pytest.raises(UserError, match="must hold 'tests': a list of tests") as error:
+        judged(UnitTests(allow_code_execution=True), CLASSES, ["assert True", test])
+    assert words in str(error.value)
+
+
+def test_what_the_sandbox_does_not_hold_is_said(monkeypatch):
+    monkeypatch.setattr(code, "isolation", lambda: frozenset({"network", "home", "processes", "memory"}))
+    with pytest.warns(UserWarning, match="what is readable on the disk can be read, the tests in a prompt file too$"):
+        UnitTests(allow_code_execution=True)
 
 
 def test_the_last_fenced_block_is_the_code():
@@ -259,7 +500,7 @@ def test_code_is_only_run_when_allowed():
         UnitTests()
 
 
-@pytest.mark.parametrize("arguments", [{"seconds": 0.0}, {"memory_mb": 1}])
+@pytest.mark.parametrize("arguments", [{"seconds": 0.0}, {"memory_mb": 1}, {"seconds": float("nan")}, {"seconds": float("inf")}])
 def test_limits_that_let_nothing_run_are_refused(arguments):
     with pytest.raises(UserError, match="at least 64 MB"):
         UnitTests(allow_code_execution=True, **arguments)

@@ -10,13 +10,13 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -28,24 +28,30 @@ from PIL import Image
 
 from flowgrpo.cli.main import main
 from flowgrpo.config.run import RewardConfig
+from flowgrpo.core.digests import digest_of
 from flowgrpo.core.errors import Unavailable, UserError
 from flowgrpo.data.samples import Samples
 from flowgrpo.rewards import arithmetic, scene
 from flowgrpo.scoring.card import card_of
 from flowgrpo.scoring.exemplars import samples as exemplars
-from flowgrpo.scoring.scorer import Scorer
+from flowgrpo.scoring.identity import identity
+from flowgrpo.scoring.scorer import Scorer, load_reward
+from flowgrpo.scoring.serving import connection as serving_connection
+from flowgrpo.scoring.serving import retries
 from flowgrpo.scoring.serving.client import Served
 from flowgrpo.scoring.serving.packing import packed
-from flowgrpo.scoring.serving.pictures import Reader, png
-from flowgrpo.scoring.serving.queue import RewardThread
+from flowgrpo.scoring.serving.pictures import Reader, pixels_of, png
+from flowgrpo.scoring.serving.process import RewardProcess
 from flowgrpo.scoring.serving.server import Options, Server, application
 from flowgrpo.scoring.serving.wire import Limits
 from load_served_reward import load, pool
 
 SOURCE = """
-import threading
+import os
+import time
+from pathlib import Path
 
-gate, entered, seen = threading.Event(), threading.Event(), []
+here = Path(__file__).parent
 
 
 def bright(samples):
@@ -65,10 +71,21 @@ def mates(samples):
 
 
 def gated(samples):
-    seen.append(len(samples))
-    entered.set()
-    assert gate.wait(60)
+    with (here / "seen").open("a") as seen:
+        seen.write(f"{len(samples)} ")
+    while not (here / "gate").exists():
+        time.sleep(0.01)
     return [1.0] * len(samples)
+
+
+def deadly(samples):
+    if "hang" in samples.prompts:
+        time.sleep(600)
+    if "exit" in samples.prompts:
+        raise SystemExit(3)
+    if "kill" in samples.prompts:
+        os.kill(os.getpid(), 9)
+    return [float(len(samples))] * len(samples)
 
 
 def picky(samples):
@@ -93,21 +110,29 @@ def mine(tmp_path: Path) -> Path:
     return path
 
 
+def seen(mine: Path) -> list[int]:
+    """How many samples each batch had that `gated` has begun."""
+    path = mine.with_name("seen")
+    return [int(line) for line in path.read_text().split()] if path.exists() else []
+
+
 @contextmanager
 def serving(name: str, arguments: dict[str, Any] | None = None, port: int = 0, **options: Any) -> Iterator[SimpleNamespace]:
-    """The server of the command in a thread; `reward` is what it serves, `end()` what SIGTERM does."""
-    reward = RewardThread(name, arguments or {})
+    """The server of the command in a thread; `process` has the reward, `end()` does what SIGTERM does."""
+    chosen = Options(**options)
+    reward = RewardProcess(name, arguments or {}, chosen.max_pixels, chosen.batch_timeout)
     bound = socket.create_server(("127.0.0.1", port))
     port = bound.getsockname()[1]
-    server = Server(application(reward, Options(**options)), "ready")
+    server = Server(application(reward, chosen), "ready")
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
     thread.start()
     end = partial(setattr, server, "should_exit", True)
-    try:
-        yield SimpleNamespace(url=f"http://127.0.0.1:{port}", port=port, reward=reward.scorer.rewards[name], end=end)
-    finally:
-        end()
-        thread.join()
+    with closing(reward):
+        try:
+            yield SimpleNamespace(url=f"http://127.0.0.1:{port}", port=port, process=reward, end=end)
+        finally:
+            end()
+            thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +146,10 @@ def until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+def health(url: str) -> dict[str, Any]:
+    return requests.get(f"{url}/health", timeout=60).json()
 
 
 def post(url: str, body: bytes | dict[str, Any]) -> requests.Response:
@@ -153,7 +182,7 @@ def test_clips_score_as_in_this_process(mine):
     clips = torch.randint(0, 256, (5, 3, 3, 6, 8), generator=torch.Generator().manual_seed(0)) / 255
     with serving(f"{mine}:motion") as server:
         found = exemplars(clips, [{"prompt": "p"}] * 5)
-        assert Served(server.url)(found) == server.reward(found)
+        assert Served(server.url)(found) == load_reward(f"{mine}:motion")(found)
 
 
 def test_a_float_picture_is_rounded_to_8_bits(mine):
@@ -339,15 +368,14 @@ def test_a_body_over_the_limit_is_refused_before_its_end(scene_server):
 
 def test_a_full_queue_sends_back_and_the_client_gets_through(mine):
     with serving(f"{mine}:gated", queue=1) as server, ThreadPoolExecutor(2) as clients:
-        state = server.reward.__globals__
 
         class Client(Served):
             def pause(self, seconds: float) -> None:
-                state["gate"].set()
+                mine.with_name("gate").touch()
                 assert seconds >= 1.0
 
         first = clients.submit(Served(server.url), grey(0.5))
-        assert state["entered"].wait(60)
+        until(lambda: seen(mine) == [1])
         refused = post(server.url, {"samples": [sample(png(torch.zeros(3, 4, 4)))]})
         assert refused.status_code == 503 and refused.headers["Retry-After"] == "1"
         assert Client(server.url)(grey(0.5)) == first.result() == [1.0]
@@ -356,21 +384,21 @@ def test_a_full_queue_sends_back_and_the_client_gets_through(mine):
 def test_work_that_waited_for_too_long_is_dropped(mine):
     body = {"samples": [sample(png(torch.zeros(3, 4, 4)))]}
     with serving(f"{mine}:gated", timeout=0.5, batch=1) as server:
-        state = server.reward.__globals__
         for _ in range(2):
             late = post(server.url, body)
-            assert late.status_code == 504 and "not scored within 0.5 s" in late.json()["error"]
-        state["gate"].set()
+            assert late.status_code == 504
+            assert "not scored within 0.5 s (the reward has been at a batch for" in late.json()["error"]
+        mine.with_name("gate").touch()
         assert Served(server.url)(grey(0.5, 3)) == [1.0] * 3
-        assert state["seen"][0] == 1 and sum(state["seen"]) >= 4 and len(state["seen"]) == sum(state["seen"])
-        assert requests.get(f"{server.url}/health", timeout=60).json()["load"] == {"requests": 0, "waiting": 0}
+        assert seen(mine) == [1] * 4
+        assert set(health(server.url)["load"].values()) == {0}
 
 
 def test_a_client_that_hangs_up_leaves_nothing_behind(scene_server):
     host, port = scene_server.removeprefix("http://").split(":")
 
     def requests_there() -> int:
-        return requests.get(f"{scene_server}/health", timeout=60).json()["load"]["requests"]
+        return health(scene_server)["load"]["requests"]
 
     with socket.create_connection((host, int(port)), 60) as connection:
         connection.sendall(b'POST /score HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"samples"')
@@ -426,26 +454,18 @@ def test_a_server_that_comes_back_with_another_reward_is_refused():
         served(pool(2))
 
 
-def test_a_reward_whose_source_or_arguments_changed_has_another_fingerprint(tmp_path):
-    path = tmp_path / "own.py"
-    path.write_text("class One:\n    def __init__(self, x=0):\n        pass\n\n    def __call__(self, samples):\n        pass\n")
-    found = [RewardThread(f"{path}:One", arguments).fingerprint for arguments in ({}, {}, {"x": 1})]
-    path.write_text(path.read_text() + "\n")
-    found.append(RewardThread(f"{path}:One", {}).fingerprint)
-    assert found[0] == found[1] and len(set(found)) == 3
-
-
-def test_what_a_served_reward_imports_and_names_belongs_to_its_fingerprint(tmp_path, monkeypatch):
+def test_whatever_a_served_reward_depends_on_belongs_to_its_fingerprint(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "weights").mkdir()
     weights, module, path = tmp_path / "weights" / "w.bin", tmp_path / "beside_it.py", tmp_path / "own.py"
-    path.write_text("import beside_it\n\n\nclass One:\n    def __init__(self, weights):\n        pass\n")
     found = []
-    for content, code in ((b"1", "x = 1"), (b"2", "x = 1"), (b"2", "x = 2")):
+    for content, code, own in ((b"1", "x = 1", 0), (b"2", "x = 1", 0), (b"2", "x = 2", 0), (b"2", "x = 2", 1)):
         weights.write_bytes(content)
         module.write_text(code)
-        found += [RewardThread(f"{path}:One", {"weights": str(weights.parent)}).fingerprint for _ in range(2)]
-    assert found[::2] == found[1::2] and len(set(found)) == 3
+        path.write_text(f"import beside_it\n\n\nclass One:\n    def __init__(self, weights):\n        self.own = {own}\n")
+        reward = RewardConfig(use=f"{path}:One", arguments={"weights": str(weights.parent)})
+        found += [digest_of(identity(reward)) for _ in range(2)]
+    assert found[::2] == found[1::2] and len(set(found)) == 4
 
 
 @contextmanager
@@ -476,11 +496,11 @@ def stranger(health: bytes, scores: bytes) -> Iterator[str]:
 
 
 def test_strangers_are_refused(scene_server):
-    health = requests.get(f"{scene_server}/health", timeout=60).json()
-    known = {"name": health["name"], "fingerprint": health["fingerprint"]}
+    greeting = health(scene_server)
+    known = {"name": greeting["name"], "fingerprint": greeting["fingerprint"]}
     with stranger(b"<html>", b"") as url, pytest.raises(UserError, match="does not greet as a reward server"):
         Served(url)
-    with stranger(b'{"protocol": 2}', b"") as url, pytest.raises(UserError, match="speaks protocol 2, and this is 1"):
+    with stranger(b'{"protocol": 1}', b"") as url, pytest.raises(UserError, match="speaks protocol 1, and this is 2"):
         Served(url)
     answers = {
         b"<html>": "does not answer like a reward server",
@@ -489,13 +509,13 @@ def test_strangers_are_refused(scene_server):
         json.dumps({**known, "scores": [{"score": None}]}).encode(): "either a 'score' or an 'error'",
     }
     for scores, words in answers.items():
-        with stranger(json.dumps(health).encode(), scores) as url, pytest.raises(UserError, match=words):
+        with stranger(json.dumps(greeting).encode(), scores) as url, pytest.raises(UserError, match=words):
             Served(url)(grey(0.5))
 
 
 def test_a_token_is_asked_for(mine, monkeypatch):
     with pytest.raises(UserError, match="the environment variable REWARD_TOKEN must hold the token"):
-        application(RewardThread(f"{mine}:crowd", {}), Options(token="REWARD_TOKEN"))
+        application(cast(RewardProcess, None), Options(token="REWARD_TOKEN"))
     monkeypatch.setenv("REWARD_TOKEN", "secret")
     with serving(f"{mine}:crowd", token="REWARD_TOKEN") as server:
         assert Scorer({"x": RewardConfig(url=server.url, token="REWARD_TOKEN")})(grey(0.5))["x"].tolist() == [1.0]
@@ -504,12 +524,14 @@ def test_a_token_is_asked_for(mine, monkeypatch):
             Served(server.url)
 
 
-def test_a_served_reward_works_beside_one_of_this_process(tmp_path, monkeypatch):
-    source = "import threading\nboth = threading.Barrier(2)\n\n\ndef meet(samples):\n    both.wait(60)\n    return [1.0]\n"
-    (tmp_path / "meeting.py").write_text(source)
-    monkeypatch.syspath_prepend(tmp_path)
-    with serving("meeting:meet") as server:
-        scorer = Scorer({"here": RewardConfig(use="meeting:meet"), "there": RewardConfig(url=server.url)})
+def test_a_served_reward_works_beside_one_of_this_process(tmp_path):
+    """Each waits for the other to have begun."""
+    source = "import os, time\nfrom pathlib import Path\n\n\ndef meet(samples):\n    here = Path(__file__).parent\n"
+    source += "    (here / f'{os.getpid()}.here').touch()\n    while len([*here.glob('*.here')]) < 2:\n        time.sleep(0.01)\n"
+    (tmp_path / "meeting.py").write_text(source + "    return [1.0]\n")
+    use = f"{tmp_path / 'meeting.py'}:meet"
+    with serving(use) as server:
+        scorer = Scorer({"here": RewardConfig(use=use), "there": RewardConfig(url=server.url)})
         assert [*scorer(grey(0.5))] == ["here", "there"]
 
 
@@ -547,18 +569,191 @@ def test_what_can_not_be_served_is_said_in_a_sentence(capsys):
 def test_a_server_that_ends_answers_what_it_accepted(mine):
     body = {"samples": [sample(png(torch.zeros(3, 4, 4)))]}
     with ThreadPoolExecutor(3) as clients, serving(f"{mine}:gated", batch=1) as server:
-        state = server.reward.__globals__
         asked = [clients.submit(post, server.url, body) for _ in range(3)]
-        until(lambda: requests.get(f"{server.url}/health", timeout=60).json()["load"] == {"requests": 3, "waiting": 2})
+        until(lambda: health(server.url)["load"]["requests"] == 3 and health(server.url)["load"]["waiting"] == 2)
         server.end()
         until(lambda: not accepts(server.port))
-        state["gate"].set()
+        mine.with_name("gate").touch()
         assert [each.result().json()["scores"] for each in asked] == [[{"score": 1.0}]] * 3
 
 
 def accepts(port: int) -> bool:
     with socket.socket() as attempt:
         return attempt.connect_ex(("127.0.0.1", port)) == 0
+
+
+def ask(prompt: str, size: int = 4) -> dict[str, Any]:
+    return {"samples": [sample(png(torch.zeros(3, size, size)), prompt=prompt)]}
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"), [("exit", "ended (exit code 3)"), ("kill", "ended (signal 9)"), ("hang", "more than 0.5 s")]
+)
+def test_a_reward_that_does_not_survive_a_batch_is_replaced_and_only_who_did_it_is_told(mine, fault, words):
+    with serving(f"{mine}:deadly", batch=3, wait=60_000, batch_timeout=0.5) as server, ThreadPoolExecutor(3) as clients:
+        found = [each.json() for each in clients.map(lambda prompt: post(server.url, ask(prompt)), ["a", fault, "b"])]
+        good, bad, also = [reply["scores"][0] for reply in found]
+        assert good == also == {"score": 1.0}
+        assert words in bad["error"] and "was replaced" in bad["error"]
+        until(lambda: health(server.url)["worker"]["ready"])
+        worker = health(server.url)["worker"]
+        assert worker["restarts"] == 2 and worker["batches"] == 2 and worker["scoring_seconds"] is None
+        assert Served(server.url)(grey(0.5, 3)) == [3.0] * 3
+
+
+def test_what_a_hung_reward_started_ends_with_it(mine):
+    source = "import subprocess, time\nfrom pathlib import Path\n\n\ndef parent(samples):\n"
+    source += "    child = subprocess.Popen(['sleep', '600'])\n"
+    source += "    Path(__file__).with_name('child').write_text(str(child.pid))\n    time.sleep(600)\n"
+    mine.write_text(source)
+    with serving(f"{mine}:parent", batch_timeout=0.5) as server:
+        assert "more than 0.5 s" in post(server.url, ask("p")).json()["scores"][0]["error"]
+        child = Path("/proc") / mine.with_name("child").read_text() / "stat"
+        until(lambda: not child.exists() or child.read_text().split()[2] in "ZX")
+
+
+def test_health_says_what_the_worker_does(mine):
+    with serving(f"{mine}:gated", batch=1) as server, ThreadPoolExecutor(1) as clients:
+        assert health(server.url)["worker"] == {
+            "ready": True,
+            "restarts": 0,
+            "batches": 0,
+            "scoring_seconds": None,
+            "last_batch_seconds": None,
+        }
+        asked = clients.submit(post, server.url, ask("p"))
+        until(lambda: (health(server.url)["worker"]["scoring_seconds"] or 0) > 0.05)
+        mine.with_name("gate").touch()
+        assert asked.result().status_code == 200
+        worker = health(server.url)["worker"]
+        assert worker["batches"] == 1 and worker["last_batch_seconds"] > 0.05 and worker["scoring_seconds"] is None
+
+
+def test_a_reward_that_can_not_be_made_again_is_no_healthy_server(mine):
+    with serving(f"{mine}:deadly") as server:
+        client = Served(server.url, timeout=1.0)
+        mine.write_text("def deadly(samples) nonsense")
+        assert "error" in post(server.url, ask("exit")).json()["scores"][0]
+        until(lambda: requests.get(f"{server.url}/health", timeout=60).status_code == 503)
+        reply = post(server.url, ask("p"))
+        assert reply.status_code == 503 and "can't be imported: SyntaxError" in reply.json()["error"]
+        with pytest.raises(Unavailable, match="can't be imported"):
+            client(grey(0.5))
+        mine.write_text(SOURCE)
+        assert post(server.url, ask("p")).json()["scores"] == [{"score": 1.0}]
+        assert health(server.url)["worker"]["ready"]
+
+
+def test_a_reward_that_ends_its_process_while_it_is_made_is_said(tmp_path, capsys):
+    path = tmp_path / "ends.py"
+    path.write_text("raise SystemExit(3)")
+    assert main(["serve-reward", f"{path}:x", "--port", "0"]) == 2
+    assert "can't be made: its process ended (exit code 3)" in capsys.readouterr().err
+
+
+def test_a_batch_has_no_more_pixels_than_a_request_may_have(mine):
+    with serving(f"{mine}:deadly", batch=8, wait=300, max_pixels=40) as server, ThreadPoolExecutor(4) as clients:
+        found = list(clients.map(lambda _: post(server.url, ask("p")).json()["scores"][0]["score"], range(4)))
+    assert max(found) <= 2.0
+
+
+def test_the_pixels_and_bytes_of_all_requests_together_are_limited(mine):
+    small = {"max_pixels": 16, "max_bytes": len(json.dumps(ask("p"))), "queue": 64}
+    for limit, what in (({"max_bytes": 10**6}, "pixels"), ({"max_pixels": 10**6}, "bytes")):
+        with serving(f"{mine}:gated", batch=1, **{**small, **limit}) as server, ThreadPoolExecutor(4) as clients:
+            asked = [clients.submit(post, server.url, ask("p")) for _ in range(4)]
+            until(lambda what=what, url=server.url: health(url)["load"]["requests"] == 4 and health(url)["load"][what] > 0)
+            until(lambda what=what, url=server.url: post(url, ask("p")).status_code == 503)
+            refused = post(server.url, ask("p"))
+            assert f"have too many {what} already" in refused.json()["error"] and refused.headers["Retry-After"] == "1"
+            mine.with_name("gate").touch()
+            assert {each.result().status_code for each in asked} == {200}
+            assert set(health(server.url)["load"].values()) == {0}
+        mine.with_name("gate").unlink()
+
+
+def closed(connection: socket.socket) -> bytes:
+    """What still comes before the other side hangs up."""
+    connection.settimeout(30)
+    found = b""
+    while part := connection.recv(1000):
+        found += part
+    return found
+
+
+@pytest.mark.parametrize("head", [b"", b"POST /score HTTP/1.1\r\nHost: x\r\n"])
+@pytest.mark.parametrize("before", [b"", b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"])
+def test_a_head_that_never_ends_is_hung_up_on(scene_server, monkeypatch, before, head):
+    monkeypatch.setattr(serving_connection, "HEAD", 0.3)
+    host, port = scene_server.removeprefix("http://").split(":")
+    begin, found = time.monotonic(), b""
+    with socket.create_connection((host, int(port)), 30) as connection:
+        connection.sendall(before)
+        while before and not found.endswith(b"}}"):
+            found += connection.recv(10_000)
+        connection.sendall(head or b"G")
+        assert closed(connection) == b""
+    assert time.monotonic() - begin < 10
+
+
+def test_a_body_that_never_ends_is_given_up(mine):
+    with serving(f"{mine}:crowd", reading=0.3) as server:
+        for rest in (b"Content-Length: 100\r\n\r\n{", b"Transfer-Encoding: chunked\r\n\r\n1\r\n{"):
+            with socket.create_connection(("127.0.0.1", server.port), 30) as connection:
+                connection.sendall(b"POST /score HTTP/1.1\r\nHost: x\r\n" + rest)
+                assert b" 408 " in closed(connection)
+        assert Served(server.url)(grey(0.5)) == [1.0]
+
+
+@contextmanager
+def dripping(first: bytes, drop: bytes) -> Iterator[str]:
+    """A server that answers with some bytes from time to time, after it has greeted well where `first` is a greeting."""
+    stop = threading.Event()
+
+    def drip(connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            asked = connection.recv(2**16)
+            connection.sendall(first if asked.startswith(b"GET /health") else b"")
+            while not stop.wait(0.05) and not (first and asked.startswith(b"GET /health")):
+                connection.sendall(drop)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def accept() -> None:
+            with suppress(OSError):
+                while True:
+                    threading.Thread(target=drip, args=(server.accept()[0],), daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        stop.set()
+        server.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("drop", [b"H", b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n{", b"HTTP/1.1 200 OK\r\nX: "])
+def test_the_timeout_of_a_client_holds_when_a_reply_drips(scene_server, drop):
+    greeting = requests.get(f"{scene_server}/health", timeout=60).content
+    head = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(greeting)
+    begin = time.monotonic()
+    with dripping(head + greeting, drop) as url, pytest.raises(Unavailable, match=r"no scores in 0.6 s .*no answer in time"):
+        Served(url, timeout=0.6)(grey(0.5))
+    with dripping(b"", drop) as url, pytest.raises(UserError, match=r"no reward server at .* \(no answer in time\)"):
+        Served(url, timeout=0.6)
+    assert time.monotonic() - begin < 10
+
+
+def test_a_reply_has_a_largest_size(scene_server, monkeypatch):
+    greeting = requests.get(f"{scene_server}/health", timeout=60).content
+    with stranger(greeting, b" " * 10_000) as url:
+        served = Served(url)
+        monkeypatch.setattr(retries, "LARGEST", 9_999)
+        with pytest.raises(UserError, match="answers with more than 9999 bytes"):
+            served(grey(0.5))
+
+
+def test_a_picture_is_measured_before_it_is_decoded():
+    assert pixels_of(empty_png(4000, 3000)) == 12_000_000
+    assert pixels_of(b"nonsense") == pixels_of(empty_png(60_000, 60_000)) == 0
 
 
 def test_a_kill_loses_nothing_and_makes_nothing_wrong():

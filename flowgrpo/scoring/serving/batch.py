@@ -98,7 +98,7 @@ def _attempt(scorer: Scorer, label: str, alike: list[Received]) -> list[float | 
 
 def _joined(alike: list[Received]) -> Samples:
     pictures = [sample.made for sample in alike if isinstance(sample.made, Tensor)]
-    made: Made = torch.stack(pictures) / 255 if pictures else [str(sample.made) for sample in alike]
+    made: Made = torch.stack(pictures).float().div_(255) if pictures else [str(sample.made) for sample in alike]
     return Samples([s.prompt for s in alike], [s.metadata for s in alike], [s.group for s in alike], made)
 
 

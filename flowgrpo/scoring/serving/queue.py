@@ -1,38 +1,21 @@
-"""Requests that wait for one reward, and the thread that owns it: rewards may not be called by two threads at once."""
+"""Requests that wait for one reward, and the batches that are made of them."""
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
-from flowgrpo.config.run import RewardConfig
-from flowgrpo.core.digests import digest_of
-from flowgrpo.scoring.identity import identity
-from flowgrpo.scoring.scorer import Scorer
-from flowgrpo.scoring.serving.batch import Received, score
+from flowgrpo.scoring.serving.process import Lost, RewardProcess
 from flowgrpo.scoring.serving.wire import Score
-
-
-class RewardThread:
-    """A reward, made and called in a thread of its own."""
-
-    def __init__(self, name: str, arguments: dict[str, Any]) -> None:
-        self.name, self.arguments = name, arguments
-        self.thread = ThreadPoolExecutor(1)
-        config = RewardConfig(use=name, arguments=arguments)
-        self.scorer = self.thread.submit(Scorer, {name: config}).result()
-        self.fingerprint = digest_of(identity(config))[:16]
-
-    async def score(self, requests: Sequence[Sequence[Received]]) -> list[list[Score]]:
-        return await asyncio.get_running_loop().run_in_executor(self.thread, score, self.scorer, requests)
 
 
 @dataclass(eq=False)
 class Job:
-    samples: list[Received]
+    """A request: its body, how many samples and pixels it has, and when it came."""
+
+    body: bytes
+    samples: int
+    pixels: int
     came: float
     scores: asyncio.Future[list[Score]]
 
@@ -40,18 +23,18 @@ class Job:
 class Queue:
     """Requests that wait to be scored, as many at a time as fit into a batch. One that is given up leaves."""
 
-    def __init__(self, reward: RewardThread, batch: int, wait: float) -> None:
-        self.reward, self.batch, self.wait = reward, batch, wait
+    def __init__(self, reward: RewardProcess, batch: int, pixels: int, wait: float) -> None:
+        self.reward, self.batch, self.pixels, self.wait = reward, batch, pixels, wait
         self.jobs: deque[Job] = deque()
         self.changed = asyncio.Condition()
 
     @property
     def waiting(self) -> int:
-        return sum(len(job.samples) for job in self.jobs)
+        return sum(job.samples for job in self.jobs)
 
-    async def score(self, samples: list[Received]) -> list[Score]:
+    async def score(self, body: bytes, samples: int, pixels: int) -> list[Score]:
         loop = asyncio.get_running_loop()
-        job = Job(samples, loop.time(), loop.create_future())
+        job = Job(body, samples, pixels, loop.time(), loop.create_future())
         async with self.changed:
             self.jobs.append(job)
             self.changed.notify_all()
@@ -78,15 +61,23 @@ class Queue:
     def _taken(self) -> list[Job]:
         """Whole requests; one that is larger than a batch goes alone."""
         taken: list[Job] = []
-        room = self.batch
-        while self.jobs and (not taken or len(self.jobs[0].samples) <= room):
+        room, pixels = self.batch, self.pixels
+        while self.jobs and (not taken or (self.jobs[0].samples <= room and self.jobs[0].pixels <= pixels)):
             taken.append(self.jobs.popleft())
-            room -= len(taken[-1].samples)
+            room, pixels = room - taken[-1].samples, pixels - taken[-1].pixels
         return taken
 
     async def _answer(self, jobs: list[Job]) -> None:
+        """A batch that the reward's process did not survive is scored again, request by request, to find out which it was."""
+        jobs = [job for job in jobs if not job.scores.done()]
         try:
-            answers = await self.reward.score([job.samples for job in jobs])
+            answers = await self.reward.score([job.body for job in jobs]) if jobs else []
+        except Lost as lost:
+            if len(jobs) > 1:
+                for job in jobs:
+                    await self._answer([job])
+                return
+            answers = [[_failed(lost)] * job.samples for job in jobs]
         except Exception as error:
             for job in jobs:
                 if not job.scores.done():
@@ -95,3 +86,10 @@ class Queue:
         for job, scores in zip(jobs, answers, strict=True):
             if not job.scores.done():
                 job.scores.set_result(scores)
+
+
+def _failed(lost: Lost) -> Score:
+    return Score(
+        error=f"the reward's process {lost} with the samples of this request, and was replaced; send fewer at once, mend the "
+        "reward, or start the server with a larger --batch-timeout"
+    )

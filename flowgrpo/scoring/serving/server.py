@@ -1,12 +1,12 @@
-"""A reward as an HTTP service: requests of many clients are scored together, by one thread that owns the reward."""
+"""A reward as an HTTP service: requests of many clients are scored together, by one process that owns the reward."""
 
 import asyncio
 import secrets
 import signal
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
+from typing import Any, Literal
 
 import uvicorn
 from fastapi import FastAPI, HTTPException, Response
@@ -18,20 +18,39 @@ from starlette.requests import ClientDisconnect
 from flowgrpo import __version__
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.section import Section
-from flowgrpo.scoring.serving.batch import Received, receive
 from flowgrpo.scoring.serving.client import bearer
-from flowgrpo.scoring.serving.queue import Queue, RewardThread
-from flowgrpo.scoring.serving.wire import CARD, PROTOCOL, SAMPLES, Health, Limits, Load, Refusal, Request, Scores, complaint
+from flowgrpo.scoring.serving.connection import Connection
+from flowgrpo.scoring.serving.pictures import pixels_of
+from flowgrpo.scoring.serving.process import RewardProcess
+from flowgrpo.scoring.serving.queue import Queue
+from flowgrpo.scoring.serving.wire import (
+    BACKLOG,
+    CARD,
+    PROTOCOL,
+    SAMPLES,
+    Health,
+    Limits,
+    Load,
+    Refusal,
+    Request,
+    Sample,
+    Score,
+    Scores,
+    complaint,
+)
 
 KEEP_ALIVE = 60
+AGAIN = {"Retry-After": "1"}
 
 
 class Options(Section):
     """Up to `batch` samples are scored together, and a request waits up to `wait` milliseconds for others to join it.
 
-    `queue` requests may be there at once, each for `timeout` seconds, with `max_bytes` of JSON and `max_pixels` in all its
-    pictures, which take 3 bytes of memory each. `token` names the environment variable with the bearer token that clients must
-    send.
+    `queue` requests may be there at once, each for `timeout` seconds, with `max_bytes` of JSON, which must arrive within
+    `reading` seconds, and `max_pixels` in all its pictures; all of them together may have four times as many bytes and pixels.
+    A batch has up to `max_pixels` too, each of which takes about 20 bytes of memory beside what the reward takes. When it is
+    not scored in `batch_timeout` seconds, the process that has it is replaced. `token` names the environment variable with the
+    bearer token that clients must send.
     """
 
     host: str = "127.0.0.1"
@@ -39,9 +58,11 @@ class Options(Section):
     batch: PositiveInt = 32
     wait: NonNegativeFloat = 5.0
     queue: PositiveInt = 64
-    timeout: PositiveFloat = 60.0
+    timeout: PositiveFloat = 90.0
+    batch_timeout: PositiveFloat = 30.0
+    reading: PositiveFloat = 20.0
     max_bytes: PositiveInt = 2**27
-    max_pixels: PositiveInt = 2**27
+    max_pixels: PositiveInt = 2**26
     token: str | None = None
 
     @property
@@ -59,11 +80,11 @@ class Options(Section):
 class Service:
     """What the addresses of the server do."""
 
-    def __init__(self, reward: RewardThread, options: Options) -> None:
+    def __init__(self, reward: RewardProcess, options: Options) -> None:
         self.reward, self.options = reward, options
-        self.queue = Queue(reward, options.batch, options.wait / 1000)
+        self.queue = Queue(reward, options.batch, options.max_pixels, options.wait / 1000)
         self.authorization = bearer(options.token) if options.token else None
-        self.requests = 0
+        self.load = Load(requests=0, waiting=0, pixels=0, bytes=0)
 
     @asynccontextmanager
     async def running(self, app: FastAPI) -> AsyncIterator[None]:
@@ -72,8 +93,9 @@ class Service:
         task.cancel()
 
     async def health(self, request: HttpRequest) -> Response:
+        """503 while no process has the reward."""
         self._authorise(request)
-        card = self.reward.scorer.cards[self.reward.name]
+        worker = self.reward.state()
         found = Health(
             protocol=PROTOCOL,
             name=self.reward.name,
@@ -81,34 +103,88 @@ class Service:
             version=__version__,
             arguments=self.reward.arguments,
             limits=self.options.limits,
-            load=Load(requests=self.requests, waiting=self.queue.waiting),
-            **{key: value for key, value in vars(card).items() if key in CARD},
+            load=self.load.model_copy(update={"waiting": self.queue.waiting}),
+            worker=worker,
+            **{key: value for key, value in vars(self.reward.card).items() if key in CARD},
         )
-        return _json(found.model_dump_json())
+        return _json(found.model_dump_json(), 200 if worker.ready else 503)
 
     async def score(self, request: HttpRequest) -> Response:
         self._authorise(request)
-        if self.requests >= self.options.queue:
-            raise HTTPException(503, f"{self.requests} requests are waiting already; try again", {"Retry-After": "1"})
-        self.requests += 1
-        try:
-            async with asyncio.timeout(self.options.timeout):
-                samples = await asyncio.to_thread(self._samples, await _body(request, self.options.max_bytes))
-                scores = await self.queue.score(samples)
-        except TimeoutError as error:
-            raise HTTPException(504, f"not scored within {self.options.timeout:g} s; ask for less at once, or later") from error
-        finally:
-            self.requests -= 1
+        if self.load.requests >= self.options.queue:
+            raise HTTPException(503, f"{self.load.requests} requests are waiting already; try again", AGAIN)
+        with self._counted("requests", 1):
+            try:
+                async with asyncio.timeout(self.options.timeout):
+                    scores = await self._scored(request)
+            except TimeoutError as error:
+                raise HTTPException(504, self._too_late()) from error
         reply = Scores(name=self.reward.name, fingerprint=self.reward.fingerprint, scores=scores)
         return _json(reply.model_dump_json(exclude_none=True))
 
-    def _samples(self, body: bytearray) -> list[Received]:
+    async def _scored(self, request: HttpRequest) -> list[Score]:
+        with self._counted("bytes", 0) as count:
+            body = await self._body(request, count)
+            samples, pixels = await asyncio.to_thread(self._read, body)
+            with self._counted("pixels", pixels):
+                try:
+                    return await self.queue.score(body, samples, pixels)
+                except UserError as error:
+                    raise HTTPException(503, str(error), AGAIN) from error
+
+    async def _body(self, request: HttpRequest, count: Callable[[int], None]) -> bytes:
+        """Read as it comes, and not beyond the limit, whatever length was announced."""
+        limit, seconds = self.options.max_bytes, self.options.reading
+        if int(request.headers.get("content-length", 0)) > limit:
+            raise _too_large(limit)
+        parts, size = [], 0
         try:
-            request = Request.model_validate_json(body)
+            async with asyncio.timeout(seconds):
+                async for chunk in request.stream():
+                    parts.append(chunk)
+                    size += len(chunk)
+                    if size > limit:
+                        raise _too_large(limit)
+                    count(len(chunk))
+        except TimeoutError as error:
+            late = f"the request was not there within {seconds:g} s; send less at once"
+            raise HTTPException(408, late, {"Connection": "close"}) from error
+        return b"".join(parts)
+
+    def _read(self, body: bytes) -> tuple[int, int]:
+        """How many samples it has and how many pixels will be read of them."""
+        try:
+            samples = Request.model_validate_json(body).samples
         except ValidationError as error:
             broken = error.errors(include_input=False)[0]["type"] == "json_invalid"
             raise HTTPException(400 if broken else 422, complaint(error)) from error
-        return receive(request.samples, self.options.max_pixels)
+        return len(samples), min(sum(map(_pixels, samples)), self.options.max_pixels)
+
+    @contextmanager
+    def _counted(self, what: Literal["requests", "bytes", "pixels"], n: int) -> Iterator[Callable[[int], None]]:
+        """Of what is there at once; more than the server takes is told to come back."""
+        mine = 0
+        limits = {"bytes": BACKLOG * self.options.max_bytes, "pixels": BACKLOG * self.options.max_pixels}
+
+        def count(n: int) -> None:
+            nonlocal mine
+            now = getattr(self.load, what) + n
+            if now > limits.get(what, now):
+                raise HTTPException(503, f"the requests that are there have too many {what} already; try again", AGAIN)
+            mine += n
+            setattr(self.load, what, now)
+
+        count(n)
+        try:
+            yield count
+        finally:
+            setattr(self.load, what, getattr(self.load, what) - mine)
+
+    def _too_late(self) -> str:
+        now = self.reward.state()
+        busy = f"the reward has been at a batch for {now.scoring_seconds:.0f} s" if now.scoring_seconds else "others came first"
+        why = busy if now.ready else "the reward's process is being replaced"
+        return f"not scored within {self.options.timeout:g} s ({why}); ask for less at once, or later"
 
     def _authorise(self, request: HttpRequest) -> None:
         sent = request.headers.get("authorization", "")
@@ -117,16 +193,9 @@ class Service:
             raise HTTPException(401, wanted, {"WWW-Authenticate": "Bearer"})
 
 
-async def _body(request: HttpRequest, limit: int) -> bytearray:
-    """Read as it comes, and not beyond the limit, whatever length was announced."""
-    if int(request.headers.get("content-length", 0)) > limit:
-        raise _too_large(limit)
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise _too_large(limit)
-    return body
+def _pixels(sample: Sample) -> int:
+    pictures = sample.frames or ([] if sample.image is None else [sample.image])
+    return sum(map(pixels_of, pictures))
 
 
 def _too_large(limit: int) -> HTTPException:
@@ -147,7 +216,7 @@ async def _hung_up(_: HttpRequest, error: Exception) -> Response:
     return _json(Refusal(error="the request ended early").model_dump_json(), 400)
 
 
-def application(reward: RewardThread, options: Options) -> FastAPI:
+def application(reward: RewardProcess, options: Options) -> FastAPI:
     service = Service(reward, options)
     app = FastAPI(
         title="flowgrpo reward",
@@ -165,7 +234,7 @@ class Server(uvicorn.Server):
 
     def __init__(self, app: FastAPI, ready: str) -> None:
         super().__init__(
-            uvicorn.Config(app, http="h11", loop="asyncio", ws="none", log_level="warning", timeout_keep_alive=KEEP_ALIVE)
+            uvicorn.Config(app, http=Connection, loop="asyncio", ws="none", log_level="warning", timeout_keep_alive=KEEP_ALIVE)
         )
         self.ready = ready
 
@@ -178,11 +247,13 @@ class Server(uvicorn.Server):
 def serve(name: str, arguments: dict[str, Any], options: Options) -> None:
     """Serve until SIGTERM or SIGINT; what has been accepted by then is still answered."""
     bound = _bound(options.host, options.port)
-    app = application(RewardThread(name, arguments), options)
-    host = f"[{options.host}]" if ":" in options.host else options.host
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
-    Server(app, f"serving {name} at http://{host}:{bound.getsockname()[1]}").run(sockets=[bound])
+    reward = RewardProcess(name, arguments, options.max_pixels, options.batch_timeout)
+    with closing(reward):
+        app = application(reward, options)
+        host = f"[{options.host}]" if ":" in options.host else options.host
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+        Server(app, f"serving {name} at http://{host}:{bound.getsockname()[1]}").run(sockets=[bound])
 
 
 def _bound(host: str, port: int) -> socket.socket:

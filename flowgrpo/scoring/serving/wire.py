@@ -14,6 +14,7 @@ from pydantic import (
     Field,
     FiniteFloat,
     PlainSerializer,
+    RootModel,
     ValidationError,
     model_validator,
 )
@@ -21,9 +22,10 @@ from pydantic import (
 from flowgrpo.data.samples import Kind
 from flowgrpo.scoring.card import Card
 
-PROTOCOL = 1
+PROTOCOL = 2
 SAMPLES = 1024
 """The most samples of a request."""
+BACKLOG = 4
 CARD = {"reads", "range", "better", "licence", "source", "row", "compares"}
 
 
@@ -91,6 +93,10 @@ class Scores(BaseModel):
     scores: list[Score]
 
 
+class Answers(RootModel[list[list[Score]]]):
+    """The scores of each request of a batch."""
+
+
 class Refusal(BaseModel):
     """Why a request is not answered."""
 
@@ -100,7 +106,8 @@ class Refusal(BaseModel):
 class Limits(BaseModel):
     """Of a request: samples, bytes, pixels of all its pictures, and the seconds after which it is given up.
 
-    `batch` samples are scored together, and `requests` may be there at once.
+    All that are there at once may have `BACKLOG` times its bytes and pixels. `batch` samples are scored together, and
+    `requests` may be there at once.
     """
 
     samples: int
@@ -112,10 +119,26 @@ class Limits(BaseModel):
 
 
 class Load(BaseModel):
-    """Requests that are being read, wait or are scored, and the samples of those that wait."""
+    """Requests that are being read, wait or are scored, their pixels and bytes, and the samples of those that wait."""
 
     requests: int
     waiting: int
+    pixels: int
+    bytes: int
+
+
+class Worker(BaseModel):
+    """The process that owns the reward. It is `ready`, or ended and not there again, `restarts` times up to now.
+
+    `scoring_seconds` is how long it has been at its present batch, `last_batch_seconds` how long it took for the last one of
+    those `batches` that it scored.
+    """
+
+    ready: bool
+    restarts: int
+    batches: int
+    scoring_seconds: float | None
+    last_batch_seconds: float | None
 
 
 class Greeting(BaseModel):
@@ -142,6 +165,7 @@ class Health(Greeting):
     arguments: dict[str, Any]
     limits: Limits
     load: Load
+    worker: Worker
 
     def card(self) -> Card:
         return Card(**self.model_dump(include=CARD))
