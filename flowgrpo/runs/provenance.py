@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from flowgrpo.config.run import Config, checked, load_config, read_tree, with_overrides
-from flowgrpo.core.digests import digest
+from flowgrpo.core.digests import digest, digest_of
 from flowgrpo.core.errors import UserError
+from flowgrpo.core.identity import named
 from flowgrpo.core.paths import find_config, locate, recipe_name
 from flowgrpo.core.whole import write_json
+from flowgrpo.data.prompts import Files, load_prompts
 from flowgrpo.runs.checkpoint import PREFIX
 from flowgrpo.runs.folder import newest_run
 
@@ -23,7 +25,7 @@ MAY_CHANGE = (
 
 @dataclass(frozen=True)
 class Provenance:
-    """The recipe's name, its sections before any override, and digests of the files with prompts."""
+    """The recipe's name, its sections before any override, and digests of its data and model."""
 
     recipe: str
     sections: dict[str, Any]
@@ -80,18 +82,28 @@ def resumed(where: str, source: str, overrides: Sequence[str]) -> Resumed:
         _set(tree, key, new)
     config = checked(Config, with_overrides(tree, overrides), source)
     _refuse(run, _differences(saved.model_dump(mode="json"), config.model_dump(mode="json")), "here")
+    now = _digests(config)
     for file, before in provenance.digests.items():
-        if _digests(config).get(file) != before:
+        if now.get(file) != before:
             raise UserError(f"{file} is not what it was when {run} began; a run goes on with the same data: bring it back")
     return Resumed(run, config, checkpoint)
 
 
 def _digests(config: Config) -> dict[str, str]:
-    files = [config.rollout.prompts, *([config.evaluation.prompts] if config.evaluation else [])]
-    for file in files:
-        if not locate(file).is_file():
-            raise UserError(f"prompt file {file} does not exist")
-    return {file: digest(locate(file)) for file in files}
+    """Of the prompt files, of the pictures and clips that their rows name (by size), and of what the policy names."""
+    files = dict.fromkeys([config.rollout.prompts, *([config.evaluation.prompts] if config.evaluation else [])])
+    return {file: _digest(file) for file in files} | named(config.policy.model_dump(mode="json"))
+
+
+def _digest(file: str) -> str:
+    sizes = [[str(path), path.stat().st_size] for prompt in load_prompts(file) for path in _flat([*prompt.conditions.values()])]
+    return digest_of([digest(locate(file)), sizes])
+
+
+def _flat(files: Files) -> list[Path]:
+    if isinstance(files, list):
+        return [path for entry in files for path in _flat(entry)]
+    return [files] if files else []
 
 
 def _differences(old: Any, new: Any, at: str = "") -> dict[str, tuple[Any, Any]]:
@@ -119,7 +131,11 @@ def _may_change(key: str) -> bool:
 
 
 def _set(tree: dict[str, Any], key: str, value: Any) -> None:
+    """None: what is there by default."""
     *sections, last = key.split(".")
     for section in sections:
         tree = tree.setdefault(section, {})
-    tree[last] = value
+    if value is None:
+        tree.pop(last, None)
+    else:
+        tree[last] = value
