@@ -64,6 +64,7 @@ main(os.write, os._exit, os.getpid)
     licence="Apache-2.0",
     source="flowgrpo",
     row='{"tests": ["assert f(1) == 2", ...]}',
+    check=lambda _, prompt: _tests(prompt.metadata),
 )
 class UnitTests:
     """`seconds` and `memory_mb` are for all tests of one sample together."""

@@ -1,11 +1,12 @@
 """A run folder.
 
-config.yaml, calibration.json, metrics.jsonl, alarms.json, samples/, held_out.json, tree.json, checkpoint-N/, report.html.
+config.yaml, notes.json, calibration.json, metrics.jsonl, alarms.json, samples/, held_out.json, tree.json, checkpoint-N/,
+report.html.
 """
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -70,6 +71,11 @@ def load_calibration(run: Path) -> list[float] | None:
     """The noise levels that this run has found already."""
     path = run / "calibration.json"
     return json.loads(path.read_text())["levels"] if path.is_file() else None
+
+
+def save_notes(run: Path, notes: Sequence[str]) -> None:
+    """What the report says of the prompts, such as how many are cut."""
+    (run / "notes.json").write_text(json.dumps(notes, indent=1))
 
 
 def append_metrics(run: Path, metrics: Mapping[str, Any]) -> None:

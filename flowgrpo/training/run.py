@@ -18,6 +18,7 @@ from flowgrpo.core.progress import bar
 from flowgrpo.data.prompts import Prompt, load_prompts
 from flowgrpo.data.samples import spread
 from flowgrpo.evaluation.held_out import compare, evaluate
+from flowgrpo.policies.prompt_check import check_files, tell
 from flowgrpo.policies.protocol import Policy
 from flowgrpo.runs import folder
 from flowgrpo.runs.checkpoint import checkpoints, load_state, save_state, write_checkpoint
@@ -49,8 +50,13 @@ class Training:
         self.config = config
         prompts = load_prompts(config.rollout.prompts)
         evaluation = config.evaluation
-        self.held_out = spread(load_prompts(evaluation.prompts), evaluation.limit) if evaluation else []
+        files = {config.rollout.prompts: prompts}
+        if evaluation:
+            files[evaluation.prompts] = load_prompts(evaluation.prompts)
+        self.held_out = spread(files[evaluation.prompts], evaluation.limit) if evaluation else []
         self.scorer = Scorer(config.rewards)
+        for source, rows in files.items():
+            self.scorer.check(rows, source)
         if evaluation and self.scorer.cards[evaluation.metric].compares:
             raise UserError(
                 f"evaluation.metric '{evaluation.metric}' compares samples, and a held-out prompt has one; name another"
@@ -60,11 +66,16 @@ class Training:
             log_with=config.tracker if tracked else None, project_dir=config.output, cpu=not torch.cuda.is_available()
         )
         self.processes = Processes(self.accelerator)
+        notes = check_files(config.policy, files)
         self.policy: Policy = config.policy.build(self.processes.device, config.seed)
+        notes = check_files(config.policy, files) if notes is None else notes
         if resume is None:
             self._probe(prompts)
         made = [folder.new_run(config.output, name)] if self.processes.is_main and resume is None else []
         self.run: Path = resume or self.processes.gather(made)[0]
+        if self.processes.is_main:
+            folder.save_notes(self.run, notes or [])
+            tell(notes or [])
         self.trainer = Trainer(self._calibrated(prompts), self.policy, prompts, self.scorer, self.processes)
         self.seconds = 0.0
         self.sentinels = Sentinels(config.sentinels, config.rewards) if config.sentinels else None
