@@ -33,6 +33,7 @@ judged = partial(
     licence="Apache-2.0",
     row='{"numbers": [int, ...], "target": int}',
     ladder=_ladder,
+    check=lambda _, prompt: _task(prompt.metadata),
 )
 
 

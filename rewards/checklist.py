@@ -11,7 +11,7 @@ from typing import Any
 
 from flowgrpo.data.samples import Samples
 from flowgrpo.rewards._answer import bad_row, stated
-from flowgrpo.rewards.vlm import Questions
+from flowgrpo.rewards.vlm import Questions, questions_of
 from flowgrpo.scoring.card import card
 
 PARENTS = "for each question the places of those it depends on, counted from 0"
@@ -37,6 +37,7 @@ def _answers(settings: tuple[tuple[str, Any], ...], samples: Samples) -> list[li
     better="more of the row's questions are answered yes, and so are those they depend on",
     source="Davidsonian Scene Graph, arXiv 2310.18235; DPG-Bench in ELLA, arXiv 2403.05135",
     row='{"questions": ["Is there a cat?", "Is the cat black?"], "parents": [[], [0]]}, parents may be missing',
+    check=lambda _, prompt: _parents(prompt.metadata, len(questions_of(prompt.metadata))),
 )
 @dataclass(kw_only=True, eq=False)
 class Share(_Checklist):
@@ -53,6 +54,7 @@ class Share(_Checklist):
     better="more of the row's questions of the category are answered yes",
     source="flowgrpo",
     row='{"questions": ["Is there a cat?", "Is the cat black?"], "categories": ["entity", "attribute"]}',
+    check=lambda _, prompt: _categories(prompt.metadata, len(questions_of(prompt.metadata))),
 )
 @dataclass(kw_only=True, eq=False)
 class Count(_Checklist):

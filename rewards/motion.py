@@ -18,6 +18,7 @@ from torch import Tensor
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.plugins import nearest
 from flowgrpo.data.samples import Samples
+from flowgrpo.rewards._answer import stated
 from flowgrpo.rewards._pixels import pixels
 from flowgrpo.rewards.scene import BACKGROUNDS, COLORS, Found, look
 from flowgrpo.scoring.card import card
@@ -103,6 +104,7 @@ judged = partial(
     licence="Apache-2.0",
     source="flowgrpo",
     row=f'{{"shape", "color", "motion" ({", ".join(MOTIONS)}), "speed"? ({" or ".join(SPEEDS)}), "background"?}}',
+    check=lambda _, prompt: _check(prompt.metadata),
 )
 
 
@@ -128,7 +130,9 @@ def facts(frames: np.ndarray, metadata: dict[str, Any]) -> list[float]:
 
     One object of one colour; its shape, colour, direction, growth, even path, and speed and background where they are stated.
     """
-    _check(frames, metadata)
+    _check(metadata)
+    if len(frames) < 2:
+        raise UserError("motion is judged on clips of at least 2 frames, not 1")
     chosen = np.linspace(0, len(frames) - 1, min(LOOKS, len(frames))).round().astype(int)
     looks = [look(frame) for frame in frames[chosen]]
     times = chosen / (len(frames) - 1)
@@ -152,9 +156,9 @@ def facts(frames: np.ndarray, metadata: dict[str, Any]) -> list[float]:
     return held
 
 
-def _check(frames: np.ndarray, metadata: dict[str, Any]) -> None:
-    if len(frames) < 2:
-        raise UserError("motion is judged on clips of at least 2 frames, not 1")
+def _check(metadata: dict[str, Any]) -> None:
+    for key in ("shape", "color", "motion"):
+        stated(metadata, key, "what the clip must show")
     for key, known in (("motion", MOTIONS), ("speed", SPEEDS)):
         if key in metadata and metadata[key] not in known:
             raise UserError(f"unknown {key} '{metadata[key]}' in a prompt's metadata ({nearest(str(metadata[key]), known)})")

@@ -85,7 +85,7 @@ class Row(BaseModel):
             ) from error
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Judge:
     """A confidence above the threshold counts; `colors` names the colour of a crop."""
 
@@ -97,11 +97,16 @@ class Judge:
 
     def facts(self, samples: Samples) -> list[list[bool]]:
         """For each picture, whether each fact holds."""
-        rows = [Row.read(metadata) for metadata in samples.metadata]
-        if isinstance(self.detect, Detector):
-            _refuse_others(rows, self.detect.classes)
+        rows = [self.read(metadata) for metadata in samples.metadata]
         found = detected(self.detect, samples.images)
         return [self._facts(*one) for one in zip(rows, samples.images, found, strict=True)]
+
+    def read(self, metadata: Mapping[str, Any]) -> Row:
+        """A prompt row, if all that it states can be found."""
+        row = Row.read(metadata)
+        if isinstance(self.detect, Detector):
+            _refuse_others(row, self.detect.classes)
+        return row
 
     def _facts(self, row: Row, picture: Tensor, detections: Sequence[Detection]) -> list[bool]:
         objects = self._objects(row, detections)
@@ -133,8 +138,8 @@ class Judge:
         return color
 
 
-def _refuse_others(rows: Sequence[Row], classes: frozenset[str]) -> None:
-    for clause in (clause for row in rows for clause in (*row.include, *row.exclude)):
+def _refuse_others(row: Row, classes: frozenset[str]) -> None:
+    for clause in (*row.include, *row.exclude):
         if clause.name not in classes:
             raise UserError(
                 f"the detector can't find any '{clause.name}' ({nearest(clause.name, classes)}); choose another detector"
@@ -166,17 +171,25 @@ class _Checked:
         if not (0.0 <= threshold < 1.0 and 0.0 <= counting_threshold < 1.0 and max_objects >= 1):
             raise UserError("thresholds of confidence lie in [0, 1), and max_objects is at least 1")
         made_with = json.dumps(arguments or {}, sort_keys=True)
-        self.facts = _facts(detector, made_with, colors, threshold, counting_threshold, max_objects)
+        self.judge = _judge(detector, made_with, colors, threshold, counting_threshold, max_objects)
+
+    def facts(self, samples: Samples) -> list[list[bool]]:
+        return _facts(self.judge, samples)
 
 
 @lru_cache(maxsize=4)
-def _facts(
+def _judge(
     detector: str, arguments: str, colors: str | None, threshold: float, counting_threshold: float, max_objects: int
-) -> Callable[[Samples], list[list[bool]]]:
-    """Rewards of the same arguments share a detector, and look at the same samples once."""
+) -> Judge:
+    """Rewards of the same arguments share a detector ..."""
     named = nearest_color if colors is None else cast(Callable[[Crop], str], load_reward(colors))
-    judge = Judge(load_detector(detector, json.loads(arguments)), named, threshold, counting_threshold, max_objects)
-    return lru_cache(maxsize=1)(judge.facts)
+    return Judge(load_detector(detector, json.loads(arguments)), named, threshold, counting_threshold, max_objects)
+
+
+@lru_cache(maxsize=4)
+def _facts(judge: Judge, samples: Samples) -> list[list[bool]]:
+    """... and look at the same samples once."""
+    return judge.facts(samples)
 
 
 def _ladder() -> list[Samples]:
@@ -195,6 +208,7 @@ judged = partial(
     row='GenEval\'s: {"tag", "include": [{"class", "count", "color"?, "position"?: [relation, index]}], '
     '"exclude"?: [{"class", "count"}]}',
     ladder=_ladder,
+    check=lambda reward, prompt: reward.judge.read(prompt.metadata),
 )
 
 

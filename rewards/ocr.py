@@ -41,6 +41,7 @@ def _ladder() -> list[Samples]:
     source="RapidOCR; Flow-GRPO, arXiv 2505.05470",
     row='{"text": str}, or else the prompt has it in double quotes',
     ladder=_ladder,
+    check=lambda _, prompt: _wanted(prompt.text, prompt.metadata),
 )
 class Ocr:
     """max(0, 1 - edit distance / length of the wanted text), both without spaces and in lower case.

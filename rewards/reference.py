@@ -8,7 +8,8 @@ B samples of H x W pixels.
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -23,7 +24,7 @@ from torchvision.transforms.functional import to_tensor
 
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.paths import ASSET, assets
-from flowgrpo.data.media import read
+from flowgrpo.data.media import look, read
 from flowgrpo.data.samples import Samples
 from flowgrpo.rewards._answer import bad_row, stated
 from flowgrpo.rewards._hub import reading, tensors, torchvision_weights
@@ -46,7 +47,13 @@ def _ladder() -> list[Samples]:
     return [replace(samples, metadata=rows) for samples in shown]
 
 
-compared = partial(card, reads="images", row='{"reference": path inside the argument folder, or "asset:NAME"}', ladder=_ladder)
+compared = partial(
+    card,
+    reads="images",
+    row='{"reference": path inside the argument folder, or "asset:NAME"}',
+    ladder=_ladder,
+    check=lambda reward, prompt: reward.references.look(prompt.metadata),
+)
 
 
 class References:
@@ -64,15 +71,16 @@ class References:
         pictures = {name: self._picture(name).resize((width, height), BICUBIC) for name in dict.fromkeys(names)}
         return torch.stack([to_tensor(pictures[name]) for name in names])
 
+    def look(self, row: dict[str, Any]) -> None:
+        """Is the reference of this row there, and a picture?"""
+        path = self._path(name := _name(row))
+        with _explained(name):
+            look(path, "image")
+
     def _picture(self, name: str) -> Image.Image:
         path = self._path(name)
-        try:
+        with _explained(name):
             return Image.fromarray(read(path, "image"))
-        except UserError as error:
-            raise UserError(
-                f"there is no picture '{name}' in the folder of references that can be read: a whole one, of one frame and "
-                "with 8 bits per channel"
-            ) from error
 
     def _path(self, name: str) -> Path:
         root = assets().resolve() if name.startswith(ASSET) else self.folder
@@ -80,6 +88,18 @@ class References:
         if inside.is_absolute() or ".." in inside.parts or "\0" in name or not (root / inside).resolve().is_relative_to(root):
             raise UserError(f"the reference '{name}' leads out of the folder of references; name a file inside of it")
         return root / inside
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """Without the folder, which is not the business of a client."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(
+            f"there is no picture '{name}' in the folder of references that can be read: a whole one, of one frame and with "
+            "8 bits per channel"
+        ) from error
 
 
 def _name(row: dict[str, Any]) -> str:

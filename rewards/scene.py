@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from flowgrpo.data.samples import Samples
+from flowgrpo.rewards._answer import bad_row, stated
 from flowgrpo.rewards._pixels import pixels
 from flowgrpo.scoring.card import card
 from flowgrpo.scoring.exemplars import samples as exemplars
@@ -30,6 +31,7 @@ EXTENTS = {"triangle": (0.38, 0.68), "circle": (0.72, 0.87), "square": (0.885, 1
 LARGE = 10.0
 """Equivalent diameter in pixels of a 32 px picture from which an object is large."""
 ENLARGE = 8
+OBJECTS = "a list of objects with class and count, and perhaps color, size and position [relation, index of another]"
 
 
 def _ladder() -> list[Samples]:
@@ -49,6 +51,7 @@ judged = partial(
     source="flowgrpo",
     row='GenEval\'s: {"include": [{"class", "count", "color"?, "size"?, "position"?: [relation, index]}], "background"?}',
     ladder=_ladder,
+    check=lambda _, prompt: _check(prompt.metadata),
 )
 
 
@@ -86,21 +89,34 @@ def _all_facts(samples: Samples) -> list[list[bool]]:
 
 def facts(pixels: np.ndarray, metadata: dict[str, Any]) -> list[bool]:
     """Each stated fact of [H, W, 3] uint8 pixels: class, count, colour, size, relation, background, and nothing else."""
+    _check(metadata)
     background, objects = look(pixels)
     include = metadata["include"]
     matches = [[o for o in objects if _is(o, item)] for item in include]
-    stated = [len(objects) == sum(item["count"] for item in include)]
+    holds = [len(objects) == sum(item["count"] for item in include)]
     for item, found in zip(include, matches, strict=True):
         same_class = [o for o in objects if o.shape == item["class"]]
-        stated += [bool(same_class), len(found) == item["count"]]
-        stated += [any(o.color == item["color"] for o in same_class)] if "color" in item else []
-        stated += [any(o.size == item["size"] for o in same_class)] if "size" in item else []
+        holds += [bool(same_class), len(found) == item["count"]]
+        holds += [any(o.color == item["color"] for o in same_class)] if "color" in item else []
+        holds += [any(o.size == item["size"] for o in same_class)] if "size" in item else []
         if "position" in item:
             relation, other = item["position"]
-            stated.append(any(_related(a, relation, b) for a in found for b in matches[other]))
+            holds.append(any(_related(a, relation, b) for a in found for b in matches[other]))
     if "background" in metadata:
-        stated.append(background == metadata["background"])
-    return stated
+        holds.append(background == metadata["background"])
+    return holds
+
+
+def _check(row: dict[str, Any]) -> None:
+    include = stated(row, "include", OBJECTS)
+    if not isinstance(include, list) or not all(isinstance(item, dict) and {"class", "count"} <= item.keys() for item in include):
+        raise bad_row(row, "include", OBJECTS)
+    for item in include:
+        match item.get("position", ("", 0)):
+            case (str(), int(other)) if 0 <= other < len(include):
+                pass
+            case _:
+                raise bad_row(row, "include", OBJECTS)
 
 
 def _is(found: Found, item: dict[str, Any]) -> bool:

@@ -25,6 +25,7 @@ def _ladder() -> list[Samples]:
     source="sentence-transformers/all-MiniLM-L6-v2, arXiv 1908.10084",
     row='{"reference": str} or {"references": [str, ...]}, of which the nearest counts',
     ladder=_ladder,
+    check=lambda _, prompt: _references(prompt.metadata),
 )
 class Sentence:
     """`model` is another sentence-transformers model, a folder or hub id. all-MiniLM-L6-v2 reads 256 tokens of a text."""

@@ -31,6 +31,7 @@ judged = partial(
     source="flowgrpo",
     row='{"puzzle": 16 digits row by row, 0 for a blank}',
     ladder=_ladder,
+    check=lambda _, prompt: _puzzle(prompt.metadata),
 )
 
 

@@ -196,6 +196,7 @@ class Pairwise(_Judge):
     better="more of the row's questions are answered yes",
     source="UniGenBench in Pref-GRPO, arXiv 2508.20751",
     row='{"questions": ["Is the cat black?", ...]}',
+    check=lambda _, prompt: questions_of(prompt.metadata),
 )
 @dataclass(kw_only=True, eq=False)
 class Questions(_Judge):
@@ -220,7 +221,7 @@ class Questions(_Judge):
 
     def answers(self, samples: Samples) -> list[list[float]]:
         """For each picture 1 or 0 per question of its row."""
-        asked = [_questions(row) for row in samples.metadata]
+        asked = [questions_of(row) for row in samples.metadata]
         rows = zip(samples.prompts, samples.images, asked, strict=True)
         found = iter(
             self.ask(
@@ -234,7 +235,7 @@ class Questions(_Judge):
         return [list(islice(found, len(texts))) for texts in asked]
 
 
-def _questions(row: dict[str, Any]) -> list[str]:
+def questions_of(row: dict[str, Any]) -> list[str]:
     questions = stated(row, "questions", "a list of questions")
     if not isinstance(questions, list) or not questions or not all(isinstance(text, str) and text.strip() for text in questions):
         raise bad_row(row, "questions", "a list of questions")

@@ -21,13 +21,17 @@ def run(arguments: argparse.Namespace) -> int:
 
     from flowgrpo.data.prompts import load_prompts
     from flowgrpo.data.samples import spread
+    from flowgrpo.policies.prompt_check import check_files, tell
     from flowgrpo.scoring.scorer import Scorer
     from flowgrpo.training.completions import measure
 
-    prompts = spread(load_prompts(config.rollout.prompts), arguments.prompts)
+    rows, scorer = load_prompts(config.rollout.prompts), Scorer(config.rewards)
+    scorer.check(rows, config.rollout.prompts)
+    tell(check_files(config.policy, {config.rollout.prompts: rows}))
+    prompts = spread(rows, arguments.prompts)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     policy = config.policy.build(device, config.seed)
-    qualities, worths = measure(config, policy, prompts, Scorer(config.rewards))
+    qualities, worths = measure(config, policy, prompts, scorer)
     found = {"completions": [asdict(row) for row in qualities], "steps": [asdict(row) for row in worths]}
     print(json.dumps(found) if arguments.json else f"{completions_table(found['completions'])}\n\n{steps_table(found['steps'])}")
     return 0

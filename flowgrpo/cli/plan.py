@@ -7,7 +7,9 @@ from typing import Any
 from flowgrpo.cli._numbers import positive_number
 from flowgrpo.config.bill import bill_of, changed, fitting, memory_of
 from flowgrpo.config.run import Config, load_config
+from flowgrpo.core.paths import locate
 from flowgrpo.policies import Cost, Memory
+from flowgrpo.policies.prompt_check import check_files, tell
 
 GIB = 2**30
 HELP = {
@@ -36,8 +38,22 @@ def run(arguments: argparse.Namespace) -> int:
     bill = bill_of(config, arguments.processes)
     budget = _of_this_device() if arguments.memory is None else int(arguments.memory * GIB)
     fit = _fit(config, bill, budget, arguments.processes) if budget else None
-    print(json.dumps({**bill, "fit": fit}) if arguments.json else "\n".join([*_table(bill), *(_advice(fit) if fit else [])]))
+    notes = _notes(config)
+    tell(notes)
+    print(
+        json.dumps({**bill, "notes": notes, "fit": fit})
+        if arguments.json
+        else "\n".join([*_table(bill), *(_advice(fit) if fit else [])])
+    )
     return 0
+
+
+def _notes(config: Config) -> list[str] | None:
+    """Of the prompts that are here: which of their files are missing is said by the run."""
+    from flowgrpo.data.prompts import load_prompts
+
+    named = [config.rollout.prompts, *([config.evaluation.prompts] if config.evaluation else [])]
+    return check_files(config.policy, {name: load_prompts(name) for name in named if locate(name).is_file()})
 
 
 def _of_this_device() -> int | None:

@@ -12,7 +12,7 @@ from flowgrpo.data.prompts import load_prompts
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", help=HELP)
     parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="values to change, e.g. call.guidance_scale=4")
-    parser.add_argument("--prompts", required=True, help=".txt, .jsonl or .csv")
+    parser.add_argument("--prompts", required=True, help=".txt, .csv, .tsv, .jsonl or .json")
     parser.add_argument("--lora", help="a checkpoint folder of a run")
     parser.add_argument("--out", default="samples", help="folder for samples.jsonl and the pictures")
     parser.add_argument("--steps", type=int, help="sampling steps; the config's evaluation steps by default, else 28")
@@ -25,8 +25,12 @@ def run(arguments: argparse.Namespace) -> int:
     prompts = load_prompts(arguments.prompts)
     import torch
 
+    from flowgrpo.policies.prompt_check import check_files, tell
+
+    notes = check_files(source.policy, {arguments.prompts: prompts})
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     sampler = source.policy.build_sampler(device, Path(arguments.lora) if arguments.lora else None)
+    tell(check_files(source.policy, {arguments.prompts: prompts}) if notes is None else notes)
     out = Path(arguments.out)
     out.mkdir(parents=True, exist_ok=True)
     with (out / "samples.jsonl").open("w") as index:

@@ -1,28 +1,29 @@
 """All rows of a prompt file before any is drawn: does the policy take them, and does it take them whole?"""
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from flowgrpo.core.errors import UserError
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.policies import PolicyConfig
 
 
-def check_prompts(policy: PolicyConfig, prompts: Sequence[Prompt], source: str) -> list[str] | None:
-    """What `PolicyConfig.check` says, with the name of the file or benchmark `source`."""
-    try:
-        notes = policy.check(prompts)
-    except UserError as error:
-        raise UserError(f"{source}: {error}") from error
-    return None if notes is None else [f"{source}: {note}" for note in notes]
+def check_files(policy: PolicyConfig, files: Mapping[str, Sequence[Prompt]]) -> list[str] | None:
+    """What `PolicyConfig.check` says of the rows of each file or benchmark, with its name; None where that can't be known yet."""
+    notes: list[str] = []
+    for source, prompts in files.items():
+        try:
+            found = policy.check(prompts)
+        except UserError as error:
+            raise UserError(f"{source}: {error}") from error
+        if found is None:
+            return None
+        notes += [f"{source}: {note}" for note in found]
+    return notes
 
 
-def unchecked(source: str) -> str:
-    """What to say in place of None."""
-    return f"{source}: it is not known whether the model cuts prompts, since its files are not on this disk"
-
-
-def tell(notes: Iterable[str]) -> None:
+def tell(notes: Iterable[str] | None) -> None:
     """On standard error, a line each."""
-    for note in notes:
+    unknown = "whether prompts are cut is not known, since the model's files are not on this disk"
+    for note in [unknown] if notes is None else notes:
         print(f"flowgrpo: {note}", file=sys.stderr)

@@ -1,7 +1,7 @@
 """A run folder. Every file in it is whole or absent; metrics.jsonl grows by whole lines.
 
-run.json, config.yaml, calibration.json, metrics.jsonl, alarms.json, samples/, held_out.json, tree.json, checkpoint-N/,
-report.html.
+run.json, config.yaml, notes.json, calibration.json, metrics.jsonl, alarms.json, samples/, held_out.json, tree.json,
+checkpoint-N/, report.html.
 """
 
 import itertools
@@ -10,7 +10,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -103,6 +103,11 @@ def load_calibration(run: Path) -> list[float] | None:
     """The noise levels that this run has found already."""
     path = run / "calibration.json"
     return read_json(path)["levels"] if path.is_file() else None
+
+
+def save_notes(run: Path, notes: Sequence[str]) -> None:
+    """What the report says of the prompts, such as how many are cut."""
+    write_json(run / "notes.json", list(notes), indent=1)
 
 
 def append_metrics(run: Path, metrics: Mapping[str, Any]) -> None:

@@ -42,6 +42,7 @@ def write_report(run: Path) -> Path:
     sections = [
         _header(name, held_out, rate),
         _facts(metrics),
+        "".join(f"<p>{html.escape(note)}</p>" for note in _json(run / "notes.json") or []),
         _by_tag(held_out["by_tag"], rate) if held_out and held_out.get("by_tag") else "",
         _pictures(run / "samples", index, metric) if index else "",
         _sentinels(run, metrics, watched) if watched or _alarms(run) else "",

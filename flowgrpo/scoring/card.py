@@ -3,8 +3,9 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from flowgrpo.data.prompts import Prompt
 from flowgrpo.data.samples import Kind, Samples
 
 T = TypeVar("T", bound=Callable)
@@ -17,7 +18,8 @@ class Card:
 
     `reads` is what of the samples is judged (None: anything, or not stated), `row` what a prompt row must hold beside the
     prompt; one that `compares` needs several samples of a prompt. `ladder` makes samples from what ships with flowgrpo, in
-    lists from worst to best: the mean score must rise from each to the next.
+    lists from worst to best: the mean score must rise from each to the next. `check(reward, prompt)` raises a UserError where the
+    row of a prompt does not hold what the reward needs; all rows are checked before a run begins.
     """
 
     reads: Kind | None
@@ -28,6 +30,7 @@ class Card:
     row: str = ""
     compares: bool = False
     ladder: Callable[[], Sequence[Samples]] | None = None
+    check: Callable[[Any, Prompt], object] | None = None
 
 
 UNSTATED = Card(None, EVERYTHING, "not stated", "not stated", "not stated")
@@ -44,11 +47,12 @@ def card(
     row: str = "",
     compares: bool = False,
     ladder: Callable[[], Sequence[Samples]] | None = None,
+    check: Callable[[Any, Prompt], object] | None = None,
 ) -> Callable[[T], T]:
     """Decorates a reward, function or class, with its card. A reward without one works as well; less can be checked then."""
 
     def state(target: T) -> T:
-        _cards[target] = Card(reads, range, better, licence, source, row, compares, ladder)
+        _cards[target] = Card(reads, range, better, licence, source, row, compares, ladder, check)
         return target
 
     return state

@@ -16,6 +16,7 @@ from flowgrpo.config.run import RewardConfig
 from flowgrpo.core.errors import Unavailable, UserError, user_code
 from flowgrpo.core.plugins import attribute, resolve
 from flowgrpo.core.rounding import SHARE, rounding
+from flowgrpo.data.prompts import Prompt
 from flowgrpo.data.samples import Samples
 from flowgrpo.scoring.asking import Spoilt, ask
 from flowgrpo.scoring.card import UNSTATED, Card, card_of
@@ -84,6 +85,16 @@ class Scorer:
         self.cards = {label: card for label, (_, card) in loaded.items()}
         self.served = [label for label, reward in rewards.items() if reward.url is not None]
         self.weights = {label: r.weight for label, r in rewards.items()}
+
+    def check(self, prompts: Sequence[Prompt], source: str) -> None:
+        """Refuse prompts of the file or benchmark `source` whose rows don't hold what a reward needs, as its card says."""
+        for label, card in self.cards.items():
+            for prompt in prompts if card.check else ():
+                assert card.check
+                try:
+                    card.check(self.rewards[label], prompt)
+                except UserError as error:
+                    raise UserError(f"{source}, row {prompt.index + 1}: reward '{label}' can't use it: {error}") from error
 
     def __call__(self, samples: Samples) -> dict[str, np.ndarray]:
         """[B] float64 per label; the first failure of any reward on any sample is raised."""

@@ -18,6 +18,7 @@ from flowgrpo.core.whole import write_json
 from flowgrpo.data.prompts import Prompt, load_prompts
 from flowgrpo.data.samples import spread
 from flowgrpo.evaluation.held_out import compare, evaluate
+from flowgrpo.policies.prompt_check import check_files, tell
 from flowgrpo.policies.protocol import Policy
 from flowgrpo.runs import folder
 from flowgrpo.runs.checkpoint import (
@@ -96,22 +97,37 @@ class Training:
             folder.check_output(config.output)
             if self.run:
                 self.held.enter_context(folder.locked(self.run))
-        prompts = load_prompts(config.rollout.prompts)
-        evaluation = config.evaluation
-        self.held_out = spread(load_prompts(evaluation.prompts), evaluation.limit) if evaluation else []
-        self.scorer = Scorer(config.rewards)
-        if evaluation and self.scorer.cards[evaluation.metric].compares:
-            raise UserError(
-                f"evaluation.metric '{evaluation.metric}' compares samples, and a held-out prompt has one; name another"
-            )
+        files = self._files()
+        prompts = files[config.rollout.prompts]
+        notes = check_files(config.policy, files)
         self.policy: Policy = config.policy.build(self.processes.device, config.seed)
+        notes = check_files(config.policy, files) if notes is None else notes
         if self.run is None:
             self._probe(prompts)
             self.run = self._new_run()
+        if self.processes.is_main:
+            folder.save_notes(self.run, notes or [])
+            tell(notes or [])
         self.trainer = Trainer(self._calibrated(self.run, prompts), self.policy, prompts, self.scorer, self.processes)
         self.signals.busy = self._busy
         if config.tracker != "none":
             self.accelerator.init_trackers("flowgrpo", config=config.model_dump(mode="json"))
+
+    def _files(self) -> dict[str, list[Prompt]]:
+        """The prompts of each file, every row checked by the rewards."""
+        config, evaluation = self.config, self.config.evaluation
+        files = {config.rollout.prompts: load_prompts(config.rollout.prompts)}
+        if evaluation:
+            files[evaluation.prompts] = load_prompts(evaluation.prompts)
+        self.held_out = spread(files[evaluation.prompts], evaluation.limit) if evaluation else []
+        self.scorer = Scorer(config.rewards)
+        for source, rows in files.items():
+            self.scorer.check(rows, source)
+        if evaluation and self.scorer.cards[evaluation.metric].compares:
+            raise UserError(
+                f"evaluation.metric '{evaluation.metric}' compares samples, and a held-out prompt has one; name another"
+            )
+        return files
 
     def _new_run(self) -> Path:
         made: list[Path] = []

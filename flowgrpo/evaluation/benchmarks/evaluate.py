@@ -14,6 +14,7 @@ from flowgrpo.evaluation.benchmarks.report import Report, report_on, write_summa
 from flowgrpo.evaluation.benchmarks.run import Exam, take
 from flowgrpo.policies import PolicyConfig
 from flowgrpo.policies.diffusers import DiffusersConfig
+from flowgrpo.policies.prompt_check import check_files, tell
 from flowgrpo.scoring.scorer import Scorer
 
 BASE = "base"
@@ -31,6 +32,8 @@ def evaluate(
         raise UserError(f"the benchmark has {exam.steps} steps: {complaint}")
     found = {model: weights(folder) for model, folder in trained.items()}
     scorer = _scorer(exam.benchmark, policy)
+    scorer.check(exam.prompts, name)
+    tell(check_files(policy, {name: exam.prompts}))
     pin(out, settings(exam, policy))
     for model, digests in found.items():
         pin(out / model, {"weights": digests})

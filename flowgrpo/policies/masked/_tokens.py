@@ -23,6 +23,7 @@ class Tokens:
     def padded(self, prompt: Prompt) -> list[int]:
         """[P], with padding on the left."""
         ids, room = self.ids(prompt), self.config.prompt_length
+        assert self.pad is not None
         if len(ids) > room:
             raise UserError(
                 f"the prompt in row {prompt.index + 1} has {len(ids)} ids, and policy.prompt_length is {room}; raise it or "
