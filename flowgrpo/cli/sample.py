@@ -13,7 +13,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", help=HELP)
     parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="values to change, e.g. call.guidance_scale=4")
     parser.add_argument("--prompts", required=True, help=".txt, .csv, .tsv, .jsonl or .json")
-    parser.add_argument("--lora", help="a checkpoint folder of a run")
+    parser.add_argument("--lora", help="a checkpoint folder of a run, or one with an adapter as diffusers or peft saves it")
     parser.add_argument("--out", default="samples", help="folder for samples.jsonl and the pictures")
     parser.add_argument("--steps", type=int, help="sampling steps; the config's evaluation steps by default, else 28")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first prompt; row i uses seed + i")

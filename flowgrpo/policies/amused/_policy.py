@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from flowgrpo.core.errors import UserError
@@ -16,9 +17,11 @@ from flowgrpo.core.keys import Key
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.data.samples import Samples
 from flowgrpo.policies._fill import fill
+from flowgrpo.policies._fit import loading, require_lora
 from flowgrpo.policies._schedule import LearnedSchedule, reference_of, with_schedule
 from flowgrpo.policies._weights import trainable
 from flowgrpo.policies.amused import AmusedConfig
+from flowgrpo.policies.diffusers import _adapters as adapters
 from flowgrpo.policies.diffusers._policy import DiffusersPolicy, PipelineSampler, pixels_of, samples_of
 from flowgrpo.policies.diffusers._tap import StepCall, Stop, Tap, unchanged
 from flowgrpo.sampling.canvas import TOKENS, Vocabulary, canvas
@@ -65,10 +68,13 @@ class AmusedSampler(PipelineSampler):
             self.learned.load(folder)
 
     def load_lora(self, folder: Path) -> None:
-        if not (folder / "pytorch_lora_weights.safetensors").is_file():
-            raise UserError(f"{folder}: no pytorch_lora_weights.safetensors in it")
-        name = "pytorch_lora_weights.safetensors"
-        self.pipe.transformer.load_lora_adapter(str(folder), prefix=None, weight_name=name, use_safetensors=True)
+        file, transformer = folder / adapters.FILE, self.pipe.transformer
+        if not file.is_file():
+            super().load_lora(folder)
+            return
+        with loading(file):
+            require_lora(file, load_file(file), transformer)
+            transformer.load_lora_adapter(str(folder), prefix=None, weight_name=file.name, use_safetensors=True)
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int], steps: int) -> Samples:

@@ -15,8 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from flowgrpo.core.errors import UserError
+from flowgrpo.policies._fit import count_lora, loading, peft_state, require_all, require_lora
 
 FILE = "pytorch_lora_weights.safetensors"
+PEFT_FILE = "adapter_model.safetensors"
 
 
 def save(pipe: DiffusionPipeline, modules: Mapping[str, nn.Module], scale: float, folder: Path) -> None:
@@ -33,15 +35,83 @@ def save(pipe: DiffusionPipeline, modules: Mapping[str, nn.Module], scale: float
 
 
 def load(pipe: DiffusionPipeline, modules: Mapping[str, nn.Module], folder: Path) -> None:
-    if not (folder / FILE).is_file():
-        raise UserError(f"{folder}: no {FILE} in it")
+    """A run's adapter, one that diffusers' loader knows, or peft's own (adapter_model.safetensors with adapter_config.json).
+
+    Refused where it is not whole, fits another model, or changes nothing.
+    """
+    if (folder / FILE).is_file():
+        _load_diffusers(pipe, modules, folder)
+    elif (folder / PEFT_FILE).is_file():
+        load_peft(_only(modules, folder), folder)
+    else:
+        raise UserError(f"{folder}: no {FILE} in it, and no {PEFT_FILE}")
+
+
+def load_peft(module: nn.Module, folder: Path) -> None:
+    """An adapter as peft saves it; its scale is what adapter_config.json says."""
+    file = folder / PEFT_FILE
+    if not (folder / "adapter_config.json").is_file():
+        raise UserError(f"{folder}: no adapter_config.json in it, which says how {PEFT_FILE} is scaled")
+    with loading(file):
+        state = peft_state(load_file(file))
+        require_lora(file, state, module)
+        _inject(module, LoraConfig.from_pretrained(str(folder)), state, file)
+
+
+def _only(modules: Mapping[str, nn.Module], folder: Path) -> nn.Module:
+    if len(modules) > 1:
+        raise UserError(f"{folder / PEFT_FILE} does not say which of {', '.join(modules)} it is for; this pipeline needs {FILE}")
+    return next(iter(modules.values()))
+
+
+def _load_diffusers(pipe: DiffusionPipeline, modules: Mapping[str, nn.Module], folder: Path) -> None:
+    own = {name: folder / _own_file(name) for name in modules if (folder / _own_file(name)).is_file()}
     if not has_loader(pipe, modules):
-        _inject(modules, load_file(folder / FILE))
+        with loading(folder / FILE):
+            for name, state in _by_component(folder / FILE, load_file(folder / FILE), modules).items():
+                require_lora(folder / FILE, state, modules[name])
+                _inject(modules[name], _unscaled(state), state, folder / FILE)
         return
-    pipe.load_lora_weights(str(folder), weight_name=FILE)
-    for name in modules:
-        if (folder / _own_file(name)).is_file():
-            pipe.load_lora_weights(str(folder), weight_name=_own_file(name), **{f"load_into_{name}": True})
+    _through_pipe(pipe, folder / FILE, {name: module for name, module in modules.items() if name not in own}, {})
+    for name, file in own.items():
+        _through_pipe(pipe, file, {_known(pipe, modules)[0]: modules[name]}, {f"load_into_{name}": True})
+
+
+def _through_pipe(pipe: Any, file: Path, modules: Mapping[str, nn.Module], options: dict[str, bool]) -> None:
+    """By diffusers' loader, which passes over what it does not know."""
+    with loading(file):
+        encoders = {name: module for name, module in pipe.components.items() if name.startswith("text_encoder") and module}
+        parts = {**encoders, **modules}
+        states = _by_component(file, _named_by_peft(pipe, file), parts)
+        for name in modules.keys() & states.keys():
+            if any(".lora_A." in key or ".lora_B." in key for key in states[name]):
+                require_lora(file, states[name], modules[name])
+        if not modules.keys() & states.keys():
+            raise UserError(f"{file} holds nothing for {' or '.join(modules)}, but for {', '.join(sorted(states)) or 'nothing'}")
+        before = count_lora(parts.values())
+        pipe.load_lora_weights(str(file.parent), weight_name=file.name, **options)
+        loaded, held = count_lora(parts.values()) - before, sum("lora" in key for state in states.values() for key in state)
+        if loaded != held:
+            raise UserError(f"{file}: {held} tensors are in it, and {loaded} fit into the model; it is for another one")
+        if not any(b.any() for part in parts.values() for name, b in part.named_parameters() if ".lora_B." in name):
+            raise UserError(f"{file}: every product A B is 0, so the adapter changes nothing; was it trained?")
+
+
+def _named_by_peft(pipe: Any, file: Path) -> Mapping[str, Tensor]:
+    """The tensors of a file, with the names that diffusers gives those of other trainers."""
+    found = pipe.lora_state_dict(str(file.parent), weight_name=file.name)
+    return found[0] if isinstance(found, tuple) else found
+
+
+def _by_component(file: Path, state: Mapping[str, Tensor], parts: Mapping[str, nn.Module]) -> dict[str, dict[str, Tensor]]:
+    """The tensors of each component, which its name and a dot go before."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in state.items():
+        name, _, rest = key.partition(".")
+        if name not in parts:
+            raise UserError(f"{file}: '{key}' is for none of {', '.join(parts)}: it is for another model, or has another prefix")
+        found.setdefault(name, {})[rest] = tensor
+    return found
 
 
 def has_loader(pipe: DiffusionPipeline, modules: Mapping[str, nn.Module]) -> bool:
@@ -62,10 +132,13 @@ def _scaled(layers: dict[str, Tensor], scale: float) -> dict[str, Tensor]:
     return {key: value * scale if ".lora_B." in key else value for key, value in layers.items()}
 
 
-def _inject(modules: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    for name, module in modules.items():
-        state = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
-        targets = sorted({key.partition(".lora_A")[0] for key in state if ".lora_A" in key})
-        rank = next(len(value) for key, value in state.items() if ".lora_A" in key)
-        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=targets), module)
-        set_peft_model_state_dict(module, state)
+def _unscaled(state: Mapping[str, Tensor]) -> LoraConfig:
+    targets = sorted({key.partition(".lora_A")[0] for key in state if ".lora_A" in key})
+    rank = next(len(value) for key, value in state.items() if ".lora_A" in key)
+    return LoraConfig(r=rank, lora_alpha=rank, target_modules=targets)
+
+
+def _inject(module: Any, config: LoraConfig, state: Mapping[str, Tensor], file: Path) -> None:
+    inject_adapter_in_model(config, module)
+    found = set_peft_model_state_dict(module, dict(state))
+    require_all(file, [key for key in found.missing_keys if ".lora_" in key], found.unexpected_keys)

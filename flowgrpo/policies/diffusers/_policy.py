@@ -21,6 +21,7 @@ from flowgrpo.data.prompts import Prompt
 from flowgrpo.data.samples import Samples
 from flowgrpo.policies import _finite
 from flowgrpo.policies._dtypes import DTYPES, unit_roundoff
+from flowgrpo.policies._fit import loading, require_all
 from flowgrpo.policies._weights import attach, trainable
 from flowgrpo.policies.diffusers import DiffusersConfig
 from flowgrpo.policies.diffusers import _adapters as adapters
@@ -98,8 +99,10 @@ class PipelineSampler:
         for name, module in denoisers(self.pipe).items():
             if not (folder / name).is_dir():
                 raise UserError(f"{folder}: no folder '{name}' with all weights in it; if a LoRA was trained, set policy.lora")
-            trained = type(module).from_pretrained(str(folder / name), use_safetensors=True)
-            module.load_state_dict(trained.state_dict())
+            with loading(folder / name):
+                trained, info = type(module).from_pretrained(str(folder / name), use_safetensors=True, output_loading_info=True)
+                require_all(folder / name, info["missing_keys"], info["unexpected_keys"])
+                module.load_state_dict(trained.state_dict())
 
     def load_lora(self, folder: Path) -> None:
         adapters.load(self.pipe, denoisers(self.pipe), folder)

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokeni
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.paths import locate
 from flowgrpo.policies._dtypes import DTYPES
+from flowgrpo.policies._fit import only_errors, require_all
 from flowgrpo.policies.masked import MaskedConfig
 from flowgrpo.policies.masked import transformer as _registers_our_own  # noqa: F401
 from flowgrpo.sampling.canvas import Vocabulary
@@ -33,7 +34,13 @@ def load_model(config: MaskedConfig, trained: Path | None = None) -> Any:
             raise UserError(_uniform(geometry.model_type))
         with_head = "AutoModelForCausalLM" in geometry.to_dict().get("auto_map", {})
         loader = AutoModelForCausalLM if with_head else AutoModel
-        return loader.from_pretrained(source, dtype=DTYPES[config.dtype], use_safetensors=True, **remote)
+        options = {"dtype": DTYPES[config.dtype], "use_safetensors": True, **remote}
+        if trained is None:
+            return loader.from_pretrained(source, **options)
+        with only_errors():
+            model, info = loader.from_pretrained(source, output_loading_info=True, **options)
+        require_all(trained, info["missing_keys"], info["unexpected_keys"])
+        return model
     except (OSError, ValueError) as error:
         hint = "" if config.trust_remote_code else "; a model with code of its own needs policy.trust_remote_code: true"
         raise UserError(f"model '{source}' can't be loaded: {str(error).splitlines()[0]}{hint}") from error

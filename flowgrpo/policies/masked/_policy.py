@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -18,6 +19,7 @@ from flowgrpo.data.prompts import Prompt
 from flowgrpo.data.samples import Samples
 from flowgrpo.policies._dtypes import DTYPES, unit_roundoff
 from flowgrpo.policies._fill import fill
+from flowgrpo.policies._fit import loading, pairs_of, peft_state, require_all, require_change
 from flowgrpo.policies._schedule import LearnedSchedule, reference_of, with_schedule
 from flowgrpo.policies._weights import attach, trainable
 from flowgrpo.policies.masked import MaskedConfig
@@ -28,6 +30,8 @@ from flowgrpo.sampling.canvas import TOKENS, answer_length, canvas
 from flowgrpo.sampling.kernels import Move
 from flowgrpo.sampling.laws.scheduled import ScheduledLaw
 from flowgrpo.sampling.laws.unmasking import UnmaskingLaw
+
+ADAPTER = "adapter_model.safetensors"
 
 
 class MaskedSampler:
@@ -45,8 +49,13 @@ class MaskedSampler:
     def _load(self, trained: Path | None) -> Any:
         if trained is None or self.config.lora is None:
             return load_model(self.config, trained)
-        model = load_model(self.config)
-        model.load_adapter(str(trained))
+        model, file = load_model(self.config), trained / ADAPTER
+        if not file.is_file():
+            raise UserError(f"{trained}: no {ADAPTER} in it; if all weights were trained, set policy.lora to null")
+        with loading(file):
+            require_change(file, pairs_of(file, peft_state(load_file(file))))
+            info = model.load_adapter(str(trained))
+            require_all(file, info.missing_keys, info.unexpected_keys)
         return model
 
     def _schedule(self, config: MaskedConfig, trained: Path | None) -> LearnedSchedule | None:
