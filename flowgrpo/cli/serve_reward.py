@@ -30,6 +30,9 @@ OPTIONS = {
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from flowgrpo.scoring.serving.context import prepare
+
+    prepare()
     try:
         from flowgrpo.scoring.serving.server import Options, serve
     except ModuleNotFoundError as error:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import multiprocessing
 import os
 import signal
 import sys
@@ -17,13 +16,12 @@ import yaml
 
 from flowgrpo.core.errors import UserError
 from flowgrpo.scoring.card import Card
+from flowgrpo.scoring.serving.context import CONTEXT
 from flowgrpo.scoring.serving.wire import Answers, Score, Worker
 from flowgrpo.scoring.serving.worker import work
 
 PATIENCE = 600.0
 """Seconds in which a process that replaces another must be ready. The first may take as long as it likes."""
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["flowgrpo.scoring.serving.worker"])
 
 
 class Lost(Exception):

@@ -24,13 +24,19 @@ class Bounded(HTTPAdapter):
     """A reply is there as a whole within the timeout of reading, which for `requests` alone is that of each byte."""
 
     def send(
-        self, request: requests.PreparedRequest, stream: bool = False, timeout: Any = None, *more: Any, **how: Any
+        self,
+        request: requests.PreparedRequest,
+        stream: bool = False,
+        timeout: Any = None,
+        verify: Any = True,
+        cert: Any = None,
+        proxies: Any = None,
     ) -> requests.Response:
         patience = timeout[1] if isinstance(timeout, tuple) else timeout
         retries = self.max_retries.total or 0
         return _within(
             patience * (1 + retries) + LONGEST_PAUSE * retries,
-            lambda: _whole(super(Bounded, self).send(request, True, timeout, *more, **how)),
+            lambda: _whole(super(Bounded, self).send(request, True, timeout, verify, cert, proxies)),
         )
 
 
