@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from flowgrpo.data.media import frames_of, kept, read
+from flowgrpo.data.media import FRAME, frames_of, kept, read
 from flowgrpo.data.samples import Samples
 from flowgrpo.evaluation.sheet.source import read_source
-from flowgrpo.pages.pictures import FRAME, PICTURE, PIXELATED, address, sample
+from flowgrpo.pages.pictures import PICTURE, PIXELATED, address, sample
 from flowgrpo.runs.report import write_report
 
 
