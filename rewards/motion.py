@@ -6,7 +6,7 @@ when every stated fact holds, else 0; `soft` is how well they hold. Made for the
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from math import atan2, hypot, log, pi
 from typing import Any
 
@@ -21,6 +21,7 @@ from flowgrpo.data.samples import Samples
 from flowgrpo.rewards._answer import stated
 from flowgrpo.rewards._pixels import pixels
 from flowgrpo.rewards.scene import BACKGROUNDS, COLORS, Found, look
+from flowgrpo.scoring.asking import once
 from flowgrpo.scoring.card import card
 from flowgrpo.scoring.exemplars import samples as exemplars
 
@@ -119,7 +120,7 @@ def soft(samples: Samples) -> list[float]:
     return [facts[0] * float(np.mean(facts[1:])) for facts in _all_facts(samples)]
 
 
-@lru_cache(maxsize=1)
+@once
 def _all_facts(samples: Samples) -> list[list[float]]:
     """Looked at once when a run uses both scores."""
     return [facts(pixels(clip), row) for clip, row in zip(samples.videos, samples.metadata, strict=True)]

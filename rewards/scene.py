@@ -5,7 +5,7 @@ hold. Made for the drawn scenes of mini-sd3.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from math import pi, sqrt
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from flowgrpo.data.samples import Samples
 from flowgrpo.rewards._answer import bad_row, stated
 from flowgrpo.rewards._pixels import pixels
+from flowgrpo.scoring.asking import once
 from flowgrpo.scoring.card import card
 from flowgrpo.scoring.exemplars import samples as exemplars
 
@@ -81,7 +82,7 @@ def soft(samples: Samples) -> list[float]:
     return [float(np.mean(facts)) for facts in _all_facts(samples)]
 
 
-@lru_cache(maxsize=1)
+@once
 def _all_facts(samples: Samples) -> list[list[bool]]:
     """Looked at once when a run uses both scores."""
     return [facts(picture, metadata) for picture, metadata in zip(pixels(samples.images), samples.metadata, strict=True)]

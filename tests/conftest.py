@@ -1,5 +1,6 @@
 """Tiny random pipelines of real classes, and a policy over a tiny one that trains in milliseconds."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from flowgrpo.sampling.kernels import Kernel
 from flowgrpo.sampling.shape import Shape
 from tiny.mdlm import save
 
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ.get("TEST_THREADS", "1")))
 """Threads wait for each other longer than a tiny model computes; the suite has a process per core instead."""
 
 

@@ -12,6 +12,8 @@ from flowgrpo.core.errors import UserError
 
 def digest(path: Path) -> str:
     """sha256 of a file; or of a folder: the names and contents of all files below it, without hidden ones and caches."""
+    if not os.path.exists(path):
+        raise UserError(f"{str(path)[:200]}: no such file")
     try:
         if path.is_file():
             with path.open("rb") as stream:

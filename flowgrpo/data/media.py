@@ -83,7 +83,7 @@ def _named(path: Path) -> Iterator[None]:
         raise UserError(f"{name} can't be read ({type(error).__name__}: {error})") from error
 
 
-def look(path: Path, kind: Kind) -> None:
+def look(path: Path, kind: Kind | None) -> None:
     """Refuse what is no picture of this kind by its first bytes, without reading all of it; a film is not looked into."""
     if kind == "image" or path.suffix.lower() in PICTURES:
         with _named(path), Image.open(path) as file:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from flowgrpo.core.errors import UserError
 from flowgrpo.policies import ScheduleConfig
+from flowgrpo.policies._fit import require_all
 from flowgrpo.policies._weights import Weights
 from flowgrpo.sampling.kernels._unmasking import UnmaskingKernel
 from flowgrpo.sampling.laws.scheduled import NAMES, ScheduledLaw, effective, hand_made, moved, pack
@@ -78,7 +79,11 @@ class LearnedSchedule(nn.Module):
     def load(self, folder: Path) -> None:
         if not (folder / WEIGHTS).is_file():
             raise UserError(f"{folder}: no {WEIGHTS} in it")
-        mean = load_file(folder / WEIGHTS)["mean"]
+        state = load_file(folder / WEIGHTS)
+        require_all(folder / WEIGHTS, {"mean"} - state.keys(), state.keys() - {"mean"})
+        mean = state["mean"]
+        if not mean.isfinite().all():
+            raise UserError(f"{folder / WEIGHTS} is not finite; training has diverged, use an earlier checkpoint")
         if mean.shape != self.mean.shape:
             raise UserError(f"{folder / WEIGHTS} is a schedule of {len(mean)} steps, but policy.steps is {self.steps}")
         self.mean.copy_(mean)

@@ -119,11 +119,11 @@ def test_sentinels_do_not_hear_rounding():
     rewards = {"trained": RewardConfig(use="x:y"), "still": RewardConfig(use="x:y", weight=0)}
     watch = Sentinels(SentinelConfig(panel=("still",), drift={"still": 0.1}, window=3), rewards)
     for update, value in enumerate([*[21.3 + 2e-6] * 3, *[21.3] * 3]):
-        watch.see({"update": update, "reward": 0.0, "reward/trained": float(update), "reward/still": value})
+        watch.see({"update": update, "reward": 0.0, "optimizer_steps": 1, "reward/trained": float(update), "reward/still": value})
     assert not watch.raised
     watch = Sentinels(SentinelConfig(drift={"still": 0.1}, window=3), rewards)
     for update, value in enumerate([0.0, 0.0, 0.0, 1e-10, 1e-10, 1e-10]):
-        watch.see({"update": update, "reward": 0.0, "reward/trained": 1.0, "reward/still": value})
+        watch.see({"update": update, "reward": 0.0, "optimizer_steps": 1, "reward/trained": 1.0, "reward/still": value})
     assert not watch.raised
 
 

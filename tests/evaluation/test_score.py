@@ -513,7 +513,7 @@ def test_what_scored_nothing_may_be_mended_and_tried_again(desk, capsys):
     [
         ({"rewards": "my_reward.py:britghness"}, "did you mean 'brightness'"),
         ({"rewards": "my_reward.py:brightness,my_reward.py:Above"}, "missing a required argument: 'level'"),
-        ({"rewards": "my_reward.py:Broken"}, r"can't be made: OSError: no weights \(my_reward.py, line"),
+        ({"rewards": "my_reward.py:Broken"}, r"can't be made: it raised OSError: no weights \(my_reward.py, line"),
         ({"rewards": "statistics:diversity"}, "compares the samples of a prompt"),
         ({"source": "nowhere"}, "no pictures or clips in 'nowhere'"),
         ({"source": "nowhere.jsonl"}, "no such file"),

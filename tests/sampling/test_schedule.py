@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from flowgrpo.cli.main import main
 from flowgrpo.core.errors import UserError
@@ -283,3 +283,19 @@ def test_other_numbers_of_steps_are_refused(tmp_path):
     policy = build(save(tmp_path / "model"), sampler=RandomOrder(), schedule={"learn": TEXT})
     with pytest.raises(UserError, match=r"policy\.steps = 3"):
         policy.generate(PROMPTS, [1, 2, 3], 2)
+
+
+def test_a_schedule_is_loaded_whole_or_refused(tmp_path):
+    made = schedule_of(RandomOrder(), 3, 6)
+    made.save(tmp_path)
+    file = tmp_path / "schedule.safetensors"
+    mean = load_file(file)["mean"]
+    for state, words in (
+        ({"average": mean}, "none of the model's"),
+        ({"mean": mean, "more": mean.clone()}, "none of the model's"),
+        ({"mean": mean + torch.nan}, "is not finite"),
+        ({"mean": torch.cat([mean, mean])}, "is a schedule of"),
+    ):
+        save_file(state, file)
+        with pytest.raises(UserError, match=words):
+            made.load(tmp_path)

@@ -70,5 +70,5 @@ def test_one_number_for_all_samples_is_refused(theirs):
 
 def test_a_file_that_does_not_import_says_where(tmp_path):
     (tmp_path / "mine.py").write_text("import json\nraise KeyError('token')\n")
-    with pytest.raises(UserError, match=r"can't be imported: KeyError: 'token' \(mine.py, line 2\)"):
+    with pytest.raises(UserError, match=r"can't be imported: it raised KeyError: 'token' \(mine.py, line 2\)"):
         load_reward(f"{tmp_path / 'mine.py'}:reward")

@@ -64,15 +64,6 @@ def test_every_miniature_recipe_trains_and_the_plan_counts_right(recipe, capsys)
     assert "class=text" in report
 
 
-def test_grpo_raises_the_accuracy_of_parallel_decoding(capsys):
-    """Two ids a step halve the accuracy of mini-mdlm; twenty updates win back a good part of it on problems it has not seen."""
-    options = ["updates=20", "checkpoints.every=20", "optimizer.warmup=5", "optimizer.decay_over=null", "evaluation.pictures=1"]
-    summary, rows = train(capsys, "mini-mdlm/trajectory", *options)
-    held_out = summary["held_out"]
-    assert held_out["after"] > held_out["before"] + 0.03 and held_out["ci95"][0] > 0.0
-    assert rows[0]["ratio/log_abs_max"] == 0.0
-
-
 @pytest.mark.parametrize("recipe", sorted(GEOMETRY))
 def test_published_recipes_train_on_a_tiny_random_model(recipe, capsys, tmp_path):
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "1+2=:", "answer": "3"}\n{"prompt": "7:", "answer": "7"}\n')

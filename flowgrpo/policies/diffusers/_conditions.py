@@ -85,11 +85,12 @@ class Rows:
         )
 
 
-def _kind(key: str) -> Kind:
-    return "video" if "video" in key else "image"
+def _kind(key: str) -> Kind | None:
+    """What a column holds; a mask is for a picture or for a clip."""
+    return "video" if "video" in key else "image" if "image" in key else None
 
 
-def _look(files: Files, kind: Kind) -> None:
+def _look(files: Files, kind: Kind | None) -> None:
     if isinstance(files, list):
         for item in files:
             _look(item, kind)
@@ -97,12 +98,13 @@ def _look(files: Files, kind: Kind) -> None:
         media.look(files, kind)
 
 
-def _opened(files: Files, kind: Kind) -> Any:
+def _opened(files: Files, kind: Kind | None) -> Any:
     if isinstance(files, list):
         return [_opened(item, kind) for item in files]
     return None if files is None else _open(files, kind)
 
 
 @lru_cache(PICTURES)
-def _open(file: Path, kind: Kind) -> Image.Image | list[Image.Image]:
-    return media.frames_of(file) if kind == "video" else Image.fromarray(media.read(file, kind))
+def _open(file: Path, kind: Kind | None) -> Image.Image | list[Image.Image]:
+    pixels = media.read(file, kind)
+    return Image.fromarray(pixels) if pixels.ndim == 3 else [Image.fromarray(frame) for frame in pixels]
