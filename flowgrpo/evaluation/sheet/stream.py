@@ -43,8 +43,8 @@ def load(row: int, item: Item, line: Line) -> Loaded:
     if isinstance(item.content, str):
         return Loaded(row, item, line, item.content)
     try:
-        line = _of_this(line, digest(item.content))
         pixels = read(item.content, item.kind)
+        line = _of_this(line, digest(item.content))
     except UserError as error:
         return Loaded(row, item, line, error)
     return Loaded(row, item, replace(line, kind="image" if pixels.ndim == 3 else "video"), pixels)
