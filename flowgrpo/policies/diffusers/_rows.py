@@ -1,7 +1,8 @@
 """What a pipeline makes of prompt rows, read off its folder: which pictures it takes, and where it cuts a text. Loads no weights.
 
 A tokenizer cuts at the length of its encoder's table of positions; an encoder without one (T5, and language models with rotary
-positions) at the call's `max_sequence_length`, or, where the call has none, at the tokenizer's own length.
+positions) at the call's `max_sequence_length`, or, where the call has none, at the tokenizer's own length. What a pipeline's code
+puts around a prompt is not counted, and a number that stands in that code only is not known.
 """
 
 import inspect
@@ -13,7 +14,7 @@ from typing import Any
 import diffusers
 import transformers
 from huggingface_hub import snapshot_download
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 from flowgrpo.core.paths import locate
 from flowgrpo.data.prompts import Prompt
@@ -64,7 +65,8 @@ def _tokenizers(
     """Each tokenizer with the tokens at which it cuts."""
     for name, stated in index.items():
         if name.startswith("tokenizer") and stated[0] == "transformers" and (folder / name).is_dir():
-            tokenizer = getattr(transformers, stated[1]).from_pretrained(str(folder / name))
+            loaded = getattr(transformers, stated[1]).from_pretrained(str(folder / name))
+            tokenizer = loaded.tokenizer if isinstance(loaded, ProcessorMixin) else loaded
             limit = _limit(tokenizer, folder / name.replace("tokenizer", "text_encoder"), call, parameters)
             if limit is not None:
                 yield name, tokenizer, limit
