@@ -20,7 +20,7 @@ from tiny.mdlm import config_of, save
 
 CIRCLE = {"prompt": "a red circle", "include": [{"class": "circle", "count": 1, "color": "red"}]}
 LONG = "a red circle left of a blue square on a white background " * 3
-CUT = "are cut: 1 at 16 tokens by tokenizer, 1 at 16 tokens by tokenizer_2 (the longest, row 3, has"
+CUT = "1 beyond 16 tokens of tokenizer, 1 beyond 16 tokens of tokenizer_2 (the longest, row 3, has 38); they are cut there"
 SMALL = [
     *("updates=1", "evaluation=null", "rollout.prompts_per_update=2", "rollout.group_size=2", "optimizer.steps_per_update=1"),
     *("rollout.prompts=p.jsonl", "ema=null"),
@@ -50,7 +50,7 @@ def test_what_is_cut_is_what_the_tokenizer_leaves_out():
     prompts = [Prompt(i, " ".join(["circle"] * i)) for i in range(1, 30)]
     whole = [len(tokenizer(p.text)["input_ids"]) == len(tokenizer(p.text, truncation=True)["input_ids"]) for p in prompts]
     (note,) = policy.check(prompts)
-    assert note.startswith(f"{whole.count(False)} of 29 prompts are longer than a text encoder takes") and "at 16 tokens" in note
+    assert note.startswith(f"{whole.count(False)} of 29 prompts are too long for a text encoder") and "beyond 16 tokens" in note
     assert policy.check([prompt for prompt, fits in zip(prompts, whole, strict=True) if fits]) == []
 
 
@@ -58,7 +58,7 @@ def test_plan_train_and_the_report_say_once_what_is_cut(folder, capsys):
     write(CIRCLE, CIRCLE, {**CIRCLE, "prompt": LONG})
     assert main(["plan", "mini/flow_grpo", *SMALL, "--json"]) == 0
     told = capsys.readouterr()
-    assert told.err.count(f"flowgrpo: p.jsonl: 1 of 3 prompts are longer than a text encoder takes, and {CUT}") == 1
+    assert told.err.count(f"flowgrpo: p.jsonl: 1 of 3 prompts are too long for a text encoder: {CUT}") == 1
     assert CUT in json.loads(told.out)["notes"][0]
     assert main(["train", "mini/flow_grpo", *SMALL]) == 0
     told = capsys.readouterr()
@@ -86,15 +86,24 @@ def test_sample_and_eval_say_what_is_cut(folder, capsys):
 @pytest.mark.parametrize(
     "name, call, cut",
     [
-        ("pixart_alpha", {"max_sequence_length": 20}, "1 at 20 tokens by tokenizer"),
-        ("flux", {"max_sequence_length": 24}, "1 at 24 tokens by tokenizer_2"),
+        ("pixart_alpha", {"max_sequence_length": 20}, "1 beyond 20 tokens of tokenizer"),
+        ("flux", {"max_sequence_length": 24}, "1 beyond 24 tokens of tokenizer_2"),
         ("flux", {"max_sequence_length": 512}, None),
     ],
 )
 def test_an_encoder_without_a_table_of_positions_cuts_where_the_call_says(tmp_path, name, call, cut):
     pipelines()[name].build().save_pretrained(tmp_path)
     notes = DiffusersConfig(model=str(tmp_path), steps=2, call=call).check([Prompt(0, "ab"), Prompt(1, "a red circle " * 3)])
-    assert not any("tokens by tokenizer_" in note for note in notes) if cut is None else cut in notes[0]
+    assert not any("tokens of tokenizer_" in note for note in notes) if cut is None else cut in notes[0]
+
+
+def test_a_pipeline_that_refuses_long_prompts_is_not_asked_for_one(tmp_path):
+    tiny = pipelines()["ideogram4"]
+    tiny.build().save_pretrained(tmp_path)
+    policy = DiffusersConfig(model=str(tmp_path), steps=2, call=tiny.call)
+    assert policy.check([Prompt(0, tiny.prompt)]) == []
+    with pytest.raises(UserError, match=r"p.txt: 1 of 2 prompts .* and Ideogram4Pipeline refuses them; shorten them, or raise"):
+        check_files(policy, {"p.txt": [Prompt(0, tiny.prompt), Prompt(154, tiny.prompt * 20)]})
 
 
 def test_of_a_model_that_is_not_here_nothing_is_known(folder, capsys):

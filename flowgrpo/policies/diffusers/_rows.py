@@ -16,10 +16,12 @@ import transformers
 from huggingface_hub import snapshot_download
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
+from flowgrpo.core.errors import UserError
 from flowgrpo.core.paths import locate
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.policies.diffusers import DiffusersConfig
 from flowgrpo.policies.diffusers._conditions import Rows
+from flowgrpo.policies.diffusers._table import REFUSES_LONG
 
 LENGTH = "max_sequence_length"
 UNLIMITED = 10**6
@@ -42,10 +44,13 @@ def check(config: DiffusersConfig, prompts: Sequence[Prompt]) -> list[str] | Non
         rows.check(prompt)
     texts = [prompt.text for prompt in prompts] if rows.text else []
     cut = {
-        f"{limit} tokens by {name}": _longer(tokenizer, texts, limit)
+        f"{limit} tokens of {name}": _longer(tokenizer, texts, limit)
         for name, tokenizer, limit in _tokenizers(folder, index, config.call, parameters)
     }
-    return _said(cut, prompts)
+    said = _said(cut, prompts)
+    if said and rows.pipeline in REFUSES_LONG:
+        raise UserError(f"{said}, and {rows.pipeline} refuses them; shorten them, or raise policy.call.{LENGTH}")
+    return [f"{said}; they are cut there"] if said else []
 
 
 def _folder(config: DiffusersConfig) -> Path | None:
@@ -88,14 +93,14 @@ def _longer(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], limit: int
     return {place: length for place, length in enumerate(lengths) if length > limit}
 
 
-def _said(cut: Mapping[str, Mapping[int, int]], prompts: Sequence[Prompt]) -> list[str]:
-    places = sorted({place for found in cut.values() for place in found})
+def _said(cut: Mapping[str, Mapping[int, int]], prompts: Sequence[Prompt]) -> str:
+    """How many are too long, and where; empty if none is."""
+    places = {place for found in cut.values() for place in found}
     if not places:
-        return []
-    longest = max(places, key=lambda place: max(found.get(place, 0) for found in cut.values()))
-    tokens = max(found.get(longest, 0) for found in cut.values())
-    where = ", ".join(f"{len(found)} at {limit}" for limit, found in cut.items() if found)
-    return [
-        f"{len(places)} of {len(prompts)} prompts are longer than a text encoder takes, and are cut: {where} "
-        f"(the longest, row {prompts[longest].index + 1}, has {tokens})"
-    ]
+        return ""
+    tokens, longest = max((length, place) for found in cut.values() for place, length in found.items())
+    where = ", ".join(f"{len(found)} beyond {limit}" for limit, found in cut.items() if found)
+    return (
+        f"{len(places)} of {len(prompts)} prompts are too long for a text encoder: {where} (the longest, row "
+        f"{prompts[longest].index + 1}, has {tokens})"
+    )

@@ -85,6 +85,9 @@ ONE_TEXT = frozenset(
 )
 """Pipelines that take one text a call, and a number of samples."""
 
+REFUSES_LONG = frozenset({"Ideogram4Pipeline"})
+"""Pipelines whose code refuses a prompt that is too long, where others cut it."""
+
 SIGNED = frozenset({"IFPipeline", "IFImg2ImgPipeline", "IFInpaintingPipeline", "PRXPixelPipeline"})
 """Pipelines whose tensors of pixels lie in [-1, 1]."""
 
