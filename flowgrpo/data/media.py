@@ -37,6 +37,7 @@ from torch import Tensor
 from flowgrpo.core.errors import UserError
 from flowgrpo.data import _webp
 from flowgrpo.data._film import film
+from flowgrpo.data.rows import named
 
 Kind = Literal["image", "video"]
 Shown = Image.Image | list[Image.Image] | str
@@ -52,8 +53,7 @@ MOST_PIXELS = 500_000_000
 """Of all frames of a clip together: 6 GB as float32."""
 DEEP = re.compile(r";16[BLN]")
 """In the name of a codec's input: Pillow would drop the lower half of 16 bits."""
-NAME = 200
-"""Of a longer path only so much is shown."""
+END_OF_JPEG = b"\xff\xd9"
 
 
 def read(path: Path, kind: Kind | None = None) -> np.ndarray:
@@ -70,7 +70,7 @@ def read(path: Path, kind: Kind | None = None) -> np.ndarray:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    name = str(path) if len(str(path)) <= NAME else f"{str(path)[:NAME]}..."
+    name = named(path)
     if not os.path.isfile(path):
         raise UserError(f"{name}: no such file")
     try:
@@ -84,12 +84,17 @@ def _named(path: Path) -> Iterator[None]:
 
 
 def look(path: Path, kind: Kind) -> None:
-    """Refuse what is no picture of this kind by its first bytes, without reading all of it; a film is not looked into."""
-    if kind == "image" or path.suffix.lower() in PICTURES:
-        with _named(path), Image.open(path) as file:
-            if kind == "image":
-                _refuse_several(file)
-            _refuse_deep(file)
+    """Refuse what `read` would refuse; for a picture in PNG or JPEG without decoding it."""
+    if kind == "video":
+        read(path, kind)
+        return
+    with _named(path), Image.open(path) as file:
+        _refuse_several(file)
+        _refuse_deep(file)
+        if file.format == "PNG":
+            file.verify()
+        elif file.format != "JPEG" or not path.read_bytes().endswith(END_OF_JPEG):
+            _pixels(file)
 
 
 def _opened(path: Path, kind: Kind | None) -> np.ndarray:

@@ -12,7 +12,7 @@ from diffusers.image_processor import VaeImageProcessor
 from PIL import Image, ImageFile
 
 from flowgrpo.core.errors import UserError
-from flowgrpo.data.media import frames_of, kept, read
+from flowgrpo.data.media import frames_of, kept, look, read
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.data.samples import Samples
 from flowgrpo.policies.diffusers._conditions import Rows
@@ -157,6 +157,21 @@ def test_half_a_picture_is_refused_even_where_a_reward_wants_it(tmp_path, monkey
     (tmp_path / name).write_bytes(buffer.getvalue()[: len(buffer.getvalue()) // 2])
     with pytest.raises(UserError, match="can't be read"):
         read(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "form, name", [("JPEG", "a.jpg"), ("PNG", "a.png"), ("WEBP", "a.webp"), ("BMP", "a.bmp"), ("TIFF", "a.tif")]
+)
+@pytest.mark.parametrize("tail", [b"", b"more"])
+def test_a_look_finds_what_reading_would_find(tmp_path, form, name, tail):
+    buffer, path = io.BytesIO(), tmp_path / name
+    Image.fromarray(noise(64, 64, 3)).save(buffer, form)
+    path.write_bytes(buffer.getvalue() + tail)
+    look(path, "image")
+    path.write_bytes(buffer.getvalue()[: len(buffer.getvalue()) // 2])
+    for kind in ("image", "video"):
+        with pytest.raises(UserError, match=f"{name} can't be read"):
+            look(path, kind)
 
 
 @pytest.mark.parametrize("path", ["x" * 5000 + ".png", "data:image/png;base64," + "A" * 5000, "a\0b.png", "", "folder.png"])

@@ -148,11 +148,13 @@ def test_pictures_that_a_pipeline_does_not_take_or_can_not_read_are_found_in_any
     Image.new("I;16", (8, 8)).save("deep.png")
     Image.new("RGB", (8, 8)).save("two.gif", save_all=True, append_images=[Image.new("RGB", (8, 8), "red")])
     Path("words.png").write_text("no picture")
+    Path("cut.png").write_bytes(Path("fine.png").read_bytes()[:-20])
     fine = {"prompt": "make it night", "image": "fine.png"}
     write(*[fine] * 3)
     assert policy.check(load_prompts("p.jsonl")) == []
     for row, sentence in [
         ({"image": "deep.png"}, "deep.png has pixels of mode I;16"),
+        ({"image": "cut.png"}, "cut.png can't be read"),
         ({"image": "words.png"}, "words.png can't be read"),
         ({"image": "two.gif"}, "two.gif has 2 frames or pages, and one picture is wanted"),
         ({"image": "fine.png", "pose_video": "two.gif"}, "prompt rows have 'pose_video', but FluxKontextPipeline takes none"),

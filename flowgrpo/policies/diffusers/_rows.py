@@ -40,8 +40,7 @@ def check(config: DiffusersConfig, prompts: Sequence[Prompt]) -> list[str] | Non
     pipeline = getattr(diffusers, index["_class_name"])
     parameters = inspect.signature(pipeline.__call__).parameters
     rows = Rows(pipeline.__name__, parameters)
-    for prompt in prompts:
-        rows.check(prompt)
+    rows.check(prompts)
     texts = [prompt.text for prompt in prompts] if rows.text else []
     cut = {
         f"{limit} tokens of {name}": _longer(tokenizer, texts, limit)
