@@ -27,6 +27,8 @@ def read_source(source: str, prompts: str | None = None) -> list[Item]:
     """
     index = index_of(source)
     items = _indexed(index) if index else [Item(path, {}) for path in _files(source)]
+    if not items:
+        raise UserError(f"no pictures or clips in '{source}': name a folder, a quoted glob such as 'out/*.png', or a .jsonl")
     if index and os.path.isdir(locate(source)):
         _tell_of_others(source, items)
     if prompts is not None:
@@ -48,10 +50,7 @@ def _files(source: str) -> list[Path]:
     exact = glob.escape(str(path))
     pattern = f"{exact}/**" if os.path.isdir(path) else exact if os.path.isfile(path) else str(path)
     found = [Path(file).absolute() for file in glob.glob(pattern, recursive=True)]
-    files = _once(file for file in found if file.suffix.lower() in PICTURES | CLIPS)
-    if not files:
-        raise UserError(f"no pictures or clips in '{source}': name a folder, a quoted glob such as 'out/*.png', or a .jsonl")
-    return files
+    return _once(file for file in found if file.suffix.lower() in PICTURES | CLIPS)
 
 
 def _once(files: Iterable[Path]) -> list[Path]:
@@ -65,9 +64,7 @@ def _once(files: Iterable[Path]) -> list[Path]:
 def _tell_of_others(folder: str, items: Sequence[Item]) -> None:
     """Say which pictures and clips are not scored, since the folder's samples.jsonl has no row for them."""
     known = {os.path.realpath(item.content) for item in items if isinstance(item.content, Path)}
-    found = locate(folder).resolve().rglob("*")
-    files = _once(file for file in found if file.suffix.lower() in PICTURES | CLIPS)
-    if others := [file.name for file in files if os.path.realpath(file) not in known]:
+    if others := [file.name for file in _files(folder) if os.path.realpath(file) not in known]:
         told = f"{counted(len(others), 'file')} in no row of samples.jsonl, so not scored: {few(others)}"
         print(f"flowgrpo: '{folder}' holds {told}", file=sys.stderr)
 
