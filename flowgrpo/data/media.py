@@ -9,6 +9,7 @@ A picture is read as a person sees it on a white page:
 
 A clip is read whole, or refused:
 
+- it has several frames, or is a WebP that says that it is an animation: encoders make one picture of a clip of equal frames;
 - an animation (GIF, WebP, PNG) has a constant frame rate: a frame that is seen k times as long as the shortest stands for k
   frames, since encoders store equal frames once. Other durations are refused;
 - a film (MP4, WebM, AVI, ...) must have as many frames as its header says, and its decoder must find nothing wrong with them;
@@ -101,8 +102,9 @@ def _opened(path: Path, kind: Kind | None) -> np.ndarray:
     content = path.read_bytes()
     with Image.open(io.BytesIO(content)) as file:
         if kind == "image" or _count(file) == 1:
-            pixels = still(file)
-            return pixels[None] if kind == "video" else pixels
+            if kind == "video" and not _webp.is_animation(content):
+                raise UserError("is one picture, and a clip is wanted; was it a clip of equal frames, write it in another format")
+            return still(file)[None] if kind == "video" else still(file)
         if file.format == "GIF" and not content.rstrip(b"\0\r\n ").endswith(b";"):
             raise UserError("has no end: the file was cut")
         return _animation(file)
@@ -189,7 +191,8 @@ def _held(frames: Iterable[np.ndarray]) -> list[np.ndarray]:
 
 def frames_of(path: Path) -> list[Image.Image]:
     """RGB, one for a picture."""
-    return [Image.fromarray(frame) for frame in read(path, "video")]
+    pixels = read(path)
+    return [Image.fromarray(frame) for frame in (pixels if pixels.ndim == 4 else pixels[None])]
 
 
 def rounded(pixels: Tensor) -> np.ndarray:

@@ -107,4 +107,5 @@ def _opened(files: Files, kind: Kind) -> Any:
 
 @lru_cache(PICTURES)
 def _open(file: Path, kind: Kind) -> Image.Image | list[Image.Image]:
-    return media.frames_of(file) if kind == "video" else Image.fromarray(media.read(file, kind))
+    pixels = media.read(file, kind)
+    return [Image.fromarray(frame) for frame in pixels] if kind == "video" else Image.fromarray(pixels)
