@@ -84,9 +84,9 @@ def _named(path: Path) -> Iterator[None]:
         raise UserError(f"{name} can't be read ({type(error).__name__}: {error})") from error
 
 
-def look(path: Path, kind: Kind) -> None:
+def look(path: Path, kind: Kind | None) -> None:
     """Refuse what `read` would refuse; for a picture in PNG or JPEG without decoding it."""
-    if kind == "video":
+    if kind != "image":
         read(path, kind)
         return
     with _named(path), Image.open(path) as file:

@@ -67,7 +67,7 @@ def _files(value: Any, path: Path, where: str) -> Files:
         raise UserError(f"{where} must be a path or a list of paths, not {value!r}")
     file = path.parent / value
     if not os.path.isfile(file):
-        raise UserError(f"{where}: there is no file {named(file)}; paths are relative to the prompt file")
+        raise UserError(f"{where}: {named(file)} does not exist as a file; paths are relative to the prompt file")
     return file
 
 

@@ -42,7 +42,7 @@ class Rows:
 
     def check(self, prompts: Sequence[Prompt]) -> None:
         """Refuse a row whose pictures and clips the pipeline does not take or can't read, or that lacks one that it needs."""
-        seen: set[tuple[Path, Kind]] = set()
+        seen: set[tuple[Path, Kind | None]] = set()
         for prompt in prompts:
             try:
                 self._refuse_missing([self._argument(key) for key in prompt.conditions])
@@ -89,8 +89,9 @@ class Rows:
         )
 
 
-def _kind(key: str) -> Kind:
-    return "video" if "video" in key else "image"
+def _kind(key: str) -> Kind | None:
+    """A mask can be either."""
+    return "video" if "video" in key else "image" if "image" in key else None
 
 
 def _each(files: Files) -> list[Path]:
@@ -99,13 +100,13 @@ def _each(files: Files) -> list[Path]:
     return [] if files is None else [files]
 
 
-def _opened(files: Files, kind: Kind) -> Any:
+def _opened(files: Files, kind: Kind | None) -> Any:
     if isinstance(files, list):
         return [_opened(item, kind) for item in files]
     return None if files is None else _open(files, kind)
 
 
 @lru_cache(PICTURES)
-def _open(file: Path, kind: Kind) -> Image.Image | list[Image.Image]:
+def _open(file: Path, kind: Kind | None) -> Image.Image | list[Image.Image]:
     pixels = media.read(file, kind)
-    return [Image.fromarray(frame) for frame in pixels] if kind == "video" else Image.fromarray(pixels)
+    return [Image.fromarray(frame) for frame in pixels] if pixels.ndim == 4 else Image.fromarray(pixels)
