@@ -160,6 +160,8 @@ def test_all_rows_have_prompts_or_none_has(folder):
     pictures("1.png", "2.png")
     with pytest.raises(UserError, match="1 file of 2 without a prompt"):
         paired(rows({"image": "pics/1.png", "prompt": "p"}, {"image": "pics/2.png"}, name="samples.jsonl"))
+    with pytest.raises(UserError, match=r"1 text of 2 without a prompt \(Paris\)"):
+        read_source(rows({"text": "Rome", "prompt": "Italy?"}, {"text": "Paris", "prompt": ""}, name="samples.jsonl"))
 
 
 def test_a_file_counts_once_however_it_is_reached(folder):

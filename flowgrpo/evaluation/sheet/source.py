@@ -89,13 +89,14 @@ def _item(row: dict[str, Any], index: Path, number: int) -> Item:
 
 def _captioned(items: Sequence[Item]) -> list[Item]:
     captioned = [_with_caption(item) for item in items]
-    files = [item for item in captioned if isinstance(item.content, Path)]
-    lacking = [str(item.content) for item in files if not item.prompt]
-    if lacking and len(lacking) < len(files):
-        raise UserError(
-            f"{counted(len(lacking), 'file')} of {len(files)} without a prompt ({few(lacking)}); give all one, in their rows or "
-            "in NAME.txt, or none"
-        )
+    for what, kind in (("file", Path), ("text", str)):
+        alike = [item for item in captioned if isinstance(item.content, kind)]
+        lacking = [str(item.content) for item in alike if not item.prompt]
+        if lacking and len(lacking) < len(alike):
+            raise UserError(
+                f"{counted(len(lacking), what)} of {len(alike)} without a prompt ({few(lacking)}); give all one, in their rows or "
+                "in NAME.txt, or none"
+            )
     return captioned
 
 
