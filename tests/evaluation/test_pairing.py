@@ -194,8 +194,13 @@ def test_a_name_that_is_not_unicode_is_scored_like_any_other(folder):
     assert (folder / "out/report.html").is_file()
 
 
-def test_files_that_samples_jsonl_does_not_name_are_said(folder, capsys):
+def test_files_that_are_not_scored_are_said(folder, capsys):
     pictures("1.png", "2.png", "10.png")
+    for name in ("a.svg", "b.svg", "notes.txt"):
+        (folder / "pics" / name).write_text("<svg/>")
+    assert list(paired()) == ["1.png", "2.png", "10.png"]
+    assert capsys.readouterr().err == "flowgrpo: 'pics' has 2 files of a kind that is not read, so not scored: a.svg, b.svg\n"
     rows({"image": "2.png", "prompt": "p"}, name="pics/samples.jsonl")
     assert paired() == {"2.png": "p"}
-    assert capsys.readouterr().err == "flowgrpo: 'pics' holds 2 files in no row of samples.jsonl, so not scored: 1.png, 10.png\n"
+    told = capsys.readouterr().err.splitlines()
+    assert told[1] == "flowgrpo: 'pics' has 2 files in no row of samples.jsonl, so not scored: 1.png, 10.png"
