@@ -1,11 +1,12 @@
 """All rows of a prompt file are checked before any is drawn, and what an encoder cuts is said: how many prompts, and where."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from transformers import CLIPTokenizer
+from transformers import CLIPTokenizer, PreTrainedTokenizerBase
 
 from flowgrpo.cli.main import main
 from flowgrpo.config.run import RewardConfig, load_config
@@ -95,6 +96,35 @@ def test_an_encoder_without_a_table_of_positions_cuts_where_the_call_says(tmp_pa
     pipelines()[name].build().save_pretrained(tmp_path)
     notes = DiffusersConfig(model=str(tmp_path), steps=2, call=call).check([Prompt(0, "ab"), Prompt(1, "a red circle " * 3)])
     assert not any("tokens of tokenizer_" in note for note in notes) if cut is None else cut in notes[0]
+
+
+TRUE_TO_CODE = ["sd15", "flux", "pixart_alpha", "wan", "cogvideox", "hunyuandit", "kandinsky3", "latte", "deepfloyd_if"]
+
+
+@pytest.mark.parametrize("name", TRUE_TO_CODE)
+def test_a_prompt_is_cut_where_the_pipelines_own_code_cuts_it(tmp_path, monkeypatch, name):
+    class Encoded(Exception):
+        pass
+
+    def stop(*_, **__):
+        raise Encoded
+
+    def watched(self, *texts, **options):
+        if options.get("truncation"):
+            passed.add(options["max_length"])
+        return tokenize(self, *texts, **options)
+
+    tiny, tokenize = pipelines()[name], PreTrainedTokenizerBase.__call__
+    passed: set[int] = set()
+    pipe = tiny.build()
+    pipe.save_pretrained(tmp_path)
+    (pipe.transformer if "transformer" in pipe.components else pipe.unet).forward = stop
+    monkeypatch.setattr(PreTrainedTokenizerBase, "__call__", watched)
+    with pytest.raises(Encoded):
+        pipe(tiny.prompt, **{**tiny.call, "num_inference_steps": 2})
+    monkeypatch.undo()
+    (note,) = DiffusersConfig(model=str(tmp_path), steps=2, call=tiny.call).check([Prompt(0, "a red circle " * 99)])
+    assert set(map(int, re.findall(r"beyond (\d+) tokens", note))) == passed
 
 
 def test_a_pipeline_that_refuses_long_prompts_is_not_asked_for_one(tmp_path):

@@ -1,8 +1,8 @@
 """What a pipeline makes of prompt rows, read off its folder: which pictures it takes, and where it cuts a text. Loads no weights.
 
 A tokenizer cuts at the length of its encoder's table of positions; an encoder without one (T5, and language models with rotary
-positions) at the call's `max_sequence_length`, or, where the call has none, at the tokenizer's own length. What a pipeline's code
-puts around a prompt is not counted, and a number that stands in that code only is not known.
+positions) at the call's `max_sequence_length`, or, where the call has none, at the tokenizer's own length; some pipelines have a
+number in their code (`_table.CUTS`). What a pipeline puts around a prompt is not counted.
 """
 
 import inspect
@@ -21,7 +21,7 @@ from flowgrpo.core.paths import locate
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.policies.diffusers import DiffusersConfig
 from flowgrpo.policies.diffusers._conditions import Rows
-from flowgrpo.policies.diffusers._table import REFUSES_LONG
+from flowgrpo.policies.diffusers._table import CUTS, REFUSES_LONG
 
 LENGTH = "max_sequence_length"
 UNLIMITED = 10**6
@@ -67,11 +67,13 @@ def _tokenizers(
     folder: Path, index: Mapping[str, Any], call: Mapping[str, Any], parameters: Parameters
 ) -> Iterator[tuple[str, PreTrainedTokenizerBase, int]]:
     """Each tokenizer with the tokens at which it cuts."""
+    known = dict(zip(("tokenizer", "tokenizer_2"), CUTS.get(index["_class_name"], ()), strict=False))
     for name, stated in index.items():
         if name.startswith("tokenizer") and stated[0] == "transformers" and (folder / name).is_dir():
             loaded = getattr(transformers, stated[1]).from_pretrained(str(folder / name))
             tokenizer = loaded.tokenizer if isinstance(loaded, ProcessorMixin) else loaded
-            limit = _limit(tokenizer, folder / name.replace("tokenizer", "text_encoder"), call, parameters)
+            encoder = folder / name.replace("tokenizer", "text_encoder")
+            limit = known[name] if name in known else _limit(tokenizer, encoder, call, parameters)
             if limit is not None:
                 yield name, tokenizer, limit
 

@@ -88,6 +88,32 @@ ONE_TEXT = frozenset(
 REFUSES_LONG = frozenset({"Ideogram4Pipeline"})
 """Pipelines whose code refuses a prompt that is too long, where others cut it."""
 
+CUTS: dict[str, tuple[int, ...]] = {
+    **dict.fromkeys(
+        (
+            "IFPipeline",
+            "IFImg2ImgPipeline",
+            "IFImg2ImgSuperResolutionPipeline",
+            "IFInpaintingPipeline",
+            "IFInpaintingSuperResolutionPipeline",
+            "IFSuperResolutionPipeline",
+            "LDMTextToImagePipeline",
+        ),
+        (77,),
+    ),
+    **dict.fromkeys(("HunyuanDiTControlNetPipeline", "HunyuanDiTPAGPipeline", "HunyuanDiTPipeline"), (77, 256)),
+    **dict.fromkeys(("Kandinsky3Img2ImgPipeline", "Kandinsky3Pipeline"), (128,)),
+    **dict.fromkeys(
+        ("EasyAnimateControlPipeline", "EasyAnimateInpaintPipeline", "EasyAnimatePipeline", "LuminaPipeline"), (256,)
+    ),
+    **dict.fromkeys(("LongCatImageEditPipeline", "LongCatImagePipeline"), (512,)),
+    **dict.fromkeys(("HunyuanImagePipeline", "HunyuanVideo15ImageToVideoPipeline", "HunyuanVideo15Pipeline"), (1000,)),
+    "HunyuanImageRefinerPipeline": (256,),
+    "LattePipeline": (120,),
+}
+"""Tokens at which the code of a pipeline cuts a prompt, where neither its call nor its tokenizer says so: of its tokenizer, and of
+its second."""
+
 SIGNED = frozenset({"IFPipeline", "IFImg2ImgPipeline", "IFInpaintingPipeline", "PRXPixelPipeline"})
 """Pipelines whose tensors of pixels lie in [-1, 1]."""
 
