@@ -111,8 +111,7 @@ CUTS: dict[str, tuple[int, ...]] = {
     "HunyuanImageRefinerPipeline": (256,),
     "LattePipeline": (120,),
 }
-"""Tokens at which the code of a pipeline cuts a prompt, where neither its call nor its tokenizer says so: of its tokenizer, and of
-its second."""
+"""Tokens at which a pipeline's code cuts a prompt, where neither call nor tokenizer says so; of the second one as well."""
 
 SIGNED = frozenset({"IFPipeline", "IFImg2ImgPipeline", "IFInpaintingPipeline", "PRXPixelPipeline"})
 """Pipelines whose tensors of pixels lie in [-1, 1]."""
