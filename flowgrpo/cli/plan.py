@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _notes(config: Config) -> list[str] | None:
-    """Of the prompts that are here: which of their files are missing is said by the run."""
+    """Of the prompt files that are here; a recipe may name one that its user has still to write."""
     from flowgrpo.data.prompts import load_prompts
 
     named = [config.rollout.prompts, *([config.evaluation.prompts] if config.evaluation else [])]

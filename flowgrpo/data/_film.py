@@ -38,7 +38,9 @@ def film(path: Path) -> Generator[np.ndarray, None, None]:
     if stated <= 0:
         raise UserError("does not say how many frames it has, so that a cut would not be noticed; save it as MP4")
     if count != stated:
-        raise UserError(f"has {count} frames where its header says {stated:.0f}: it was cut, or damaged; make it anew")
+        raise UserError(
+            f"has {count} frames where its header says {stated:.0f} (cut, damaged, or of no constant rate); make it anew"
+        )
 
 
 @contextmanager

@@ -21,6 +21,11 @@ def animation(frames: Sequence[Image.Image], duration: int) -> bytes:
     return _chunk(b"RIFF", b"WEBP" + b"".join(chunks))
 
 
+def is_animation(content: bytes) -> bool:
+    """Also of one frame."""
+    return content[8:16] == b"WEBPVP8X" and bool(content[20] & ANIMATION[0])
+
+
 def _picture(frame: Image.Image) -> bytes:
     """The chunk that is all of a still WebP, behind the 12 bytes that say so."""
     buffer = io.BytesIO()

@@ -9,6 +9,7 @@ A picture is read as a person sees it on a white page:
 
 A clip is read whole, or refused:
 
+- it has several frames, or is a WebP that says that it is an animation: encoders make one picture of a clip of equal frames;
 - an animation (GIF, WebP, PNG) has a constant frame rate: a frame that is seen k times as long as the shortest stands for k
   frames, since encoders store equal frames once. Other durations are refused;
 - a film (MP4, WebM, AVI, ...) must have as many frames as its header says, and its decoder must find nothing wrong with them;
@@ -37,6 +38,7 @@ from torch import Tensor
 from flowgrpo.core.errors import UserError
 from flowgrpo.data import _webp
 from flowgrpo.data._film import film
+from flowgrpo.data.rows import named
 
 Kind = Literal["image", "video"]
 Shown = Image.Image | list[Image.Image] | str
@@ -52,8 +54,7 @@ MOST_PIXELS = 500_000_000
 """Of all frames of a clip together: 6 GB as float32."""
 DEEP = re.compile(r";16[BLN]")
 """In the name of a codec's input: Pillow would drop the lower half of 16 bits."""
-NAME = 200
-"""Of a longer path only so much is shown."""
+END_OF_JPEG = b"\xff\xd9"
 
 
 def read(path: Path, kind: Kind | None = None) -> np.ndarray:
@@ -70,7 +71,7 @@ def read(path: Path, kind: Kind | None = None) -> np.ndarray:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    name = str(path) if len(str(path)) <= NAME else f"{str(path)[:NAME]}..."
+    name = named(path)
     if not os.path.isfile(path):
         raise UserError(f"{name}: no such file")
     try:
@@ -84,20 +85,26 @@ def _named(path: Path) -> Iterator[None]:
 
 
 def look(path: Path, kind: Kind | None) -> None:
-    """Refuse what is no picture of this kind by its first bytes, without reading all of it; a film is not looked into."""
-    if kind == "image" or path.suffix.lower() in PICTURES:
-        with _named(path), Image.open(path) as file:
-            if kind == "image":
-                _refuse_several(file)
-            _refuse_deep(file)
+    """Refuse what `read` would refuse; for a picture in PNG or JPEG without decoding it."""
+    if kind != "image":
+        read(path, kind)
+        return
+    with _named(path), Image.open(path) as file:
+        _refuse_several(file)
+        _refuse_deep(file)
+        if file.format == "PNG":
+            file.verify()
+        elif file.format != "JPEG" or not path.read_bytes().endswith(END_OF_JPEG):
+            _pixels(file)
 
 
 def _opened(path: Path, kind: Kind | None) -> np.ndarray:
     content = path.read_bytes()
     with Image.open(io.BytesIO(content)) as file:
         if kind == "image" or _count(file) == 1:
-            pixels = still(file)
-            return pixels[None] if kind == "video" else pixels
+            if kind == "video" and not _webp.is_animation(content):
+                raise UserError("is one picture, and a clip is wanted; was it a clip of equal frames, write it in another format")
+            return still(file)[None] if kind == "video" else still(file)
         if file.format == "GIF" and not content.rstrip(b"\0\r\n ").endswith(b";"):
             raise UserError("has no end: the file was cut")
         return _animation(file)
@@ -133,7 +140,7 @@ def _pixels(file: Image.Image) -> np.ndarray:
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    return np.asarray(picture.convert("RGB"))
+    return np.array(picture.convert("RGB"))
 
 
 def _animation(file: Image.Image) -> np.ndarray:
@@ -184,7 +191,8 @@ def _held(frames: Iterable[np.ndarray]) -> list[np.ndarray]:
 
 def frames_of(path: Path) -> list[Image.Image]:
     """RGB, one for a picture."""
-    return [Image.fromarray(frame) for frame in read(path, "video")]
+    pixels = read(path)
+    return [Image.fromarray(frame) for frame in (pixels if pixels.ndim == 4 else pixels[None])]
 
 
 def rounded(pixels: Tensor) -> np.ndarray:

@@ -12,7 +12,7 @@ from diffusers.image_processor import VaeImageProcessor
 from PIL import Image, ImageFile
 
 from flowgrpo.core.errors import UserError
-from flowgrpo.data.media import frames_of, kept, read
+from flowgrpo.data.media import frames_of, kept, look, read
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.data.samples import Samples
 from flowgrpo.policies.diffusers._conditions import Rows
@@ -159,6 +159,20 @@ def test_half_a_picture_is_refused_even_where_a_reward_wants_it(tmp_path, monkey
         read(tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    "form, name", [("JPEG", "a.jpg"), ("PNG", "a.png"), ("WEBP", "a.webp"), ("BMP", "a.bmp"), ("TIFF", "a.tif")]
+)
+@pytest.mark.parametrize("tail", [b"", b"more"])
+def test_a_look_finds_what_reading_would_find(tmp_path, form, name, tail):
+    buffer, path = io.BytesIO(), tmp_path / name
+    Image.fromarray(noise(64, 64, 3)).save(buffer, form)
+    path.write_bytes(buffer.getvalue() + tail)
+    look(path, "image")
+    path.write_bytes(buffer.getvalue()[: len(buffer.getvalue()) // 2])
+    with pytest.raises(UserError, match=f"{name} can't be read"):
+        look(path, "image")
+
+
 @pytest.mark.parametrize("path", ["x" * 5000 + ".png", "data:image/png;base64," + "A" * 5000, "a\0b.png", "", "folder.png"])
 def test_a_path_that_can_not_be_is_no_such_file(tmp_path, path):
     (tmp_path / "folder.png").mkdir()
@@ -237,6 +251,14 @@ def test_equal_frames_that_an_encoder_stores_once_count_each(tmp_path, name, dur
     with Image.open(tmp_path / name) as file:
         assert file.n_frames == 5
     assert read(tmp_path / name)[:, 0, 0, 0].tolist() == [40 * i for i in order]
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.png"])
+def test_a_clip_that_an_encoder_made_one_picture_of_is_no_clip(tmp_path, name):
+    frames = [Image.new("RGB", (16, 16), "red")] * 9
+    frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], duration=100, lossless=True)
+    with pytest.raises(UserError, match="is one picture, and a clip is wanted"):
+        read(tmp_path / name, "video")
 
 
 @pytest.mark.parametrize("durations", [[70, 70, 1000], [50, 70, 50], [0, 100, 100]])

@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import json
 
 import pytest
 from hypothesis import given
@@ -129,6 +130,19 @@ def test_what_is_not_exact_is_one_sentence_with_its_line(tmp_path, capsys, name,
 
 def test_pairs_of_surrogates_are_one_character(tmp_path):
     assert texts(tmp_path, "p.jsonl", b'{"prompt": "a \\ud83d\\ude00"}\n') == ["a \U0001f600"]
+
+
+ABSURD = ["x" * 5000, "data:image/png;base64," + "A" * 5000, "a\0b.png", "", ".", "nowhere.png", ["nowhere.png"]]
+
+
+@pytest.mark.parametrize("name", ABSURD, ids=range(len(ABSURD)))
+def test_a_row_that_names_no_file_is_found_when_it_is_read(tmp_path, name):
+    rows = [{"prompt": "p"}] * 153 + [{"prompt": "p", "image": name}]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UserError, match=r"p.jsonl, row 154: image: .* does not exist as a file; paths") as caught:
+        load_prompts(str(tmp_path / "p.jsonl"))
+    assert len(str(caught.value)) < 500
+    assert len(load_prompts(str(tmp_path / "p.jsonl"), conditions=False)) == 154
 
 
 def test_a_path_that_can_not_be_is_no_prompt_file():

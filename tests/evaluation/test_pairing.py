@@ -160,6 +160,8 @@ def test_all_rows_have_prompts_or_none_has(folder):
     pictures("1.png", "2.png")
     with pytest.raises(UserError, match="1 file of 2 without a prompt"):
         paired(rows({"image": "pics/1.png", "prompt": "p"}, {"image": "pics/2.png"}, name="samples.jsonl"))
+    with pytest.raises(UserError, match=r"1 text of 2 without a prompt \(Paris\)"):
+        read_source(rows({"text": "Rome", "prompt": "Italy?"}, {"text": "Paris", "prompt": ""}, name="samples.jsonl"))
 
 
 def test_a_file_counts_once_however_it_is_reached(folder):
@@ -192,8 +194,13 @@ def test_a_name_that_is_not_unicode_is_scored_like_any_other(folder):
     assert (folder / "out/report.html").is_file()
 
 
-def test_files_that_samples_jsonl_does_not_name_are_said(folder, capsys):
+def test_files_that_are_not_scored_are_said(folder, capsys):
     pictures("1.png", "2.png", "10.png")
+    for name in ("a.svg", "b.svg", "notes.txt"):
+        (folder / "pics" / name).write_text("<svg/>")
+    assert list(paired()) == ["1.png", "2.png", "10.png"]
+    assert capsys.readouterr().err == "flowgrpo: 'pics' has 2 files of a kind that is not read, so not scored: a.svg, b.svg\n"
     rows({"image": "2.png", "prompt": "p"}, name="pics/samples.jsonl")
     assert paired() == {"2.png": "p"}
-    assert capsys.readouterr().err == "flowgrpo: 'pics' holds 2 files in no row of samples.jsonl, so not scored: 1.png, 10.png\n"
+    told = capsys.readouterr().err.splitlines()
+    assert told[1] == "flowgrpo: 'pics' has 2 files in no row of samples.jsonl, so not scored: 1.png, 10.png"

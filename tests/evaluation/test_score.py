@@ -279,7 +279,7 @@ def test_a_row_says_whether_a_file_is_a_clip(desk):
     moving, still, short = lines()
     assert moving["video"] == "../x.gif" and moving["scores"] == {"my_reward.py:motion": pytest.approx(0.2)}
     assert still["image"] == "../x.gif" and "one picture is wanted" in still["errors"]["my_reward.py:brightness"]
-    assert "reward 'my_reward.py:motion' returned nan" in short["errors"]["my_reward.py:motion"]
+    assert "is one picture, and a clip is wanted" in short["errors"]["my_reward.py:motion"]
     assert "NaN" not in (desk / "out/scores.jsonl").read_text()
 
 

@@ -200,7 +200,7 @@ def test_prompt_rows_arrive_untouched(mine):
 
 
 def test_the_card_travels(scene_server, mine):
-    assert Served(scene_server).card == replace(card_of(scene.soft), ladder=None)
+    assert Served(scene_server).card == replace(card_of(scene.soft), ladder=None, check=None)
     with serving(f"{mine}:crowd") as server:
         assert Served(server.url).card.range == (-float("inf"), float("inf"))
         assert requests.get(f"{server.url}/health", timeout=60).json()["range"] == ["-Infinity", "Infinity"]

@@ -1,6 +1,7 @@
 """Which samples there are: files of a folder or glob, or the rows of a JSONL; and their prompts."""
 
 import glob
+import mimetypes
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -26,8 +27,10 @@ def read_source(source: str, prompts: str | None = None) -> list[Item]:
     else of the row, else of NAME.txt beside the file, else empty: of all files, or of none.
     """
     index = index_of(source)
-    items = _indexed(index) if index else [Item(path, {}) for path in _files(source)]
-    if index and os.path.isdir(locate(source)):
+    items = _indexed(index) if index else [Item(path, {}) for path in _known(_found(source))]
+    if not items:
+        raise UserError(f"no pictures or clips in '{source}': name a folder, a quoted glob such as 'out/*.png', or a .jsonl")
+    if not index or os.path.isdir(locate(source)):
         _tell_of_others(source, items)
     if prompts is not None:
         return paired(items, prompts, in_rows=index is not None)
@@ -43,33 +46,35 @@ def index_of(source: str) -> Path | None:
     return path.resolve() if path.name.lower().endswith((".jsonl", ".jsonl.gz")) else None
 
 
-def _files(source: str) -> list[Path]:
+def _found(source: str) -> list[Path]:
     path = locate(source)
     exact = glob.escape(str(path))
     pattern = f"{exact}/**" if os.path.isdir(path) else exact if os.path.isfile(path) else str(path)
-    found = [Path(file).absolute() for file in glob.glob(pattern, recursive=True)]
-    files = _once(file for file in found if file.suffix.lower() in PICTURES | CLIPS)
-    if not files:
-        raise UserError(f"no pictures or clips in '{source}': name a folder, a quoted glob such as 'out/*.png', or a .jsonl")
-    return files
+    return [Path(file).absolute() for file in glob.glob(pattern, recursive=True)]
 
 
-def _once(files: Iterable[Path]) -> list[Path]:
-    """Each file under one name, its own rather than that of a link."""
+def _known(files: Iterable[Path]) -> list[Path]:
+    """Pictures and clips in order, each file under one name, its own rather than that of a link."""
     named: dict[str, Path] = {}
-    for file in sorted(files, key=lambda file: (os.path.islink(file), in_order(file))):
+    chosen = (file for file in files if file.suffix.lower() in PICTURES | CLIPS)
+    for file in sorted(chosen, key=lambda file: (os.path.islink(file), in_order(file))):
         named.setdefault(os.path.realpath(file), file)
     return sorted(named.values(), key=in_order)
 
 
-def _tell_of_others(folder: str, items: Sequence[Item]) -> None:
-    """Say which pictures and clips are not scored, since the folder's samples.jsonl has no row for them."""
-    known = {os.path.realpath(item.content) for item in items if isinstance(item.content, Path)}
-    found = locate(folder).resolve().rglob("*")
-    files = _once(file for file in found if file.suffix.lower() in PICTURES | CLIPS)
-    if others := [file.name for file in files if os.path.realpath(file) not in known]:
-        told = f"{counted(len(others), 'file')} in no row of samples.jsonl, so not scored: {few(others)}"
-        print(f"flowgrpo: '{folder}' holds {told}", file=sys.stderr)
+def _tell_of_others(source: str, items: Sequence[Item]) -> None:
+    """Say which pictures and clips are not scored: of a kind that is not read, or in no row of a folder's samples.jsonl."""
+    found = sorted(_found(source), key=in_order)
+    read = {os.path.realpath(item.content) for item in items if isinstance(item.content, Path)}
+    unread = [file.name for file in found if file.suffix.lower() not in PICTURES | CLIPS and _looks_like_one(file)]
+    unnamed = [file.name for file in _known(found) if os.path.realpath(file) not in read]
+    for names, why in ((unread, "of a kind that is not read"), (unnamed, "in no row of samples.jsonl")):
+        if names:
+            print(f"flowgrpo: '{source}' has {counted(len(names), 'file')} {why}, so not scored: {few(names)}", file=sys.stderr)
+
+
+def _looks_like_one(file: Path) -> bool:
+    return (mimetypes.guess_type(file.name)[0] or "").startswith(("image/", "video/"))
 
 
 def _indexed(index: Path) -> list[Item]:
@@ -92,13 +97,14 @@ def _item(row: dict[str, Any], index: Path, number: int) -> Item:
 
 def _captioned(items: Sequence[Item]) -> list[Item]:
     captioned = [_with_caption(item) for item in items]
-    files = [item for item in captioned if isinstance(item.content, Path)]
-    lacking = [str(item.content) for item in files if not item.prompt]
-    if lacking and len(lacking) < len(files):
-        raise UserError(
-            f"{counted(len(lacking), 'file')} of {len(files)} without a prompt ({few(lacking)}); give all one, in their rows or "
-            "in NAME.txt, or none"
-        )
+    for what, kind in (("file", Path), ("text", str)):
+        alike = [item for item in captioned if isinstance(item.content, kind)]
+        lacking = [str(item.content) for item in alike if not item.prompt]
+        if lacking and len(lacking) < len(alike):
+            raise UserError(
+                f"{counted(len(lacking), what)} of {len(alike)} without a prompt ({few(lacking)}); give all one, in their rows "
+                "or in NAME.txt, or none"
+            )
     return captioned
 
 

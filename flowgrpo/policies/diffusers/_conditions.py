@@ -40,14 +40,18 @@ class Rows:
             start += size
         return found
 
-    def check(self, prompt: Prompt) -> None:
+    def check(self, prompts: Sequence[Prompt]) -> None:
         """Refuse a row whose pictures and clips the pipeline does not take or can't read, or that lacks one that it needs."""
-        try:
-            self._refuse_missing([self._argument(key) for key in prompt.conditions])
-            for key, files in prompt.conditions.items():
-                _look(files, _kind(key))
-        except UserError as error:
-            raise UserError(f"row {prompt.index + 1}: {error}") from error
+        seen: set[tuple[Path, Kind | None]] = set()
+        for prompt in prompts:
+            try:
+                self._refuse_missing([self._argument(key) for key in prompt.conditions])
+                found = {(file, _kind(key)) for key, files in prompt.conditions.items() for file in _each(files)}
+                for file, kind in found - seen:
+                    media.look(file, kind)
+            except UserError as error:
+                raise UserError(f"row {prompt.index + 1}: {error}") from error
+            seen |= found
 
     def arguments(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
         """Of one call: the texts of its rows, and the conditions that they share.
@@ -86,16 +90,14 @@ class Rows:
 
 
 def _kind(key: str) -> Kind | None:
-    """What a column holds; a mask is for a picture or for a clip."""
+    """A mask can be either."""
     return "video" if "video" in key else "image" if "image" in key else None
 
 
-def _look(files: Files, kind: Kind | None) -> None:
+def _each(files: Files) -> list[Path]:
     if isinstance(files, list):
-        for item in files:
-            _look(item, kind)
-    elif files is not None:
-        media.look(files, kind)
+        return [file for item in files for file in _each(item)]
+    return [] if files is None else [files]
 
 
 def _opened(files: Files, kind: Kind | None) -> Any:
@@ -107,4 +109,4 @@ def _opened(files: Files, kind: Kind | None) -> Any:
 @lru_cache(PICTURES)
 def _open(file: Path, kind: Kind | None) -> Image.Image | list[Image.Image]:
     pixels = media.read(file, kind)
-    return Image.fromarray(pixels) if pixels.ndim == 3 else [Image.fromarray(frame) for frame in pixels]
+    return [Image.fromarray(frame) for frame in pixels] if pixels.ndim == 4 else Image.fromarray(pixels)

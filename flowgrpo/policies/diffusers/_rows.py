@@ -1,7 +1,8 @@
 """What a pipeline makes of prompt rows, read off its folder: which pictures it takes, and where it cuts a text. Loads no weights.
 
 A tokenizer cuts at the length of its encoder's table of positions; an encoder without one (T5, and language models with rotary
-positions) at the call's `max_sequence_length`, or, where the call has none, at the tokenizer's own length.
+positions) at the call's `max_sequence_length`, or, where the call has none, at the tokenizer's own length; some pipelines have a
+number in their code (`_table.CUTS`). What a pipeline puts around a prompt is not counted.
 """
 
 import inspect
@@ -13,12 +14,14 @@ from typing import Any
 import diffusers
 import transformers
 from huggingface_hub import snapshot_download
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
+from flowgrpo.core.errors import UserError
 from flowgrpo.core.paths import locate
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.policies.diffusers import DiffusersConfig
 from flowgrpo.policies.diffusers._conditions import Rows
+from flowgrpo.policies.diffusers._table import CUTS, REFUSES_LONG
 
 LENGTH = "max_sequence_length"
 UNLIMITED = 10**6
@@ -37,14 +40,16 @@ def check(config: DiffusersConfig, prompts: Sequence[Prompt]) -> list[str] | Non
     pipeline = getattr(diffusers, index["_class_name"])
     parameters = inspect.signature(pipeline.__call__).parameters
     rows = Rows(pipeline.__name__, parameters)
-    for prompt in prompts:
-        rows.check(prompt)
+    rows.check(prompts)
     texts = [prompt.text for prompt in prompts] if rows.text else []
     cut = {
-        f"{limit} tokens by {name}": _longer(tokenizer, texts, limit)
+        f"{limit} tokens of {name}": _longer(tokenizer, texts, limit)
         for name, tokenizer, limit in _tokenizers(folder, index, config.call, parameters)
     }
-    return _said(cut, prompts)
+    said = _said(cut, prompts)
+    if said and rows.pipeline in REFUSES_LONG:
+        raise UserError(f"{said}, and {rows.pipeline} refuses them; shorten them, or raise policy.call.{LENGTH}")
+    return [f"{said}; they are cut there"] if said else []
 
 
 def _folder(config: DiffusersConfig) -> Path | None:
@@ -62,10 +67,13 @@ def _tokenizers(
     folder: Path, index: Mapping[str, Any], call: Mapping[str, Any], parameters: Parameters
 ) -> Iterator[tuple[str, PreTrainedTokenizerBase, int]]:
     """Each tokenizer with the tokens at which it cuts."""
+    known = dict(zip(("tokenizer", "tokenizer_2"), CUTS.get(index["_class_name"], ()), strict=False))
     for name, stated in index.items():
         if name.startswith("tokenizer") and stated[0] == "transformers" and (folder / name).is_dir():
-            tokenizer = getattr(transformers, stated[1]).from_pretrained(str(folder / name))
-            limit = _limit(tokenizer, folder / name.replace("tokenizer", "text_encoder"), call, parameters)
+            loaded = getattr(transformers, stated[1]).from_pretrained(str(folder / name))
+            tokenizer = loaded.tokenizer if isinstance(loaded, ProcessorMixin) else loaded
+            encoder = folder / name.replace("tokenizer", "text_encoder")
+            limit = known[name] if name in known else _limit(tokenizer, encoder, call, parameters)
             if limit is not None:
                 yield name, tokenizer, limit
 
@@ -86,14 +94,14 @@ def _longer(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], limit: int
     return {place: length for place, length in enumerate(lengths) if length > limit}
 
 
-def _said(cut: Mapping[str, Mapping[int, int]], prompts: Sequence[Prompt]) -> list[str]:
-    places = sorted({place for found in cut.values() for place in found})
+def _said(cut: Mapping[str, Mapping[int, int]], prompts: Sequence[Prompt]) -> str:
+    """How many are too long, and where; empty if none is."""
+    places = {place for found in cut.values() for place in found}
     if not places:
-        return []
-    longest = max(places, key=lambda place: max(found.get(place, 0) for found in cut.values()))
-    tokens = max(found.get(longest, 0) for found in cut.values())
-    where = ", ".join(f"{len(found)} at {limit}" for limit, found in cut.items() if found)
-    return [
-        f"{len(places)} of {len(prompts)} prompts are longer than a text encoder takes, and are cut: {where} "
-        f"(the longest, row {prompts[longest].index + 1}, has {tokens})"
-    ]
+        return ""
+    tokens, longest = max((length, place) for found in cut.values() for place, length in found.items())
+    where = ", ".join(f"{len(found)} beyond {limit}" for limit, found in cut.items() if found)
+    return (
+        f"{len(places)} of {len(prompts)} prompts are too long for a text encoder: {where} (the longest, row "
+        f"{prompts[longest].index + 1}, has {tokens})"
+    )

@@ -85,6 +85,34 @@ ONE_TEXT = frozenset(
 )
 """Pipelines that take one text a call, and a number of samples."""
 
+REFUSES_LONG = frozenset({"Ideogram4Pipeline"})
+"""Pipelines whose code refuses a prompt that is too long, where others cut it."""
+
+CUTS: dict[str, tuple[int, ...]] = {
+    **dict.fromkeys(
+        (
+            "IFPipeline",
+            "IFImg2ImgPipeline",
+            "IFImg2ImgSuperResolutionPipeline",
+            "IFInpaintingPipeline",
+            "IFInpaintingSuperResolutionPipeline",
+            "IFSuperResolutionPipeline",
+            "LDMTextToImagePipeline",
+        ),
+        (77,),
+    ),
+    **dict.fromkeys(("HunyuanDiTControlNetPipeline", "HunyuanDiTPAGPipeline", "HunyuanDiTPipeline"), (77, 256)),
+    **dict.fromkeys(("Kandinsky3Img2ImgPipeline", "Kandinsky3Pipeline"), (128,)),
+    **dict.fromkeys(
+        ("EasyAnimateControlPipeline", "EasyAnimateInpaintPipeline", "EasyAnimatePipeline", "LuminaPipeline"), (256,)
+    ),
+    **dict.fromkeys(("LongCatImageEditPipeline", "LongCatImagePipeline"), (512,)),
+    **dict.fromkeys(("HunyuanImagePipeline", "HunyuanVideo15ImageToVideoPipeline", "HunyuanVideo15Pipeline"), (1000,)),
+    "HunyuanImageRefinerPipeline": (256,),
+    "LattePipeline": (120,),
+}
+"""Tokens at which a pipeline's code cuts a prompt, where neither call nor tokenizer says so; of the second one as well."""
+
 SIGNED = frozenset({"IFPipeline", "IFImg2ImgPipeline", "IFInpaintingPipeline", "PRXPixelPipeline"})
 """Pipelines whose tensors of pixels lie in [-1, 1]."""
 
