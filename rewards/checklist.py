@@ -12,7 +12,6 @@ from typing import Any
 from flowgrpo.data.samples import Samples
 from flowgrpo.rewards._answer import bad_row, stated
 from flowgrpo.rewards.vlm import Questions, questions_of
-from flowgrpo.scoring.asking import once
 from flowgrpo.scoring.card import card
 
 PARENTS = "for each question the places of those it depends on, counted from 0"
@@ -28,7 +27,7 @@ class _Checklist(Questions):
         return _answers(settings, samples)
 
 
-@once
+@lru_cache(maxsize=1)
 def _answers(settings: tuple[tuple[str, Any], ...], samples: Samples) -> list[list[float]]:
     return Questions(**dict(settings)).answers(samples)
 

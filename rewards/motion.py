@@ -21,7 +21,6 @@ from flowgrpo.data.samples import Samples
 from flowgrpo.rewards._answer import stated
 from flowgrpo.rewards._pixels import pixels
 from flowgrpo.rewards.scene import BACKGROUNDS, COLORS, Found, look
-from flowgrpo.scoring.asking import once
 from flowgrpo.scoring.card import card
 from flowgrpo.scoring.exemplars import samples as exemplars
 
@@ -120,7 +119,7 @@ def soft(samples: Samples) -> list[float]:
     return [facts[0] * float(np.mean(facts[1:])) for facts in _all_facts(samples)]
 
 
-@once
+@lru_cache(maxsize=1)
 def _all_facts(samples: Samples) -> list[list[float]]:
     """Looked at once when a run uses both scores."""
     return [facts(pixels(clip), row) for clip, row in zip(samples.videos, samples.metadata, strict=True)]

@@ -26,7 +26,6 @@ from flowgrpo.core.plugins import nearest
 from flowgrpo.data.samples import Samples
 from flowgrpo.rewards._colors import CSS, Crop, crop, nearest_color
 from flowgrpo.rewards._detectors import Box, Detect, Detection, Detector, detected, load_detector
-from flowgrpo.scoring.asking import once
 from flowgrpo.scoring.card import card
 from flowgrpo.scoring.exemplars import photos
 from flowgrpo.scoring.exemplars import samples as exemplars
@@ -187,7 +186,7 @@ def _judge(
     return Judge(load_detector(detector, json.loads(arguments)), named, threshold, counting_threshold, max_objects)
 
 
-@once
+@lru_cache(maxsize=4)
 def _facts(judge: Judge, samples: Samples) -> list[list[bool]]:
     """... and look at the same samples once."""
     return judge.facts(samples)

@@ -16,7 +16,6 @@ import torch
 from flowgrpo.data.samples import Samples
 from flowgrpo.rewards._answer import bad_row, stated
 from flowgrpo.rewards._pixels import pixels
-from flowgrpo.scoring.asking import once
 from flowgrpo.scoring.card import card
 from flowgrpo.scoring.exemplars import samples as exemplars
 
@@ -82,7 +81,7 @@ def soft(samples: Samples) -> list[float]:
     return [float(np.mean(facts)) for facts in _all_facts(samples)]
 
 
-@once
+@lru_cache(maxsize=1)
 def _all_facts(samples: Samples) -> list[list[bool]]:
     """Looked at once when a run uses both scores."""
     return [facts(picture, metadata) for picture, metadata in zip(pixels(samples.images), samples.metadata, strict=True)]

@@ -1,7 +1,7 @@
 """What rewards see."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar, cast
 
 import torch
@@ -29,8 +29,6 @@ class Samples:
     metadata: list[dict[str, Any]]
     group: list[int]
     made: Made
-    key: object = field(default_factory=object, repr=False)
-    """The same for copies that several rewards get of the same samples."""
 
     @property
     def kind(self) -> Kind:

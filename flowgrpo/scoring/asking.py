@@ -4,8 +4,7 @@ import copy
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
-from functools import wraps
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +13,6 @@ from torch import Tensor
 from flowgrpo.core.errors import UserError, user_code
 from flowgrpo.data.samples import Made, Samples
 
-T = TypeVar("T")
 WANTED = "a list, tuple, numpy array or tensor with one number per sample"
 
 
@@ -41,23 +39,6 @@ def ask(what: str, reward: Callable[..., Any], *asked: Samples) -> np.ndarray:
     if failure:
         raise failure
     return found
-
-
-def once(judge: Callable[..., T]) -> Callable[..., T]:
-    """Decorates a function of (..., samples) that several rewards ask: of the same samples each question is answered once."""
-    answers: dict[tuple[Any, ...], T] = {}
-
-    @wraps(judge)
-    def answer(*question: Any) -> T:
-        *others, samples = question
-        place = (samples.key, *others)
-        if place not in answers:
-            for old in [key for key in answers if key[0] is not samples.key]:
-                del answers[old]
-            answers[place] = judge(*question)
-        return answers[place]
-
-    return answer
 
 
 def _lent(samples: Samples) -> Samples:
