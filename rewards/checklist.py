@@ -6,7 +6,7 @@ that no question is asked twice.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 from flowgrpo.data.samples import Samples

@@ -6,7 +6,7 @@ when every stated fact holds, else 0; `soft` is how well they hold. Made for the
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from math import atan2, hypot, log, pi
 from typing import Any
 

@@ -5,7 +5,7 @@ hold. Made for the drawn scenes of mini-sd3.
 """
 
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from math import pi, sqrt
 from typing import Any
 

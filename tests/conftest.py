@@ -7,6 +7,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
+from torch import Tensor
 
 import tiny
 from flowgrpo.sampling.kernels import Kernel
@@ -15,6 +16,15 @@ from tiny.mdlm import save
 
 torch.set_num_threads(int(os.environ.get("TEST_THREADS", "1")))
 """Threads wait for each other longer than a tiny model computes; the suite has a process per core instead."""
+
+
+REPLAYED = 1e-6
+"""How far a log-prob may be from the rollout's, relative or absolute. Most CPUs give the very same number; on some, a kernel
+rounds otherwise where it keeps a graph."""
+
+
+def assert_replayed(log_prob: Tensor, rolled: Tensor) -> None:
+    torch.testing.assert_close(log_prob.detach(), rolled, rtol=REPLAYED, atol=REPLAYED)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,6 +5,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -33,23 +34,30 @@ def ask(what: str, reward: Callable[..., Any], *asked: Samples) -> np.ndarray:
     except UserError as error:
         failure = error
     if [_mark(samples.made) for samples in asked] != before:
-        raise Spoilt(
-            f"{what} changes its samples in place, and others see them too; let it work on samples.{asked[0].kind}.clone()"
-        )
+        kind = asked[0].kind
+        raise Spoilt(f"{what} changes its samples in place, and others see them too; let it work on samples.{kind}.clone()")
     if failure:
         raise failure
     return found
 
 
+_copies: WeakKeyDictionary[Samples, Samples] = WeakKeyDictionary()
+
+
 def _lent(samples: Samples) -> Samples:
-    made: Made = list(samples.made) if isinstance(samples.made, list) else samples.made.detach()
-    return replace(
-        samples,
-        prompts=list(samples.prompts),
-        metadata=[copy.deepcopy(row) for row in samples.metadata],
-        group=list(samples.group),
-        made=made,
-    )
+    """A copy but for the pixels; the same one each time, so that rewards can share work on it, unless it was changed."""
+    if samples not in _copies or _facts(_copies[samples]) != _facts(samples):
+        made: Made = list(samples.made) if isinstance(samples.made, list) else samples.made.detach()
+        rows = [copy.deepcopy(row) for row in samples.metadata]
+        _copies[samples] = replace(samples, prompts=list(samples.prompts), metadata=rows, group=list(samples.group), made=made)
+    return _copies[samples]
+
+
+def _facts(samples: Samples) -> list[Any]:
+    """All that can be changed but the pixels."""
+    made = samples.made
+    form = made if isinstance(made, list) else (made.shape, made.stride(), made.requires_grad)
+    return [samples.prompts, samples.metadata, samples.group, form]
 
 
 def _mark(made: Made) -> int:

@@ -7,6 +7,7 @@ numpy array or tensor.
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from types import FunctionType, ModuleType
 from typing import Any, TypeVar, cast
 
@@ -112,9 +113,10 @@ class Scorer:
         return self._each(self._attempt, samples, self.rewards)
 
     def _each(self, score: Callable[[str, Samples], T], samples: Samples, labels: Collection[str]) -> dict[str, T]:
-        """Served rewards are asked all at once; meanwhile those of this process score one after the other."""
+        """Served rewards are asked all at once, about samples of their own; meanwhile those of this process score one after the
+        other."""
         with ThreadPoolExecutor() as pool:
-            asked = {label: pool.submit(score, label, samples) for label in labels if label in self.served}
+            asked = {label: pool.submit(score, label, replace(samples)) for label in labels if label in self.served}
             here = {label: score(label, samples) for label in labels if label not in asked}
             return {label: here[label] if label in here else asked[label].result() for label in labels}
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from diffusers import AmusedPipeline, AmusedScheduler, UVit2DModel, VQModel
 
+from conftest import REPLAYED, assert_replayed
 from flowgrpo.cli.main import main
 from flowgrpo.config.bill import bill_of
 from flowgrpo.config.run import load_config
@@ -88,7 +89,7 @@ def test_replayed_log_probs_equal_the_rollouts_and_gradients_flow(folder, lora):
     for t in block.transitions:
         logits = policy.predict(t.states, t.prompts, t.step)
         log_prob = t.law.log_prob(t.states[t.parent], logits[t.parent], t.next_states)
-        assert torch.equal(log_prob.detach(), t.log_prob)
+        assert_replayed(log_prob, t.log_prob)
         log_prob.sum().backward()
         total += t.log_prob.sum(1)
     assert (total < 0).all() and any(p.grad is not None and p.grad.abs().any() for p in policy.trainable().values())
@@ -144,7 +145,7 @@ def test_a_whole_run_and_its_lora(folder, tmp_path, monkeypatch, capsys):
     assert main(["train", "run.yaml"]) == 0
     run = Path(json.loads(capsys.readouterr().out.strip().splitlines()[-1])["run"])
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert rows[0]["ratio/log_abs_max"] == 0.0 and rows[0]["grad_norm"] > 0
+    assert rows[0]["ratio/log_abs_max"] <= REPLAYED and rows[0]["grad_norm"] > 0
     lora = run / "checkpoint-000002"
     assert main(["sample", "run.yaml", "--prompts", "prompts.txt", "--lora", str(lora), "--out", "pictures"]) == 0
     assert (tmp_path / "pictures" / "00001.png").is_file()
@@ -175,7 +176,7 @@ def test_a_schedule_is_trained_with_the_model_and_samples_follow_it(folder, lora
     assert main(["train", "run.yaml"]) == 0
     run = Path(json.loads(capsys.readouterr().out.strip().splitlines()[-1])["run"])
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert rows[0]["ratio/log_abs_max"] == 0.0 and all(row["grad_norm"] > 0 for row in rows)
+    assert rows[0]["ratio/log_abs_max"] <= REPLAYED and all(row["grad_norm"] > 0 for row in rows)
     trained = run / "checkpoint-000002"
     table = json.loads((trained / "schedule.json").read_text())
     assert list(table) == SETTINGS and all(row["learned"] != row["hand_made"] for row in table.values())
@@ -209,6 +210,6 @@ def test_every_miniature_recipe_trains_and_the_plan_counts_right(recipe, tmp_pat
     rows = [json.loads(line) for line in (Path(summary["run"]) / "metrics.jsonl").read_text().splitlines()]
     bill = bill_of(load_config(recipe, options))
     assert [row["network_evaluations"] for row in rows] == [bill["network_evaluations_per_update"]] * 2
-    assert rows[0]["ratio/log_abs_max"] == 0.0 and all(row["grad_norm"] > 0 for row in rows)
+    assert rows[0]["ratio/log_abs_max"] <= REPLAYED and all(row["grad_norm"] > 0 for row in rows)
     report = (Path(summary["run"]) / "report.html").read_text()
     assert ("Learned schedule" in report) == (recipe != "mini-amused/trajectory")

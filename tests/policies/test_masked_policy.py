@@ -9,7 +9,7 @@ import torch
 import yaml
 from transformers.modeling_outputs import MaskedLMOutput
 
-from conftest import trajectories
+from conftest import REPLAYED, assert_replayed, trajectories
 from flowgrpo.config.run import load_config
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.keys import Noise
@@ -287,9 +287,9 @@ def test_old_predictions_are_kept_when_asked_for(mdlm):
         policy, plan = posed(mdlm, likelihood) if likelihood else (build(mdlm), AllSteps(kernel=Rcr()))
         for t in roll(policy, plan, keep=True).transitions:
             logits = policy.predict(t.states, t.prompts, t.step)
-            assert torch.equal(logits.detach(), t.prediction)
+            assert_replayed(logits, t.prediction)
             kl = t.law.kl(t.states[t.parent], logits[t.parent], t.prediction[t.parent], t.next_states)
-            assert kl.abs().max() == 0.0 and kl.shape == t.log_prob.shape
+            assert kl.abs().max() < REPLAYED and kl.shape == t.log_prob.shape
 
 
 @pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
@@ -323,7 +323,7 @@ def test_layers_that_are_computed_anew_give_the_same_gradients(mdlm, lora):
         t = roll(policy).transitions[0]
         calls.clear()
         log_prob = replayed(policy, t)
-        assert torch.equal(log_prob.detach(), t.log_prob)
+        assert_replayed(log_prob, t.log_prob)
         forward = len(calls)
         log_prob.sum().backward()
         assert len(calls) == forward * (2 if again else 1)
@@ -472,7 +472,7 @@ def test_a_small_run_trains_from_a_first_ratio_of_exactly_one_and_writes_its_rep
     assert summary["updates"] == 2 and (run / "report.html").is_file()
     found = rows(run)
     assert len(found) == 2
-    assert config.optimizer.epochs > 1 or found[0]["ratio/log_abs_max"] == 0.0
+    assert config.optimizer.epochs > 1 or found[0]["ratio/log_abs_max"] <= REPLAYED
     assert all(row["grad_norm"] > 0 for row in found)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
-from conftest import CALLS, trajectories
+from conftest import CALLS, assert_replayed, trajectories
 from flowgrpo.core.keys import Noise, torch_generator
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.policies.diffusers import AttentionLora, DiffusersConfig
@@ -80,7 +80,7 @@ def test_first_log_ratio_is_exactly_zero_and_gradients_reach_every_parameter(pip
     for t in block.transitions:
         v = policy.predict(t.states, t.prompts, t.step)
         log_prob = t.law.log_prob(t.states[t.parent], v[t.parent], t.next_states)
-        assert torch.equal(log_prob.detach(), t.log_prob)
+        assert_replayed(log_prob, t.log_prob)
         log_prob.mean().backward()
     unreached = {n for n, p in policy.trainable().items() if p.grad is None or not p.grad.abs().any()}
     assert unreached == (SD3_LAST_BLOCK if full and name == "sd3" else set())
@@ -223,7 +223,7 @@ def test_low_precision_replays_too(pipelines):
         for t in block.transitions:
             v = policy.predict(t.states, t.prompts, t.step)
             log_prob = t.law.log_prob(t.states[t.parent], v[t.parent], t.next_states)
-            assert torch.equal(log_prob.detach(), t.log_prob)
+            assert_replayed(log_prob, t.log_prob)
 
 
 def test_noise_belongs_to_the_prompt_not_to_its_place(pipelines):

@@ -167,3 +167,26 @@ def test_a_reward_that_leaves_does_not_end_the_program():
 
     with pytest.raises(UserError, match=r"it raised SystemExit: 0 \(test_asking.py, line"):
         ask("it", leaves, pictures())
+
+
+def test_rewards_of_one_pass_share_their_work_and_do_not_see_what_one_has_changed(tmp_path):
+    source = """
+seen = []
+
+def first(samples):
+    seen.append(samples)
+    return [float(row["x"]) for row in samples.metadata]
+
+def harmful(samples):
+    assert samples is seen[-1]
+    samples.metadata[0]["x"] = 9
+    samples.images.requires_grad_()
+    return first(samples)
+
+def last(samples):
+    assert not samples.images.requires_grad
+    return first(samples)
+"""
+    samples = Samples(list("aabb"), [{"x": i} for i in range(4)], [0, 0, 1, 1], torch.rand(4, 3, 8, 8))
+    found = scorer_of(tmp_path, source, "first", "harmful", "last")(samples)
+    assert [values.tolist() for values in found.values()] == [[0, 1, 2, 3], [9, 1, 2, 3], [0, 1, 2, 3]]

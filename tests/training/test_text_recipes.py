@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import tiny.mdlm
+from conftest import REPLAYED
 from flowgrpo.cli.main import main
 from flowgrpo.config.bill import bill_of
 from flowgrpo.config.run import load_config
@@ -58,7 +59,7 @@ def test_every_miniature_recipe_trains_and_the_plan_counts_right(recipe, capsys)
     assert [row["network_evaluations"] for row in rows] == [bill["network_evaluations_per_update"]] * 2
     config = load_config(recipe, options)
     if config.optimizer.epochs == 1 and not config.selection:
-        assert rows[0]["ratio/log_abs_max"] == 0.0
+        assert rows[0]["ratio/log_abs_max"] <= REPLAYED
     assert rows[0]["grad_norm"] > 0 and summary["held_out"]["metric"] == "spread"
     report = (Path(summary["run"]) / "report.html").read_text()
     assert "class=text" in report

@@ -103,7 +103,7 @@ class Judge:
             return lines
         samples = together(batch)
         with ThreadPoolExecutor() as pool:
-            asked = {label: pool.submit(self._outcomes, label, samples, lines) for label in self.served}
+            asked = {label: pool.submit(self._outcomes, label, replace(samples), lines) for label in self.served}
             for label in self.scorers:
                 found = asked[label].result() if label in asked else self._outcomes(label, samples, lines)
                 for row, outcome in found.items():
