@@ -16,13 +16,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 SSE41 = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "COMPATIBLE"}
+TWO = {"TEST_THREADS": "2", "OMP_WAIT_POLICY": "passive"}
 VARIANTS = {
     "native": {},
-    "native, 2 threads": {"TEST_THREADS": "2"},
+    "native, 2 threads": TWO,
     "default": {"ATEN_CPU_CAPABILITY": "default"},
     "avx2": {"ATEN_CPU_CAPABILITY": "avx2"},
     "sse41": SSE41,
-    "sse41, 2 threads": {**SSE41, "TEST_THREADS": "2"},
+    "sse41, 2 threads": {**SSE41, **TWO},
 }
 """`native` is what this CPU has; `default` is ATen without vector instructions."""
 FOLDERS = [f"tests/{room}" for room in ("core", "data", "sampling", "objective", "policies", "scoring", "runs", "evaluation")]
