@@ -1,13 +1,14 @@
 """`flowgrpo COMMAND ...`; bad input ends with one sentence and exit code 2."""
 
-import argparse
 import errno
 import importlib
 import sys
 from types import ModuleType
 
 from flowgrpo import __version__
+from flowgrpo.cli._parser import Parser, parse
 from flowgrpo.core.errors import UserError
+from flowgrpo.core.plugins import nearest
 
 COMMANDS = {
     "train": "train a model from a config or shipped recipe",
@@ -26,17 +27,8 @@ COMMANDS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="flowgrpo", description="Align denoising models with GRPO.")
-    parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    argv = sys.argv[1:] if argv is None else argv
-    for name, summary in COMMANDS.items():
-        command = commands.add_parser(name, help=summary, description=summary)
-        if name in argv[:1]:
-            _module(name).arguments(command)
-    arguments = parser.parse_args(argv)
     try:
-        return _module(arguments.command).run(arguments)
+        return _run(sys.argv[1:] if argv is None else argv)
     except UserError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
@@ -45,6 +37,24 @@ def main(argv: list[str] | None = None) -> int:
         if error.errno != errno.ENOSPC:
             raise
         return _fail("the disk is full; free some space, then go on from the last checkpoint with --resume")
+
+
+def _run(argv: list[str]) -> int:
+    parser = Parser(prog="flowgrpo", description="Align denoising models with GRPO.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    parsers = {name: commands.add_parser(name, help=summary, description=summary) for name, summary in COMMANDS.items()}
+    name = argv[0] if argv else ""
+    if not name:
+        raise UserError(f"name a command: {', '.join(parsers)}")
+    if name not in parsers and not name.startswith("-"):
+        raise UserError(f"there is no command '{name}' ({nearest(name, parsers)})")
+    if name not in parsers:
+        parser.parse_args(argv)
+        return 0
+    module = _module(name)
+    module.arguments(parsers[name])
+    return module.run(parse(parser, parsers[name], argv))
 
 
 def _module(command: str) -> ModuleType:

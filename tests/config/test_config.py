@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -119,3 +120,64 @@ def test_files_that_are_no_config(tmp_path):
     bad.write_text(yaml.safe_dump([1, 2]))
     with pytest.raises(UserError, match="mapping"):
         load_config(str(bad))
+
+
+def written(folder: Path, **files: str) -> Path:
+    """YAML files by name; the first is the one that is read."""
+    for name, text in files.items():
+        (folder / f"{name}.yaml").write_text(text)
+    return folder / f"{next(iter(files))}.yaml"
+
+
+def test_a_base_beside_the_file_is_found_by_its_name_from_anywhere(tmp_path, monkeypatch):
+    (tmp_path / "below").mkdir()
+    top = written(tmp_path, top="base: common\nupdates: 3", common="base: below/quickstart.yaml\nseed: 5")
+    written(tmp_path / "below", quickstart="base: quickstart\nupdates: 7\ncheckpoint_every: 2")
+    monkeypatch.chdir(tmp_path / "below")
+    found = load_config(str(top))
+    assert (found.updates, found.seed, found.checkpoint_every) == (3, 5, 2)
+
+
+@pytest.mark.parametrize(
+    ("base", "words"),
+    [
+        ("nonsense", "top.yaml: base: no config file or shipped recipe 'nonsense'"),
+        ("mini/cpss", "top.yaml: base: no config file or shipped recipe 'mini/cpss' (did you mean 'mini/cps'?"),
+        ("[quickstart]", "top.yaml: base: must be the name of a file or a shipped recipe, not ['quickstart']"),
+        ("7", "top.yaml: base: must be the name of a file or a shipped recipe, not 7"),
+    ],
+)
+def test_a_base_that_is_not_there_is_said_with_the_file_that_names_it(tmp_path, base, words):
+    top = written(tmp_path, exp="base: top", top=f"base: {base}")
+    with pytest.raises(UserError) as error:
+        load_config(str(top))
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "where"),
+    [
+        ("policy: {stpes: 3}", "policy: unknown key 'stpes' (did you mean 'steps'?"),
+        ("policy: {steps: -3}", "policy.steps: Input should be greater than 0"),
+        ("updatse: 3", "unknown key 'updatse' (did you mean 'updates'?"),
+        ("rollout: {plan: {type: random, trian: 1}}", "rollout.plan: unknown key 'trian'"),
+        ("rewards: {x: {use: a, url: b}}", "rewards.x: a reward has either"),
+        ("optimizer: {betas: [1, x]}", "optimizer.betas.1: Input should be a valid number"),
+    ],
+)
+def test_an_error_names_the_file_that_has_it(tmp_path, wrong, where):
+    top = written(tmp_path, top="base: middle\nseed: 3", middle=f"base: quickstart\n{wrong}")
+    with pytest.raises(UserError) as error:
+        load_config(str(top))
+    assert str(error.value).startswith(f"{tmp_path / 'middle.yaml'}, a base of {top}: {where}")
+    with pytest.raises(UserError) as error:
+        load_config(str(tmp_path / "middle.yaml"))
+    assert str(error.value).startswith(f"{tmp_path / 'middle.yaml'}: {where}")
+
+
+def test_an_error_of_an_override_or_of_nothing_names_no_base(tmp_path):
+    top = written(tmp_path, top="base: middle\nseed: 3", middle="base: quickstart\nupdates: 9")
+    for override in ("updates=-1", "policy.stpes=3", "policy={stpes: 3, type: diffusers}"):
+        with pytest.raises(UserError) as error:
+            load_config(str(top), [override])
+        assert str(error.value).startswith(f"{top}: ")
