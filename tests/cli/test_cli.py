@@ -1,6 +1,9 @@
 """The small commands."""
 
 import json
+import os
+import subprocess
+import sys
 from argparse import Namespace
 
 import pytest
@@ -27,6 +30,22 @@ def test_sample_without_a_lora_in_the_folder(capsys, tmp_path, option):
     (tmp_path / "p.txt").write_text("a red circle\n")
     assert main(["sample", "quickstart", "--prompts", str(tmp_path / "p.txt"), option, str(tmp_path)]) == 2
     assert "no pytorch_lora_weights.safetensors" in capsys.readouterr().err
+
+
+def waiting(environment: dict[str, str]) -> str:
+    """How often threads spin when a command imports torch, by what its environment says."""
+    code = "import os, sys; from flowgrpo.cli.main import main; assert 'torch' not in sys.modules; main(['trian'])"
+    code += "; print(os.environ.get('GOMP_SPINCOUNT'))"
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("OMP_", "GOMP_"))}
+    return subprocess.run([sys.executable, "-c", code], env={**clean, **environment}, capture_output=True, text=True).stdout
+
+
+@pytest.mark.parametrize(
+    ("environment", "spins"),
+    [({}, "2000"), ({"OMP_WAIT_POLICY": "active"}, "None"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_NUM_THREADS": "1"}, "2000")],
+)
+def test_threads_that_wait_leave_the_core_to_others_unless_the_user_says_how(environment, spins):
+    assert waiting(environment) == f"{spins}\n"
 
 
 def complaint(capsys, *arguments: str) -> str:
