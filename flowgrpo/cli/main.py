@@ -28,9 +28,9 @@ COMMANDS = {
 
 
 SPINS = "2000"
-"""How often a thread of GNU OpenMP, with which torch computes, looks for work before it sleeps. Its own 300,000 take the core from
-whatever else runs: beside other busy processes an update of the quickstart takes 14 s with them and 2 s so, alone 0.8 s either
-way. The number of threads and all results stay the same."""
+"""How often a thread of GNU OpenMP, with which torch computes, looks for work before it sleeps. Its own 300,000 take the core
+from whatever else runs: beside other busy processes an update of the quickstart takes 14 s with them and 2 to 3 s so, alone
+0.8 s either way. The number of threads and all results stay the same."""
 
 
 def main(argv: list[str] | None = None) -> int:
