@@ -1,7 +1,7 @@
 """The vision-language model that benchmarks of questions ask.
 
 It is served on port 8000 here under the name `judge`, for example by `vllm serve MODEL --served-model-name judge`; another
-is asked with `--set '*.url=...' --set '*.model=...'`. Whatever judges, its name belongs beside the figures.
+is asked with `rewards.*.arguments.url=... rewards.*.arguments.model=...`. Whatever judges, its name belongs beside the figures.
 """
 
 from typing import Any

@@ -7,7 +7,7 @@ official numbers: fresh prompts, as good to compare checkpoints, and not those t
 As in the official script, a task type's figure is the share of its pictures that are right, `overall` the mean of the task types.
 Official are Mask2Former as the detector and CLIP as the judge of colours. Here torchvision's Mask R-CNN and the classical colours
 of the reward `objects` judge: figures are NOT quite comparable with published ones. torchvision fetches its weights, unless
-`--set 'correct.arguments={model: maskrcnn_resnet50_fpn_v2, weights: FILE}'` names them.
+`'rewards.correct.arguments.arguments={model: maskrcnn_resnet50_fpn_v2, weights: FILE}'` names them.
 """
 
 from collections import Counter

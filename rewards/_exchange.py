@@ -299,7 +299,7 @@ class Tests:
 
     def _provide(self, test: str) -> None:
         modules = _modules(ast.parse(test))
-        for name in _names(compile(test, "test", "exec")) - self.scope.keys():
+        for name in _names(compile(test, "test", "exec")) - {*self.scope, "__builtins__"}:
             if name == self.entry_point or not (self.entry_point or hasattr(builtins, name) or name in modules):
                 self._take(name)
             elif name in modules:

@@ -4,11 +4,12 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flowgrpo.cli._numbers import positive
+from flowgrpo.cli._numbers import positive, seed
+from flowgrpo.cli._parser import with_old_spelling
 from flowgrpo.config.source import HELP, Source, read_source
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.paths import recipe_name
-from flowgrpo.scoring.chosen import REWARDS, SET, chosen_rewards
+from flowgrpo.scoring.chosen import ARGUMENTS, REWARDS, chosen_rewards, of_rewards
 
 if TYPE_CHECKING:
     from flowgrpo.evaluation.benchmarks.run import Exam
@@ -19,15 +20,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "benchmark", nargs="?", help="a shipped one, file.py:attr, module:attr or an entry point; none lists what ships"
     )
     parser.add_argument("source", nargs="?", help=HELP)
-    parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="values to change")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="a.b=c", help=f"values to change; {ARGUMENTS}")
     parser.add_argument(
         "--checkpoint", nargs="+", action="extend", default=[], metavar="DIR", help="checkpoint folders of runs, to compare"
     )
     parser.add_argument("--rewards", default="", metavar="A,B", help=f"what is measured besides, {REWARDS}")
-    parser.add_argument("--set", action="append", default=[], metavar="LABEL.KEY=VALUE", help=SET)
+    parser.add_argument("--set", action="append", default=[], help=argparse.SUPPRESS)
     parser.add_argument("--file", metavar="PATH", help="the official file or folder, where a benchmark needs it")
     parser.add_argument("--limit", type=positive, metavar="N", help="only N of the prompts, at even distances")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the first sample; the others count on from it (0)")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of the first sample; the others count on from it (0)")
     parser.add_argument("--batch", type=positive, metavar="N", help="samples at once; the config's evaluation.batch, else 8")
     parser.add_argument("--keep", choices=("first", "all"), default="first", help="pictures of each prompt to keep (first)")
     parser.add_argument("--out", help="folder for scores, pictures and report (evals/BENCHMARK-SOURCE)")
@@ -43,12 +44,14 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.source is None:
         raise UserError(f"name a model too: flowgrpo eval {arguments.benchmark} CONFIG|PIPELINE")
     try:
-        return _evaluate(arguments, read_source(arguments.source, arguments.overrides))
+        settings, overrides = of_rewards(arguments.overrides)
+        settings = with_old_spelling(settings, arguments.set)
+        return _evaluate(arguments, read_source(arguments.source, overrides), settings)
     except KeyboardInterrupt as error:
         raise UserError("interrupted; the same command goes on where it stopped") from error
 
 
-def _evaluate(arguments: argparse.Namespace, source: Source) -> int:
+def _evaluate(arguments: argparse.Namespace, source: Source, settings: list[str]) -> int:
     from flowgrpo.data.samples import spread
     from flowgrpo.evaluation.benchmarks.catalogue import find_benchmark, measuring, name_of
     from flowgrpo.evaluation.benchmarks.evaluate import evaluate
@@ -57,7 +60,7 @@ def _evaluate(arguments: argparse.Namespace, source: Source) -> int:
     from flowgrpo.evaluation.benchmarks.run import Exam
 
     benchmark, name = find_benchmark(arguments.benchmark), name_of(arguments.benchmark)
-    benchmark = measuring(benchmark, chosen_rewards(arguments.rewards), arguments.set)
+    benchmark = measuring(benchmark, chosen_rewards(arguments.rewards), settings)
     exam = Exam(
         benchmark=benchmark,
         prompts=spread(benchmark.load(Path(arguments.file) if arguments.file else None), arguments.limit),

@@ -3,6 +3,7 @@
 import argparse
 import json
 
+from flowgrpo.cli._numbers import positive
 from flowgrpo.config.run import checked, with_overrides
 from flowgrpo.core.errors import UserError
 from flowgrpo.data.prompts import Prompt, load_prompts
@@ -10,10 +11,12 @@ from flowgrpo.training.conformance import table
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="with --check: values of the policy, e.g. call.height=64")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="a.b=c", help="with --check: values of the policy, e.g. call.height=64"
+    )
     parser.add_argument("--check", metavar="PIPELINE", help="check a pipeline folder or hub id instead")
     parser.add_argument("--prompts", help="with --check: the first row is what is sampled, with its pictures where it has some")
-    parser.add_argument("--steps", type=int, default=4, help="with --check: transitions of a rollout")
+    parser.add_argument("--steps", type=positive, default=4, help="with --check: transitions of a rollout")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 

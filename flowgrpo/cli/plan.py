@@ -4,7 +4,7 @@ import argparse
 import json
 from typing import Any
 
-from flowgrpo.cli._numbers import positive_number
+from flowgrpo.cli._numbers import positive, positive_number
 from flowgrpo.config.bill import bill_of, changed, fitting, memory_of
 from flowgrpo.config.run import Config, load_config
 from flowgrpo.core.paths import locate
@@ -22,8 +22,8 @@ COSTS: dict[Cost, str] = {"nothing": "costs nothing", "time": "costs time", "exa
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help="a YAML file or the name of a shipped recipe")
-    parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="values to change")
-    parser.add_argument("--processes", type=int, default=1, help="how many processes will share the work")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="a.b=c", help="values to change")
+    parser.add_argument("--processes", type=positive, default=1, help="how many processes will share the work")
     parser.add_argument(
         "--memory",
         type=positive_number,

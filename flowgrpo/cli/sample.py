@@ -1,9 +1,10 @@
-"""`flowgrpo sample CONFIG|PIPELINE --prompts FILE [--lora DIR] --out DIR`."""
+"""`flowgrpo sample CONFIG|PIPELINE --prompts FILE [a.b=c ...] [--checkpoint DIR] --out DIR`."""
 
 import argparse
 import json
 from pathlib import Path
 
+from flowgrpo.cli._numbers import positive, seed
 from flowgrpo.config.source import HELP, read_source
 from flowgrpo.data.media import kept
 from flowgrpo.data.prompts import load_prompts
@@ -11,13 +12,16 @@ from flowgrpo.data.prompts import load_prompts
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", help=HELP)
-    parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="values to change, e.g. call.guidance_scale=4")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="a.b=c", help="values to change, e.g. call.guidance_scale=4")
     parser.add_argument("--prompts", required=True, help=".txt, .csv, .tsv, .jsonl or .json")
-    parser.add_argument("--lora", help="a checkpoint folder of a run, or one with an adapter as diffusers or peft saves it")
+    parser.add_argument(
+        "--checkpoint", metavar="DIR", help="a checkpoint folder of a run, or one with an adapter of diffusers or peft"
+    )
+    parser.add_argument("--lora", dest="checkpoint", help=argparse.SUPPRESS)
     parser.add_argument("--out", default="samples", help="folder for samples.jsonl and the pictures")
-    parser.add_argument("--steps", type=int, help="sampling steps; the config's evaluation steps by default, else 28")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the first prompt; row i uses seed + i")
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--steps", type=positive, help="sampling steps; the config's evaluation steps by default, else 28")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of the first prompt; row i uses seed + i")
+    parser.add_argument("--batch", type=positive, default=8, help="samples at once (8)")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -29,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     notes = check_files(source.policy, {arguments.prompts: prompts})
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    sampler = source.policy.build_sampler(device, Path(arguments.lora) if arguments.lora else None)
+    sampler = source.policy.build_sampler(device, Path(arguments.checkpoint) if arguments.checkpoint else None)
     tell(check_files(source.policy, {arguments.prompts: prompts}) if notes is None else notes)
     out = Path(arguments.out)
     out.mkdir(parents=True, exist_ok=True)

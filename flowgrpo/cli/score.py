@@ -1,12 +1,14 @@
-"""`flowgrpo score SOURCE --rewards a,b [--set label.key=value] [--prompts FILE] --out DIR`."""
+"""`flowgrpo score SOURCE --rewards a,b [rewards.LABEL.arguments.KEY=VALUE ...] [--prompts FILE] --out DIR`."""
 
 import argparse
 import json
 from pathlib import Path
 from typing import Any
 
+from flowgrpo.cli._numbers import positive
+from flowgrpo.cli._parser import with_old_spelling
 from flowgrpo.core.errors import UserError
-from flowgrpo.scoring.chosen import REWARDS, SET, chosen_rewards, with_arguments
+from flowgrpo.scoring.chosen import ARGUMENTS, REWARDS, chosen_rewards, with_arguments
 
 SOURCE = """a folder of pictures and clips with all below it, a quoted glob, or a .jsonl with rows of {"image" or "video": path,
 "prompt": ..., any metadata}, paths relative to it; a row with neither is a text, its "text" """
@@ -17,19 +19,19 @@ OUT = "for scores.jsonl, summary.json and report.html; after an interruption the
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", help=SOURCE)
+    parser.add_argument("overrides", nargs="*", default=[], metavar="a.b=c", help=ARGUMENTS)
     parser.add_argument("--rewards", required=True, metavar="A,B", help=REWARDS)
-    parser.add_argument("--set", action="append", default=[], metavar="LABEL.KEY=VALUE", help=SET)
+    parser.add_argument("--set", action="append", default=[], help=argparse.SUPPRESS)
     parser.add_argument("--prompts", metavar="FILE", help=PROMPTS)
     parser.add_argument("--out", required=True, metavar="DIR", help=OUT)
-    parser.add_argument("--batch", type=int, default=16, help="pictures, frames or texts in memory at once")
+    parser.add_argument("--batch", type=positive, default=16, help="pictures, frames or texts in memory at once")
 
 
 def run(arguments: argparse.Namespace) -> int:
     from flowgrpo.evaluation.sheet.score import score
 
-    if arguments.batch < 1:
-        raise UserError("--batch must be at least 1")
-    rewards = with_arguments(chosen_rewards(arguments.rewards), arguments.set)
+    settings = with_old_spelling(arguments.overrides, arguments.set)
+    rewards = with_arguments(chosen_rewards(arguments.rewards), settings)
     if not rewards:
         raise UserError("--rewards names no reward")
     try:

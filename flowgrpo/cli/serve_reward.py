@@ -8,7 +8,7 @@ from flowgrpo.core.errors import UserError
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="the reward as a config names it in `use`")
-    parser.add_argument("arguments", nargs="*", metavar="key=value", help="what its constructor is given")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="what its constructor is given")
     for option, helped in OPTIONS.items():
         parser.add_argument(f"--{option}", default=argparse.SUPPRESS, metavar=option.rpartition("-")[2].upper(), help=helped)
 
@@ -40,5 +40,5 @@ def run(arguments: argparse.Namespace) -> int:
             raise
         raise UserError("serving needs fastapi and uvicorn; run: pip install 'flowgrpo[serve]'") from error
     given = {key: value for key, value in vars(arguments).items() if key in Options.model_fields}
-    serve(arguments.name, with_overrides({}, arguments.arguments), checked(Options, given, "serve-reward"))
+    serve(arguments.name, with_overrides({}, arguments.overrides), checked(Options, given, "serve-reward"))
     return 0

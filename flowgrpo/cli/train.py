@@ -11,7 +11,7 @@ from flowgrpo.runs.provenance import Provenance, resumed
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help="a YAML file or the name of a shipped recipe")
-    parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="values to change")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="a.b=c", help="values to change")
     parser.add_argument(
         "--resume",
         nargs="?",

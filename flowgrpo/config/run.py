@@ -26,9 +26,9 @@ from pydantic import (
 )
 
 from flowgrpo.core.errors import UserError, user_code
-from flowgrpo.core.paths import find_config
+from flowgrpo.core.paths import find_base, find_config
 from flowgrpo.core.plugins import nearest
-from flowgrpo.core.section import Section
+from flowgrpo.core.section import Section, UnknownKey
 from flowgrpo.objective import AdvantageConfig, ObjectiveConfig
 from flowgrpo.objective.credit import AnyCredit
 from flowgrpo.objective.credit.gain import Gain
@@ -309,8 +309,15 @@ class Config(Section):
 
 
 def load_config(source: str, overrides: Sequence[str] = ()) -> Config:
-    """Read a file or recipe, apply its bases and the `a.b=c` overrides, and check it."""
-    return checked(Config, with_overrides(read_tree(find_config(source)), overrides), source)
+    """Read a file or recipe, apply its bases and the `a.b=c` overrides, and check it. An error in a base names the base."""
+    path = find_config(source)
+    try:
+        return Config.model_validate(with_overrides(read_tree(path), overrides))
+    except ValidationError as error:
+        where, message, key = _first_error(error)
+        base = None if _overridden((*where, *key), overrides) else _holder(path, (*where, *key))
+        of = source if base in (None, path) else f"{base}, a base of {source}"
+        raise UserError(_sentence(of, where, message)) from error
 
 
 def with_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -325,18 +332,47 @@ def checked(section: type[S], tree: dict[str, Any], source: str) -> S:
     try:
         return section.model_validate(tree)
     except ValidationError as error:
-        where, message = _first_error(error)
-        raise UserError(f"{source}: {where + ': ' if where else ''}{message}") from error
+        where, message, _ = _first_error(error)
+        raise UserError(_sentence(source, where, message)) from error
 
 
-def _first_error(error: ValidationError, prefix: tuple[int | str, ...] = ()) -> tuple[str, str]:
+Place = tuple[int | str, ...]
+
+
+def _sentence(source: str, where: Place, message: str) -> str:
+    return ": ".join(filter(None, [source, ".".join(map(str, where)), message]))
+
+
+def _first_error(error: ValidationError, prefix: Place = ()) -> tuple[Place, str, Place]:
+    """Where it is, what it is, and the key that is unknown there, if it is that."""
     first = error.errors()[0]
     where = prefix + first["loc"]
     inner = first.get("ctx", {}).get("error")
     if isinstance(inner, ValidationError):
         return _first_error(inner, where)
-    message = str(inner) if inner else first["msg"]
-    return ".".join(str(part) for part in where), message
+    key = (inner.key,) if isinstance(inner, UnknownKey) else ()
+    return where, str(inner) if inner else first["msg"], key
+
+
+def _overridden(where: Place, overrides: Sequence[str]) -> bool:
+    """Whether an override sets this place, or a section around it."""
+    path = ".".join(map(str, where)) + "."
+    return any(path.startswith(override.partition("=")[0] + ".") for override in overrides)
+
+
+def _holder(path: Path, where: Place) -> Path | None:
+    """Of a file and its bases, the first that has this place."""
+    tree = parse_yaml(path.read_text(encoding="utf-8"))
+    if where and _holds(tree, where):
+        return path
+    return _holder(find_base(path, tree["base"]), where) if tree.get("base") else None
+
+
+def _holds(tree: Any, where: Place) -> bool:
+    """To the end of the place, or to a value that can't be gone into."""
+    if not where or not isinstance(tree, dict):
+        return True
+    return where[0] in tree and _holds(tree[where[0]], where[1:])
 
 
 def read_tree(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -354,9 +390,8 @@ def read_tree(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     if base is None:
         return tree
     if not isinstance(base, str):
-        raise UserError(f"{path}: base must be the name of a recipe or file, not {base}")
-    beside = path.parent / f"{base}"
-    return _merge(read_tree(beside if beside.is_file() else find_config(base), (*above, path.resolve())), tree)
+        raise UserError(f"{path}: base: must be the name of a file or a shipped recipe, not {base}")
+    return _merge(read_tree(find_base(path, base), (*above, path.resolve())), tree)
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from flowgrpo.core.errors import UserError
+from flowgrpo.core.errors import UserError, short
 
 
 def digest(path: Path) -> str:
     """sha256 of a file; or of a folder: the names and contents of all files below it, without hidden ones and caches."""
     if not os.path.exists(path):
-        raise UserError(f"{str(path)[:200]}: no such file")
+        raise UserError(f"{short(path)}: no such file")
     try:
         if path.is_file():
             with path.open("rb") as stream:

@@ -42,3 +42,9 @@ def said(error: BaseException) -> str:
     own = [frame for frame in frames if not frame.filename.startswith(INSTALLED)]
     frame = (own or frames)[-1]
     return f"{type(error).__name__}: {error} ({Path(frame.filename).name}, line {frame.lineno})"
+
+
+def short(name: object, most: int = 200) -> str:
+    """A name in a sentence; of one that is very long its beginning and its end."""
+    text = str(name)
+    return text if len(text) <= most else f"{text[: most // 3]}...{text[-most // 2 :]}"

@@ -40,6 +40,18 @@ def find_config(source: str) -> Path:
     raise UserError(f"no config file or shipped recipe '{source}' ({nearest(name, known)})")
 
 
+def find_base(path: Path, base: str) -> Path:
+    """What the file `path` names as its base: a file beside it, with or without its suffix, or what `find_config` finds."""
+    beside = [path.parent / f"{base}{suffix}" for suffix in ("", ".yaml", ".yml")]
+    others = (file for file in beside if file.is_file() and (file == beside[0] or not file.samefile(path)))
+    if found := next(others, None):
+        return found
+    try:
+        return find_config(base)
+    except UserError as error:
+        raise UserError(f"{path}: base: {error}") from error
+
+
 def recipe_name(source: str) -> str:
     """What the runs of a config file or shipped recipe are called."""
     return Path(source).stem if Path(source).is_file() else source.replace("/", "-")

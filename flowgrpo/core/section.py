@@ -1,11 +1,20 @@
 """What config sections are made of: strict pydantic models, and components chosen by name."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
 from flowgrpo.core.errors import UserError, user_code
 from flowgrpo.core.plugins import component_class, nearest
+
+
+class UnknownKey(ValueError):
+    """`key` is not one of the section's."""
+
+    def __init__(self, key: Any, known: Iterable[str]) -> None:
+        super().__init__(f"unknown key '{key}' ({nearest(str(key), known)})")
+        self.key = key
 
 
 class Section(BaseModel):
@@ -18,7 +27,7 @@ class Section(BaseModel):
     def _known_keys(cls, data: Any) -> Any:
         for key in data if isinstance(data, dict) else ():
             if key not in cls.model_fields:
-                raise ValueError(f"unknown key '{key}' ({nearest(str(key), cls.model_fields)})")
+                raise UnknownKey(key, cls.model_fields)
         return data
 
 

@@ -35,10 +35,9 @@ import torch
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from flowgrpo.core.errors import UserError
+from flowgrpo.core.errors import UserError, short
 from flowgrpo.data import _webp
 from flowgrpo.data._film import film
-from flowgrpo.data.rows import named
 
 Kind = Literal["image", "video"]
 Shown = Image.Image | list[Image.Image] | str
@@ -71,7 +70,7 @@ def read(path: Path, kind: Kind | None = None) -> np.ndarray:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    name = named(path)
+    name = short(path)
     if not os.path.isfile(path):
         raise UserError(f"{name}: no such file")
     try:

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from flowgrpo.core.errors import UserError
+from flowgrpo.core.errors import UserError, short
 from flowgrpo.core.keys import numpy_generator
 from flowgrpo.core.paths import locate
-from flowgrpo.data.rows import named, read_rows
+from flowgrpo.data.rows import read_rows
 
 CONDITION = re.compile(r"(\w+_)?(image|images|video|videos|mask)")
 """Columns of a prompt file that name pictures or clips for the model to work from."""
@@ -67,7 +67,7 @@ def _files(value: Any, path: Path, where: str) -> Files:
         raise UserError(f"{where} must be a path or a list of paths, not {value!r}")
     file = path.parent / value
     if not os.path.isfile(file):
-        raise UserError(f"{where}: {named(file)} does not exist as a file; paths are relative to the prompt file")
+        raise UserError(f"{where}: {short(file)} does not exist as a file; paths are relative to the prompt file")
     return file
 
 

@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flowgrpo.core.errors import UserError
+from flowgrpo.core.errors import UserError, short
 
 Row = dict[str, Any]
 MARKS = {
@@ -40,7 +40,6 @@ MARKS = {
 STRAY = {"\0": "a zero byte", "\ufeff": "a byte order mark, as where files were put together"}
 """What no text holds, but at its very beginning."""
 LINE_END = re.compile(r"\r\n|\r|\n")
-LONG = 200
 SEPARATORS = ",;\t|"
 KINDS = ".txt, .csv, .tsv, .jsonl or .json, or one of these and .gz"
 
@@ -66,15 +65,10 @@ def _kind(path: Path) -> str:
     return next(iter(suffixes[-2:-1] if suffixes[-1:] == [".gz"] else suffixes[-1:]), "")
 
 
-def named(path: Path) -> str:
-    """A path in a sentence, the beginning of it where it is no path at all."""
-    return str(path) if len(str(path)) <= LONG else f"{str(path)[:LONG]}..."
-
-
 def text_of(path: Path) -> str:
     """All of a text file."""
     if not os.path.isfile(path):
-        raise UserError(f"{named(path)}: no such file")
+        raise UserError(f"{short(path)}: no such file")
     content = path.read_bytes()
     if path.suffix.lower() == ".gz":
         content = _unpacked(content, path)

@@ -108,7 +108,7 @@ def _check(configs: dict[str, Config]) -> None:
             raise UserError(f"{first} and {second} would both be called '{recipe_name(first)}'; rename one of the files")
         if differ := _differences(configs[first], configs[second]):
             fields = ", ".join(f"evaluation.{key}" for key in differ)
-            raise UserError(f"{first} and {second} differ in {fields}; give both the same, for example with --set")
+            raise UserError(f"{first} and {second} differ in {fields}; give both the same: {fields.split(', ')[0]}=...")
 
 
 def _differences(one: Config, other: Config) -> list[str]:

@@ -10,7 +10,8 @@ from flowgrpo.core.section import Section
 
 REWARDS = """separated by commas: rewards as a config names them, or .yaml files with a section `rewards:` as in a training
 config (labels, arguments, urls)"""
-SET = "an argument of a reward; the label * is all rewards that have it"
+SECTION = "rewards."
+ARGUMENTS = f"{SECTION}LABEL.arguments.KEY=VALUE changes an argument of a reward; the label * is all rewards that have it"
 
 
 class Chosen(Section):
@@ -34,25 +35,35 @@ def chosen_rewards(names: str) -> dict[str, RewardConfig]:
 
 
 def with_arguments(rewards: Mapping[str, RewardConfig], arguments: Sequence[str]) -> dict[str, RewardConfig]:
-    """The rewards with these arguments, each `label.key=value`; `*` stands for all rewards that have such an argument already."""
+    """The rewards with these arguments, each `rewards.label.arguments.key=value` or `label.key=value`.
+
+    The label `*` stands for all rewards that have such an argument already.
+    """
     changed = dict(rewards)
     for argument in arguments:
         labels, setting = _meant(changed, argument)
         for label in labels:
             tree = with_overrides(changed[label].model_dump(), [f"arguments.{setting}"])
-            changed[label] = checked(RewardConfig, tree, f"--set {argument}")
+            changed[label] = checked(RewardConfig, tree, argument)
     return changed
+
+
+def of_rewards(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Those of rewards, and the others."""
+    mine = [override for override in overrides if override.startswith(SECTION)]
+    return mine, [override for override in overrides if override not in mine]
 
 
 def _meant(rewards: Mapping[str, RewardConfig], argument: str) -> tuple[list[str], str]:
     """Labels, and `key=value`. Labels may hold dots: the longest that fits is meant."""
-    if argument.startswith("*."):
-        setting = argument.removeprefix("*.")
-        labels = [label for label, reward in rewards.items() if setting.partition("=")[0] in reward.arguments]
-    else:
-        labels = sorted((label for label in rewards if argument.startswith(f"{label}.")), key=len)[-1:]
-        setting = argument.removeprefix(f"{labels[0]}.") if labels else ""
+    path = argument.removeprefix(SECTION)
+    label = max((label for label in ("*", *rewards) if path.startswith(f"{label}.")), key=len, default=None)
+    setting = path.removeprefix(f"{label}.")
+    if label and path != argument:
+        label, setting = label if setting.startswith("arguments.") else None, setting.removeprefix("arguments.")
+    key = setting.partition("=")[0]
+    labels = [known for known, reward in rewards.items() if known == label or (label == "*" and key in reward.arguments)]
     if not labels:
-        known = ", ".join(rewards)
-        raise UserError(f"--set {argument} must look like label.key=value with the label of a reward (known: {known})")
+        wanted = f"{SECTION}LABEL.arguments.KEY=VALUE with the label of a reward (known: {', '.join(rewards)})"
+        raise UserError(f"'{argument}' must look like {wanted}")
     return labels, setting

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -155,7 +156,7 @@ def test_a_section_made_in_python_takes_no_nan():
         ({"a": "base: a.yaml\nseed: 1\n"}, "it is a base of itself (a.yaml -> a.yaml)"),
         ({"a": "base: b.yaml\n", "b": "base: a.yaml\n"}, "it is a base of itself (a.yaml -> b.yaml -> a.yaml)"),
         ({"a": "base: quickstart\nseed: 1\nseed: 2\n"}, "the key 'seed' is there twice, line 3, column 1"),
-        ({"a": "base: 7\n"}, "base must be the name of a recipe or file, not 7"),
+        ({"a": "base: 7\n"}, "base: must be the name of a file or a shipped recipe, not 7"),
     ],
 )
 def test_files_that_can_not_be_meant_are_one_sentence(texts, words, capsys, tmp_path, monkeypatch):
@@ -170,3 +171,64 @@ def test_the_old_name_of_the_checkpoints_section_counts_with_a_warning():
     with pytest.warns(FutureWarning, match=r"checkpoint_every is now checkpoints\.every"):
         config = load_config("quickstart", ["checkpoint_every=7"])
     assert config.checkpoints.every == 7
+
+
+def written(folder: Path, **files: str) -> Path:
+    """YAML files by name; the first is the one that is read."""
+    for name, text in files.items():
+        (folder / f"{name}.yaml").write_text(text)
+    return folder / f"{next(iter(files))}.yaml"
+
+
+def test_a_base_beside_the_file_is_found_by_its_name_from_anywhere(tmp_path, monkeypatch):
+    (tmp_path / "below").mkdir()
+    top = written(tmp_path, top="base: common\nupdates: 3", common="base: below/quickstart.yaml\nseed: 5")
+    written(tmp_path / "below", quickstart="base: quickstart\nupdates: 7\ncheckpoints: {every: 2}")
+    monkeypatch.chdir(tmp_path / "below")
+    found = load_config(str(top))
+    assert (found.updates, found.seed, found.checkpoints.every) == (3, 5, 2)
+
+
+@pytest.mark.parametrize(
+    ("base", "words"),
+    [
+        ("nonsense", "top.yaml: base: no config file or shipped recipe 'nonsense'"),
+        ("mini/cpss", "top.yaml: base: no config file or shipped recipe 'mini/cpss' (did you mean 'mini/cps'?"),
+        ("[quickstart]", "top.yaml: base: must be the name of a file or a shipped recipe, not ['quickstart']"),
+        ("7", "top.yaml: base: must be the name of a file or a shipped recipe, not 7"),
+    ],
+)
+def test_a_base_that_is_not_there_is_said_with_the_file_that_names_it(tmp_path, base, words):
+    top = written(tmp_path, exp="base: top", top=f"base: {base}")
+    with pytest.raises(UserError) as error:
+        load_config(str(top))
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "where"),
+    [
+        ("policy: {stpes: 3}", "policy: unknown key 'stpes' (did you mean 'steps'?"),
+        ("policy: {steps: -3}", "policy.steps: Input should be greater than 0"),
+        ("updatse: 3", "unknown key 'updatse' (did you mean 'updates'?"),
+        ("rollout: {plan: {type: random, trian: 1}}", "rollout.plan: unknown key 'trian'"),
+        ("rewards: {x: {use: a, url: b}}", "rewards.x: a reward has either"),
+        ("optimizer: {betas: [1, x]}", "optimizer.betas.1: Input should be a valid number"),
+    ],
+)
+def test_an_error_names_the_file_that_has_it(tmp_path, wrong, where):
+    top = written(tmp_path, top="base: middle\nseed: 3", middle=f"base: quickstart\n{wrong}")
+    with pytest.raises(UserError) as error:
+        load_config(str(top))
+    assert str(error.value).startswith(f"{tmp_path / 'middle.yaml'}, a base of {top}: {where}")
+    with pytest.raises(UserError) as error:
+        load_config(str(tmp_path / "middle.yaml"))
+    assert str(error.value).startswith(f"{tmp_path / 'middle.yaml'}: {where}")
+
+
+def test_an_error_of_an_override_or_of_nothing_names_no_base(tmp_path):
+    top = written(tmp_path, top="base: middle\nseed: 3", middle="base: quickstart\nupdates: 9")
+    for override in ("updates=-1", "policy.stpes=3", "policy={stpes: 3, type: diffusers}"):
+        with pytest.raises(UserError) as error:
+            load_config(str(top), [override])
+        assert str(error.value).startswith(f"{top}: ")

@@ -231,7 +231,7 @@ def test_one_setting_reaches_all_questions_of_a_judge():
     judged = [reward.arguments for label, reward in found.rewards.items() if label != "ocr"]
     assert len(judged) == 6 and all(arguments["url"] == "http://judge/v1" for arguments in judged)
     assert found.rewards["ocr"].arguments == {}
-    with pytest.raises(UserError, match=r"--set \*.weights=x must look like"):
+    with pytest.raises(UserError, match=r"'\*.weights=x' must look like rewards.LABEL"):
         measuring(find_benchmark("dpg_bench"), {}, ["*.weights=x"])
 
 

@@ -182,7 +182,7 @@ def test_arguments_can_be_set(desk):
         chosen_rewards("my_reward.py:Above,text:Length"), ["text:Length.target=5", "my_reward.py:Above.level=0.3"]
     )
     assert rewards["text:Length"].arguments == {"target": 5} and rewards["my_reward.py:Above"].arguments == {"level": 0.3}
-    assert run("--set", "my_reward.py:Above.level=0.3", rewards="my_reward.py:Above") == 0
+    assert run("rewards.my_reward.py:Above.arguments.level=0.3", rewards="my_reward.py:Above") == 0
     assert scores("my_reward.py:Above") == [0.0, 1.0, 1.0]
 
 
@@ -194,7 +194,7 @@ def test_a_config_with_bases_gives_its_rewards():
     ("names", "arguments", "complaint"),
     [
         ("a,a", [], "'a' is named twice"),
-        ("a", ["b.level=1"], "must look like label.key=value.*known: a"),
+        ("a", ["b.level=1"], "must look like rewards.LABEL.arguments.KEY=VALUE .*known: a"),
         ("a", ["a.level"], "must look like section.key=value"),
         ("bare.yaml", [], "has no section 'rewards'"),
     ],
@@ -404,7 +404,7 @@ def test_a_reward_can_be_added(desk):
     assert run() == 0
     (desk / "calls.txt").unlink()
     both = "my_reward.py:brightness,my_reward.py:Above"
-    assert run("--set", "my_reward.py:Above.level=0.5", rewards=both) == 0
+    assert run("rewards.my_reward.py:Above.arguments.level=0.5", rewards=both) == 0
     assert scores("my_reward.py:Above") == [0.0, 0.0, 1.0] and scores() == pytest.approx([0.2, 0.4, 0.6])
     assert not (desk / "calls.txt").exists()
 
@@ -416,14 +416,14 @@ def test_a_sheet_does_not_mix_settings(desk, capsys):
         assert run(*arguments, **{"rewards": above, **others}) == 2
         return capsys.readouterr().err
 
-    assert run("--set", f"{above}.level=0.5", rewards=above) == 0
-    assert f"the reward '{above}' has changed since" in complaint("--set", f"{above}.level=0.1")
+    assert run(f"rewards.{above}.arguments.level=0.5", rewards=above) == 0
+    assert f"the reward '{above}' has changed since" in complaint(f"rewards.{above}.arguments.level=0.1")
     assert "holds scores of 'my_reward.py:Above' too" in complaint(rewards="my_reward.py:brightness")
-    assert "the source has changed" in complaint("--set", f"{above}.level=0.5", source="pictures/*.png")
+    assert "the source has changed" in complaint(f"rewards.{above}.arguments.level=0.5", source="pictures/*.png")
     (desk / "my_reward.py").write_text(REWARDS + "# edited\n")
-    assert "has changed since" in complaint("--set", f"{above}.level=0.5")
+    assert "has changed since" in complaint(f"rewards.{above}.arguments.level=0.5")
     (desk / "out/settings.json").unlink()
-    assert "without settings.json" in complaint("--set", f"{above}.level=0.5")
+    assert "without settings.json" in complaint(f"rewards.{above}.arguments.level=0.5")
     assert scores(above) == [0.0, 0.0, 1.0]
 
 
@@ -535,7 +535,8 @@ def test_an_interruption_says_how_to_go_on(desk, capsys):
 def test_the_page_stands_alone_and_orders_without_scripts(desk):
     for name in "abc":
         (desk / f"pictures/{name}.txt").write_text("<script>alert(1)</script>")
-    assert run("--set", "my_reward.py:Above.level=0.5", rewards="my_reward.py:brightness,my_reward.py:Above,text:xml_answer") == 0
+    rewards = "my_reward.py:brightness,my_reward.py:Above,text:xml_answer"
+    assert run("rewards.my_reward.py:Above.arguments.level=0.5", rewards=rewards) == 0
     page = (desk / "out/report.html").read_text()
     assert "<script" not in page and "&lt;script&gt;" in page and "http" not in page
     assert page.count("src='data:image/png;base64,") == 3 and page.count("type=radio") == 2

@@ -348,6 +348,7 @@ WAYS = [
     "assert double(1) in (2, 2.0) and double(2) in {4}",
     "assert sorted([double(2), double(1)]) == [2, 4]",
     "assert not double(1) != 2",
+    "assert __builtins__ and double(1) == 2",
     "x = [1]\nassert double(x) == x + x",
     "def check(candidate):\n    assert candidate(1) == 2\n    assert candidate('a') == 'aa', 'text'\ncheck(double)",
     "try:\n    assert double(1) == 2\nexcept (TypeError, ValueError):\n    pass",

@@ -559,7 +559,11 @@ def test_what_can_not_be_served_is_said_in_a_sentence(capsys):
         ("scen", "--port", "0"): "did you mean 'scene'",
         ("text:Length", "width=0", "target=1", "--port", "0"): "a width above 0",
         ("scene:soft", "--batch", "0"): "serve-reward: batch: Input should be greater than 0",
-        ("scene:soft", "--port", "70000"): "can't be served",
+        ("scene:soft", "--port", "70000"): "serve-reward: port: Input should be less than or equal to 65535",
+        ("scene:soft", "--port", "-1"): "serve-reward: port: Input should be greater than or equal to 0",
+        ("scene:soft", "--timeout", "inf"): "serve-reward: timeout: Input should be a finite number",
+        ("scene:soft", "--batch-timeout", "0"): "serve-reward: batch_timeout: Input should be greater than 0",
+        ("scene:soft", "--batc", "0"): "serve-reward: ambiguous option: --batc",
     }.items():
         assert main(["serve-reward", *arguments]) == 2
         error = capsys.readouterr().err

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path, PurePath
 
-from flowgrpo.core.errors import UserError
+from flowgrpo.core.errors import UserError, short
 from flowgrpo.core.paths import locate
 from flowgrpo.data.prompts import Prompt, load_prompts
 from flowgrpo.evaluation.sheet.item import Item
@@ -95,4 +95,4 @@ def counted(number: int, what: str) -> str:
 
 def few(names: Sequence[str]) -> str:
     rest = f", and {len(names) - FEW} more" if len(names) > FEW else ""
-    return ", ".join(name if len(name) <= LONG else f"{name[:LONG]}..." for name in names[:FEW]) + rest
+    return ", ".join(short(name, LONG) for name in names[:FEW]) + rest

@@ -130,6 +130,10 @@ class RewardProcess:
             greeting = json.loads(running.exchange([self.job], patience))
         except Lost as lost:
             raise UserError(f"the reward '{self.name}' can't be made: its process {lost}") from lost
+        except KeyboardInterrupt:
+            running.kill()
+            running.end()
+            raise
         if "error" in greeting:
             running.end()
             raise UserError(greeting["error"])

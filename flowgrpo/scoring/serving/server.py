@@ -11,7 +11,7 @@ from typing import Any, Literal
 import uvicorn
 from fastapi import FastAPI, HTTPException, Response
 from fastapi import Request as HttpRequest
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError
 from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.requests import ClientDisconnect
 
@@ -53,8 +53,10 @@ class Options(Section):
     bearer token that clients must send.
     """
 
+    model_config = ConfigDict(allow_inf_nan=False)
+
     host: str = "127.0.0.1"
-    port: NonNegativeInt = 8000
+    port: int = Field(default=8000, ge=0, le=65535)
     batch: PositiveInt = 32
     wait: NonNegativeFloat = 5.0
     queue: PositiveInt = 64
