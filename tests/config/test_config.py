@@ -213,7 +213,7 @@ def test_a_base_that_is_not_there_is_said_with_the_file_that_names_it(tmp_path, 
         ("updatse: 3", "unknown key 'updatse' (did you mean 'updates'?"),
         ("rollout: {plan: {type: random, trian: 1}}", "rollout.plan: unknown key 'trian'"),
         ("rewards: {x: {use: a, url: b}}", "rewards.x: a reward has either"),
-        ("optimizer: {betas: [1, x]}", "optimizer.betas.1: Input should be a valid number"),
+        ("optimizer: {betas: [0.9, x]}", "optimizer.betas.1: Input should be a valid number"),
     ],
 )
 def test_an_error_names_the_file_that_has_it(tmp_path, wrong, where):
