@@ -173,15 +173,17 @@ def test_a_file_counts_once_however_it_is_reached(folder):
     assert list(paired("./pics/../pics/**/*.png")) == ["1.png", "2.png"]
 
 
+ABSURD = ["x" * 5000, "data:image/png;base64," + "A" * 5000, "a\0b.png", "", "/", "https://example.org/a.png"]
+
+
 def test_a_row_with_an_absurd_path_costs_its_own_line_only(folder, capsys):
     pictures("1.png")
-    absurd = ["x" * 5000, "data:image/png;base64," + "A" * 5000, "a\0b.png", "", "/", "https://example.org/a.png"]
-    source = rows({"image": "pics/1.png", "prompt": "p"}, *({"image": name, "prompt": "p"} for name in absurd), name="in.jsonl")
+    source = rows({"image": "pics/1.png", "prompt": "p"}, *({"image": name, "prompt": "p"} for name in ABSURD), name="in.jsonl")
     command = ["score", source, "--rewards", "jpeg:compressibility", "--out", "out"]
     for _ in range(2):
         assert main(command) == 0
         found = [json.loads(line) for line in (folder / "out/scores.jsonl").read_text().splitlines()]
-        assert [bool(line["scores"]) for line in found] == [True] + [False] * len(absurd)
+        assert [bool(line["scores"]) for line in found] == [True] + [False] * len(ABSURD)
         assert all("no such file" in line["errors"]["jpeg:compressibility"] for line in found[1:])
     assert main(["score", "x" * 5000, *command[2:]]) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith("flowgrpo: no pictures or clips in 'xxx")
@@ -200,7 +202,7 @@ def test_files_that_are_not_scored_are_said(folder, capsys):
         (folder / "pics" / name).write_text("<svg/>")
     assert list(paired()) == ["1.png", "2.png", "10.png"]
     assert capsys.readouterr().err == "flowgrpo: 'pics' has 2 files of a kind that is not read, so not scored: a.svg, b.svg\n"
-    rows({"image": "2.png", "prompt": "p"}, name="pics/samples.jsonl")
-    assert paired() == {"2.png": "p"}
+    rows({"image": "2.png", "prompt": "p"}, *({"image": name, "prompt": "p"} for name in ABSURD), name="pics/samples.jsonl")
+    assert paired()["2.png"] == "p"
     told = capsys.readouterr().err.splitlines()
     assert told[1] == "flowgrpo: 'pics' has 2 files in no row of samples.jsonl, so not scored: 1.png, 10.png"

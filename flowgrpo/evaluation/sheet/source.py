@@ -27,11 +27,11 @@ def read_source(source: str, prompts: str | None = None) -> list[Item]:
     else of the row, else of NAME.txt beside the file, else empty: of all files, or of none.
     """
     index = index_of(source)
-    items = _indexed(index) if index else [Item(path, {}) for path in _known(_found(source))]
+    found = [] if index and not os.path.isdir(locate(source)) else _found(source)
+    items = _indexed(index) if index else [Item(path, {}) for path in _known(found)]
     if not items:
         raise UserError(f"no pictures or clips in '{source}': name a folder, a quoted glob such as 'out/*.png', or a .jsonl")
-    if not index or os.path.isdir(locate(source)):
-        _tell_of_others(source, items)
+    _tell_of_others(source, found, items)
     if prompts is not None:
         return paired(items, prompts, in_rows=index is not None)
     return _captioned(items)
@@ -50,22 +50,21 @@ def _found(source: str) -> list[Path]:
     path = locate(source)
     exact = glob.escape(str(path))
     pattern = f"{exact}/**" if os.path.isdir(path) else exact if os.path.isfile(path) else str(path)
-    return [Path(file).absolute() for file in glob.glob(pattern, recursive=True)]
+    return sorted((Path(file).absolute() for file in glob.glob(pattern, recursive=True)), key=in_order)
 
 
 def _known(files: Iterable[Path]) -> list[Path]:
-    """Pictures and clips in order, each file under one name, its own rather than that of a link."""
+    """The pictures and clips of files in order, each under one name, its own rather than that of a link."""
     named: dict[str, Path] = {}
     chosen = (file for file in files if file.suffix.lower() in PICTURES | CLIPS)
-    for file in sorted(chosen, key=lambda file: (os.path.islink(file), in_order(file))):
+    for file in sorted(chosen, key=os.path.islink):
         named.setdefault(os.path.realpath(file), file)
     return sorted(named.values(), key=in_order)
 
 
-def _tell_of_others(source: str, items: Sequence[Item]) -> None:
+def _tell_of_others(source: str, found: Sequence[Path], items: Sequence[Item]) -> None:
     """Say which pictures and clips are not scored: of a kind that is not read, or in no row of a folder's samples.jsonl."""
-    found = sorted(_found(source), key=in_order)
-    read = {os.path.realpath(item.content) for item in items if isinstance(item.content, Path)}
+    read = {os.path.realpath(item.content) for item in items if os.path.isfile(item.content)}
     unread = [file.name for file in found if file.suffix.lower() not in PICTURES | CLIPS and _looks_like_one(file)]
     unnamed = [file.name for file in _known(found) if os.path.realpath(file) not in read]
     for names, why in ((unread, "of a kind that is not read"), (unnamed, "in no row of samples.jsonl")):
