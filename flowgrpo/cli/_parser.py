@@ -1,10 +1,10 @@
 """How all commands are read: a mistake is one sentence, and `a.b=c` may stand anywhere after the command."""
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 from flowgrpo.core.errors import UserError
@@ -48,7 +48,7 @@ def parse(parser: Parser, command: Parser, argv: Sequence[str]) -> argparse.Name
 def _overrides(command: Parser, argv: Sequence[str]) -> list[int]:
     """Their places. What comes right after an option that must have a value is its value."""
     wanting = {option for each in command.arguments if each.nargs not in (0, "?") for option in each.option_strings}
-    words = [i for i, word in enumerate(argv) if i and OVERRIDE.match(word) and not Path(word).exists()]
+    words = [i for i, word in enumerate(argv) if i and OVERRIDE.match(word) and not os.path.exists(word)]
     return [i for i in words if argv[i - 1] not in wanting]
 
 

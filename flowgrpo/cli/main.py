@@ -8,7 +8,7 @@ from types import ModuleType
 
 from flowgrpo import __version__
 from flowgrpo.cli._parser import Parser, parse
-from flowgrpo.core.errors import UserError, said
+from flowgrpo.core.errors import UserError, said, short
 from flowgrpo.core.plugins import nearest
 
 COMMANDS = {
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
             return _fail("the disk is full; free some space, then give the same command again (train: with --resume)")
         if error.filename is None:
             raise
-        return _fail(f"{error.filename}: {error.strerror}")
+        return _fail(f"{short(error.filename)}: {error.strerror}")
 
 
 def _wait_politely() -> None:
