@@ -22,6 +22,7 @@ import requests
 import torch
 
 from flowgrpo.assets.scenes import TAGS, caption, draw, sample_metadata, sample_scene
+from flowgrpo.cli._numbers import positive
 from flowgrpo.config.run import RewardConfig
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.keys import numpy_generator
@@ -212,8 +213,9 @@ def _killed(server: Process) -> float:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    for option, default in (("requests", 10_000), ("clients", 32), ("kills", 2)):
-        parser.add_argument(f"--{option}", type=int, default=default)
+    for option, default in (("requests", 10_000), ("clients", 32)):
+        parser.add_argument(f"--{option}", type=positive, default=default)
+    parser.add_argument("--kills", type=int, default=2)
     given = parser.parse_args()
     figures = load(given.requests, given.clients, given.kills)
     print(figures.table())

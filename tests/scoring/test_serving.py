@@ -3,6 +3,8 @@
 import base64
 import io
 import json
+import os
+import signal
 import socket
 import struct
 import threading
@@ -642,6 +644,30 @@ def test_a_reward_that_can_not_be_made_again_is_no_healthy_server(mine):
         assert health(server.url)["worker"]["ready"]
 
 
+def test_a_process_that_ends_while_nothing_is_asked_is_seen_and_replaced(mine):
+    with serving(f"{mine}:deadly") as server:
+        for ask_first in (True, False):
+            pid = server.process.running.process.pid
+            os.kill(pid, signal.SIGKILL)
+            until(lambda: not server.process.ready)
+            if ask_first:
+                assert post(server.url, ask("p")).json()["scores"] == [{"score": 1.0}]
+            else:
+                assert requests.get(f"{server.url}/health", timeout=60).status_code == 503
+                until(lambda: requests.get(f"{server.url}/health", timeout=60).status_code == 200)
+            assert server.process.running.process.pid != pid
+        assert health(server.url)["worker"]["restarts"] == 2
+
+
+def test_a_server_ends_while_its_reward_is_being_made_again(mine):
+    with serving(f"{mine}:deadly") as server:
+        mine.write_text("import time\ntime.sleep(600)")
+        assert "ended" in post(server.url, ask("exit")).json()["scores"][0]["error"]
+        until(lambda: server.process.starts == 2)
+        begin = time.monotonic()
+    assert time.monotonic() - begin < 20
+
+
 def test_a_reward_that_ends_its_process_while_it_is_made_is_said(tmp_path, capsys):
     path = tmp_path / "ends.py"
     path.write_text("raise SystemExit(3)")
@@ -663,7 +689,7 @@ def test_the_pixels_and_bytes_of_all_requests_together_are_limited(mine):
             until(lambda what=what, url=server.url: health(url)["load"]["requests"] == 4 and health(url)["load"][what] > 0)
             until(lambda what=what, url=server.url: post(url, ask("p")).status_code == 503)
             refused = post(server.url, ask("p"))
-            assert f"have too many {what} already" in refused.json()["error"] and refused.headers["Retry-After"] == "1"
+            assert f" {what} are waiting already; try again" in refused.json()["error"] and refused.headers["Retry-After"] == "1"
             mine.with_name("gate").touch()
             assert {each.result().status_code for each in asked} == {200}
             assert set(health(server.url)["load"].values()) == {0}
