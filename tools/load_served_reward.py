@@ -183,15 +183,18 @@ def load(count: int, clients: int, kills: int, size: int = 200) -> Figures:
             outcomes.append(client.tried(samples, expected[rows].tolist(), number))
 
     begin = time.monotonic()
-    with ThreadPoolExecutor(clients) as threads:
-        asking = [threads.submit(ask, first) for first in range(clients)]
-        down = []
-        for kill in range(kills):
-            _wait(asking, outcomes, (kill + 1) * count // (kills + 1))
-            down.append(_killed(server))
-        _wait(asking, outcomes, count)
-    seconds = time.monotonic() - begin
-    return Figures(seconds, outcomes, down, server.stop())
+    try:
+        with ThreadPoolExecutor(clients) as threads:
+            asking = [threads.submit(ask, first) for first in range(clients)]
+            down = []
+            for kill in range(kills):
+                _wait(asking, outcomes, (kill + 1) * count // (kills + 1))
+                down.append(_killed(server))
+            _wait(asking, outcomes, count)
+        seconds = time.monotonic() - begin
+    finally:
+        exit_code = server.stop()
+    return Figures(seconds, outcomes, down, exit_code)
 
 
 def _wait(asking: list[Future[None]], outcomes: list[Outcome], count: int) -> None:
