@@ -102,8 +102,8 @@ def _job(row: dict[str, Any]) -> dict[str, Any]:
     for test in tests:
         try:
             compile(test, "test", "exec")
-        except (SyntaxError, ValueError) as error:
-            raise bad_row(row, "tests", f"{TESTS}; '{test[:100]}' is no Python ({error})") from error
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            raise bad_row(row, "tests", f"{TESTS}; '{test[:100]}' is no Python ({type(error).__name__}: {error})") from error
     return {"tests": tests, "entry_point": entry_point}
 
 

@@ -22,6 +22,7 @@ import requests
 import torch
 
 from flowgrpo.assets.scenes import TAGS, caption, draw, sample_metadata, sample_scene
+from flowgrpo.cli._numbers import positive
 from flowgrpo.config.run import RewardConfig
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.keys import numpy_generator
@@ -182,15 +183,18 @@ def load(count: int, clients: int, kills: int, size: int = 200) -> Figures:
             outcomes.append(client.tried(samples, expected[rows].tolist(), number))
 
     begin = time.monotonic()
-    with ThreadPoolExecutor(clients) as threads:
-        asking = [threads.submit(ask, first) for first in range(clients)]
-        down = []
-        for kill in range(kills):
-            _wait(asking, outcomes, (kill + 1) * count // (kills + 1))
-            down.append(_killed(server))
-        _wait(asking, outcomes, count)
-    seconds = time.monotonic() - begin
-    return Figures(seconds, outcomes, down, server.stop())
+    try:
+        with ThreadPoolExecutor(clients) as threads:
+            asking = [threads.submit(ask, first) for first in range(clients)]
+            down = []
+            for kill in range(kills):
+                _wait(asking, outcomes, (kill + 1) * count // (kills + 1))
+                down.append(_killed(server))
+            _wait(asking, outcomes, count)
+        seconds = time.monotonic() - begin
+    finally:
+        exit_code = server.stop()
+    return Figures(seconds, outcomes, down, exit_code)
 
 
 def _wait(asking: list[Future[None]], outcomes: list[Outcome], count: int) -> None:
@@ -212,8 +216,9 @@ def _killed(server: Process) -> float:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    for option, default in (("requests", 10_000), ("clients", 32), ("kills", 2)):
-        parser.add_argument(f"--{option}", type=int, default=default)
+    for option, default in (("requests", 10_000), ("clients", 32)):
+        parser.add_argument(f"--{option}", type=positive, default=default)
+    parser.add_argument("--kills", type=int, default=2)
     given = parser.parse_args()
     figures = load(given.requests, given.clients, given.kills)
     print(figures.table())

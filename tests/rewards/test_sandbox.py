@@ -477,6 +477,8 @@ def test_a_comparison_of_the_solutions_objects_is_no_pass_and_is_counted():
         ("import itertools\nassert kind(itertools.count())", "an iterator of more than 10000 items"),
         ("assert f(1) = 2", "is no Python"),
         ("assert f(" + "(" * 10_000, "is no Python"),
+        ("assert " + "-" * 100_000 + "f(1)", "is no Python"),
+        ("assert f(1)\0", "is no Python"),
     ],
 )
 def test_a_test_that_can_not_be_judged_is_refused(test, words):

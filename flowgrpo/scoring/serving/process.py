@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from multiprocessing.connection import wait
 from typing import Any
 
 import yaml
@@ -36,7 +37,12 @@ class _Running:
         self.process = CONTEXT.Process(target=work, args=(theirs,))
         self.process.start()
         theirs.close()
-        self.too_late = False
+        self.greeted, self.too_late = False, False
+
+    @property
+    def ready(self) -> bool:
+        """It has made the reward and is alive, which its end of the pipe can't say."""
+        return self.greeted and not self.too_late and not wait([self.process.sentinel], 0)
 
     def exchange(self, messages: Sequence[bytes], seconds: float | None) -> bytes:
         """What it answers, within so many seconds for sending and waiting together."""
@@ -73,9 +79,10 @@ class _Running:
     def end(self) -> int:
         """Its exit code; one that has only closed its pipe gets a second to leave."""
         self.process.join(1.0)
-        self.kill()
-        self.process.join()
-        self.pipe.close()
+        if not self.pipe.closed:
+            self.kill()
+            self.process.join()
+            self.pipe.close()
         assert self.process.exitcode is not None
         return self.process.exitcode
 
@@ -91,14 +98,14 @@ class RewardProcess:
         self.job = yaml.safe_dump({"name": name, "arguments": arguments, "pixels": pixels}).encode()
         self.thread = ThreadPoolExecutor(1)
         self.running: _Running | None = None
-        self.closed, self.starts, self.batches = False, 0, 0
+        self.closed, self.mending, self.starts, self.batches = False, False, 0, 0
         self.began: float | None = None
         self.last: float | None = None
         self._start(None)
 
     @property
     def ready(self) -> bool:
-        return self.running is not None
+        return self.running is not None and self.running.ready
 
     def state(self) -> Worker:
         since = None if self.began is None else time.monotonic() - self.began
@@ -112,20 +119,43 @@ class RewardProcess:
             return await asyncio.get_running_loop().run_in_executor(self.thread, self._score, bodies)
         except Lost as lost:
             print(f"flowgrpo: the process of '{self.name}' {lost}; another is started", file=sys.stderr, flush=True)
-            self.thread.submit(self._replace)
+            self.mend()
             raise
+
+    def mend(self) -> None:
+        """Start another process, if there is none, as soon as nothing else is done."""
+        if not self.mending and not self.closed:
+            self.mending = True
+            self.thread.submit(self._mend)
 
     def close(self) -> None:
         self.closed = True
         if self.running:
             self.running.kill()
-        self.thread.shutdown()
+        self.thread.shutdown(cancel_futures=True)
         if self.running:
             self.running.end()
 
-    def _start(self, patience: float | None) -> None:
-        running = _Running()
+    def _mend(self) -> None:
+        try:
+            self._renew()
+        except UserError as error:
+            print(f"flowgrpo: {error}", file=sys.stderr, flush=True)
+        finally:
+            self.mending = False
+
+    def _renew(self) -> _Running:
+        if self.running is None or not self.running.ready:
+            if self.running:
+                self.running.end()
+            return self._start(PATIENCE)
+        return self.running
+
+    def _start(self, patience: float | None) -> _Running:
+        self.running = running = _Running()
         self.starts += 1
+        if self.closed:
+            running.kill()
         try:
             greeting = json.loads(running.exchange([self.job], patience))
         except Lost as lost:
@@ -137,25 +167,14 @@ class RewardProcess:
         if "error" in greeting:
             running.end()
             raise UserError(greeting["error"])
-        self.card, self.fingerprint, self.running = Card(**greeting["card"]), greeting["fingerprint"], running
-
-    def _replace(self) -> None:
-        try:
-            if not self.ready and not self.closed:
-                self._start(PATIENCE)
-        except UserError as error:
-            print(f"flowgrpo: {error}", file=sys.stderr, flush=True)
+        self.card, self.fingerprint, running.greeted = Card(**greeting["card"]), greeting["fingerprint"], True
+        return running
 
     def _score(self, bodies: Sequence[bytes]) -> list[list[Score]]:
-        if self.running is None:
-            self._start(PATIENCE)
-        assert self.running is not None
+        running = self._renew()
         self.began = time.monotonic()
         try:
-            answers = self.running.exchange([str(len(bodies)).encode(), *bodies], self.seconds)
-        except Lost:
-            self.running = None
-            raise
+            answers = running.exchange([str(len(bodies)).encode(), *bodies], self.seconds)
         finally:
             self.last, self.began = time.monotonic() - self.began, None
         self.batches += 1

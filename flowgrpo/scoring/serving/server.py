@@ -6,7 +6,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, HTTPException, Response
@@ -86,7 +86,9 @@ class Service:
         self.reward, self.options = reward, options
         self.queue = Queue(reward, options.batch, options.max_pixels, options.wait / 1000)
         self.authorization = bearer(options.token) if options.token else None
-        self.load = Load(requests=0, waiting=0, pixels=0, bytes=0)
+        self.load = {"requests": 0, "pixels": 0, "bytes": 0}
+        backlog = {"bytes": BACKLOG * options.max_bytes, "pixels": BACKLOG * options.max_pixels}
+        self.most = {"requests": options.queue, **backlog}
 
     @asynccontextmanager
     async def running(self, app: FastAPI) -> AsyncIterator[None]:
@@ -95,9 +97,11 @@ class Service:
         task.cancel()
 
     async def health(self, request: HttpRequest) -> Response:
-        """503 while no process has the reward."""
+        """503 while no process has the reward; another is started then."""
         self._authorise(request)
         worker = self.reward.state()
+        if not worker.ready:
+            self.reward.mend()
         found = Health(
             protocol=PROTOCOL,
             name=self.reward.name,
@@ -105,7 +109,7 @@ class Service:
             version=__version__,
             arguments=self.reward.arguments,
             limits=self.options.limits,
-            load=self.load.model_copy(update={"waiting": self.queue.waiting}),
+            load=Load(waiting=self.queue.waiting, **self.load),
             worker=worker,
             **{key: value for key, value in vars(self.reward.card).items() if key in CARD},
         )
@@ -113,8 +117,6 @@ class Service:
 
     async def score(self, request: HttpRequest) -> Response:
         self._authorise(request)
-        if self.load.requests >= self.options.queue:
-            raise HTTPException(503, f"{self.load.requests} requests are waiting already; try again", AGAIN)
         with self._counted("requests", 1):
             try:
                 async with asyncio.timeout(self.options.timeout):
@@ -163,24 +165,22 @@ class Service:
         return len(samples), min(sum(map(_pixels, samples)), self.options.max_pixels)
 
     @contextmanager
-    def _counted(self, what: Literal["requests", "bytes", "pixels"], n: int) -> Iterator[Callable[[int], None]]:
+    def _counted(self, what: str, n: int) -> Iterator[Callable[[int], None]]:
         """Of what is there at once; more than the server takes is told to come back."""
         mine = 0
-        limits = {"bytes": BACKLOG * self.options.max_bytes, "pixels": BACKLOG * self.options.max_pixels}
 
         def count(n: int) -> None:
             nonlocal mine
-            now = getattr(self.load, what) + n
-            if now > limits.get(what, now):
-                raise HTTPException(503, f"the requests that are there have too many {what} already; try again", AGAIN)
+            if self.load[what] + n > self.most[what]:
+                raise HTTPException(503, f"{self.load[what]} {what} are waiting already; try again", AGAIN)
             mine += n
-            setattr(self.load, what, now)
+            self.load[what] += n
 
         count(n)
         try:
             yield count
         finally:
-            setattr(self.load, what, getattr(self.load, what) - mine)
+            self.load[what] -= mine
 
     def _too_late(self) -> str:
         now = self.reward.state()
