@@ -34,6 +34,11 @@ def named(settings: Any) -> dict[str, str]:
     return {text: value for text, value in found if value is not None}
 
 
+def files_in(rows: Any) -> dict[str, str]:
+    """Digests by name of the files that texts in rows name: a reward may open them."""
+    return {text: digest(path) for text in _texts(rows) if os.path.isfile(path := Path(os.path.expanduser(text)))}
+
+
 def _digest(text: str) -> str | None:
     module = text if text.endswith(".py") else text.rpartition(":")[0]
     if module.endswith(".py") and os.path.isfile(module):

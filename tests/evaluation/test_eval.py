@@ -305,6 +305,8 @@ def test_results_of_another_model_or_reward_are_not_taken_for_new_ones(capsys, t
     tensors = load_file(model / "model.safetensors")
     save_file({name: -tensor for name, tensor in tensors.items()}, model / "model.safetensors")
     assert "out holds results with other model;" in refusal(capsys, *options)
+    Path("out/settings.json").unlink()
+    assert "out holds results without settings.json" in refusal(capsys, *options)
 
 
 def test_what_a_prompt_row_works_from_belongs_to_the_prompts(tmp_path):

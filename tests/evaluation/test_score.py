@@ -498,6 +498,16 @@ def test_changed_rows_are_noticed(desk, capsys):
     assert run(source="rows.jsonl") == 2 and "a file of rows has changed" in capsys.readouterr().err
 
 
+def test_a_file_that_a_row_names_belongs_to_the_rows(desk, capsys):
+    (desk / "reference.txt").write_text("1")
+    (desk / "rows.jsonl").write_text('{"image": "pictures/a.png", "reference": "reference.txt"}\n')
+    assert run(source="rows.jsonl") == 0
+    grey(desk / "pictures/a.png", 204)
+    assert run(source="rows.jsonl") == 0 and scores() == pytest.approx([0.8])
+    (desk / "reference.txt").write_text("2")
+    assert run(source="rows.jsonl") == 2 and "a file of rows has changed" in capsys.readouterr().err
+
+
 def test_what_scored_nothing_may_be_mended_and_tried_again(desk, capsys):
     assert run(rewards="my_reward.py:nothing_good") == 2
     err = capsys.readouterr().err

@@ -7,7 +7,7 @@ from typing import Any
 
 from flowgrpo.core.digests import digest, digest_of
 from flowgrpo.core.errors import UserError
-from flowgrpo.core.identity import named
+from flowgrpo.core.identity import files_in, named
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.evaluation.benchmarks.run import Exam
 from flowgrpo.policies import PolicyConfig
@@ -26,6 +26,8 @@ def pin(folder: Path, facts: Mapping[str, Any]) -> None:
         before = json.loads(file.read_text(encoding="utf-8"))
         if differ := [key for key in facts if before.get(key) != facts[key]]:
             raise UserError(f"{folder} holds results with other {', '.join(differ)}; choose another --out, or remove that folder")
+    elif next(folder.glob("**/scores.jsonl"), None):
+        raise UserError(f"{folder} holds results without {file.name}, which says what they are of; choose another --out")
     folder.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(facts, indent=1), encoding="utf-8")
 
@@ -46,9 +48,9 @@ def settings(exam: Exam, policy: PolicyConfig) -> dict[str, Any]:
 
 
 def fingerprint(prompts: Sequence[Prompt]) -> str:
-    """Of the rows, and of the pictures and clips that the model works from."""
+    """Of the rows, of the pictures and clips that the model works from, and of other files that rows name."""
     stated = [{"index": prompt.index, "text": prompt.text, "metadata": prompt.metadata} for prompt in prompts]
-    files = named([prompt.conditions for prompt in prompts])
+    files = files_in([[prompt.conditions, prompt.metadata] for prompt in prompts])
     return digest_of([stated, files] if files else stated)
 
 

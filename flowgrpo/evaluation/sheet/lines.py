@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 from flowgrpo.config.run import RewardConfig
 from flowgrpo.core.digests import digest
 from flowgrpo.core.errors import UserError
+from flowgrpo.core.identity import files_in
 from flowgrpo.core.paths import locate
 from flowgrpo.data.media import CLIPS
 from flowgrpo.evaluation.sheet.source import Item, index_of
@@ -113,15 +114,20 @@ def _replace(path: Path, text: str) -> None:
     part.replace(path)
 
 
-def settings_of(source: str, prompts: str | None, rewards: Mapping[str, RewardConfig]) -> dict[str, Any]:
-    """What scores depend on beside the pictures: the source, files with rows, and what the rewards are."""
+def settings_of(source: str, prompts: str | None, rewards: Mapping[str, RewardConfig], items: Sequence[Item]) -> dict[str, Any]:
+    """What scores depend on beside the samples: the source, files with rows, files that rows name, and what the rewards are."""
     index = index_of(source)
     rows = [*([index] if index else []), *([locate(prompts)] if prompts else [])]
     return {
         "source": str(locate(source).absolute()),
-        "rows": {str(path.absolute()): digest(path) for path in rows},
+        "rows": {str(path.absolute()): digest(path) for path in rows} | files_in([_apart(item.row) for item in items]),
         "rewards": {label: identity(config) for label, config in rewards.items()},
     }
+
+
+def _apart(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row without its sample."""
+    return {key: value for key, value in row.items() if key not in KINDS}
 
 
 def check_settings(folder: Path, settings: Mapping[str, Any], known: Mapping[Key, Line]) -> None:

@@ -17,7 +17,7 @@ from flowgrpo.evaluation.sheet.summary import summarise
 def score(source: str, prompts: str | None, rewards: Mapping[str, RewardConfig], out: Path, batch: int) -> dict[str, Any]:
     """What summary.json holds. What `out` holds of an interrupted run is kept, and what failed in it is tried again."""
     items, folder = read_source(source, prompts), out.resolve()
-    settings, known = settings_of(source, prompts, rewards), known_lines(folder)
+    settings, known = settings_of(source, prompts, rewards, items), known_lines(folder)
     check_settings(folder, settings, known)
     judge = Judge(rewards)
     folder.mkdir(parents=True, exist_ok=True)
