@@ -2,7 +2,7 @@
 
 import argparse
 
-from flowgrpo.config.run import checked, with_overrides
+from flowgrpo.config.tree import checked, with_overrides
 from flowgrpo.core.errors import UserError
 
 

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-from flowgrpo.config.run import Config, checked, with_overrides
+from flowgrpo.config.run import Config
+from flowgrpo.config.tree import checked, with_overrides
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.keys import numpy_generator
 from flowgrpo.policies import Cost, Memory, Work

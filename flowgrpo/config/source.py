@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flowgrpo.config.run import checked, load_config, with_overrides
+from flowgrpo.config.run import load_config
+from flowgrpo.config.tree import checked, with_overrides
 from flowgrpo.core.paths import locate, recipes
 from flowgrpo.policies import PolicyConfig
 from flowgrpo.policies.diffusers import DiffusersConfig

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from flowgrpo.config.run import parse_yaml
+from flowgrpo.config.tree import parse_yaml
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.whole import read_json
 from flowgrpo.data.samples import spread

@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from flowgrpo.config.run import Config, checked, load_config, read_tree, with_overrides
+from flowgrpo.config.run import Config, load_config
+from flowgrpo.config.tree import checked, read_tree, with_overrides
 from flowgrpo.core.digests import digest, digest_of
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.identity import named

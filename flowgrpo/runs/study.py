@@ -16,7 +16,8 @@ from itertools import combinations
 from pathlib import Path
 
 from flowgrpo.config.bill import bill_of
-from flowgrpo.config.run import Config, load_config, parse_yaml
+from flowgrpo.config.run import Config, load_config
+from flowgrpo.config.tree import parse_yaml
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.paths import recipe_name
 from flowgrpo.core.whole import write_json

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flowgrpo.config.run import RewardConfig, checked, read_tree, with_overrides
+from flowgrpo.config.run import RewardConfig
+from flowgrpo.config.tree import checked, read_tree, with_overrides
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.paths import find_config
 from flowgrpo.core.section import Section
