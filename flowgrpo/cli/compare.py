@@ -1,7 +1,8 @@
 """`flowgrpo compare RUN... [--out DIR] [--json]`."""
 
 import argparse
-from pathlib import Path
+
+from flowgrpo.core.whole import require_writable
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,8 +17,9 @@ def run(arguments: argparse.Namespace) -> int:
     from flowgrpo.runs.compare import compare
     from flowgrpo.runs.compare_page import as_json, markdown, write_comparison
 
+    out = require_writable(arguments.out, "--out") if arguments.out else None
     comparison = compare(arguments.runs)
-    if arguments.out:
-        write_comparison(comparison, Path(arguments.out))
+    if out:
+        write_comparison(comparison, out)
     print(as_json(comparison) if arguments.json else markdown(comparison))
     return 0

@@ -9,6 +9,7 @@ from flowgrpo.cli._parser import with_old_spelling
 from flowgrpo.config.source import HELP, Source, read_source
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.paths import recipe_name
+from flowgrpo.core.whole import require_writable
 from flowgrpo.scoring.chosen import ARGUMENTS, REWARDS, chosen_rewards, of_rewards
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def _evaluate(arguments: argparse.Namespace, source: Source, settings: list[str]
         keep=arguments.keep,
     )
     trained = names_of([Path(folder) for folder in arguments.checkpoint])
-    out = Path(arguments.out or f"evals/{name}-{_called(arguments.source)}")
+    out = require_writable(arguments.out or f"evals/{name}-{_called(arguments.source)}", "--out")
     report = evaluate(name, exam, source.policy, trained, out, _command(arguments, exam, out))
     print(markdown(report))
     print(last_line(report))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from flowgrpo.cli._numbers import positive, seed
 from flowgrpo.config.source import HELP, read_source
+from flowgrpo.core.whole import require_writable
 from flowgrpo.data.media import kept
 from flowgrpo.data.prompts import load_prompts
 
@@ -25,6 +26,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    out = require_writable(arguments.out, "--out")
     source = read_source(arguments.source, arguments.overrides, arguments.steps)
     prompts = load_prompts(arguments.prompts)
     import torch
@@ -35,7 +37,6 @@ def run(arguments: argparse.Namespace) -> int:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     sampler = source.policy.build_sampler(device, Path(arguments.checkpoint) if arguments.checkpoint else None)
     tell(check_files(source.policy, {arguments.prompts: prompts}) if notes is None else notes)
-    out = Path(arguments.out)
     out.mkdir(parents=True, exist_ok=True)
     with (out / "samples.jsonl").open("w") as index:
         for start in range(0, len(prompts), arguments.batch):

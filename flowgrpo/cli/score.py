@@ -2,12 +2,12 @@
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
 from flowgrpo.cli._numbers import positive
 from flowgrpo.cli._parser import with_old_spelling
 from flowgrpo.core.errors import UserError
+from flowgrpo.core.whole import require_writable
 from flowgrpo.scoring.chosen import ARGUMENTS, REWARDS, chosen_rewards, with_arguments
 
 SOURCE = """a folder of pictures and clips with all below it, a quoted glob, or a .jsonl with rows of {"image" or "video": path,
@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not rewards:
         raise UserError("--rewards names no reward")
     try:
-        facts = score(arguments.source, arguments.prompts, rewards, Path(arguments.out), arguments.batch)
+        facts = score(arguments.source, arguments.prompts, rewards, require_writable(arguments.out, "--out"), arguments.batch)
     except KeyboardInterrupt as error:
         raise UserError("interrupted; the same command goes on") from error
     print(_table(facts))

@@ -1,11 +1,11 @@
 """`flowgrpo study CONFIG... [--seeds 0 1 2] [--evaluations N] [--points 5] [--workers 1] [--out DIR] [a.b=c ...]`."""
 
 import argparse
-from pathlib import Path
 
 from flowgrpo.cli._numbers import positive, seed
 from flowgrpo.cli._parser import with_old_spelling
 from flowgrpo.core.errors import UserError
+from flowgrpo.core.whole import require_writable
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
     from flowgrpo.runs.compare_page import markdown, write_comparison
     from flowgrpo.runs.study import comparison_of, plan, train
 
-    out = Path(arguments.out)
+    out = require_writable(arguments.out, "--out")
     overrides = with_old_spelling(arguments.overrides, arguments.set)
     trials = plan(arguments.configs, arguments.seeds, arguments.evaluations, arguments.points, overrides, out)
     try:

@@ -1,11 +1,28 @@
-"""Files that are whole or absent: written beside their place and renamed into it."""
+"""Files that are whole or absent: written beside their place and renamed into it; and places that can be written to."""
 
 import json
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
-from flowgrpo.core.errors import UserError
+from flowgrpo.core.errors import UserError, short
+
+
+def require_writable(folder: Path | str, name: str) -> Path:
+    """Before anything is loaded: can files be made in this folder, or in the one that it will be made in? `name` is its option.
+
+    Errors: UserError where not.
+    """
+    place = Path(folder).absolute()
+    try:
+        while not place.exists():
+            place = place.parent
+        with tempfile.TemporaryFile(dir=place) as probe:
+            probe.write(b"1")
+    except (OSError, ValueError) as error:
+        raise UserError(f"nothing can be written to {name} = {short(folder)!r} ({error}); choose another") from error
+    return Path(folder)
 
 
 def write_text(path: Path, text: str) -> None:

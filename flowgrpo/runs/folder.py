@@ -8,7 +8,6 @@ import itertools
 import json
 import os
 import re
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -47,18 +46,6 @@ class Alarm:
 
     update: int
     sentence: str
-
-
-def check_output(output: str) -> None:
-    """Before anything is loaded: can run folders be made there? Errors: UserError where not."""
-    folder = Path(output).absolute()
-    try:
-        while not folder.exists():
-            folder = folder.parent
-        with tempfile.TemporaryFile(dir=folder) as probe:
-            probe.write(b"1")
-    except (OSError, ValueError) as error:
-        raise UserError(f"run folders can't be made in output = {output!r} ({error}); choose another output") from error
 
 
 def new_run(output: str, name: str) -> Path:

@@ -14,7 +14,7 @@ from flowgrpo.config.run import Config
 from flowgrpo.core.errors import NotFinite, UserError
 from flowgrpo.core.processes import Processes
 from flowgrpo.core.progress import bar
-from flowgrpo.core.whole import write_json
+from flowgrpo.core.whole import require_writable, write_json
 from flowgrpo.data.prompts import Prompt, load_prompts
 from flowgrpo.data.samples import spread
 from flowgrpo.evaluation.held_out import compare, evaluate
@@ -94,7 +94,7 @@ class Training:
         )
         self.processes = Processes(self.accelerator)
         if self.processes.is_main:
-            folder.check_output(config.output)
+            require_writable(config.output, "output")
             if self.run:
                 self.held.enter_context(folder.locked(self.run))
         files = self._files()

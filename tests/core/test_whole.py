@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from flowgrpo.cli.main import main
 from flowgrpo.core.errors import UserError, user_code
 from flowgrpo.core.whole import read_json, write_json, write_text
 
@@ -36,3 +37,20 @@ def test_what_a_users_code_raises_is_said_with_their_file_and_line(tmp_path):
         raise SystemExit(0)
     with pytest.raises(UserError, match=r"^as it is$"), user_code("reward 'x'"):
         raise UserError("as it is")
+
+
+def test_a_place_that_can_not_be_written_to_is_said_by_every_command_before_it_loads_anything(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "p.txt").write_text("a red circle\n")
+    for command in (
+        ["train", "quickstart", "output=file/below"],
+        ["sample", "quickstart", "--prompts", "p.txt", "--out", "file/below"],
+        ["score", ".", "--rewards", "brisque", "--out", "file"],
+        ["eval", "mini_scenes", "quickstart", "--out", "file/below"],
+        ["study", "quickstart", "--out", "file"],
+        ["compare", "runs", "--out", "/proc/self/below"],
+    ):
+        assert main(command) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and "nothing can be written to" in said

@@ -291,7 +291,7 @@ def test_output_that_can_not_be_written_is_said_before_anything_is_loaded(run, c
     Path("link").symlink_to("/proc/self")
     monkeypatch.setattr("flowgrpo.training.run.load_prompts", lambda source: pytest.fail("too late"))
     for output in ("file", "file/below", "link/below"):
-        assert f"run folders can't be made in output = {output!r}" in refused(capsys, "e.yaml", f"output={output}")
+        assert f"nothing can be written to output = {output!r}" in refused(capsys, "e.yaml", f"output={output}")
 
 
 def test_runs_of_the_same_second_have_folders_of_their_own(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from flowgrpo.core.whole import write_text
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.data.samples import spread
 from flowgrpo.evaluation.benchmarks.benchmark import Figures
@@ -44,7 +45,7 @@ def write_page(report: Report) -> None:
     sections = [part(report) for part in (_header, _facts, _tests, _figures, _samples, _losses, _about)]
     style = STYLE + TABLE_STYLE + EVAL_STYLE + _sizes(report)
     page = PAGE.format(title=html.escape(f"{report.name}, evaluated"), style=style, body="\n".join(filter(None, sections)))
-    (report.folder / "report.html").write_text(page, encoding="utf-8")
+    write_text(report.folder / "report.html", page)
 
 
 def _sizes(report: Report) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from flowgrpo.core.digests import digest, digest_of
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.identity import files_in, named
+from flowgrpo.core.whole import write_json
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.evaluation.benchmarks.run import Exam
 from flowgrpo.policies import PolicyConfig
@@ -29,7 +30,7 @@ def pin(folder: Path, facts: Mapping[str, Any]) -> None:
     elif next(folder.glob("**/scores.jsonl"), None):
         raise UserError(f"{folder} holds results without {file.name}, which says what they are of; choose another --out")
     folder.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    write_json(file, facts, indent=1)
 
 
 def settings(exam: Exam, policy: PolicyConfig) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from flowgrpo.core.whole import write_text
+
 
 @dataclass(frozen=True)
 class Record:
@@ -32,9 +34,7 @@ def read_records(file: Path) -> list[Record]:
 
 def write_records(file: Path, records: Iterable[Record]) -> None:
     """All of the file, whole or as it was."""
-    partial = file.with_suffix(".partial")
-    partial.write_text(_lines(records), encoding="utf-8")
-    partial.replace(file)
+    write_text(file, _lines(records))
 
 
 def append_records(file: Path, records: Iterable[Record]) -> None:

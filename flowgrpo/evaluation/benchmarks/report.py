@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from flowgrpo.core.whole import write_json
 from flowgrpo.evaluation.benchmarks.benchmark import Figures
 from flowgrpo.evaluation.benchmarks.comparison import Difference, Result, difference, prompt_gains, result
 from flowgrpo.evaluation.benchmarks.records import Record
@@ -105,7 +106,7 @@ def last_line(report: Report) -> str:
 
 
 def write_summary(report: Report) -> None:
-    (report.folder / "summary.json").write_text(json.dumps(summary(report), indent=1), encoding="utf-8")
+    write_json(report.folder / "summary.json", summary(report), indent=1)
 
 
 def markdown(report: Report) -> str:

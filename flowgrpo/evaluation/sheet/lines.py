@@ -13,6 +13,7 @@ from flowgrpo.core.digests import digest
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.identity import files_in
 from flowgrpo.core.paths import locate
+from flowgrpo.core.whole import write_json, write_text
 from flowgrpo.data.media import CLIPS
 from flowgrpo.evaluation.sheet.source import Item, index_of
 from flowgrpo.scoring.identity import identity
@@ -98,7 +99,7 @@ def _keys(lines: Iterable[Line]) -> Iterator[Key]:
 def write_lines(folder: Path, lines: Iterable[Line], known: Mapping[Key, Line]) -> list[Line]:
     """Write scores.jsonl line by line, and return all lines. Until its end earlier.jsonl keeps what was known."""
     earlier, kept = folder / EARLIER, []
-    _replace(earlier, "".join(line.as_json() + "\n" for line in known.values()))
+    write_text(earlier, "".join(line.as_json() + "\n" for line in known.values()))
     with (folder / SCORES).open("w", encoding="utf-8") as file:
         for line in lines:
             file.write(line.as_json() + "\n")
@@ -106,12 +107,6 @@ def write_lines(folder: Path, lines: Iterable[Line], known: Mapping[Key, Line]) 
             kept.append(line)
     earlier.unlink()
     return kept
-
-
-def _replace(path: Path, text: str) -> None:
-    part = path.with_suffix(".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
 
 
 def settings_of(source: str, prompts: str | None, rewards: Mapping[str, RewardConfig], items: Sequence[Item]) -> dict[str, Any]:
@@ -148,4 +143,4 @@ def check_settings(folder: Path, settings: Mapping[str, Any], known: Mapping[Key
 
 
 def write_settings(folder: Path, settings: Mapping[str, Any]) -> None:
-    _replace(folder / SETTINGS, json.dumps(settings, indent=1))
+    write_json(folder / SETTINGS, settings, indent=1)

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from flowgrpo.core.errors import UserError
+from flowgrpo.core.whole import write_text
 from flowgrpo.data.media import read
 from flowgrpo.evaluation.sheet.lines import Line
 from flowgrpo.evaluation.sheet.summary import scores_of
@@ -58,7 +59,7 @@ def write_page(folder: Path, source: str, lines: Sequence[Line], facts: Facts, s
         f"<details class=config><summary>Settings</summary><pre>{html.escape(json.dumps(settings, indent=1))}</pre></details>",
     ]
     page = PAGE.format(title=html.escape(source), style=style, body="\n".join(filter(None, sections)))
-    (folder / "report.html").write_text(page, encoding="utf-8", errors="replace")
+    write_text(folder / "report.html", page.encode(errors="replace").decode())
 
 
 def _header(source: str, lines: Sequence[Line], facts: Facts) -> str:

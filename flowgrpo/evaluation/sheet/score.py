@@ -1,12 +1,12 @@
 """`flowgrpo score`: files through rewards into a folder with scores.jsonl, summary.json and report.html."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from flowgrpo.config.run import RewardConfig
 from flowgrpo.core.errors import UserError
+from flowgrpo.core.whole import write_json
 from flowgrpo.evaluation.sheet.lines import check_settings, known_lines, settings_of, started, write_lines, write_settings
 from flowgrpo.evaluation.sheet.page import write_page
 from flowgrpo.evaluation.sheet.source import read_source
@@ -26,6 +26,6 @@ def score(source: str, prompts: str | None, rewards: Mapping[str, RewardConfig],
     if not any(line.scores for line in finished):
         raise UserError(f"nothing could be scored; the first sample: {next(iter(finished[0].errors.values()))}")
     facts = summarise(finished, judge)
-    (folder / "summary.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    write_json(folder / "summary.json", facts, indent=1)
     write_page(folder, source, finished, facts, settings)
     return facts
