@@ -7,6 +7,7 @@ import ast
 import importlib
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.machinery import ModuleSpec
 from importlib.util import cache_from_source
 from pathlib import Path
@@ -51,7 +52,8 @@ def forget_changed(file: Path, name: str = "") -> None:
     if any(_is_old(module, path) for module, path in loaded.items()):
         for module, path in loaded.items():
             del sys.modules[module]
-            Path(cache_from_source(str(path))).unlink(missing_ok=True)
+            with suppress(PermissionError):  # it goes by a time in seconds and a size, and a folder of others' is seldom edited
+                Path(cache_from_source(str(path))).unlink(missing_ok=True)
     _held.update({module: digest(path) for module, path in modules.items()})
 
 
@@ -67,7 +69,7 @@ def _is_old(module: str, path: Path) -> bool:
 def _imports(file: Path, package: str) -> Iterator[tuple[str, Path]]:
     try:
         tree = ast.parse(file.read_bytes())
-    except SyntaxError:
+    except (SyntaxError, ValueError):  # said when it is imported
         return
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from flowgrpo.core.errors import UserError
 from flowgrpo.core.identity import named
 from flowgrpo.core.plugins import load_file, resolve
 from flowgrpo.core.sources import source_digest, user_modules
@@ -75,6 +76,13 @@ def test_what_did_not_change_is_loaded_once(desk):
     first, second = (value_of(f"{desk / 'once.py'}:Mine") for _ in range(2))
     assert first is second and pickle.loads(pickle.dumps(first(3))) == second(3)
     assert value_of("once:Mine") is value_of("once:Mine")
+
+
+@pytest.mark.parametrize("source", [b"def f(:\n", b"x = 1\0\n", b"x = '\xff'\n"])
+def test_a_file_that_is_no_python_is_said(desk, source):
+    (desk / "broken.py").write_bytes(source)
+    with pytest.raises(UserError, match=r"broken.py can't be imported: (SyntaxError|ValueError)"):
+        load_file(desk / "broken.py")
 
 
 def test_a_file_that_failed_is_tried_again(desk):
