@@ -81,8 +81,12 @@ def test_what_did_not_change_is_loaded_once(desk):
 @pytest.mark.parametrize("source", [b"def f(:\n", b"x = 1\0\n", b"x = '\xff'\n"])
 def test_a_file_that_is_no_python_is_said(desk, source):
     (desk / "broken.py").write_bytes(source)
-    with pytest.raises(UserError, match=r"broken.py can't be imported: (SyntaxError|ValueError)"):
+    with pytest.raises(UserError, match=r"broken.py can't be imported: it raised (SyntaxError|ValueError)"):
         load_file(desk / "broken.py")
+    with pytest.raises(UserError, match=r"module 'broken' can't be imported: it raised (SyntaxError|ValueError)"):
+        value_of("broken:x")
+    with pytest.raises(UserError, match="no module named 'nowhere_at_all'"):
+        value_of("nowhere_at_all:x")
 
 
 def test_a_file_that_failed_is_tried_again(desk):

@@ -84,7 +84,7 @@ def deadly(samples):
     if "hang" in samples.prompts:
         time.sleep(600)
     if "exit" in samples.prompts:
-        raise SystemExit(3)
+        os._exit(3)
     if "kill" in samples.prompts:
         os.kill(os.getpid(), 9)
     return [float(len(samples))] * len(samples)
@@ -642,7 +642,7 @@ def test_a_reward_that_can_not_be_made_again_is_no_healthy_server(mine):
         assert "error" in post(server.url, ask("exit")).json()["scores"][0]
         until(lambda: requests.get(f"{server.url}/health", timeout=60).status_code == 503)
         reply = post(server.url, ask("p"))
-        assert reply.status_code == 503 and "can't be imported: SyntaxError" in reply.json()["error"]
+        assert reply.status_code == 503 and "can't be imported: it raised SyntaxError" in reply.json()["error"]
         with pytest.raises(Unavailable, match="can't be imported"):
             client(grey(0.5))
         mine.write_text(SOURCE)
@@ -676,7 +676,7 @@ def test_a_server_ends_while_its_reward_is_being_made_again(mine):
 
 def test_a_reward_that_ends_its_process_while_it_is_made_is_said(tmp_path, capsys):
     path = tmp_path / "ends.py"
-    path.write_text("raise SystemExit(3)")
+    path.write_text("import os\nos._exit(3)")
     assert main(["serve-reward", f"{path}:x", "--port", "0"]) == 2
     assert "can't be made: its process ended (exit code 3)" in capsys.readouterr().err
 
