@@ -1,6 +1,7 @@
 """What a run began from, and whether it may go on as it is asked to. A resumed run is the undisturbed one, or it is refused."""
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from flowgrpo.core.whole import write_json
 from flowgrpo.data.prompts import Files, load_prompts
 from flowgrpo.runs.checkpoint import PREFIX
 from flowgrpo.runs.folder import newest_run
+from flowgrpo.scoring.identity import identity
 
 MAY_CHANGE = (
     *("updates", "output", "tracker", "checkpoints", "sentinels", "evaluation.every", "evaluation.limit_between"),
@@ -26,15 +28,21 @@ MAY_CHANGE = (
 
 @dataclass(frozen=True)
 class Provenance:
-    """The recipe's name, its sections before any override, and digests of its data and model."""
+    """The recipe's name, its sections before any override, digests of its data and model, and of its rewards by label."""
 
     recipe: str
     sections: dict[str, Any]
     digests: dict[str, str]
+    rewards: dict[str, str]
 
     @classmethod
     def of(cls, source: str, config: Config) -> "Provenance":
-        return cls(recipe_name(source), json.loads(json.dumps(read_tree(find_config(source)))), _digests(config))
+        sections = json.loads(json.dumps(read_tree(find_config(source))))
+        return cls(recipe_name(source), sections, _digests(config), _rewards(config))
+
+    def stands_for(self, config: Config) -> bool:
+        """Whether what these digests are of is what the config names today."""
+        return self.digests == _digests(config) and self.rewards == _rewards(config)
 
     def save(self, run: Path) -> None:
         write_json(run / "run.json", asdict(self), indent=1)
@@ -87,6 +95,11 @@ def resumed(where: str, source: str, overrides: Sequence[str]) -> Resumed:
     for file, before in provenance.digests.items():
         if now.get(file) != before:
             raise UserError(f"{file} is not what it was when {run} began; a run goes on with the same data: bring it back")
+    for label, before in _rewards(config).items():
+        if provenance.rewards.get(label) != before:
+            print(
+                f"flowgrpo: reward '{label}' is not what it was when {run} began; its scores are of two rewards", file=sys.stderr
+            )
     return Resumed(run, config, checkpoint)
 
 
@@ -94,6 +107,12 @@ def _digests(config: Config) -> dict[str, str]:
     """Of the prompt files, of the pictures and clips that their rows name (by size), and of what the policy names."""
     files = dict.fromkeys([config.rollout.prompts, *([config.evaluation.prompts] if config.evaluation else [])])
     return {file: _digest(file) for file in files} | named(config.policy.model_dump(mode="json"))
+
+
+def _rewards(config: Config) -> dict[str, str]:
+    """Of their code and arguments, and of what these name."""
+    found = {label: identity(reward) for label, reward in config.rewards.items()}
+    return {label: digest_of({key: value for key, value in facts.items() if key != "flowgrpo"}) for label, facts in found.items()}
 
 
 def _digest(file: str) -> str:

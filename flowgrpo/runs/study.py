@@ -1,8 +1,8 @@
 """A study: every recipe with every seed at an equal budget of network evaluations, each run a process of its own.
 
 A study folder holds `runs/`, `logs/`, `study.json` (how far every run is; a record, never read back) and the comparison.
-A run folder belongs to a trial if its resolved config is the trial's, so a study goes on where it stopped, and another
-budget or override makes other runs.
+A run folder belongs to a trial if its resolved config is the trial's and its prompts, model and rewards are today's, so a study
+goes on where it stopped, and another budget or override makes other runs.
 """
 
 import json
@@ -24,6 +24,7 @@ from flowgrpo.core.whole import write_json
 from flowgrpo.runs.checkpoint import checkpoints
 from flowgrpo.runs.compare import Comparison, compare
 from flowgrpo.runs.curve import recipe_of
+from flowgrpo.runs.provenance import Provenance
 
 ALL_PROMPTS = 1_000_000
 NOT_EXAM = {"every", "limit_between", "batch", "pictures"}
@@ -63,12 +64,13 @@ class Trial:
 
     def _runs(self) -> list[Path]:
         """The folders of this trial, oldest first."""
-        folders = [file.parent for file in sorted((self.out / "runs").glob("*/config.yaml"))]
+        folders = [file.parent for file in sorted((self.out / "runs").glob("*/run.json"))]
         return [run for run in folders if recipe_of(run) == self.name and self._made(run)]
 
     def _made(self, run: Path) -> bool:
         saved = parse_yaml((run / "config.yaml").read_text(encoding="utf-8"))
-        return {**saved, "output": ""} == {**self.config.model_dump(mode="json"), "output": ""}
+        asked = self.config.model_dump(mode="json")
+        return {**saved, "output": ""} == {**asked, "output": ""} and Provenance.load(run).stands_for(self.config)
 
 
 def plan(

@@ -81,7 +81,7 @@ class Training:
             except Stopped as stop:
                 raise Stopped(joined(f"{stop} ended the run", self._keep())) from stop
             except Exception:
-                print(self._keep(), file=sys.stderr)
+                print(joined("flowgrpo: the run ended with an error", self._keep()), file=sys.stderr)
                 raise
 
     def _prepare(self) -> None:
@@ -238,7 +238,10 @@ class Training:
     def _keep(self) -> str:
         """Write a checkpoint of what is done, if the last one is older; how to go on."""
         if self.settled and not self._busy() and not (self._folder / f"{PREFIX}{self.settled:06d}").is_dir():
-            self._checkpoint()
+            try:
+                self._checkpoint()
+            except UserError as error:
+                return str(error)
         return self._way_on()
 
     def _way_on(self) -> str:

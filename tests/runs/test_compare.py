@@ -22,6 +22,8 @@ from flowgrpo.pages.plot import apart, round_ticks
 from flowgrpo.runs.compare import compare
 from flowgrpo.runs.compare_page import markdown, write_comparison
 from flowgrpo.runs.curve import find_runs, read_run, recipe_of
+from flowgrpo.runs.folder import write_config
+from flowgrpo.runs.provenance import Provenance
 from flowgrpo.runs.study import Trial, plan
 
 BEFORE = [0.0, 0.0, 1.0, 1.0] * 10
@@ -301,6 +303,24 @@ def test_a_study_goes_on_after_a_failure_and_repeats_nothing(study, capsys):
     again = capsys.readouterr()
     assert again.out == table and "begins" not in again.err
     assert Path("out/compare.html").is_file()
+
+
+def test_a_run_of_other_prompts_or_another_reward_is_not_the_trials(study, tmp_path):
+    Path("p.jsonl").write_text('{"prompt": "a red circle"}\n' * 9)
+    (trial,) = plan(["whole.yaml"], [0], 1, 1, ["rollout.prompts=p.jsonl"], tmp_path / "out")
+    run = tmp_path / "out" / "runs" / "whole-20260101-000000"
+    run.mkdir(parents=True)
+    write_config(run, trial.config)
+    (run / "report.html").touch()
+    assert trial.finished() is None
+    Provenance.of("whole.yaml", trial.config).save(run)
+    assert trial.finished() == run
+    Path("p.jsonl").write_text('{"prompt": "a blue circle"}\n' * 9)
+    assert trial.finished() is None
+    Path("p.jsonl").write_text('{"prompt": "a red circle"}\n' * 9)
+    assert trial.finished() == run
+    Path("whole_reward.py").write_text(REWARD + "\n")
+    assert trial.finished() is None
 
 
 def test_an_interrupt_ends_the_children(study, capsys, monkeypatch):

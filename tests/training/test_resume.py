@@ -147,6 +147,12 @@ def test_other_prompts_are_refused(run, capsys):
     assert "p.jsonl does not exist" in refused(capsys, "e.yaml", "updates=6", "--resume", str(run))
 
 
+def test_a_mended_reward_goes_on_with_a_word(run, capsys):
+    Path("bright.py").write_text(BRIGHT + "\n")
+    assert main(["train", "e.yaml", "updates=5", "--resume", str(run)]) == 0
+    assert f"reward 'bright' is not what it was when {run} began" in capsys.readouterr().err
+
+
 def test_fewer_updates_than_there_are_are_refused(run, capsys):
     assert "has 4 updates already, and updates = 3" in refused(capsys, "e.yaml", "updates=3", "--resume", str(run))
 
