@@ -1,9 +1,23 @@
-"""What a network says must be numbers."""
+"""Weights, and what a network says, must be numbers."""
+
+from collections.abc import Mapping
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from flowgrpo.core.errors import NotFinite
+
+STORED = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def weights(parts: Mapping[str, Any], model: str) -> None:
+    """Of what of these are modules. Errors: NotFinite that names the first tensor with NaN or infinity; quantised ones are passed
+    over."""
+    for part, module in parts.items():
+        for name, value in module.named_parameters() if isinstance(module, nn.Module) else ():
+            if value.dtype in STORED and not value.is_meta and not bool(torch.isfinite(value).all()):
+                raise NotFinite(f"model '{model}': the weights '{name}' of its {part} hold NaN or infinity; get the model anew")
 
 
 def numbers(prediction: Tensor, step: int) -> Tensor:

@@ -27,24 +27,50 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def broken(folder: Path, part: str, ending: str) -> str:
-    """mini-sd3 with one tensor of NaN in it."""
-    shutil.copytree(locate("asset:mini-sd3"), folder)
+def broken(folder: Path, part: str, factor: float, asset: str = "mini-sd3") -> str:
+    """A model with one tensor multiplied."""
+    shutil.copytree(locate(f"asset:{asset}"), folder)
     (file,) = (folder / part).glob("*.safetensors")
     tensors = load_file(file)
-    name = next(name for name in tensors if name.endswith(ending))
-    save_file({**tensors, name: tensors[name] * float("nan")}, file, metadata={"format": "pt"})
+    name = next(name for name in tensors if name.endswith("weight") and ("decoder.conv_in" in name or part != "vae"))
+    save_file({**tensors, name: tensors[name].float() * factor}, file, metadata={"format": "pt"})
     return str(folder)
 
 
-@pytest.mark.parametrize(("part", "ending"), [("vae", "decoder.conv_out.bias"), ("transformer", "proj_out.bias")])
-def test_pixels_that_are_no_numbers_end_every_command_that_makes_them(part, ending, home, capsys):
-    model = broken(home / "m", part, ending)
+@pytest.mark.parametrize("part", ["vae", "transformer"])
+def test_pixels_that_are_no_numbers_end_every_command_that_makes_them(part, home, capsys):
+    model = broken(home / "m", part, 3e37)
     assert main(["sample", model, *CALL, "--prompts", "p.jsonl", "--steps", "2", "--out", "s"]) == 2
     assert "not finite numbers" in capsys.readouterr().err and not list(home.glob("s/*.png"))
     assert main(["train", "mini/flow_grpo", *SMALL, f"policy.model={model}", "updates=1"]) == 2
     assert "set policy.dtype to bf16 or fp32" in capsys.readouterr().err
     assert not (home / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "asset", "part"),
+    [
+        ("mini/flow_grpo", "mini-sd3", "vae"),
+        ("mini-amused/trajectory", "mini-amused", "transformer"),
+        ("mini-mdlm/trajectory", "mini-mdlm", "."),
+    ],
+)
+def test_weights_that_are_no_numbers_are_named_when_they_are_loaded(recipe, asset, part, home, capsys):
+    model = broken(home / "m", part, float("nan"), asset)
+    assert main(["train", recipe, f"policy.model={model}", "updates=1"]) == 2
+    assert f"model '{model}': the weights '" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("recipe", "asset", "part"), [("mini/cps", "mini-sd3", "transformer"), ("mini-mdlm/gdpo", "mini-mdlm", ".")]
+)
+def test_a_file_of_weights_that_was_cut_is_one_sentence(recipe, asset, part, home, capsys):
+    model = broken(home / "m", part, 1.0, asset)
+    (file,) = Path(model, part).glob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:-999])
+    assert main(["train", recipe, f"policy.model={model}", "updates=1"]) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith(f"flowgrpo: model '{model}' can't be loaded")
 
 
 def test_a_prediction_that_becomes_nan_in_training_names_its_step_and_leaves_no_checkpoint(home, capsys, monkeypatch):

@@ -12,6 +12,7 @@ import diffusers
 import torch
 import transformers
 from diffusers import DiffusionPipeline
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from flowgrpo.core.errors import UserError
@@ -54,8 +55,9 @@ def load_pipeline(config: DiffusersConfig, device: torch.device) -> DiffusionPip
         pipe = DiffusionPipeline.from_pretrained(
             source, revision=config.revision, dtype=DTYPES[config.dtype], use_safetensors=True, **options
         )
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise UserError(f"model '{model}' can't be loaded: {str(error).splitlines()[0]}") from error
+    _finite.weights(pipe.components, model)
     pipe.set_progress_bar_config(disable=True)
     if "run_safety_checker" in dir(pipe):
         pipe.safety_checker = None

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.paths import locate
 from flowgrpo.policies._dtypes import DTYPES
+from flowgrpo.policies._finite import weights
 from flowgrpo.policies._fit import only_errors, require_all
 from flowgrpo.policies.masked import MaskedConfig
 from flowgrpo.policies.masked import transformer as _registers_our_own  # noqa: F401
@@ -26,6 +28,12 @@ UNIFORM = {"diffusion_gemma", "DiffusionGemmaPipeline"}
 
 def load_model(config: MaskedConfig, trained: Path | None = None) -> Any:
     """The model, or the fully trained one of a checkpoint; safetensors only."""
+    model = _loaded(config, trained)
+    weights({"network": model}, config.model)
+    return model
+
+
+def _loaded(config: MaskedConfig, trained: Path | None) -> Any:
     source = _source(config, "model") if trained is None else str(trained)
     remote = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
     try:
@@ -41,7 +49,7 @@ def load_model(config: MaskedConfig, trained: Path | None = None) -> Any:
             model, info = loader.from_pretrained(source, output_loading_info=True, **options)
         require_all(trained, info["missing_keys"], info["unexpected_keys"])
         return model
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         hint = "" if config.trust_remote_code else "; a model with code of its own needs policy.trust_remote_code: true"
         raise UserError(f"model '{source}' can't be loaded: {str(error).splitlines()[0]}{hint}") from error
 
