@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 
 from flowgrpo.config.run import Config
-from flowgrpo.core.errors import NotFinite, UserError
+from flowgrpo.core.errors import NotFinite, UserError, short
 from flowgrpo.core.processes import Processes
 from flowgrpo.core.progress import bar
 from flowgrpo.core.whole import require_writable, write_json
@@ -78,8 +78,10 @@ class Training:
                 raise NotFinite(joined(str(error), self._way_on())) from error
             except UserError as error:
                 raise UserError(joined(str(error), self._keep())) from error
-            except Stopped as stop:
-                raise Stopped(joined(f"{stop} ended the run", self._keep())) from stop
+            except OSError as error:
+                raise UserError(joined(f"{short(error.filename or error)}: {error.strerror}", self._keep())) from error
+            except KeyboardInterrupt as stop:
+                raise Stopped(joined(f"{stop or 'an interrupt'} ended the run", self._keep())) from stop
             except Exception:
                 print(joined("flowgrpo: the run ended with an error", self._keep()), file=sys.stderr)
                 raise
@@ -245,7 +247,7 @@ class Training:
         return self._way_on()
 
     def _way_on(self) -> str:
-        if self.run is None or not self.processes.is_main:
+        if self.run is None or not self.processes.is_main or not self.run.is_dir():
             return ""
         whole = checkpoints(self.run)
         return f"{f'{whole[-1].name} is kept' if whole else 'no update was kept'}; go on with --resume {self.run}"

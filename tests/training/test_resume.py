@@ -261,6 +261,14 @@ def test_a_run_that_is_stopped_keeps_what_is_done_and_goes_on_to_the_same_end(ha
     assert same(stopped, begun)
 
 
+def test_a_run_folder_that_vanishes_is_one_sentence(run, capsys, monkeypatch):
+    shutil.rmtree("runs")
+    monkeypatch.setenv("AT", str(PHASES["second update"]))
+    monkeypatch.setenv("DO", "import shutil; shutil.rmtree('runs')")
+    said = refused(capsys, "e.yaml", "evaluation=null", "rewards={bright: {use: 'bright.py:bright'}}")
+    assert said.endswith("metrics.jsonl: No such file or directory")
+
+
 def test_a_signal_between_the_first_optimizer_step_and_the_end_of_an_update_waits(run, begun, capsys, monkeypatch):
     original = torch.optim.AdamW.step
 
