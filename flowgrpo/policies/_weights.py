@@ -11,6 +11,7 @@ from torch import nn
 
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.keys import seed_of
+from flowgrpo.core.signals import uninterrupted
 from flowgrpo.policies import LoraAdapter
 
 
@@ -91,13 +92,14 @@ class FullWeights:
     @contextmanager
     def reference(self) -> Iterator[None]:
         trained = [p.data for p in self.parameters]
-        _place(self.parameters, [w.to(t.device) for w, t in zip(self.initial, trained, strict=True)])
         try:
+            _place(self.parameters, [w.to(t.device) for w, t in zip(self.initial, trained, strict=True)])
             yield
         finally:
             _place(self.parameters, trained)
 
 
 def _place(parameters: list[nn.Parameter], values: list[torch.Tensor]) -> None:
-    for parameter, value in zip(parameters, values, strict=True):
-        parameter.data = value
+    with uninterrupted():
+        for parameter, value in zip(parameters, values, strict=True):
+            parameter.data = value

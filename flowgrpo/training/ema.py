@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from flowgrpo.core.signals import uninterrupted
+
 
 class Ema:
     """Averages named parameters; decay at step k is min((1 + k) / (10 + k), decay)."""
@@ -28,10 +30,13 @@ class Ema:
     def applied(self) -> Iterator[None]:
         """Inside, the parameters hold the average."""
         raw = {name: p.data for name, p in self.parameters.items()}
-        for name, parameter in self.parameters.items():
-            parameter.data = self.average[name]
         try:
+            self._place(self.average)
             yield
         finally:
+            self._place(raw)
+
+    def _place(self, values: Mapping[str, Tensor]) -> None:
+        with uninterrupted():
             for name, parameter in self.parameters.items():
-                parameter.data = raw[name]
+                parameter.data = values[name]

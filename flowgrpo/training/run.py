@@ -14,6 +14,7 @@ from flowgrpo.config.run import Config
 from flowgrpo.core.errors import NotFinite, UserError, short
 from flowgrpo.core.processes import Processes
 from flowgrpo.core.progress import bar
+from flowgrpo.core.signals import Signals, Stopped
 from flowgrpo.core.whole import require_writable, write_json
 from flowgrpo.data.prompts import Prompt, load_prompts
 from flowgrpo.data.samples import spread
@@ -39,7 +40,6 @@ from flowgrpo.runs.report import write_report
 from flowgrpo.scoring.scorer import Scorer, probe
 from flowgrpo.training.calibration import calibrate, with_levels
 from flowgrpo.training.sentinels import Sentinels, why_idle
-from flowgrpo.training.signals import Signals, Stopped
 from flowgrpo.training.trainer import Trainer
 from flowgrpo.training.tree import save_tree
 
