@@ -67,6 +67,8 @@ def test_models_prints_the_table_and_checks_a_folder(tmp_path, capsys):
     overrides = [f"call.{key}={value}" for key, value in entry.call.items()]
     assert main(["models", "--check", str(tmp_path / "mine"), *overrides, "lora.rank=2"]) == 0
     assert "1 pipeline classes pass in 1 entries" in capsys.readouterr().out
+    assert main(["models", "--check", str(tmp_path / "nowhere")]) == 2
+    assert "is not a diffusers pipeline folder" in capsys.readouterr().err
     assert main(["models", "call.height=8"]) == 2
     assert "are for --check" in capsys.readouterr().err
 

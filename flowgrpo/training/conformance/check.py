@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flowgrpo.core.errors import UserError
 from flowgrpo.core.keys import torch_generator
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.policies.diffusers import DiffusersConfig
@@ -61,10 +62,12 @@ def _good(found: str) -> bool:
 
 
 def check(name: str, kind: str, config: DiffusersConfig, prompt: Prompt) -> Verdict:
-    """All checks of the pipeline that `config` names. Whatever it raises is a finding."""
+    """All checks of the pipeline that `config` names. Whatever it raises is a finding; UserError where it can't be loaded."""
     try:
         plain = Plain(config, prompt)
         pipeline, scheduler = type(plain.sampler.pipe).__name__, type(plain.sampler.pipe.scheduler).__name__
+    except UserError:
+        raise
     except Exception as error:
         return Verdict(name, kind, "", "", error=_sentence(error))
     try:
