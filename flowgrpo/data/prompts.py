@@ -22,6 +22,13 @@ Files = Path | list["Files"] | None
 """What a row names: a file, a list (or lists of lists), or nothing (null)."""
 
 
+def paths_of(files: Files) -> list[Path]:
+    """The files alone, in order."""
+    if isinstance(files, list):
+        return [path for item in files for path in paths_of(item)]
+    return [] if files is None else [files]
+
+
 @dataclass(frozen=True)
 class Prompt:
     """`index` is the row in its file; `metadata` is the row untouched, `prompt` included.

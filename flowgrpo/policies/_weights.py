@@ -1,6 +1,6 @@
 """What is trained of a model: low-rank adapters, or all weights of some modules."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
@@ -93,13 +93,14 @@ class FullWeights:
     def reference(self) -> Iterator[None]:
         trained = [p.data for p in self.parameters]
         try:
-            _place(self.parameters, [w.to(t.device) for w, t in zip(self.initial, trained, strict=True)])
+            place(self.parameters, [w.to(t.device) for w, t in zip(self.initial, trained, strict=True)])
             yield
         finally:
-            _place(self.parameters, trained)
+            place(self.parameters, trained)
 
 
-def _place(parameters: list[nn.Parameter], values: list[torch.Tensor]) -> None:
+def place(parameters: Iterable[nn.Parameter], values: Iterable[torch.Tensor]) -> None:
+    """Let each parameter hold the value in its place, all of them or none."""
     with uninterrupted():
         for parameter, value in zip(parameters, values, strict=True):
             parameter.data = value

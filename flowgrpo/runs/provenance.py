@@ -14,7 +14,7 @@ from flowgrpo.core.errors import UserError
 from flowgrpo.core.identity import named
 from flowgrpo.core.paths import find_config, locate, recipe_name
 from flowgrpo.core.whole import write_json
-from flowgrpo.data.prompts import Files, load_prompts
+from flowgrpo.data.prompts import load_prompts, paths_of
 from flowgrpo.runs.checkpoint import PREFIX
 from flowgrpo.runs.folder import newest_run
 from flowgrpo.scoring.identity import identity
@@ -116,14 +116,10 @@ def _rewards(config: Config) -> dict[str, str]:
 
 
 def _digest(file: str) -> str:
-    sizes = [[str(path), path.stat().st_size] for prompt in load_prompts(file) for path in _flat([*prompt.conditions.values()])]
+    sizes = [
+        [str(path), path.stat().st_size] for prompt in load_prompts(file) for path in paths_of([*prompt.conditions.values()])
+    ]
     return digest_of([digest(locate(file)), sizes])
-
-
-def _flat(files: Files) -> list[Path]:
-    if isinstance(files, list):
-        return [path for entry in files for path in _flat(entry)]
-    return [files] if files else []
 
 
 def _differences(old: Any, new: Any, at: str = "") -> dict[str, tuple[Any, Any]]:

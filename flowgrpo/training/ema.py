@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from flowgrpo.core.signals import uninterrupted
+from flowgrpo.policies._weights import place
 
 
 class Ema:
@@ -29,14 +29,10 @@ class Ema:
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Inside, the parameters hold the average."""
-        raw = {name: p.data for name, p in self.parameters.items()}
+        parameters = [self.parameters[name] for name in self.average]
+        raw = [parameter.data for parameter in parameters]
         try:
-            self._place(self.average)
+            place(parameters, self.average.values())
             yield
         finally:
-            self._place(raw)
-
-    def _place(self, values: Mapping[str, Tensor]) -> None:
-        with uninterrupted():
-            for name, parameter in self.parameters.items():
-                parameter.data = values[name]
+            place(parameters, raw)

@@ -20,8 +20,8 @@ from flowgrpo.data.prompts import Prompt
 from flowgrpo.eval._own import shipped
 from flowgrpo.evaluation.benchmarks.benchmark import Benchmark
 from flowgrpo.evaluation.benchmarks.comparison import difference, prompt_gains, prompt_means, result, score_table
-from flowgrpo.evaluation.benchmarks.pins import fingerprint, names_of, weights
-from flowgrpo.evaluation.benchmarks.records import Record
+from flowgrpo.evaluation.benchmarks.pins import fingerprint, names_of, pin, weights
+from flowgrpo.evaluation.benchmarks.records import Record, read_records
 
 OWN = """
 from flowgrpo.evaluation.benchmarks.benchmark import Benchmark
@@ -362,3 +362,12 @@ def test_a_source_is_a_config_or_a_pipeline(pipelines):
     for slip in ("mini/cbs", "somebody/run.yaml", "quikstart"):
         with pytest.raises(UserError, match="no config file or shipped recipe"):
             read_source(slip, [])
+
+
+def test_records_that_are_damaged_are_named(tmp_path):
+    (tmp_path / "scores.jsonl").write_text('{"row": 0}\n{"row"')
+    with pytest.raises(UserError, match=r"scores\.jsonl has a line that `flowgrpo eval` has not written"):
+        read_records(tmp_path / "scores.jsonl")
+    (tmp_path / "settings.json").write_text('{"seed"')
+    with pytest.raises(UserError, match=r"settings\.json is damaged"):
+        pin(tmp_path, {"seed": 0})

@@ -8,7 +8,7 @@ from typing import Any
 from flowgrpo.core.digests import digest, digest_of
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.identity import files_in, named
-from flowgrpo.core.whole import write_json
+from flowgrpo.core.whole import read_json, write_json
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.evaluation.benchmarks.run import Exam
 from flowgrpo.policies import PolicyConfig
@@ -24,7 +24,7 @@ def pin(folder: Path, facts: Mapping[str, Any]) -> None:
     """Write down what the results in `folder` are of, or refuse it if they are of something else."""
     file, facts = folder / "settings.json", json.loads(json.dumps(facts))
     if file.is_file():
-        before = json.loads(file.read_text(encoding="utf-8"))
+        before = read_json(file)
         if differ := [key for key in facts if before.get(key) != facts[key]]:
             raise UserError(f"{folder} holds results with other {', '.join(differ)}; choose another --out, or remove that folder")
     elif next(folder.glob("**/scores.jsonl"), None):

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from flowgrpo.core.errors import UserError
 from flowgrpo.core.whole import write_text
 
 
@@ -29,7 +30,10 @@ def read_records(file: Path) -> list[Record]:
     if not file.is_file():
         return []
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [Record(**json.loads(line)) for line in lines if line.endswith("\n")]
+    try:
+        return [Record(**json.loads(line)) for line in lines if line.endswith("\n")]
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{file} has a line that `flowgrpo eval` has not written; choose another --out") from error
 
 
 def write_records(file: Path, records: Iterable[Record]) -> None:

@@ -13,7 +13,7 @@ from flowgrpo.core.digests import digest
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.identity import files_in
 from flowgrpo.core.paths import locate
-from flowgrpo.core.whole import write_json, write_text
+from flowgrpo.core.whole import read_json, write_json, write_text
 from flowgrpo.data.media import CLIPS
 from flowgrpo.evaluation.sheet.source import Item, index_of
 from flowgrpo.scoring.identity import identity
@@ -133,7 +133,7 @@ def check_settings(folder: Path, settings: Mapping[str, Any], known: Mapping[Key
     path = folder / SETTINGS
     if not path.is_file():
         raise UserError(f"{folder} holds scores without {SETTINGS}; choose another --out")
-    old = json.loads(path.read_text(encoding="utf-8"))
+    old = read_json(path)
     if lacking := [label for label in scored if label not in settings["rewards"]]:
         raise UserError(f"{folder} holds scores of '{lacking[0]}' too; name it in --rewards as well, or choose another --out")
     changed = [f"the reward '{label}'" for label in scored if old["rewards"][label] != settings["rewards"][label]]

@@ -11,7 +11,7 @@ from PIL import Image
 from flowgrpo.core.errors import UserError
 from flowgrpo.data import media
 from flowgrpo.data.media import Kind
-from flowgrpo.data.prompts import CONDITION, Files, Prompt
+from flowgrpo.data.prompts import CONDITION, Files, Prompt, paths_of
 from flowgrpo.policies.diffusers._table import CONDITIONS, LISTED, ONE_TEXT, REPEATED, SINGLE, TEXT
 
 PICTURES = 256
@@ -46,7 +46,7 @@ class Rows:
         for prompt in prompts:
             try:
                 self._refuse_missing([self._argument(key) for key in prompt.conditions])
-                found = {(file, _kind(key)) for key, files in prompt.conditions.items() for file in _each(files)}
+                found = {(file, _kind(key)) for key, files in prompt.conditions.items() for file in paths_of(files)}
                 for file, kind in found - seen:
                     media.look(file, kind)
             except UserError as error:
@@ -92,12 +92,6 @@ class Rows:
 def _kind(key: str) -> Kind | None:
     """A mask can be either."""
     return "video" if "video" in key else "image" if "image" in key else None
-
-
-def _each(files: Files) -> list[Path]:
-    if isinstance(files, list):
-        return [file for item in files for file in _each(item)]
-    return [] if files is None else [files]
 
 
 def _opened(files: Files, kind: Kind | None) -> Any:
