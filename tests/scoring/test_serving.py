@@ -665,6 +665,14 @@ def test_a_process_that_ends_while_nothing_is_asked_is_seen_and_replaced(mine):
         assert health(server.url)["worker"]["restarts"] == 2
 
 
+def test_a_process_whose_end_was_seen_is_not_ready_however_late_its_sentinel_says_so(mine, monkeypatch):
+    with closing(RewardProcess(f"{mine}:deadly", {}, 10_000, 10.0)) as process:
+        assert process.ready
+        process.running.end()
+        monkeypatch.setattr("flowgrpo.scoring.serving.process.wait", lambda sentinels, seconds: [])
+        assert not process.ready
+
+
 def test_a_server_ends_while_its_reward_is_being_made_again(mine):
     with serving(f"{mine}:deadly") as server:
         mine.write_text("import time\ntime.sleep(600)")

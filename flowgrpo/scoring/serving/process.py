@@ -41,8 +41,11 @@ class _Running:
 
     @property
     def ready(self) -> bool:
-        """It has made the reward and is alive, which its end of the pipe can't say."""
-        return self.greeted and not self.too_late and not wait([self.process.sentinel], 0)
+        """It has made the reward and is alive.
+
+        Only its sentinel tells of a process that ended unasked. Of one that `end` has seen, the sentinel may still be silent.
+        """
+        return self.greeted and not self.too_late and not self.pipe.closed and not wait([self.process.sentinel], 0)
 
     def exchange(self, messages: Sequence[bytes], seconds: float | None) -> bytes:
         """What it answers, within so many seconds for sending and waiting together."""
