@@ -26,10 +26,7 @@ def of_the_task(key):
     return key.startswith((".rewards.", ".evaluation.", ".rollout.prompts")) and not key.startswith(".rollout.prompts_")
 
 
-SINCE = {
-    "llada-8b/mdpo": {".objective.weight", ".objective.reduce"},
-    "mini-mdlm/mdpo": {".objective.weight", ".objective.reduce"},
-}
+SINCE = dict.fromkeys(("llada-8b/mdpo", "mini-mdlm/mdpo"), (".objective.weight", ".objective.reduce"))
 """What has been put right."""
 
 
