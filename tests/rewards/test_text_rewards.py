@@ -193,6 +193,9 @@ def test_sudoku_refuses_an_impossible_number_of_blanks():
         ("1/2 plus 1/4 is 3/4.", "0.75"),
         ("that is 5-3", "3"),
         ("that is -3", "-3"),
+        ("so 72", "48/2 = <<48/2=24>>24 clips, 48+24 = 72.\n#### 72"),
+        ("1,000", "half of 2,000\n#### 1,000"),
+        (r"\boxed{\frac{1}{2}}", r"We divide $1$ by $2$, so it is $\boxed{\frac12}$. The other answer, 7, is no answer."),
     ],
 )
 def test_maths_accepts(text, right):
@@ -213,6 +216,8 @@ def test_maths_accepts(text, right):
         ("<answer></answer> 5", "5"),
         ("no number", "5"),
         ("", "5"),
+        ("24", "48/2 = 24 clips, 48+24 = 72.\n#### 72"),
+        ("7", r"so it is $\boxed{3}$, not 7"),
     ],
 )
 def test_maths_refuses(text, right):
@@ -250,6 +255,7 @@ def test_no_text_breaks_the_parsers(text):
         (exact, {}, "must hold 'answer': the right answer as text"),
         (exact, {"answer": 5}, "must hold 'answer': the right answer as text"),
         (exact, {"answer": " "}, "must hold 'answer': the right answer as text"),
+        (exact, {"answer": "72 ####"}, "must hold 'answer': the right answer as text"),
     ],
 )
 def test_a_row_without_what_a_reward_needs_is_refused(reward, row, says):
