@@ -19,6 +19,7 @@ from flowgrpo.rewards.objects import Row
 from flowgrpo.scoring.scorer import find_reward
 
 BENCHMARKS = {"geneval": geneval, "ocr": ocr, "countdown": countdown, "sudoku": sudoku}
+GENERATORS = (*BENCHMARKS, "motion")
 READ_BY = {"geneval": "objects:Soft", "ocr": "ocr", "countdown": "arithmetic:countdown", "sudoku": "sudoku:cells"}
 
 
@@ -31,10 +32,10 @@ def texts(source):
 
 
 def test_every_generator_that_ships_is_tested_here():
-    assert set(built_in_names("flowgrpo.data.prompts")) == {*BENCHMARKS} == {*READ_BY}
+    assert set(built_in_names("flowgrpo.data.prompts")) == {*GENERATORS} and {*BENCHMARKS} == {*READ_BY}
 
 
-@pytest.mark.parametrize("name", BENCHMARKS)
+@pytest.mark.parametrize("name", GENERATORS)
 def test_rows_are_as_many_as_asked_differ_and_depend_on_split_count_and_seed_only(name):
     train = texts(f"{name}:train?count=300&seed=1")
     assert len(train) == len(set(train)) == 300
@@ -42,11 +43,11 @@ def test_rows_are_as_many_as_asked_differ_and_depend_on_split_count_and_seed_onl
     assert train != texts(f"{name}:train?count=300&seed=2") and texts(f"{name}:test?count=100") != train[:100]
 
 
-@pytest.mark.parametrize("name", BENCHMARKS)
+@pytest.mark.parametrize("name", GENERATORS)
 def test_no_row_is_in_both_splits_or_in_the_benchmark(name):
     train = {text for seed in range(3) for text in texts(f"{name}:train?count=1500&seed={seed}")}
     test = {text for seed in range(3) for text in texts(f"{name}:test?count=150&seed={seed}")}
-    asked = {prompt.text for prompt in BENCHMARKS[name].benchmark.load(None)}
+    asked = {prompt.text for prompt in BENCHMARKS[name].benchmark.load(None)} if name in BENCHMARKS else set()
     assert not train & test and not train & asked and not test & asked
 
 
@@ -221,6 +222,8 @@ def test_only_what_is_needed_is_fetched_where_rows_are_counted(hub):
         {"prompt": "q1", "right": "so #### 1"},
     ]
     assert rows("hub:a/b:question?fields=&count=1") == [{"prompt": "q0"}]
+    (row,) = rows(r"hub:a/b:question?fields=&count=1&after=Answer in \boxed{}, please.")
+    assert row == {"prompt": "q0\n\nAnswer in \\boxed{}, please."}
     assert hub[0] == ("a/b", None, {"split": "train", "revision": None, "streaming": True})
 
 

@@ -6,6 +6,7 @@ COLUMN becomes `prompt`; the other columns stay in the row where JSON can hold t
     revision    a commit of the dataset; without one it is taken as it is today
     count       how many rows; only what holds the first so many is fetched
     fields      which columns stay, by commas, each NAME or NEW:NAME to call it NEW; empty keeps the prompt alone
+    after       a text that follows each prompt after a blank line: in which form to answer
 
 Rows that are equal are kept once. A picture is saved as PNG, under a name by its content, and stands in the row as
 `picture:NAME`: in a column that is named like one (`image`), or is called so by `fields` (`image:source_img`), it is what the
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 SOURCE = re.compile(r"hub:(?P<dataset>[\w.-]+/[\w.-]+)(?:/(?P<config>[^/:?]+))?:(?P<column>[^?]+)(?:\?(?P<options>.*))?")
 FORM = "hub:OWNER/NAME[/CONFIG]:COLUMN[?split=train&revision=COMMIT&count=100&fields=answer]"
-KEYS = ("split", "revision", "count", "fields")
+KEYS = ("split", "revision", "count", "fields", "after")
 REHEARSE = "`--tiny` rehearses a recipe without it"
 
 
@@ -60,7 +61,7 @@ def rows(source: str) -> list[Row]:
         )
         fields = _fields(options.get("fields"), parts["column"], _columns(found), source)
         kept = _distinct(found.select_columns(sorted(set(fields.values()))), fields, "fields" in options, source)
-        rows = list(islice(kept, count))
+        rows = [_followed(row, options.get("after")) for row in islice(kept, count)]
     except UserError:
         raise
     except Exception as error:  # the hub, the network, what serves them, or a split that isn't there
@@ -103,6 +104,10 @@ def _distinct(found: Iterable[Mapping[str, Any]], fields: Mapping[str, str], str
         if text not in seen:
             seen.add(text)
             yield row
+
+
+def _followed(row: Row, after: Any) -> Row:
+    return row if after is None else {**row, "prompt": f"{str(row['prompt']).strip()}\n\n{after}"}
 
 
 def _kept(value: Any) -> Any:
