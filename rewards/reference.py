@@ -1,7 +1,7 @@
 """How close is a picture to a reference picture? To check for reward hacking, or to fit a picture.
 
-A row names its reference by a path inside the reward's folder, as `asset:NAME` of what ships with flowgrpo, or as `picture:NAME` of
-what rows from the hub came with; nothing outside of them is read, so both rewards can be served. References are resized to the
+A row names its reference by a path inside the reward's folder, as `asset:NAME` of what ships with flowgrpo, or as `picture:NAME`
+of what rows from the hub came with; nothing outside of them is read, so both rewards can be served. References are resized to the
 samples.
 
 B samples of H x W pixels.
