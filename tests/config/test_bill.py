@@ -20,13 +20,12 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-import tiny
 from flowgrpo.cli.main import main
 from flowgrpo.config.bill import bill_of, memory_of, peak
 from flowgrpo.config.run import load_config
 from flowgrpo.core.errors import UserError
 from flowgrpo.data.prompts import Prompt
-from flowgrpo.policies import Work
+from flowgrpo.policies import Work, tiny
 from flowgrpo.policies._memory import count_parameters, lora_parameters, passing, training
 from flowgrpo.policies.diffusers import ATTENTION, AttentionLora, DiffusersConfig, ModelSize, Runtime
 from flowgrpo.policies.diffusers._memory import decode_bytes, memory, model_size

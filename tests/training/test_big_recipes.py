@@ -10,10 +10,10 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
-import tiny
 from flowgrpo.cli.main import main
 from flowgrpo.config.run import Config, load_config
 from flowgrpo.core.paths import recipes
+from flowgrpo.policies import tiny
 from flowgrpo.policies.diffusers import ATTENTION, DENOISERS
 
 TINY = {

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-import tiny.mdlm
 from conftest import REPLAYED
 from flowgrpo.cli.main import main
 from flowgrpo.config.bill import bill_of
 from flowgrpo.config.run import load_config
 from flowgrpo.core.paths import recipes
+from flowgrpo.policies.tiny import mdlm as tiny_mdlm
 
 REWARD = """
 from hashlib import blake2b
@@ -68,7 +68,7 @@ def test_every_miniature_recipe_trains_and_the_plan_counts_right(recipe, capsys)
 @pytest.mark.parametrize("recipe", sorted(GEOMETRY))
 def test_published_recipes_train_on_a_tiny_random_model(recipe, capsys, tmp_path):
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "1+2=:", "answer": "3"}\n{"prompt": "7:", "answer": "7"}\n')
-    folder = tiny.mdlm.save(tmp_path / "model")
+    folder = tiny_mdlm.save(tmp_path / "model")
     lora = ["policy.lora.rank=2"] if load_config(recipe).policy.lora else []
     options = [*HUB_SMALL, f"policy.model={folder}", *BLOCKS[recipe.split("/")[0]], *GEOMETRY[recipe], *lora]
     _, rows = train(capsys, recipe, *options)
@@ -79,7 +79,7 @@ def test_a_recipe_that_runs_code_says_so_before_it_does(capsys, tmp_path):
     (tmp_path / "prompts.jsonl").write_text(
         '{"prompt": "1+2=:", "tests": ["assert True"]}\n{"prompt": "7:", "tests": ["assert True"]}\n'
     )
-    folder = tiny.mdlm.save(tmp_path / "model")
+    folder = tiny_mdlm.save(tmp_path / "model")
     options = [*HUB_SMALL[1:], f"policy.model={folder}", *GEOMETRY["dream-7b/coupled_grpo"]]
     assert main(["train", "dream-7b/coupled_grpo", *options]) == 2
     assert "allow_code_execution" in capsys.readouterr().err
