@@ -1,4 +1,4 @@
-"""`flowgrpo completions CONFIG [a.b=c ...] [--prompts N] [--json]`."""
+"""`flowgrpo completions CONFIG... [a.b=c ...] [--prompts N] [--json]`."""
 
 import argparse
 import json
@@ -6,11 +6,12 @@ from dataclasses import asdict
 from typing import Any
 
 from flowgrpo.cli._numbers import positive
+from flowgrpo.config.recipes import HELP
 from flowgrpo.config.run import load_config
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", help="a YAML file or the name of a shipped recipe, e.g. mini/dense_grpo")
+    parser.add_argument("config", nargs="+", metavar="CONFIG", help=HELP)
     parser.add_argument("overrides", nargs="*", default=[], metavar="a.b=c", help="values to change")
     parser.add_argument("--prompts", type=positive, default=48, help="how many training prompts, spread over the file")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from flowgrpo.cli._numbers import positive, seed
 from flowgrpo.cli._parser import with_old_spelling
+from flowgrpo.config.recipes import name_of
 from flowgrpo.config.source import HELP, Source, read_source
 from flowgrpo.core.errors import UserError
-from flowgrpo.core.paths import recipe_name
 from flowgrpo.core.whole import require_writable
 from flowgrpo.scoring.chosen import ARGUMENTS, REWARDS, chosen_rewards, of_rewards
 
@@ -80,7 +80,7 @@ def _evaluate(arguments: argparse.Namespace, source: Source, settings: list[str]
 
 def _called(source: str) -> str:
     path = Path(source)
-    return path.resolve().name if path.is_dir() else recipe_name(source).replace(":", "-")
+    return path.resolve().name if path.is_dir() else name_of(source).replace(":", "-")
 
 
 def _command(arguments: argparse.Namespace, exam: "Exam", out: Path) -> list[str]:

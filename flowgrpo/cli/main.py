@@ -13,6 +13,7 @@ from flowgrpo.core.plugins import nearest
 
 COMMANDS = {
     "train": "train a model from a config or shipped recipe",
+    "recipes": "the models, methods and tasks that ship: a recipe is one of each",
     "plan": "the bill of a config: geometry, network evaluations, memory; loads no weights",
     "sample": "generate with a model, with or without a LoRA",
     "eval": "benchmarks: a model and its checkpoints on the same prompts and seeds, with paired tests",
@@ -33,6 +34,10 @@ from whatever else runs: beside other busy processes an update of the quickstart
 0.8 s either way. The number of threads and all results stay the same."""
 
 
+CLOSED = 141
+"""The exit code when whoever reads the output has closed it (`| head`), as a shell gives it."""
+
+
 def main(argv: list[str] | None = None) -> int:
     _wait_politely()
     try:
@@ -41,6 +46,9 @@ def main(argv: list[str] | None = None) -> int:
         return _fail(str(error))
     except KeyboardInterrupt as stop:
         return _fail(str(stop) or "interrupted; the same command goes on where it can")
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CLOSED
     except OSError as error:
         if error.errno == errno.ENOSPC:
             return _fail("the disk is full; free some space, then give the same command again (train: with --resume)")

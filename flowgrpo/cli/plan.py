@@ -1,4 +1,4 @@
-"""`flowgrpo plan CONFIG [a.b=c ...] [--processes N] [--memory GIB] [--json]`."""
+"""`flowgrpo plan CONFIG... [a.b=c ...] [--processes N] [--memory GIB] [--json]`."""
 
 import argparse
 import json
@@ -6,13 +6,14 @@ from typing import Any
 
 from flowgrpo.cli._numbers import positive, positive_number
 from flowgrpo.config.bill import bill_of, changed, fitting, memory_of
+from flowgrpo.config.recipes import HELP
 from flowgrpo.config.run import Config, load_config
 from flowgrpo.core.paths import locate
 from flowgrpo.policies import Cost, Memory
 from flowgrpo.policies.prompt_check import check_files, tell
 
 GIB = 2**30
-HELP = {
+CURES = {
     "latents": "lower rollout.prompts_per_update, or share the work among processes (--processes)",
     "optimizer": "train less of it (policy.lora)",
 }
@@ -21,7 +22,7 @@ COSTS: dict[Cost, str] = {"nothing": "costs nothing", "time": "costs time", "exa
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", help="a YAML file or the name of a shipped recipe")
+    parser.add_argument("config", nargs="+", metavar="CONFIG", help=HELP)
     parser.add_argument("overrides", nargs="*", default=[], metavar="a.b=c", help="values to change")
     parser.add_argument("--processes", type=positive, default=1, help="how many processes will share the work")
     parser.add_argument(
@@ -103,7 +104,7 @@ def _advice(fit: dict[str, Any]) -> list[str]:
     if fit["fits"]:
         return lines
     largest = fit["largest"]
-    return [*lines, f"no switch is left, and the largest part is '{largest}': {HELP.get(largest, 'use a larger device')}"]
+    return [*lines, f"no switch is left, and the largest part is '{largest}': {CURES.get(largest, 'use a larger device')}"]
 
 
 def _show(key: str, value: Any) -> str:

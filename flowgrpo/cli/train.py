@@ -1,16 +1,17 @@
-"""`flowgrpo train CONFIG [a.b=c ...] [--resume [RUN]]`."""
+"""`flowgrpo train CONFIG... [a.b=c ...] [--resume [RUN]]`."""
 
 import argparse
 import json
 import sys
 from pathlib import Path
 
+from flowgrpo.config.recipes import HELP
 from flowgrpo.config.run import load_config
 from flowgrpo.runs.provenance import Provenance, resumed
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", help="a YAML file or the name of a shipped recipe")
+    parser.add_argument("config", nargs="+", metavar="CONFIG", help=HELP)
     parser.add_argument("overrides", nargs="*", default=[], metavar="a.b=c", help="values to change")
     parser.add_argument(
         "--resume",

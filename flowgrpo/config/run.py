@@ -1,6 +1,6 @@
 """The configuration of a run: strict, frozen, free of torch.
 
-A YAML file (or the name of a shipped recipe) may inherit from another with `base:`; `a.b=c` overrides are applied on top.
+It is read from a recipe (`recipes.py`); `a.b=c` overrides are applied on top.
 Quantities are global: prompts per update, group size, steps. What one process does is derived from them.
 """
 
@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from flowgrpo.config.tree import read
+from flowgrpo.config.recipes import Words, read_recipe
 from flowgrpo.core.errors import user_code
 from flowgrpo.core.plugins import nearest
 from flowgrpo.core.section import Section
@@ -302,9 +302,9 @@ class Config(Section):
         return self.rollout.prompts_per_update * self.rollout.group_size
 
 
-def load_config(source: str, overrides: Sequence[str] = ()) -> Config:
-    """Read a file or recipe, apply its bases and the `a.b=c` overrides, and check it. An error in a base names the base."""
-    return read(Config, source, overrides)
+def load_config(source: Words, overrides: Sequence[str] = ()) -> Config:
+    """A sentence of files and names (`recipes.py`) with the `a.b=c` overrides, checked."""
+    return read_recipe(source).checked(Config, overrides)
 
 
 def dump(config: Config) -> str:

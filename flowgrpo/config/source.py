@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from flowgrpo.config.recipes import names
 from flowgrpo.config.run import load_config
 from flowgrpo.config.tree import checked, with_overrides
-from flowgrpo.core.paths import locate, recipes
+from flowgrpo.core.paths import locate
 from flowgrpo.policies import PolicyConfig
 from flowgrpo.policies.diffusers import DiffusersConfig
 
@@ -44,6 +45,5 @@ def _is_pipeline(source: str) -> bool:
     """A folder that is one, or an id of the hub: OWNER/NAME that is no file, and no recipe or slip in one."""
     if (locate(source) / "model_index.json").is_file():
         return True
-    families = {name.partition("/")[0] for name in recipes()}
     looks_like_an_id = re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not source.endswith((".yaml", ".yml"))
-    return bool(looks_like_an_id) and not Path(source).exists() and source.partition("/")[0] not in families
+    return bool(looks_like_an_id) and not Path(source).exists() and source.partition("/")[0] not in names()

@@ -2,17 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from flowgrpo.core.errors import UserError
+from flowgrpo.data.kinds import Kind
 from flowgrpo.data.media import Shown, rounded
 
 T = TypeVar("T")
-Kind = Literal["images", "videos", "texts"]
 Made = Tensor | list[str]
 
 

@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from flowgrpo.config.recipes import Words, name_of, read_recipe, words_of
 from flowgrpo.config.run import Config, load_config
-from flowgrpo.config.tree import checked, read_tree, with_overrides
+from flowgrpo.config.tree import checked, with_overrides
 from flowgrpo.core.digests import digest, digest_of
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.identity import named
-from flowgrpo.core.paths import find_config, locate, recipe_name
+from flowgrpo.core.paths import locate
 from flowgrpo.core.whole import write_json
 from flowgrpo.data.prompts import load_prompts, paths_of
 from flowgrpo.runs.checkpoint import PREFIX
@@ -36,9 +37,9 @@ class Provenance:
     rewards: dict[str, str]
 
     @classmethod
-    def of(cls, source: str, config: Config) -> "Provenance":
-        sections = json.loads(json.dumps(read_tree(find_config(source))))
-        return cls(recipe_name(source), sections, _digests(config), _rewards(config))
+    def of(cls, source: Words, config: Config) -> "Provenance":
+        sections = json.loads(json.dumps(read_recipe(source).tree))
+        return cls(name_of(source), sections, _digests(config), _rewards(config))
 
     def stands_for(self, config: Config) -> bool:
         """Whether what these digests are of is what the config names today."""
@@ -68,13 +69,13 @@ class Resumed:
     checkpoint: Path | None = None
 
 
-def resumed(where: str, source: str, overrides: Sequence[str]) -> Resumed:
+def resumed(where: str, source: Words, overrides: Sequence[str]) -> Resumed:
     """`where` is a run folder, one of its checkpoints, or empty for the newest run of the recipe.
 
     The config is the run's own, with what may change taken from the recipe's file if it says something else by now, and from
     the overrides. Errors: UserError that names what may not change.
     """
-    name = recipe_name(source)
+    name, said = name_of(source), " ".join(words_of(source))
     path = Path(where) if where else newest_run(load_config(source, overrides).output, name)
     checkpoint = path if path.name.startswith(PREFIX) else None
     run = path.parent if checkpoint else path
@@ -84,12 +85,12 @@ def resumed(where: str, source: str, overrides: Sequence[str]) -> Resumed:
     if provenance.recipe != name:
         raise UserError(f"{run} is a run of '{provenance.recipe}', not of '{name}'; name its own config, or begin a new run")
     saved = load_config(str(run / "config.yaml"))
-    edited = _differences(provenance.sections, json.loads(json.dumps(read_tree(find_config(source)))))
-    _refuse(run, edited, f"in {source}")
+    edited = _differences(provenance.sections, json.loads(json.dumps(read_recipe(source).tree)))
+    _refuse(run, edited, f"in {said}")
     tree = saved.model_dump(mode="json")
     for key, (_, new) in edited.items():
         _set(tree, key, new)
-    config = checked(Config, with_overrides(tree, overrides), source)
+    config = checked(Config, with_overrides(tree, overrides), said)
     _refuse(run, _differences(saved.model_dump(mode="json"), config.model_dump(mode="json")), "here")
     now = _digests(config)
     for file, before in provenance.digests.items():

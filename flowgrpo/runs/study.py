@@ -16,10 +16,10 @@ from itertools import combinations
 from pathlib import Path
 
 from flowgrpo.config.bill import bill_of
+from flowgrpo.config.recipes import name_of, words_of
 from flowgrpo.config.run import Config, load_config
 from flowgrpo.config.tree import parse_yaml
 from flowgrpo.core.errors import UserError
-from flowgrpo.core.paths import recipe_name
 from flowgrpo.core.whole import write_json
 from flowgrpo.runs.checkpoint import checkpoints
 from flowgrpo.runs.compare import Comparison, compare
@@ -42,7 +42,7 @@ class Trial:
 
     @property
     def name(self) -> str:
-        return recipe_name(self.source)
+        return name_of(self.source)
 
     @property
     def log(self) -> Path:
@@ -56,7 +56,7 @@ class Trial:
         """Train in a new process, on from the last checkpoint if there is one."""
         stopped = [run for run in self._runs() if checkpoints(run)]
         resume = ["--resume", f"{stopped[-1]}"] if stopped else []
-        command = [sys.executable, "-m", "flowgrpo", "train", self.source, *self.overrides, *resume]
+        command = [sys.executable, "-m", "flowgrpo", "train", *words_of(self.source), *self.overrides, *resume]
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             environment = {**os.environ, "OMP_NUM_THREADS": f"{threads}"}
@@ -107,8 +107,8 @@ def _check(configs: dict[str, Config]) -> None:
         if config.evaluation is None:
             raise UserError(f"{source} has no `evaluation`, so a study has nothing to compare; add this section to it")
     for first, second in combinations(configs, 2):
-        if recipe_name(first) == recipe_name(second):
-            raise UserError(f"{first} and {second} would both be called '{recipe_name(first)}'; rename one of the files")
+        if name_of(first) == name_of(second):
+            raise UserError(f"{first} and {second} would both be called '{name_of(first)}'; rename one of the files")
         if differ := _differences(configs[first], configs[second]):
             fields = ", ".join(f"evaluation.{key}" for key in differ)
             raise UserError(f"{first} and {second} differ in {fields}; give both the same: {fields.split(', ')[0]}=...")

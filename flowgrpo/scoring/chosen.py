@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from flowgrpo.config.recipes import read_recipe
 from flowgrpo.config.run import RewardConfig
-from flowgrpo.config.tree import checked, read_tree, with_overrides
+from flowgrpo.config.tree import checked, with_overrides
 from flowgrpo.core.errors import UserError
-from flowgrpo.core.paths import find_config
 from flowgrpo.core.section import Section
 
 REWARDS = """separated by commas: rewards as a config names them, or .yaml files with a section `rewards:` as in a training
@@ -26,7 +26,7 @@ def chosen_rewards(names: str) -> dict[str, RewardConfig]:
     tree: dict[str, Any] = {}
     for name in filter(None, names.split(",")):
         is_file = name.endswith((".yaml", ".yml"))
-        found = read_tree(find_config(name)).get("rewards") if is_file else {name: {"use": name}}
+        found = read_recipe(name).tree.get("rewards") if is_file else {name: {"use": name}}
         if not isinstance(found, dict):
             raise UserError(f"{name} has no section 'rewards'")
         if twice := found.keys() & tree.keys():

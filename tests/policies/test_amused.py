@@ -10,9 +10,9 @@ from diffusers import AmusedPipeline, AmusedScheduler, UVit2DModel, VQModel
 from conftest import REPLAYED, assert_replayed
 from flowgrpo.cli.main import main
 from flowgrpo.config.bill import bill_of
+from flowgrpo.config.recipes import METHODS, fitting
 from flowgrpo.config.run import load_config
 from flowgrpo.core.keys import Noise
-from flowgrpo.core.paths import recipes
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.policies.amused import AmusedConfig
 from flowgrpo.policies.tiny.parts import clip_tokenizer, clip_with_projection
@@ -201,7 +201,7 @@ def test_a_length_that_is_not_the_pictures_is_said(folder):
         AmusedConfig(model=str(folder), steps=STEPS, length=9).build(CPU, 0)
 
 
-@pytest.mark.parametrize("recipe", sorted(name for name in recipes() if name.startswith("mini-amused/")))
+@pytest.mark.parametrize("recipe", [f"mini-amused/{method}" for method in fitting("mini-amused", METHODS)])
 def test_every_miniature_recipe_trains_and_the_plan_counts_right(recipe, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     options = ["updates=2", "rollout.prompts_per_update=2", "rollout.group_size=2", "evaluation.limit=2", "checkpoints.every=2"]

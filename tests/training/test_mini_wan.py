@@ -11,14 +11,13 @@ from flowgrpo.assets.clips import is_held_out
 from flowgrpo.cli.main import main
 from flowgrpo.config.bill import bill_of
 from flowgrpo.config.run import load_config
-from flowgrpo.core.paths import recipes
 from flowgrpo.data.media import read
 from flowgrpo.data.prompts import load_prompts
 
 FOLDER = Path(flowgrpo.assets.__file__).parent / "mini-wan"
 
 
-@pytest.mark.parametrize("recipe", sorted(name for name in recipes() if name.startswith("mini-wan/")))
+@pytest.mark.parametrize("recipe", ["mini-wan/dance_grpo", "mini-wan/dense_grpo"])
 def test_every_recipe_trains_and_its_report_plays_the_clips(recipe, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     options = ["updates=2", "rollout.prompts_per_update=2", "rollout.group_size=4", "evaluation.limit=2", "checkpoints.every=2"]

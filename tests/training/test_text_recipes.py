@@ -8,8 +8,8 @@ import pytest
 from conftest import REPLAYED
 from flowgrpo.cli.main import main
 from flowgrpo.config.bill import bill_of
+from flowgrpo.config.recipes import METHODS, fitting
 from flowgrpo.config.run import load_config
-from flowgrpo.core.paths import recipes
 from flowgrpo.policies.tiny import mdlm as tiny_mdlm
 
 REWARD = """
@@ -28,15 +28,6 @@ HUB_SMALL = [
     *("policy.prompt_length=5", "policy.length=8", "policy.dtype=fp32", "policy.chat=false", "policy.mask_id=null"),
     *("policy.trust_remote_code=false", "optimizer.epochs=1"),
 ]
-BLOCKS = {"llada-8b": ["policy.sampler.block_length=4"], "dream-7b": []}
-GEOMETRY = {
-    "llada-8b/diffu_grpo": ["policy.steps=4", "rollout.plan.kernel.block_length=4"],
-    "llada-8b/gdpo": ["policy.steps=4", "rollout.plan.kernel.block_length=4"],
-    "llada-8b/mdpo": ["policy.steps=4", "rollout.plan.kernel.block_length=4", "selection=[{type: top_steps, keep: 2}]"],
-    "llada-8b/just_grpo": ["policy.steps=8"],
-    "dream-7b/diffu_grpo": ["policy.steps=4"],
-    "dream-7b/coupled_grpo": ["policy.steps=4"],
-}
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +42,7 @@ def train(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[dict, li
     return summary, [json.loads(line) for line in (Path(summary["run"]) / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("recipe", sorted(name for name in recipes() if name.startswith("mini-mdlm/")))
+@pytest.mark.parametrize("recipe", [f"mini-mdlm/{method}" for method in fitting("mini-mdlm", METHODS)])
 def test_every_miniature_recipe_trains_and_the_plan_counts_right(recipe, capsys):
     options = [*SMALL, "evaluation.metric=spread", "evaluation.limit=8", "evaluation.pictures=2"]
     summary, rows = train(capsys, recipe, *options)
@@ -65,21 +56,19 @@ def test_every_miniature_recipe_trains_and_the_plan_counts_right(recipe, capsys)
     assert "class=text" in report
 
 
-@pytest.mark.parametrize("recipe", sorted(GEOMETRY))
-def test_published_recipes_train_on_a_tiny_random_model(recipe, capsys, tmp_path):
-    (tmp_path / "prompts.jsonl").write_text('{"prompt": "1+2=:", "answer": "3"}\n{"prompt": "7:", "answer": "7"}\n')
-    folder = tiny_mdlm.save(tmp_path / "model")
-    lora = ["policy.lora.rank=2"] if load_config(recipe).policy.lora else []
-    options = [*HUB_SMALL, f"policy.model={folder}", *BLOCKS[recipe.split("/")[0]], *GEOMETRY[recipe], *lora]
-    _, rows = train(capsys, recipe, *options)
-    assert len(rows) == 2 and rows[0]["grad_norm"] > 0
-
-
 def test_a_recipe_that_runs_code_says_so_before_it_does(capsys, tmp_path):
     (tmp_path / "prompts.jsonl").write_text(
         '{"prompt": "1+2=:", "tests": ["assert True"]}\n{"prompt": "7:", "tests": ["assert True"]}\n'
     )
     folder = tiny_mdlm.save(tmp_path / "model")
-    options = [*HUB_SMALL[1:], f"policy.model={folder}", *GEOMETRY["dream-7b/coupled_grpo"]]
-    assert main(["train", "dream-7b/coupled_grpo", *options]) == 2
+    rewards = "rewards={tests: {use: code:UnitTests, arguments: {allow_code_execution: false}}}"
+    options = [
+        *HUB_SMALL[1:],
+        f"policy.model={folder}",
+        rewards,
+        "policy.steps=4",
+        "rollout.prompts=prompts.jsonl",
+        "evaluation=null",
+    ]
+    assert main(["train", "dream-7b/coupled_grpo", "rollout.prompts=prompts.jsonl", *options]) == 2
     assert "allow_code_execution" in capsys.readouterr().err

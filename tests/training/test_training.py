@@ -15,12 +15,13 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 from safetensors.torch import load_file
 
-from conftest import CALLS, REPLAYED
+from conftest import REPLAYED
 from flowgrpo.cli.main import main
 from flowgrpo.config.bill import bill_of
+from flowgrpo.config.recipes import METHODS, fitting
 from flowgrpo.config.run import load_config
 from flowgrpo.core.errors import UserError
-from flowgrpo.core.paths import locate, recipes
+from flowgrpo.core.paths import locate
 from flowgrpo.runs.checkpoint import checkpoints, write_checkpoint
 
 SMALL = [
@@ -57,7 +58,7 @@ def in_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("recipe", sorted(name for name in recipes() if name.startswith("mini/") or name == "quickstart"))
+@pytest.mark.parametrize("recipe", [*(f"mini/{method}" for method in fitting("mini", METHODS)), "two_rewards", "quickstart"])
 def test_every_miniature_recipe_trains_and_the_plan_counts_right(recipe, capsys):
     overrides = [*SMALL, *GEOMETRY.get(recipe.removeprefix("mini/"), []), "updates=2", "optimizer.steps_per_update=1"]
     summary = train(capsys, recipe, *overrides)
@@ -70,36 +71,6 @@ def test_every_miniature_recipe_trains_and_the_plan_counts_right(recipe, capsys)
     assert rows[0]["grad_norm"] > 0
     for part in ("config.yaml", "report.html", "tree.json", "samples/index.json", "checkpoint-000002/README.md"):
         assert (run / part).is_file()
-
-
-HUB = {"sd3.5-medium": "sd3", "flux.1-dev": "flux"}
-HUB_SMALL = [
-    *("rollout.prompts_per_update=2", "rollout.group_size=4", "rollout.micro_batch=8", "optimizer.steps_per_update=1"),
-    *("policy.steps=6", "updates=2", "ema={decay: 0.9}"),
-]
-MY_REWARD = """
-def reward(samples):
-    return samples.images.mean((1, 2, 3)).tolist()
-
-
-def judge(a, b):
-    return [float(x > y) for x, y in zip(reward(a), reward(b))]
-"""
-
-
-@pytest.mark.parametrize("recipe", sorted(name for name in recipes() if name.split("/")[0] in HUB))
-def test_hub_recipes_train_on_a_tiny_random_pipeline_of_the_same_classes(recipe, pipelines, capsys, tmp_path):
-    (tmp_path / "prompts.txt").write_text("a red circle\na blue square\n")
-    (tmp_path / "my_reward.py").write_text(MY_REWARD)
-    model, method = recipe.split("/")
-    name = HUB[model]
-    lora = ["policy.lora.rank=2"] if load_config(recipe).policy.lora else []
-    call = [f"policy.model={pipelines[name]}", f"policy.call={json.dumps(CALLS[name])}"]
-    summary = train(capsys, recipe, *call, *lora, *HUB_SMALL, *GEOMETRY.get(method, []))
-    run = Path(summary["run"])
-    assert summary["held_out"] is None and len(metrics(run)) == 2 and metrics(run)[0]["grad_norm"] > 0
-    weights = "pytorch_lora_weights.safetensors" if lora else "transformer/diffusion_pytorch_model.safetensors"
-    assert (run / "checkpoint-000002" / "ema" / weights).is_file()
 
 
 def test_options_of_the_core_work_together(capsys):

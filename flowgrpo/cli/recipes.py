@@ -1,0 +1,77 @@
+"""`flowgrpo recipes [NAME ...] [--json]`: the models, methods and tasks that ship, or the methods and tasks of some models."""
+
+import argparse
+import json
+from typing import Any
+
+from flowgrpo.config.bill import bill_of
+from flowgrpo.config.recipes import METHODS, MODELS, TASKS, About, fitting, models, names, read_recipe, shipped
+from flowgrpo.config.run import load_config
+from flowgrpo.core.errors import UserError
+from flowgrpo.core.plugins import nearest
+from flowgrpo.pages.tables import markdown_table
+
+GIB = 2**30
+Row = dict[str, Any]
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("models", nargs="*", metavar="MODEL", help="only what goes with this model")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    if unknown := next((name for name in arguments.models if name not in models()), None):
+        raise UserError(f"no shipped model '{unknown}' ({nearest(unknown, models())})")
+    chosen = arguments.models or models()
+    tables = {
+        MODELS: [_model(name) for name in chosen],
+        METHODS: [_method(name) for name in shipped(METHODS) if any(name in fitting(model, METHODS) for model in chosen)],
+        TASKS: [_task(name) for name in shipped(TASKS) if any(name in fitting(model, TASKS) for model in chosen)],
+        "whole recipes": [] if arguments.models else [{"name": name} for name in shipped()],
+    }
+    print(json.dumps(tables) if arguments.json else "\n\n".join(_shown(name, rows) for name, rows in tables.items() if rows))
+    return 0
+
+
+def _about(name: str) -> About:
+    return read_recipe(name).about[names()[name]]
+
+
+def _model(name: str) -> Row:
+    """Memory is that of its published recipe, with its own task."""
+    method = next(method for method in ("flow_grpo", "diffu_grpo", "trajectory") if method in fitting(name, METHODS))
+    config, about = load_config([name, method]), _about(name)
+    bill = bill_of(config)
+    return {
+        "name": name,
+        "makes": about.makes,
+        "model": read_recipe(name).tree["policy"]["model"],
+        "licence": about.licence,
+        "weights": _gib(sum(bill["memory_bytes"]["load"].values())),
+        "memory": f"{_gib(bill['peak_memory_bytes'])} ({method})",
+    }
+
+
+def _method(name: str) -> Row:
+    policies = [about.policies for about in read_recipe(name).about.values() if about.policies]
+    return {"name": name, "trains": ", ".join(policies[-1]), "what": _about(name).summary}
+
+
+def _task(name: str) -> Row:
+    about = _about(name)
+    return {
+        "name": name,
+        "judges": ", ".join(about.judges),
+        "what": about.summary,
+        "licence": about.licence,
+        "downloads": ", ".join(about.downloads) or "nothing",
+    }
+
+
+def _gib(value: int) -> str:
+    return f"{value / GIB:.1f} GiB"
+
+
+def _shown(name: str, rows: list[Row]) -> str:
+    return f"{name}\n\n{markdown_table([[*rows[0]], *([str(cell) for cell in row.values()] for row in rows)])}"

@@ -1,0 +1,5 @@
+"""What models make and rewards judge."""
+
+from typing import Literal
+
+Kind = Literal["images", "videos", "texts"]
