@@ -1,6 +1,7 @@
 """Noise levels of a sampling run. States mix the clean sample x0 and the noise x1: x_i = alpha_i x0 + sigma_i x1."""
 
 from dataclasses import dataclass
+from math import sqrt
 from typing import Literal
 
 Parameterization = Literal["velocity", "data_velocity", "epsilon", "v_prediction", "sample"]
@@ -25,6 +26,14 @@ class Step:
     def dt(self) -> float:
         """How far the noise level falls; positive."""
         return self.sigma - self.sigma_next
+
+    def as_flow(self) -> "Step":
+        """The levels as those of flow matching, sigma / (alpha + sigma)."""
+        if self.is_flow:
+            return self
+        second = self.sigma_second / (self.sigma_second + sqrt(max(0.0, 1.0 - self.sigma_second**2)))
+        sigma, after = self.sigma / (self.alpha + self.sigma), self.sigma_next / (self.alpha_next + self.sigma_next)
+        return Step(self.index, 1.0 - sigma, sigma, 1.0 - after, after, second, True)
 
 
 @dataclass(frozen=True, slots=True)

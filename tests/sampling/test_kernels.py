@@ -7,7 +7,6 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 
-from flowgrpo.core.errors import UserError
 from flowgrpo.core.keys import Noise
 from flowgrpo.policies.diffusers._schedule import read_schedule
 from flowgrpo.policies.diffusers._tap import Span
@@ -138,28 +137,50 @@ def test_every_parameterization_recovers_both_ends(kind):
     assert (p0 * x + q0 * output, p1 * x + q1 * output) == pytest.approx((x0, x1))
 
 
-def test_flow_kernels_refuse_a_diffusion_schedule():
-    schedule = Schedule((0.6, 0.8), (0.8, 0.6), (500.0,), "epsilon")
-    for kernel in (FlowSde(), DanceSde()):
-        with pytest.raises(UserError, match="ddim"):
-            kernel.coefficients(schedule.step(0))
+@pytest.mark.parametrize("kernel", [FlowSde(noise_level=0.7), DanceSde(eta=0.3), Calibrated(level=0.5)], ids=lambda k: k.type)
+@pytest.mark.parametrize("first", [(0.0, 1.0), (0.28, 0.96)])
+def test_the_sde_of_a_diffusion_model_is_that_of_the_flow_at_another_scale(kernel, first):
+    """A state divided by alpha + sigma: with the same ends predicted, the step there is the same step."""
+    alphas, sigmas = (first[0], 0.6, 0.8), (first[1], 0.8, 0.6)
+    diffusion = Schedule(alphas, sigmas, (900.0, 500.0), "epsilon")
+    flow_sigmas = tuple(s / (a + s) for a, s in zip(alphas, sigmas, strict=True))
+    flow = Schedule(tuple(1 - s for s in flow_sigmas), flow_sigmas, (0.9, 0.5), "velocity")
+    for i, x0, x1 in ((0, 0.3, -1.2), (1, 0.3, -1.2)):
+        means, noises = [], []
+        for schedule, scale in ((diffusion, 1.0), (flow, alphas[i + 1] + sigmas[i + 1])):
+            step = schedule.step(i)
+            c, tau = kernel.coefficients(step)
+            means.append(scale * (step.alpha_next * x0 + c * x1))
+            noises.append(scale * tau)
+        assert means[0] == pytest.approx(means[1]) and noises[0] == pytest.approx(noises[1])
 
 
+LINEAR = tuple(float(s) for s in np.linspace(1.0, 0.0, 401))
+CIRCLE = tuple(math.sin(0.5 * math.pi * s) for s in LINEAR)
+SCHEDULES = {
+    "flow": Schedule(tuple(1 - s for s in LINEAR), LINEAR, LINEAR[:-1], "velocity"),
+    "diffusion": Schedule(tuple(math.cos(0.5 * math.pi * s) for s in LINEAR), CIRCLE, LINEAR[:-1], "sample"),
+}
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 @pytest.mark.parametrize("kernel", [FlowSde(noise_level=0.7), DanceSde(eta=0.5), Ddim(eta=1.0)], ids=lambda k: k.type)
-def test_the_marginal_is_kept_under_the_exact_velocity(kernel):
-    """Data N(m, w^2): the exact velocity is known, and the variance after every step follows from the formulas.
+def test_the_marginal_is_kept_under_the_exact_prediction(kernel, schedule):
+    """Data N(m, w^2): the exact prediction is known, and the variance after every step follows from the formulas.
 
     Discretisation errors fall with the number of steps; at 400 steps the final mean and variance are the data's.
     """
-    m, w, steps = 1.5, 0.6, 400
-    sigmas = tuple(float(s) for s in np.linspace(1.0, 0.0, steps + 1))
-    schedule = Schedule(tuple(1 - s for s in sigmas), sigmas, sigmas[:-1], "velocity")
+    m, w = 1.5, 0.6
     mean, variance = 0.0, 1.0
-    for i in range(steps - 1):
+    for i in range(399):
         alpha, sigma = schedule.alphas[i], schedule.sigmas[i]
         total = alpha**2 * w**2 + sigma**2
-        slope = (sigma - alpha * w**2) / total
-        offset = -m - slope * alpha * m
+        if schedule.parameterization == "velocity":
+            slope = (sigma - alpha * w**2) / total
+            offset = -m - slope * alpha * m
+        else:
+            slope = alpha * w**2 / total
+            offset = m - slope * alpha * m
         law = GaussianLaw.of([Move(kernel, i, i + 1)], schedule, CPU)
         a, g, tau = float(law.a), float(law.g), float(law.tau)
         mean = (a + g * slope) * mean + g * offset

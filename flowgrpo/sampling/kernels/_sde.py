@@ -1,13 +1,17 @@
 """One Euler-Maruyama step of the SDE that shares its marginals with the flow; kernels differ in its diffusion only."""
 
+from collections.abc import Callable
 from math import sqrt
 
-from flowgrpo.core.errors import UserError
 from flowgrpo.sampling.levels import Step
 
 
-def sde_coefficients(kernel: str, step: Step, s: float) -> tuple[float, float]:
-    """(c, tau) = (sigma' - s^2 dt / (2 sigma), s sqrt(dt)) for the diffusion coefficient s."""
-    if not step.is_flow:
-        raise UserError(f"kernel {kernel} needs a flow-matching model; use ddim for a diffusion model")
-    return step.sigma_next - s * s * step.dt / (2.0 * step.sigma), s * sqrt(step.dt)
+def sde_coefficients(step: Step, diffusion: Callable[[Step], float]) -> tuple[float, float]:
+    """(c, tau) = (sigma' - s^2 dt / (2 sigma), s sqrt(dt)) for the diffusion coefficient s, in the units of the flow.
+
+    A state of a diffusion model, divided by alpha + sigma, is one of flow matching at noise level sigma / (alpha + sigma): the
+    step is made there and multiplied back.
+    """
+    flow, scale = step.as_flow(), 1.0 if step.is_flow else step.alpha_next + step.sigma_next
+    s = diffusion(flow)
+    return scale * (flow.sigma_next - s * s * flow.dt / (2.0 * flow.sigma)), scale * (s * sqrt(flow.dt))

@@ -18,7 +18,7 @@ class Calibrated(GaussianKernel):
     levels: tuple[PositiveFloat, ...] = ()
 
     def coefficients(self, step: Step) -> tuple[float, float]:
-        return sde_coefficients(self.type, step, self.levels[step.index] if self.levels else self.level)
+        return sde_coefficients(step, lambda _: self.levels[step.index] if self.levels else self.level)
 
     def complaint(self, steps: int) -> str | None:
         if not self.levels or len(self.levels) == steps:

@@ -14,4 +14,4 @@ class DanceSde(GaussianKernel):
     eta: PositiveFloat = 0.3
 
     def coefficients(self, step: Step) -> tuple[float, float]:
-        return sde_coefficients(self.type, step, self.eta)
+        return sde_coefficients(step, lambda _: self.eta)

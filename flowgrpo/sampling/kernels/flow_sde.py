@@ -19,5 +19,8 @@ class FlowSde(GaussianKernel):
     noise_level: PositiveFloat = 0.7
 
     def coefficients(self, step: Step) -> tuple[float, float]:
+        return sde_coefficients(step, self._diffusion)
+
+    def _diffusion(self, step: Step) -> float:
         denominator = 1.0 - (step.sigma_second if step.sigma == 1.0 else step.sigma)
-        return sde_coefficients(self.type, step, self.noise_level * sqrt(step.sigma / denominator))
+        return self.noise_level * sqrt(step.sigma / denominator)
