@@ -72,7 +72,7 @@ def load_detector(use: str, arguments: Mapping[str, Any]) -> Detect:
 
 def tiny_detector(folder: Path, arguments: Arguments) -> Arguments:
     """The twin of a reward whose argument `detector` is made with its `arguments`."""
-    use = arguments["detector"]
+    use = str(arguments["detector"])
     return {**arguments, "arguments": twin(BUILT_IN.get(use, use), arguments.get("arguments"), folder / "detector")}
 
 
