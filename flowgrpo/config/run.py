@@ -256,6 +256,8 @@ class Config(Section):
         yield from (rule.complaint(shape) for rule in self.selection)
         if not self.policy.kernels.noise_scale and (setting := self.objective.needs_noise_scale):
             yield f"objective.{setting} needs a Gaussian law; the steps of policy '{self.policy.type}' have no noise scale"
+        if self.objective.weight == "confidence" and (self.policy.kernels.noise_scale or self.policy.posed_states):
+            yield "objective.weight: confidence needs ids that are drawn step by step, and policy.likelihood: trajectory"
         if self.calibration:
             yield self._calibration_complaint(shape)
         yield self._optimizer_complaint()

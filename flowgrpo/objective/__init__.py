@@ -50,7 +50,8 @@ class ObjectiveConfig(Section):
     loss divided by dt.
     `trust` `clip`, or `kl`: no clip, but no gradient where KL(new || old) > `kl_limit` nats per dimension and the update would
     move further away (A > 0 with r > 1, or A < 0 with r < 1): Flow-DPPO.
-    `weight` `one`, or `noise`: tau over its mean (TempFlow-GRPO, arXiv 2508.04324).
+    `weight` `one`; `noise`: tau over its mean (TempFlow-GRPO, arXiv 2508.04324); or `confidence`: how likely the sampler's model
+    found the id that was drawn (MDPO, arXiv 2508.13148, in its code).
     `reduce`: the loss is a mean over `transition`s, whose decisions share one vote, or over `decision`s (the same where a
     transition is one decision, as with Gaussian laws).
     """
@@ -59,7 +60,7 @@ class ObjectiveConfig(Section):
     ratio: Literal["plain", "guard"] = "plain"
     trust: Literal["clip", "kl"] = "clip"
     kl_limit: PositiveFloat = 1e-5
-    weight: Literal["one", "noise"] = "one"
+    weight: Literal["one", "noise", "confidence"] = "one"
     reduce: Literal["transition", "decision"] = "transition"
     kl: KLConfig = KLConfig()
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 TOKENS, DRAWN, CONFIDENCE, SETTINGS = range(4)
-"""Rows of a state: the ids; the ids that the last step drew (`NOTHING` where it drew none); the confidence each was set with;
+"""Rows of a state: the ids; the ids that the last step drew (`NOTHING` where it drew none); the confidence each was drawn with;
 what a learned schedule drew for the last step, in the first entries (`sampling.laws.scheduled`)."""
 ROWS = 4
 NOTHING = -1

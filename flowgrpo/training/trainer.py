@@ -200,7 +200,7 @@ class Trainer:
             log_prob=log_prob,
             log_prob_old=t.log_prob,
             advantage=advantage,
-            weight=noise_weights(law.tau, objective, mean_tau)[:, None],
+            weight=self._weight(t, mean_tau),
             tau=law.tau[:, None],
             dt=law.dt[:, None],
             g=law.g[:, None],
@@ -208,6 +208,13 @@ class Trainer:
             kl_reference=None if reference is None else law.kl(x, prediction, reference[t.parent], t.next_states),
         )
         return terms(inputs, objective)
+
+    def _weight(self, t: Transitions, mean_tau: float) -> Tensor:
+        """[C, 1], or [C, D] where decisions weigh differently."""
+        objective = self.config.objective
+        if objective.weight == "confidence":
+            return t.law.confidence(t.next_states)
+        return noise_weights(t.law.tau, objective, mean_tau)[:, None]
 
     @torch.no_grad()
     def _reference(self, t: Transitions) -> Tensor:

@@ -153,9 +153,10 @@ def test_rcr_revokes_an_old_id_when_newer_ones_are_more_confident():
     first = torch.stack([torch.cat([half, pad]), *[torch.cat([even_, pad])] * 3])[None]
     then = torch.stack([torch.cat([sure, pad])] * 4)[None]
     a, b, c, _ = unmask(Rcr(temperature=0.0), [first, then, then], 4)
-    assert tokens_of(b, 4).tolist() == [[1, 0, 5, 5]] and b[0, CONFIDENCE, -4:].tolist() == pytest.approx([0.5, 0.2, 0, 0])
+    assert tokens_of(b, 4).tolist() == [[1, 0, 5, 5]] and b[0, CONFIDENCE, -4:].tolist() == pytest.approx([0.5, 0.2, 0.2, 0.2])
     assert tokens_of(c, 4).tolist() == [[1, 5, 2, 2]] and drawn_of(c, 4).tolist() == [[False, False, True, True]]
     law = law_of(Rcr(), 0, 1, 3, first, BARE)
+    assert law.confidence(b)[0].tolist() == pytest.approx([0.5, 0.2, 0.2, 0.2])
     log_prob = law.log_prob(a, first, b)
     assert log_prob.exp().tolist()[0] == pytest.approx([0.5, 0.2, 0.2, 0.2])
 
@@ -228,8 +229,37 @@ def test_scores_are_what_their_names_say():
         assert kernel().score(draft)[0].tolist() == pytest.approx([float(s) for s in scores])
     plain = Maskgit().score(draft)
     assert plain.exp()[0].tolist() == pytest.approx([0.2, 0.7])
-    noise = Maskgit().score(draft_of([0.4, 0.7], drawn=[1, 0], hot=3.0)) - plain
-    assert noise[0].tolist() == pytest.approx((3.0 * -(-draft.uniform.log()).log())[0].tolist())
+    hot, gumbel = draft_of([0.4, 0.7], drawn=[1, 0], hot=3.0), -(-draft.uniform.log()).log()
+    for kernel in (Maskgit, MaskgitPlus, Entropy, Margin):
+        noise = kernel().score(hot) - kernel().score(draft)
+        assert noise[0].tolist() == pytest.approx((3.0 * gumbel)[0].tolist())
+
+
+@pytest.mark.parametrize("kernel", [Entropy, Margin])
+def test_a_tempered_order_is_drawn_without_replacement_from_the_softmax_of_the_scores(kernel):
+    """Position i is first with probability exp(s_i / T) over their sum; at 0 the order is that of the scores."""
+    logits = torch.log(torch.tensor([0.9, 0.6, 0.4]))[:, None] * torch.tensor([1.0, 0.0, 0.0, 0.0, 0.0])
+    logits = torch.cat([logits, torch.full((3, 2), -torch.inf)], 1).expand(6000, -1, -1)
+    scores = kernel().score(draft_of_logits(logits[:1]))[0]
+    out = move(kernel(order_temperature=0.1), empty(6000, 3), logits, 0, 1, 3)
+    first = drawn_of(out, 3).long().argmax(1)
+    assert chi_square(first, (scores / 0.1).softmax(-1)) < 4.0
+    assert kernel().order_temperature_at(0.5) == 0.0 and kernel(order_temperature=0.3).order_temperature_at(0.5) == 0.3
+
+
+def draft_of_logits(logits):
+    logits, shape = logits.double(), logits.shape[:2]
+    ones = torch.ones(shape, dtype=torch.bool)
+    drawn, uniform = torch.zeros(shape, dtype=torch.long), torch.full(shape, 0.5, dtype=torch.float64)
+    return Draft(logits, logits, drawn, uniform, ones, ~ones, torch.zeros(shape), 0.5, torch.zeros(1, 1))
+
+
+def test_dreams_schedule_sets_the_share_by_which_time_falls_and_the_rest_at_the_end():
+    """floor(m (1 - s / t)) of the m that are masked, on a grid of times from 1 to 1e-3."""
+    states = unmask(Entropy(schedule="dream"), [some_logits(1, 8, step) for step in range(8)], 8)
+    assert [int(masks_of(x, 8).sum()) for x in states] == [8, 8, 7, 6, 5, 4, 3, 2, 0]
+    states = unmask(Entropy(schedule="dream"), [some_logits(1, 16, step) for step in range(4)], 16)
+    assert [int(masks_of(x, 16).sum()) for x in states] == [16, 13, 9, 5, 0]
 
 
 def test_the_temperature_of_maskgits_order_falls_to_zero():

@@ -72,6 +72,9 @@ class PosedLaw:
         divergence = categorical_kl(prediction.log_softmax(-1), other.log_softmax(-1))
         return self._joined(divergence, self._tokens(x_next))
 
+    def confidence(self, x_next: Tensor) -> Tensor:
+        raise AssertionError("an outcome that is scored as a whole has no confidence")
+
     def decisions(self, x_next: Tensor, outcome: Tensor) -> Tensor:
         if self.level == "decision":
             return in_answer(self._tokens(x_next), self.eos).float()

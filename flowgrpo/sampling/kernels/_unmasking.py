@@ -36,6 +36,11 @@ class Draft:
     order_temperature: Tensor
 
     @property
+    def gumbel(self) -> Tensor:
+        """[C, L]: noise that makes an order by score / T + noise a draw without replacement from softmax(score / T)."""
+        return -(-self.uniform.log()).log()
+
+    @property
     def last(self) -> bool:
         return self.share == 1.0
 
@@ -68,7 +73,8 @@ class UnmaskingKernel(Kernel):
     Ties go to the left. `block_length` b fills blocks of b positions from left to right, each in an equal share of the steps.
     `schedule` `even`: m masked positions in k steps left are ceil(m / k) a step (LLaDA, arXiv 2502.09992); `cosine`: after the
     share s of a block's steps floor(b cos(pi s / 2)) of it stay masked, at least one until the end (MaskGIT, arXiv 2202.04200);
-    `fixed`: b positions over all steps as `even` would, whatever is still masked.
+    `fixed`: b positions over all steps as `even` would, whatever is still masked; `dream`: floor(m (1 - s / t)) a step, from
+    time t to s of an even grid from 1 to 1e-3, and the rest in the last (Dream, arXiv 2508.15487).
     A text ends where an end of text is set and nothing before it is masked; then what is behind it is the end of text too.
     Log-probs are those of the drawn ids given which positions were set, as in all public code; the choice of the positions has no
     term of its own. With an order that looks at the drawn ids that is an approximation.
@@ -78,7 +84,7 @@ class UnmaskingKernel(Kernel):
     """Whether it sets as many positions as the schedule says."""
     temperature: NonNegativeFloat = 1.0
     block_length: PositiveInt | None = None
-    schedule: Literal["even", "cosine", "fixed"] = "even"
+    schedule: Literal["even", "cosine", "fixed", "dream"] = "even"
 
     @property
     def stochastic(self) -> bool:
@@ -130,6 +136,23 @@ class UnmaskingKernel(Kernel):
                 form = list(draft.masked.shape)
                 raise UserError(f"kernel '{self.type}' must say with booleans of shape {form} which positions are kept")
         return found
+
+
+class Ordered(UnmaskingKernel):
+    """The order is drawn from softmax(score / `order_temperature`), without replacement (Dream's `alg_temp`); at 0 it is that of
+    the scores."""
+
+    order_temperature: NonNegativeFloat = 0.0
+
+    def order_temperature_at(self, progress: float) -> float:
+        return self.order_temperature
+
+    def score(self, draft: Draft) -> Tensor:
+        return self.confidence(draft) + draft.order_temperature * draft.gumbel
+
+    @abstractmethod
+    def confidence(self, draft: Draft) -> Tensor:
+        """[C, L], higher is set first."""
 
 
 def highest(score: Tensor, among: Tensor, count: Tensor) -> Tensor:

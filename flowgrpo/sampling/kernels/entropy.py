@@ -3,14 +3,14 @@
 import torch
 from torch import Tensor
 
-from flowgrpo.sampling.kernels._unmasking import Draft, UnmaskingKernel
+from flowgrpo.sampling.kernels._unmasking import Draft, Ordered
 
 
-class Entropy(UnmaskingKernel):
+class Entropy(Ordered):
     """Score: minus the entropy of the tempered distribution."""
 
     type: str = "entropy"
 
-    def score(self, draft: Draft) -> Tensor:
+    def confidence(self, draft: Draft) -> Tensor:
         log_p = draft.tempered.log_softmax(-1)
         return (log_p.exp() * log_p.clamp(min=torch.finfo(log_p.dtype).min)).sum(-1)

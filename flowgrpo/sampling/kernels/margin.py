@@ -2,14 +2,14 @@
 
 from torch import Tensor
 
-from flowgrpo.sampling.kernels._unmasking import Draft, UnmaskingKernel
+from flowgrpo.sampling.kernels._unmasking import Draft, Ordered
 
 
-class Margin(UnmaskingKernel):
+class Margin(Ordered):
     """Score: the gap between the two highest tempered probabilities."""
 
     type: str = "margin"
 
-    def score(self, draft: Draft) -> Tensor:
+    def confidence(self, draft: Draft) -> Tensor:
         first, second = draft.tempered.softmax(-1).topk(2, dim=-1).values.unbind(-1)
         return first - second

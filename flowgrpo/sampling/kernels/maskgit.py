@@ -19,5 +19,4 @@ class Maskgit(UnmaskingKernel):
         return self.order_temperature * (1.0 - progress)
 
     def score(self, draft: Draft) -> Tensor:
-        gumbel = -(-draft.uniform.log()).log()
-        return draft.log_probability(draft.logits) + draft.order_temperature * gumbel
+        return draft.log_probability(draft.logits) + draft.order_temperature * draft.gumbel

@@ -2,13 +2,13 @@
 
 from torch import Tensor
 
-from flowgrpo.sampling.kernels._unmasking import Draft, UnmaskingKernel
+from flowgrpo.sampling.kernels._unmasking import Draft, Ordered
 
 
-class MaskgitPlus(UnmaskingKernel):
+class MaskgitPlus(Ordered):
     """Score: the tempered probability of the drawn id."""
 
     type: str = "maskgit_plus"
 
-    def score(self, draft: Draft) -> Tensor:
+    def confidence(self, draft: Draft) -> Tensor:
         return draft.probability(draft.tempered)

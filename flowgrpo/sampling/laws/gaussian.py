@@ -67,6 +67,9 @@ class GaussianLaw:
         """KL(p || q) of the laws under two predictions: mean((mu_p - mu_q)^2) / (2 tau^2)."""
         return (self.g**2 * _mean((prediction.float() - other.float()) ** 2) / (2.0 * self.tau**2))[:, None]
 
+    def confidence(self, x_next: Tensor) -> Tensor:
+        raise AssertionError("a Gaussian step has no confidence")
+
     def decisions(self, x_next: Tensor, outcome: Tensor) -> Tensor:
         return torch.ones_like(self.tau)[:, None]
 

@@ -112,6 +112,9 @@ class ScheduledLaw:
     def decisions(self, x_next: Tensor, outcome: Tensor) -> Tensor:
         return torch.cat([self.base.decisions(x_next, outcome), self.learned.float()], dim=1)
 
+    def confidence(self, x_next: Tensor) -> Tensor:
+        return torch.cat([self.base.confidence(x_next), torch.ones_like(self.learned, dtype=torch.float32)], dim=1)
+
     def _offsets(self, x_next: Tensor) -> Tensor:
         return x_next[:, SETTINGS, : len(NAMES)]
 

@@ -20,7 +20,9 @@ from flowgrpo.sampling.kernels._unmasking import Draft, Settings, UnmaskingKerne
 
 TINY = 2.0**-53
 ROUNDING = 1e-9
-"""What a cosine may fall short of a whole number of positions."""
+"""What a share may fall short of a whole number of positions."""
+LAST_TIME = 1e-3
+"""Where Dream's grid of times ends."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,10 @@ class UnmaskingLaw:
         relevant = in_answer(outcome[:, TOKENS, -self.length :], self.vocabulary.eos)
         return (relevant & (x_next[:, DRAWN, -self.length :] != NOTHING)).float()
 
+    def confidence(self, x_next: Tensor) -> Tensor:
+        """Where nothing was drawn it is that of the id which stands there; it decides nothing."""
+        return x_next[:, CONFIDENCE, -self.length :].float()
+
     def _groups(self) -> list[tuple[Move, list[int]]]:
         found: dict[Move, list[int]] = {}
         for i, move in enumerate(self.moves):
@@ -111,7 +117,7 @@ class UnmaskingLaw:
         out[:, TOKENS, -length:] = torch.where(kept, set_, float(self.vocabulary.mask))
         out[:, DRAWN, -length:] = torch.where(acted, draft.drawn.double(), x[:, DRAWN, -length:])
         confidence = torch.where(draft.masked, draft.probability(draft.logits), draft.running)
-        out[:, CONFIDENCE, -length:] = torch.where(kept, confidence, 0.0)
+        out[:, CONFIDENCE, -length:] = torch.where(kept | acted, confidence, 0.0)
         return self._ended(out)
 
     def _ended(self, x: Tensor) -> Tensor:
@@ -170,6 +176,8 @@ def quota(kernel: UnmaskingKernel, move: Move, count: Tensor, settings: Settings
     if made == left:
         return count
     size, per_block = length // kernel.blocks(length), steps // kernel.blocks(length)
+    if settings.mask_ratio is None and kernel.schedule == "dream":
+        return _by_time(count, per_block - left, made, per_block)
     if settings.mask_ratio is None and kernel.schedule == "fixed":
         extra = [per_block - left + i < size % per_block for i in range(made)]
         return count.clamp(max=made * (size // per_block) + sum(extra))
@@ -177,6 +185,15 @@ def quota(kernel: UnmaskingKernel, move: Move, count: Tensor, settings: Settings
         return made * (count // left) + (count % left).clamp(max=made)
     stay = (size * settings.mask_ratio + ROUNDING).floor().long()
     return (count - torch.minimum(count - 1, stay).clamp(min=1)).clamp(min=0)
+
+
+def _by_time(count: Tensor, source: int, made: int, steps: int) -> Tensor:
+    """Of `count` [C] masked positions those that `made` steps set, each the share of them by which time falls."""
+    masked = count
+    for step in range(source, source + made):
+        now, then = (1.0 - (1.0 - LAST_TIME) * i / steps for i in (step, step + 1))
+        masked = masked - (masked * (1.0 - then / now) + ROUNDING).floor().long()
+    return count - masked
 
 
 Drawn = tuple[Tensor, Tensor, Tensor, Tensor]
