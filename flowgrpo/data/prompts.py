@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,14 @@ def _text(row: dict[str, Any], path: Path, index: int) -> str:
     if not isinstance(text, str) or not text.strip():
         raise UserError(f"{path}, row {index + 1}: the prompt is missing or empty")
     return text
+
+
+def batches(prompts: Sequence[Prompt], size: int, key: Callable[[Prompt], Hashable]) -> list[list[int]]:
+    """The places of prompts with equal keys, `size` at a time, in order."""
+    places: dict[Hashable, list[int]] = {}
+    for i, prompt in enumerate(prompts):
+        places.setdefault(key(prompt), []).append(i)
+    return [alike[i : i + size] for alike in places.values() for i in range(0, len(alike), size)]
 
 
 class PromptSampler:

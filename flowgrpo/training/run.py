@@ -16,7 +16,7 @@ from flowgrpo.core.processes import Processes
 from flowgrpo.core.progress import bar
 from flowgrpo.core.signals import Signals, Stopped
 from flowgrpo.core.whole import require_writable, write_json
-from flowgrpo.data.prompts import Prompt, load_prompts
+from flowgrpo.data.prompts import Prompt, batches, load_prompts
 from flowgrpo.data.samples import spread
 from flowgrpo.evaluation.held_out import compare, evaluate
 from flowgrpo.policies.prompt_check import check_files, tell
@@ -192,6 +192,7 @@ class Training:
     def _probe(self, prompts: list[Prompt]) -> None:
         """A reward may be constant where the weights that it judges are random."""
         chosen = spread(prompts, PROBE_PROMPTS)
+        chosen = [chosen[i] for i in batches(chosen, PROBE_PROMPTS, self.config.policy.batch_key)[0]]
         seeds = [self.config.seed + i for i in range(len(chosen))]
         check = constant if self.config.rehearsal else probe
         check(self.scorer, self.policy.generate(chosen, seeds, self.config.policy.steps))
@@ -281,7 +282,8 @@ class Training:
 
     def _held_out(self, prompts: list[Prompt], pictures: int) -> HeldOut:
         assert self.config.evaluation is not None
-        arguments = (self.policy, self.scorer, prompts, self.config.evaluation, self.processes, pictures)
+        batch_key = self.config.policy.batch_key
+        arguments = (self.policy, self.scorer, prompts, self.config.evaluation, self.processes, pictures, batch_key)
         if self.trainer.ema is None:
             return evaluate(*arguments)
         with self.trainer.ema.applied():

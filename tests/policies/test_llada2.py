@@ -138,7 +138,7 @@ def test_log_probs_of_recorded_steps_are_the_logs_of_the_schedulers_probabilitie
         start = width - BLOCK
         drawn = torch.where(step["transfer_index"], step["sampled_tokens"], -1).double()
         x_next[:, DRAWN, start:width] = drawn
-        law = policy.law([Move(policy.config.sampler, 0, 1)])
+        law = policy.law([Move(policy.config.sampler, 0, 1)], [])
         found = law.log_prob(x, policy.predict(x, [Prompt(0, PROMPT)], 0), x_next)[:, start - 4 : width - 4]
         expected = torch.where(step["transfer_index"], step["sampled_probs"].log(), 0.0)
         assert torch.allclose(found, expected, atol=1e-5)

@@ -178,11 +178,11 @@ def test_greedy_ids_are_the_most_likely_of_the_rows_that_score_them(mdlm, shift)
     for step in range(3):
         with torch.no_grad():
             logits = policy.predict(x, PROMPTS, step)
-        after = policy.law([Move(LowConfidence(temperature=0.0), step, step + 1)] * 3).sample(
+        after = policy.law([Move(LowConfidence(temperature=0.0), step, step + 1)] * 3, PROMPTS).sample(
             x, logits, [Noise(("key", i)) for i in range(3)], [None] * 3
         )
         drawn = after[:, DRAWN, -6:] != NOTHING
-        law = policy.law([Move(LowConfidence(), step, step + 1)] * 3)
+        law = policy.law([Move(LowConfidence(), step, step + 1)] * 3, PROMPTS)
         assert torch.equal(logits.argmax(-1)[drawn], after[:, DRAWN, -6:].long()[drawn])
         best = logits.log_softmax(-1).max(-1).values
         assert torch.equal(law.log_prob(x, logits, after)[drawn], best[drawn])
