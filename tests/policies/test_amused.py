@@ -15,12 +15,12 @@ from flowgrpo.config.run import load_config
 from flowgrpo.core.keys import Noise
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.policies.amused import AmusedConfig
+from flowgrpo.policies.tiny.parts import clip_tokenizer, clip_with_projection
 from flowgrpo.sampling.canvas import TOKENS
 from flowgrpo.sampling.kernels import Move
 from flowgrpo.sampling.kernels.maskgit import Maskgit
 from flowgrpo.sampling.plans.all import AllSteps
 from flowgrpo.training.rollout import rollout
-from tiny.parts import clip_tokenizer, clip_with_projection
 
 CPU = torch.device("cpu")
 PROMPTS = [Prompt(0, "a red circle"), Prompt(1, "a blue square")]

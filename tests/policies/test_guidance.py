@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-import tiny
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.keys import torch_generator
 from flowgrpo.data.prompts import Prompt
+from flowgrpo.policies import tiny
 from flowgrpo.policies.diffusers import DiffusersConfig
 from flowgrpo.policies.diffusers._guidance import Call, Halves
 from flowgrpo.policies.diffusers._policy import DiffusersPolicy

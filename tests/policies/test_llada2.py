@@ -14,13 +14,14 @@ from flowgrpo.core.errors import UserError
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.policies.masked._policy import MaskedPolicy
 from flowgrpo.policies.masked.transformer import MiniMdlm
+from flowgrpo.policies.tiny.mdlm import make_model, make_tokenizer, save
 from flowgrpo.sampling.canvas import DRAWN, TOKENS, canvas
 from flowgrpo.sampling.kernels import Move
 from flowgrpo.sampling.kernels._unmasking import Draft
 from flowgrpo.sampling.kernels.block_refinement import BlockRefinement
 from flowgrpo.sampling.plans.all import AllSteps
 from flowgrpo.training.rollout import rollout
-from tiny.mdlm import CPU, config_of, make_model, make_tokenizer, nudge, save
+from mdlm import CPU, config_of, nudge
 
 BLOCK, BLOCKS, STEPS = 4, 2, 3
 """Steps of a block."""

@@ -16,6 +16,7 @@ from flowgrpo.core.keys import Noise
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.policies import LoraAdapter, Work
 from flowgrpo.policies.masked._adapter import Adapter
+from flowgrpo.policies.tiny.mdlm import make_model, make_tokenizer, save
 from flowgrpo.runs.checkpoint import checkpoints
 from flowgrpo.runs.provenance import Provenance, resumed
 from flowgrpo.sampling.canvas import DRAWN, NOTHING, TOKENS
@@ -36,7 +37,7 @@ from flowgrpo.sampling.plans.all import AllSteps
 from flowgrpo.sampling.plans.outcomes import Outcomes
 from flowgrpo.training.rollout import rollout
 from flowgrpo.training.run import train
-from tiny.mdlm import CPU, PROMPTS, build, config_of, make_model, make_tokenizer, nudge, save
+from mdlm import CPU, PROMPTS, build, config_of, nudge
 
 KERNELS = [LowConfidence(temperature=0.7), RandomOrder(), Origin(), Rcr(), Threshold(threshold=0.5), Entropy(block_length=2)]
 LIKELIHOODS = [

@@ -7,11 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-import tiny
 from flowgrpo.cli.main import main
 from flowgrpo.config.tree import checked
 from flowgrpo.core.errors import UserError
 from flowgrpo.data.prompts import Prompt, batches
+from flowgrpo.policies import tiny
 from flowgrpo.policies.diffusers import DiffusersConfig
 from flowgrpo.policies.diffusers._sizes import size_of
 
