@@ -38,8 +38,6 @@ def theirs(tmp_path, monkeypatch):
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
     groups = {"rewards": "bright = my_reward:brightness", "prompts": "skies = my_prompts:skies"}
     (info / "entry_points.txt").write_text("".join(f"[flowgrpo.{group}]\n{entry}\n" for group, entry in groups.items()))
-        "[flowgrpo.rewards]\nbright = my_reward:brightness\n[flowgrpo.prompts]\nskies = my_prompts:skies\n"
-    )
     (tmp_path / "my_prompts.py").write_text(SKIES)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)

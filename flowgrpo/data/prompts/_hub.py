@@ -44,12 +44,12 @@ def rows(source: str) -> list[Row]:
         raise UserError(f"'{source}' must have the form {FORM}")
     options = options_of(parts["options"] or "", source, KEYS)
     check_count(options, source)
-    count = options.get("count")
+    count, place = options.get("count"), source.partition("?")[0]
     try:
         import datasets
     except ModuleNotFoundError as error:
         raise UserError(
-            f"the prompts '{source}' need the package 'datasets'; run: pip install 'flowgrpo[hub]' ({REHEARSE})"
+            f"the prompts '{place}' need the package 'datasets'; run: pip install 'flowgrpo[hub]' ({REHEARSE})"
         ) from error
     try:
         found = datasets.load_dataset(
