@@ -1,9 +1,10 @@
-"""What `flowgrpo plan` says of the activations of an update, of each model with its published methods, beside what autograd saves.
+"""What `flowgrpo plan` says of the activations of an update, by model and published method, beside what autograd saves.
 
     python tools/plan_memory.py [--activations] [MODEL ...]
 
 The denoiser's own class is called at its real size, on tensors without memory (`flowgrpo plan --measure` does the same), with as
-many rows as the recipe has in a batch; what autograd saves is counted by hooks. Configs are those that the authors publish, their
+many rows as the recipe has in a batch; what autograd saves is counted by hooks. Where blocks are computed again (checkpointing), one
+block in the middle and the casts of weights, which hooks don't see, are added. Configs are those that the authors publish, their
 number of parameters is checked against the recipe's. `--activations` prints what recipes say in `policy.size.denoiser` instead.
 """
 
@@ -11,13 +12,13 @@ import argparse
 from dataclasses import dataclass, field
 from typing import Any
 
-from flowgrpo.config.bill import memory_of
 from flowgrpo.config.run import Config, load_config
 from flowgrpo.policies._counting import saved_bytes, shapes_only, without_memory
 from flowgrpo.policies._dtypes import DTYPES
 from flowgrpo.policies.diffusers import AttentionLora, DiffusersConfig
 from flowgrpo.policies.diffusers._inputs import inputs
 from flowgrpo.policies.diffusers._measure import activations, denoiser
+from flowgrpo.policies.diffusers._memory import backward_bytes, cast_bytes, rows_of
 from flowgrpo.policies.diffusers._size import Grid
 from gpu_figures import SD35_TRANSFORMER, WAN_TRANSFORMER
 
@@ -79,10 +80,10 @@ def grid(model: Model, policy: DiffusersConfig) -> Grid:
     return 1 + (policy.call.get("num_frames", 1) - 1) // model.time + model.shown, height, width
 
 
-def counted(model: Model, policy: DiffusersConfig, rows: int) -> tuple[int, int]:
+def counted(model: Model, policy: DiffusersConfig, rows: int, checkpointing: bool) -> tuple[int, int]:
     """Bytes that autograd saves of one evaluation, and parameters."""
     assert policy.size is not None
-    made = denoiser(geometry(model), policy.lora, policy.dtype, policy.runtime.gradient_checkpointing)
+    made = denoiser(geometry(model), policy.lora, policy.dtype, checkpointing)
     parameters = sum(p.numel() for name, p in made.named_parameters() if "lora_" not in name)
     with shapes_only(DTYPES[policy.dtype]) as mode:
         module = without_memory(made, mode)
@@ -94,17 +95,20 @@ def row(name: str, method: str) -> str:
     config: Config = load_config(f"{name}/{method}")
     policy = config.policy
     assert isinstance(policy, DiffusersConfig) and policy.size is not None
-    memory = memory_of(config)["update"]["activations"]
+    size, model, again = policy.size, MODELS[name], policy.runtime.gradient_checkpointing
     states = min(config.rollout.micro_batch, config.rollout.prompts_per_block * config.rollout.group_size)
-    guided = policy.size.denoiser.guided and policy.call.get("guidance_scale", 2.0) > 1.0
-    rows = states * (2 if guided or policy.call.get("true_cfg_scale", 1.0) > 1.0 else 1)
-    saved, parameters = counted(MODELS[name], policy, rows)
+    rows = rows_of(policy, size, states)
+    saved, parameters = counted(model, policy, rows, again)
+    casts = cast_bytes(policy, parameters)
+    if again:
+        block = (counted(model, policy, rows, False)[0] - casts) // size.denoiser.layers
+        saved += block + casts
+    planned = backward_bytes(policy, size, states) + casts
     trained = "all" if policy.lora is None else f"LoRA {policy.lora.rank}"
-    again = "checkpointing" if policy.runtime.gradient_checkpointing else ""
     return (
-        f"{name:<14} {method:<14} {trained:<9} {policy.dtype} {again:<13} {rows:>3} rows  plan {memory / GIB:>7.2f} GiB  "
-        f"saved {saved / GIB:>7.2f} GiB  {memory / saved - 1:>+5.0%}  parameters "
-        f"{policy.size.denoiser.parameters / parameters - 1:>+6.2%}"
+        f"{name:<14} {method:<14} {trained:<8} {policy.dtype} {'again' if again else '':<5} {rows:>3} rows  "
+        f"plan {planned / GIB:>7.2f} GiB  saved {saved / GIB:>7.2f} GiB  {planned / saved - 1:>+5.1%}  "
+        f"parameters {size.denoiser.parameters / parameters - 1:>+6.2%}"
     )
 
 
