@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 from PIL import Image
 
-import tiny
 from flowgrpo.cli.main import main
 from flowgrpo.config.tree import checked
 from flowgrpo.core.errors import UserError
