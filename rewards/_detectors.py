@@ -197,3 +197,4 @@ class Text(Detector):
 
 
 BUILT_IN = {name.lower(): f"{__name__}:{name}" for name in ("Torchvision", "Faces", "Text")}
+BUILT_IN |= {name.lower(): f"flowgrpo.rewards._hub_detectors:{name}" for name in ("Mask2Former", "Owlv2")}

@@ -2,11 +2,11 @@
 
 Prompt rows and rules are the official ones: objects count with a confidence above 0.3 (0.9 where the tag is "counting"), at
 most 16 of a class; there must be at least `count` of what is included and fewer of what is excluded; colour and place are
-judged on the `count` most confident ones. Two things differ: official are Mask2Former as the detector and CLIP as the judge
-of colours.
+judged on the `count` most confident ones. Official are Mask2Former, `detector: mask2former`, and CLIP as the judge of colours,
+which differs here.
 
-`detector` is "torchvision", "faces", "text" or a plug-in, made with `arguments`; `colors` a plug-in from a crop to a name,
-by default the nearest of some CSS colours in CIELAB.
+`detector` is "mask2former", "owlv2", "torchvision", "faces", "text" or a plug-in, made with `arguments`; `colors` a plug-in
+from a crop to a name, by default the nearest of some CSS colours in CIELAB.
 """
 
 import json
@@ -206,7 +206,7 @@ judged = partial(
     card,
     reads="images",
     range=(0.0, 1.0),
-    licence="Apache-2.0, and its detector's: faces and torchvision BSD-3-Clause, text Apache-2.0",
+    licence="Apache-2.0, and its detector's: faces and torchvision BSD-3-Clause, text and owlv2 Apache-2.0, mask2former 'other'",
     source="GenEval, arXiv 2310.11513",
     row='GenEval\'s: {"tag", "include": [{"class", "count", "color"?, "position"?: [relation, index]}], '
     '"exclude"?: [{"class", "count"}]}',

@@ -1,7 +1,8 @@
 """How close is a picture to a reference picture? To check for reward hacking, or to fit a picture.
 
-A row names its reference by a path inside the reward's folder, or as `asset:NAME` of what ships with flowgrpo; nothing outside of
-them is read, so both rewards can be served. References are resized to the samples.
+A row names its reference by a path inside the reward's folder, as `asset:NAME` of what ships with flowgrpo, or as `picture:NAME`
+of what rows from the hub came with; nothing outside of them is read, so both rewards can be served. References are resized to the
+samples.
 
 B samples of H x W pixels.
 """
@@ -23,7 +24,7 @@ from torchvision.models import AlexNet, AlexNet_Weights
 from torchvision.transforms.functional import to_tensor
 
 from flowgrpo.core.errors import UserError
-from flowgrpo.core.paths import ASSET, assets
+from flowgrpo.core.paths import ASSET, PICTURE, locate
 from flowgrpo.data.media import look, read
 from flowgrpo.data.samples import Samples
 from flowgrpo.rewards._answer import bad_row, stated
@@ -51,7 +52,7 @@ def _ladder() -> list[Samples]:
 compared = partial(
     card,
     reads="images",
-    row='{"reference": path inside the argument folder, or "asset:NAME"}',
+    row='{"reference": path inside the argument folder, "asset:NAME" or "picture:NAME"}',
     ladder=_ladder,
     check=lambda reward, prompt: reward.references.look(prompt.metadata),
 )
@@ -84,8 +85,9 @@ class References:
             return Image.fromarray(read(path, "image"))
 
     def _path(self, name: str) -> Path:
-        root = assets().resolve() if name.startswith(ASSET) else self.folder
-        inside = Path(name.removeprefix(ASSET))
+        scheme = next((scheme for scheme in (ASSET, PICTURE) if name.startswith(scheme)), "")
+        root = locate(scheme).resolve() if scheme else self.folder
+        inside = Path(name.removeprefix(scheme))
         if inside.is_absolute() or ".." in inside.parts or "\0" in name or not (root / inside).resolve().is_relative_to(root):
             raise UserError(f"the reference '{name}' leads out of the folder of references; name a file inside of it")
         return root / inside

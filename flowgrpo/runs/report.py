@@ -21,6 +21,7 @@ ROUNDING = 1e-6
 HEALTH = {
     "advantage/zero_variance_groups": "groups without variance",
     "ratio/clip_fraction": "clipped share",
+    "ratio/first_log_abs_max": "largest |log-ratio|, first step",
     "ratio/log_abs_max": "largest |log-ratio|",
     "kl": "KL to the reference",
     "grad_norm": "gradient norm",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from flowgrpo.core.section import Section
-from flowgrpo.policies import Cost, LoraAdapter, Memory, PolicyConfig, Work
+from flowgrpo.policies import Activations, Cost, LoraAdapter, Memory, PolicyConfig, Work
 from flowgrpo.policies.diffusers import _sizes as sizes
 from flowgrpo.sampling.kernels import GaussianKernel, KernelFamily
 
@@ -66,7 +66,7 @@ class Runtime(Section):
 
 class DenoiserSize(Section):
     """Of one denoiser of `count`. `tokens` of one sample go through its `layers` blocks, text included, with `channels` values of
-    the latents each.
+    the latents each, and hold `activations`.
 
     Where it is `guided`, a guidance_scale above 1 makes two rows of a state; it is not where the scale is an input (FLUX).
     """
@@ -78,6 +78,7 @@ class DenoiserSize(Section):
     channels: PositiveInt = 64
     count: PositiveInt = 1
     guided: bool = True
+    activations: Activations = Activations()
 
 
 class EncoderSize(Section):
@@ -184,3 +185,8 @@ class DiffusersConfig(PolicyConfig):
         from flowgrpo.policies.diffusers._memory import memory
 
         return memory(self, work)
+
+    def measured(self) -> Self:
+        from flowgrpo.policies.diffusers._measure import measured_size
+
+        return self.model_copy(update={"size": measured_size(self)})

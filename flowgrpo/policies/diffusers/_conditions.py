@@ -48,7 +48,7 @@ class Rows:
         for prompt in prompts:
             try:
                 self._refuse_missing([self._argument(key) for key in prompt.conditions])
-                self._negative([prompt])
+                self.negative([prompt])
                 found = {(file, _kind(key)) for key, files in prompt.conditions.items() for file in paths_of(files)}
                 for file, kind in found - seen:
                     media.look(file, kind)
@@ -69,25 +69,25 @@ class Rows:
             found[name] = [opened] * len(prompts) if repeated else opened
         self._refuse_missing(found)
         if self.text and self.pipeline not in ONE_TEXT:
-            return {**found, self.text: [prompt.text for prompt in prompts], **self._negative(prompts)}
+            return {**found, self.text: [prompt.text for prompt in prompts]}
         if self.text:
-            found |= {self.text: prompts[0].text, **{name: texts[0] for name, texts in self._negative(prompts).items()}}
+            found[self.text] = prompts[0].text
         if self.count and (self.text or self.pipeline not in REPEATED):
             found[self.count] = len(prompts)
         elif not self.text and not self.count:
             raise UserError(f"{self.pipeline} takes neither a text nor a number of samples per prompt")
         return found
 
-    def _negative(self, prompts: Sequence[Prompt]) -> dict[str, list[str]]:
-        """What the rows say that is not wanted, nothing where one says nothing; nothing at all where none does."""
-        if not any(NEGATIVE in prompt.metadata for prompt in prompts):
-            return {}
+    def negative(self, prompts: Sequence[Prompt], default: str = "") -> list[str] | None:
+        """What rows say that they do not want, or the default; None where none says anything."""
+        said = [prompt.metadata.get(NEGATIVE) for prompt in prompts]
+        if not any(said):
+            return None
         if NEGATIVE not in self.parameters:
             raise UserError(f"prompt rows have '{NEGATIVE}', but {self.pipeline} takes none; rename or leave out the column")
-        texts = [prompt.metadata.get(NEGATIVE) or "" for prompt in prompts]
-        if wrong := next((text for text in texts if not isinstance(text, str)), None):
+        if wrong := next((text for text in said if text and not isinstance(text, str)), None):
             raise UserError(f"'{NEGATIVE}' of a prompt row must be a text, not {wrong!r}")
-        return {NEGATIVE: texts}
+        return [text or default for text in said]
 
     def _refuse_missing(self, found: Collection[str]) -> None:
         if missing := [name for name in self.needed if name not in found]:

@@ -27,7 +27,7 @@ from flowgrpo.policies._fit import loading, require_all
 from flowgrpo.policies._weights import attach, trainable
 from flowgrpo.policies.diffusers import DiffusersConfig
 from flowgrpo.policies.diffusers import _adapters as adapters
-from flowgrpo.policies.diffusers._conditions import Rows
+from flowgrpo.policies.diffusers._conditions import NEGATIVE, Rows
 from flowgrpo.policies.diffusers._loop import Loop
 from flowgrpo.policies.diffusers._memo import memoise_encoders
 from flowgrpo.policies.diffusers._runtime import apply, denoisers, quantised
@@ -131,9 +131,12 @@ class PipelineSampler:
         if self.config.spacing == "uniform":
             given["sigmas"] = [1.0 - i / steps for i in range(steps)]
         call = sized(self.config.call, prompts)
+        negative = self.rows.negative(prompts, call.get(NEGATIVE) or "")
+        if negative:
+            call[NEGATIVE] = negative if isinstance(given.get("prompt"), list) else negative[0]
         for name, value in call.items():
             if name.startswith("negative_prompt") and isinstance(value, str) and isinstance(given.get("prompt"), list):
-                given.setdefault(name, [value] * len(prompts))
+                given[name] = [value] * len(prompts)
         asked = call.get("num_inference_steps", self.config.steps)
         return {**call, "num_inference_steps": round(steps * asked / self.config.steps), **given}
 
