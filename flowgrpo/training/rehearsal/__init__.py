@@ -6,7 +6,6 @@ replaced: the model and the sizes of its call, the weights of rewards, prompts f
 and steps as the recipe's parts allow.
 """
 
-import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,27 +24,32 @@ from flowgrpo.training.rehearsal._prompts import few_prompts
 Tree = dict[str, Any]
 LOTS, DRAWN = "lots", "flowgrpo.scoring.twins:lots"
 """The label and the name of the reward that is added."""
+REPLACED = ("rewards", "rollout.prompts=", "evaluation.prompts=")
+"""Overrides of what is replaced."""
 
 
 def rehearsed(source: Words, overrides: Sequence[str] = ()) -> Config:
     """The config of the rehearsal of a recipe. The model, weights and prompts that it names are made in `OUTPUT/tiny/RECIPE`.
 
-    The overrides are made last. Errors: UserError, also where it is not known how a tiny model is made.
+    Overrides are a part of the recipe, and those of sizes have the last word. Errors: UserError, also where it is not known how
+    a tiny model is made.
     """
     recipe = read_recipe(source)
     output = recipe.checked(Config, overrides).output
+    tree = with_overrides(recipe.tree, overrides)
     folder = Path(output).expanduser() / "tiny" / name_of(source)
-    model = Model.made_for(recipe, folder / "model")
+    model = Model.made_for(recipe, tree["policy"], folder / "model")
     notes = [f"a rehearsal {model.what}: no number of it means anything", *model.notes]
-    tree = {**copy.deepcopy(recipe.tree), "policy": model.policy}
+    tree["policy"] = model.policy
     notes += _put_prompts(tree, recipe, folder / "prompts", model.pictures)
     notes += _put_twins(tree, folder / "rewards")
     tree["rehearsal"] = notes
+    last = [override for override in overrides if not override.startswith(REPLACED)]
     for edition in editions(tree):
         found = replace(recipe, layers=[Layer(Path("--tiny"), edition)])
-        if _fits(edition, overrides):
+        if _fits(edition, last):
             break
-    return found.checked(Config, overrides)
+    return found.checked(Config, last)
 
 
 def _fits(tree: Tree, overrides: Sequence[str]) -> bool:

@@ -26,18 +26,17 @@ def editions(tree: Tree) -> Iterator[Tree]:
 def _shortened(tree: Tree) -> Tree:
     """Two updates on few prompts, with a checkpoint and an evaluation."""
     optimizer, rollout = tree["optimizer"], tree["rollout"]
-    turns = optimizer.get("steps_per_update", 1)
-    prompts = min(rollout["prompts_per_update"], turns * -(-PROMPTS // turns))
+    turns = min(PROMPTS, optimizer.get("steps_per_update", 1))
     changes: Tree = {
         "updates": 2,
         "tracker": "none",
-        "rollout": {"prompts_per_update": prompts, "micro_batch": min(BATCH, rollout.get("micro_batch", BATCH))},
-        "optimizer": {"epochs": min(EPOCHS, optimizer.get("epochs", 1))},
+        "rollout": {"prompts_per_update": PROMPTS, "micro_batch": min(BATCH, rollout.get("micro_batch", BATCH))},
+        "optimizer": {"epochs": min(EPOCHS, optimizer.get("epochs", 1)), "steps_per_update": turns},
         "checkpoints": {"every": 2},
     }
     if tree.get("evaluation"):
-        changes["evaluation"] = {"limit": HELD_OUT, "limit_between": 2, "pictures": HELD_OUT, "every": 1}
-        changes["evaluation"]["every"] = min(1, tree["evaluation"].get("every", 0))
+        every = min(1, tree["evaluation"].get("every", 0))
+        changes["evaluation"] = {"limit": HELD_OUT, "limit_between": 2, "pictures": HELD_OUT, "every": every}
     if tree.get("calibration") is not None:
         changes["calibration"] = {"rounds": 1, "prompts": 2}
     return _merged(tree, changes)
@@ -47,13 +46,20 @@ def _fewer_steps(tree: Tree) -> Iterator[Tree]:
     """Of a language model the ids of an answer, of a block, and the steps shrink by one factor."""
     policy = tree["policy"]
     if policy["type"] != "masked":
-        for steps in range(min(STEPS, policy["steps"]), policy["steps"] + 1):
+        for steps in range(min(_least_steps(tree["rollout"]), policy["steps"]), policy["steps"] + 1):
             yield _with_steps(tree, steps)
         return
     for factor in (16, 8, 4, 2, 1):
         if factor == 1 or (policy["length"] >= IDS * factor and all(size % factor == 0 for size in _sizes(tree))):
             smaller = _divided(tree, factor)
             yield _with_steps(smaller, policy["steps"] // factor)
+
+
+def _least_steps(rollout: Tree) -> int:
+    """A last step that is named is not the very last, where some kernels add no noise."""
+    plan = rollout.get("plan")
+    last = plan.get("last") if isinstance(plan, dict) else None
+    return STEPS if last is None else max(STEPS, last + 2)
 
 
 SIZES = ("length", "block_length")

@@ -38,11 +38,10 @@ class Model:
     what: str = "with random weights"
 
     @classmethod
-    def made_for(cls, recipe: Recipe, folder: Path) -> Self:
-        """In an empty folder. Errors: UserError where no builder is known."""
-        policy = recipe.tree["policy"]
+    def made_for(cls, recipe: Recipe, policy: Tree, folder: Path) -> Self:
+        """In an empty folder. `policy` is the recipe's section with overrides. Errors: UserError where no builder is known."""
         name = next((about.tiny for about in reversed(recipe.about.values()) if about.tiny), None)
-        if name is None:
+        if name is None or policy.get("model") != recipe.tree.get("policy", {}).get("model"):
             return cls._own(policy)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
