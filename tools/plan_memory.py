@@ -2,10 +2,11 @@
 
     python tools/plan_memory.py [--activations] [MODEL ...]
 
-The denoiser's own class is called at its real size, on tensors without memory (`flowgrpo plan --measure` does the same), with as
-many rows as the recipe has in a batch; what autograd saves is counted by hooks. Where blocks are computed again (checkpointing), one
-block in the middle and the casts of weights, which hooks don't see, are added. Configs are those that the authors publish, their
-number of parameters is checked against the recipe's. `--activations` prints what recipes say in `policy.size.denoiser` instead.
+The denoiser's own class is called at its real size, on tensors without memory (`flowgrpo plan --measure` does the same), with
+as many rows as the recipe has in a batch; what autograd saves is counted by hooks. Where blocks are computed again
+(checkpointing), one block in the middle and the casts of weights, which hooks don't see, are added. Configs are those that
+the authors publish, their number of parameters is checked against the recipe's. `--activations` prints what recipes say in
+`policy.size.denoiser` instead.
 """
 
 import argparse
