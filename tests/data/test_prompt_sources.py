@@ -44,9 +44,15 @@ def test_rows_are_as_many_as_asked_differ_and_depend_on_split_count_and_seed_onl
 
 
 @pytest.mark.parametrize("name", GENERATORS)
+@pytest.mark.parametrize("split", ["", ":train", ":test"])
+def test_a_name_alone_gives_a_thousand_rows(name, split):
+    assert len(rows(f"{name}{split}")) == 1000
+
+
+@pytest.mark.parametrize("name", GENERATORS)
 def test_no_row_is_in_both_splits_or_in_the_benchmark(name):
     train = {text for seed in range(3) for text in texts(f"{name}:train?count=1500&seed={seed}")}
-    test = {text for seed in range(3) for text in texts(f"{name}:test?count=150&seed={seed}")}
+    test = {text for seed in range(3) for text in texts(f"{name}:test?count=100&seed={seed}")}
     asked = {prompt.text for prompt in BENCHMARKS[name].benchmark.load(None)} if name in BENCHMARKS else set()
     assert not train & test and not train & asked and not test & asked
 
