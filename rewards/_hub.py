@@ -64,7 +64,7 @@ def torchvision_weights(published: WeightsEnum, argument: str) -> Mapping[str, T
 def _existing(path: Path, what: str, argument: str, revision: str | None) -> Path:
     if revision is not None:
         raise UserError(f"argument '{argument}' is a path, so nothing is fetched; leave out revision '{revision}'")
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"argument '{argument}': there is no file {path}, which should be {what}")
     return path
 

@@ -25,13 +25,15 @@ from flowgrpo.core.errors import UserError
 from flowgrpo.core.plugins import nearest
 from flowgrpo.data.samples import Samples
 from flowgrpo.rewards._colors import CSS, Crop, crop, nearest_color
-from flowgrpo.rewards._detectors import Box, Detect, Detection, Detector, detected, load_detector
+from flowgrpo.rewards._detectors import Box, Detect, Detection, Detector, detected, load_detector, tiny_detector
 from flowgrpo.scoring.card import card
 from flowgrpo.scoring.exemplars import photos
 from flowgrpo.scoring.exemplars import samples as exemplars
 from flowgrpo.scoring.scorer import load_reward
 from flowgrpo.scoring.serving.wire import complaint
+from flowgrpo.scoring.twins import tiny
 
+FACES = "faces"
 MARGIN = 0.1
 """Share of the sum of two objects' sizes by which their centres must differ."""
 
@@ -194,10 +196,11 @@ def relations(a: Box, b: Box) -> set[str]:
     return {name for name, share in {"left of": -dx, "right of": dx, "above": -dy, "below": dy}.items() if share > 0.5}
 
 
+@tiny(lambda folder, arguments: tiny_detector(folder, {"detector": FACES, **arguments}))
 class _Checked:
     def __init__(
         self,
-        detector: str = "faces",
+        detector: str = FACES,
         arguments: Mapping[str, Any] | None = None,
         colors: str | None = None,
         threshold: float = 0.3,

@@ -33,6 +33,7 @@ from flowgrpo.rewards._package import device_of, package
 from flowgrpo.rewards._package import folder as folder_of
 from flowgrpo.scoring.card import card
 from flowgrpo.scoring.exemplars import blurred, photos
+from flowgrpo.scoring.twins import Arguments, randomised, tiny
 
 BATCH = 16
 BICUBIC = Image.Resampling.BICUBIC
@@ -125,6 +126,17 @@ class Pixels:
         return (-(samples.images - self.references(samples)).square().mean((1, 2, 3)).sqrt()).tolist()
 
 
+def _tiny(folder: Path, arguments: Arguments) -> Arguments:
+    """Random convolutions; the layers behind them, which LPIPS does not use, are one number each."""
+    with torch.device("meta"):
+        network = AlexNet()
+    state = {name: torch.zeros(1).expand(weight.shape) for name, weight in network.state_dict().items()}
+    features = randomised(network.features.to_empty(device="cpu"), ("alexnet",)).state_dict()
+    torch.save(state | {f"features.{name}": 0.1 * weight for name, weight in features.items()}, folder / "alexnet.pth")
+    return {**arguments, "backbone": str(folder / "alexnet.pth")}
+
+
+@tiny(_tiny)
 @compared(
     range=(-math.inf, 0.0),
     better="looks more like the reference: minus LPIPS",

@@ -1,4 +1,4 @@
-"""`flowgrpo plan CONFIG... [a.b=c ...] [--processes N] [--memory GIB] [--json]`."""
+"""`flowgrpo plan CONFIG... [a.b=c ...] [--processes N] [--memory GIB] [--measure] [--json]`."""
 
 import argparse
 import json
@@ -30,11 +30,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="GIB",
         help="what the device has; by default that of the GPU here, if there is one",
     )
+    parser.add_argument(
+        "--measure",
+        action="store_true",
+        help="count what the model's own class keeps, at its real size but without memory; it must be on this disk",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.config, arguments.overrides)
+    if arguments.measure:
+        config = config.model_copy(update={"policy": config.policy.measured()})
     bill = bill_of(config, arguments.processes)
     budget = _of_this_device() if arguments.memory is None else int(arguments.memory * GIB)
     fit = _fit(config, bill, budget, arguments.processes) if budget else None

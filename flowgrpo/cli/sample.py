@@ -8,7 +8,7 @@ from flowgrpo.cli._numbers import positive, seed
 from flowgrpo.config.source import HELP, read_source
 from flowgrpo.core.whole import require_writable
 from flowgrpo.data.media import kept
-from flowgrpo.data.prompts import PROMPTS, load_prompts
+from flowgrpo.data.prompts import PROMPTS, batches, load_prompts
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,8 +39,8 @@ def run(arguments: argparse.Namespace) -> int:
     tell(check_files(source.policy, {arguments.prompts: prompts}) if notes is None else notes)
     out.mkdir(parents=True, exist_ok=True)
     with (out / "samples.jsonl").open("w") as index:
-        for start in range(0, len(prompts), arguments.batch):
-            chunk = prompts[start : start + arguments.batch]
+        for places in batches(prompts, arguments.batch, source.policy.batch_key):
+            chunk = [prompts[i] for i in places]
             seeds = [arguments.seed + prompt.index for prompt in chunk]
             shown = sampler.generate(chunk, seeds, source.steps).shown()
             for prompt, seed, sample in zip(chunk, seeds, shown, strict=True):

@@ -212,6 +212,8 @@ class Config(Section):
     evaluation: EvaluationConfig | None = None
     sentinels: Annotated[SentinelConfig, BeforeValidator(lambda given: {} if given is None else given)] = SentinelConfig()
     checkpoints: CheckpointConfig = CheckpointConfig()
+    rehearsal: tuple[str, ...] = ()
+    """Of a run with `--tiny`: what stands in for what, so that none of its numbers is taken for more than it is."""
     output: str = "runs"
     tracker: Literal["none", "tensorboard", "wandb", "trackio", "mlflow", "swanlab", "comet_ml"] = "none"
 

@@ -1,12 +1,13 @@
 """Policies: where to start, what the network predicts at a state, what a final state looks like."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, SerializeAsAny
 
+from flowgrpo.core.errors import UserError
 from flowgrpo.core.section import Component, Section, component
 from flowgrpo.sampling.kernels import Kernel, KernelFamily
 from flowgrpo.sampling.shape import Shape
@@ -37,6 +38,21 @@ class Work:
     batches: int = 1
     averaged: bool = False
     referenced: bool = False
+
+
+class Activations(Section):
+    """Bytes that a network of L blocks holds per token and unit of width, in `bits` under autocast on a GPU.
+
+    A block keeps `lora` for its backward pass where adapters are trained, `whole` where all weights are, and `checkpointed` where
+    it is computed again; `passing` are alive at once where nothing is kept. The defaults are those of a transformer of diffusers
+    or transformers in the middle; they are between 36 and 81, 56 and 121, 23 and 65 (`python tools/plan_memory.py`).
+    """
+
+    lora: PositiveFloat = 57.0
+    whole: PositiveFloat = 77.0
+    passing: PositiveFloat = 34.0
+    checkpointed: PositiveFloat = 2.1
+    bits: Literal[16, 32] = 16
 
 
 class LoraAdapter(Section):
@@ -104,6 +120,10 @@ class PolicyConfig(Component):
         """Why the policy's own sampler can't take this many steps, or None."""
         return None
 
+    def batch_key(self, prompt: "Prompt") -> Hashable:
+        """Prompts with the same key may share a batch: what is made of them has the same shape."""
+        return None
+
     def check(self, prompts: "Sequence[Prompt]") -> list[str] | None:
         """What the policy does to prompts that a user should know, such as cutting long ones. Loads no weights.
 
@@ -123,6 +143,13 @@ class PolicyConfig(Component):
     @abstractmethod
     def memory(self, work: Work) -> Memory:
         """Estimated; loads no weights."""
+
+    def measured(self) -> Self:
+        """The same, with what `memory` estimates from counted on the model's own class; loads no weights.
+
+        Errors: UserError where that can't be done.
+        """
+        raise UserError(f"policy '{self.type}' has no measure of its model; leave --measure out")
 
 
 AnyPolicy = Annotated[SerializeAsAny[PolicyConfig], component(PolicyConfig, "flowgrpo.policies")]

@@ -6,17 +6,13 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from flowgrpo.policies import Work
+from flowgrpo.policies import Activations, Work
 
 STORED = {"fp32": 4, "bf16": 2, "fp16": 2}
 TRAINED = 4
 """Bytes of a trained weight: float32."""
-KEPT = {("lora", 4): 64, ("lora", 2): 48, ("whole", 4): 112, ("whole", 2): 72}
-"""Bytes that a transformer block keeps for its backward pass, per token and unit of width, by what is trained and the bytes of a
-stored weight. arXiv 2205.05198, eq. 1, has 34 at 2 bytes, with dropout and without modulation; frozen layers keep no inputs.
-These are between those of diffusers' SD3, FLUX, Wan and Qwen blocks, counted with hooks on what autograd saves."""
-PASSING = {4: 56, 2: 30}
-"""Bytes alive at once inside a block without a backward pass, counted likewise."""
+WIDER = Activations(lora=4 / 3, whole=3 / 2, passing=2, checkpointed=2)
+"""What float32 takes of 16 bits under autocast, which computes norms and sums in float32 anyway."""
 
 
 def count_parameters(folder: Path) -> int:
@@ -48,13 +44,21 @@ def resting(trained: int, work: Work) -> dict[str, int]:
     }
 
 
-def passing(stored: int, size: int) -> int:
+def passing(stored: int, size: int, activations: Activations) -> int:
     """Activations without a backward pass; `size` is rows x tokens x width."""
-    return PASSING[stored] * size
+    return int(_held("passing", stored, activations) * size)
 
 
-def training(stored: int, size: int, layers: int, whole: bool, checkpointing: bool) -> int:
+def training(stored: int, size: int, layers: int, whole: bool, checkpointing: bool, activations: Activations) -> int:
     """Activations for a backward pass through `layers` blocks. With checkpointing each keeps its input only, and one at a time is
     computed again (arXiv 1604.06174)."""
-    block = KEPT["whole" if whole else "lora", stored]
-    return size * (layers * stored + block if checkpointing else layers * block)
+    block = _held("whole" if whole else "lora", stored, activations)
+    if not checkpointing:
+        return int(size * layers * block)
+    return int(size * (layers * _held("checkpointed", stored, activations) + block))
+
+
+def _held(what: str, stored: int, activations: Activations) -> float:
+    wider = stored * 8 / activations.bits == 2
+    value: float = activations.model_dump()[what]
+    return value * WIDER.model_dump()[what] if wider else value

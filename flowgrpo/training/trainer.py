@@ -22,7 +22,7 @@ from flowgrpo.core.errors import NotFinite, UserError
 from flowgrpo.core.keys import numpy_generator
 from flowgrpo.core.processes import Processes
 from flowgrpo.core.progress import bar
-from flowgrpo.data.prompts import Prompt, PromptSampler
+from flowgrpo.data.prompts import Prompt, PromptSampler, batches
 from flowgrpo.data.samples import Samples
 from flowgrpo.objective.loss import LossInputs, Terms, noise_weights, shares, terms
 from flowgrpo.policies.protocol import Policy
@@ -118,7 +118,11 @@ class Trainer:
 
     def _roll_out(self, prompts: list[Prompt], shape: Shape) -> list[Part]:
         size, micro_batch = self.config.rollout.prompts_per_block, self.config.rollout.micro_batch
-        blocks = [slots[i : i + size] for slots in self.minibatches() for i in range(0, len(slots), size)]
+        blocks = [
+            [slots[i] for i in places]
+            for slots in self.minibatches()
+            for places in batches([prompts[s] for s in slots], size, self.config.policy.batch_key)
+        ]
         key = (self.config.seed, self.updates)
         keep = self.config.objective.needs_old_prediction
         parts = []
@@ -156,6 +160,7 @@ class Trainer:
         for slots in bar(steps, "optimise", self.processes.is_main):
             count = scored.counted(slots, self.config.objective.reduce)
             if count:
+                totals.begin()
                 for part, batches in work:
                     if part.slots[0] in slots:
                         self._accumulate(part, batches, scored, mean_tau, count, totals)
@@ -308,16 +313,20 @@ def _parts(parameters: dict[str, torch.nn.Parameter]) -> dict[str, dict[str, tor
 
 
 class Totals:
-    """Sums over the transitions of an update."""
+    """Sums over the transitions of an update; `worst` is the largest |log-ratio| of each optimizer step."""
 
     def __init__(self) -> None:
         self.sums: dict[str, float] = defaultdict(float)
         self.norms: list[float] = []
-        self.worst = 0.0
+        self.worst: list[float] = []
         self.finite = True
 
+    def begin(self) -> None:
+        """What is added from here on belongs to another optimizer step."""
+        self.worst.append(0.0)
+
     def add(self, found: Terms, share: Tensor, decisions: Tensor, loss: Tensor) -> None:
-        self.worst = max(self.worst, (found.log_ratio * decisions).abs().max().item())
+        self.worst[-1] = max(self.worst[-1], (found.log_ratio * decisions).abs().max().item())
         self.finite = self.finite and bool(torch.isfinite(loss))
         self.sums["count"] += float(share.sum())
         self.sums["loss"] += loss.item()
@@ -333,7 +342,8 @@ class Totals:
         count = max(total["count"], 1.0)
         return {
             "loss": total["loss"] / max(len(self.norms), 1),
-            "ratio/log_abs_max": max(worst for _, worst in everyone),
+            "ratio/first_log_abs_max": max(sum(worst[:1]) for _, worst in everyone),
+            "ratio/log_abs_max": max(max(worst, default=0.0) for _, worst in everyone),
             "ratio/clip_fraction": total["clipped"] / count,
             "kl": total["kl"] / count,
             "grad_norm": float(np.mean(self.norms)) if self.norms else 0.0,

@@ -1,210 +1,31 @@
 """What `flowgrpo plan` says of memory: against the tensors that are really there, and what it advises."""
 
 import json
-from collections.abc import Iterable
 
 import pytest
 import torch
-from diffusers import (
-    AutoencoderKL,
-    AutoencoderKLWan,
-    FluxTransformer2DModel,
-    SD3Transformer2DModel,
-    UNet2DConditionModel,
-    WanTransformer3DModel,
-)
-from peft import LoraConfig
-from torch import Tensor
-from torch.autograd.graph import saved_tensors_hooks
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from diffusers import AutoencoderKL, AutoencoderKLWan, UNet2DConditionModel
 
-import tiny
 from flowgrpo.cli.main import main
 from flowgrpo.config.bill import bill_of, memory_of, peak
 from flowgrpo.config.run import load_config
 from flowgrpo.core.errors import UserError
 from flowgrpo.data.prompts import Prompt
-from flowgrpo.policies import Work
-from flowgrpo.policies._memory import count_parameters, lora_parameters, passing, training
-from flowgrpo.policies.diffusers import ATTENTION, AttentionLora, DiffusersConfig, ModelSize, Runtime
+from flowgrpo.policies import Activations, Work, tiny
+from flowgrpo.policies._counting import Alive, saved_bytes, weights
+from flowgrpo.policies._memory import count_parameters, lora_parameters, training
+from flowgrpo.policies.diffusers import AttentionLora, DiffusersConfig, ModelSize, Runtime
 from flowgrpo.policies.diffusers._memory import decode_bytes, memory, model_size
 from flowgrpo.policies.diffusers._size import _unet_blocks, size_on_disk
 
 CPU = torch.device("cpu")
 GIB = 2**30
-ROWS, WIDTH, HEADS = 2, 128, 2
+ROWS = 2
 SIZE = {
     "denoiser": {"parameters": 2_000_000_000, "layers": 24, "width": 1536, "tokens": 1357},
     "encoders": {"parameters": 5_000_000_000, "width": 4096, "tokens": 333},
     "vae": {"parameters": 84_000_000, "width": 256},
 }
-
-
-class Alive(TorchDispatchMode):
-    """Counts the bytes of all tensors made inside that are alive at once, and their peak; views of `given` are not made."""
-
-    def __init__(self, given: Iterable[Tensor]) -> None:
-        super().__init__()
-        self.given = {t.untyped_storage()._cdata for t in given}
-        self.alive: dict[int, tuple[StorageWeakRef, int]] = {}
-        self.peak = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        made = function(*args, **(kwargs or {}))
-        for leaf in tree_leaves(made):
-            if isinstance(leaf, Tensor) and (storage := leaf.untyped_storage())._cdata not in self.given:
-                self.alive[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
-        self.alive = {key: entry for key, entry in self.alive.items() if not entry[0].expired()}
-        self.peak = max(self.peak, sum(size for _, size in self.alive.values()))
-        return made
-
-
-def weights(*modules):
-    return [t for module in modules for t in [*module.parameters(), *module.buffers()]]
-
-
-def saved_bytes(model, inputs):
-    """What autograd keeps of a forward pass, parameters and inputs aside."""
-    given = {t.untyped_storage().data_ptr() for t in [*weights(model), *tree_leaves(inputs)]}
-    kept = {}
-
-    def pack(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in given:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with saved_tensors_hooks(pack, lambda tensor: tensor):
-        model(**inputs)
-    return sum(kept.values())
-
-
-def sd3(layers):
-    return SD3Transformer2DModel(
-        sample_size=32,
-        patch_size=2,
-        in_channels=4,
-        out_channels=4,
-        num_layers=layers,
-        attention_head_dim=WIDTH // HEADS,
-        num_attention_heads=HEADS,
-        joint_attention_dim=WIDTH,
-        caption_projection_dim=WIDTH,
-        pooled_projection_dim=8,
-        pos_embed_max_size=32,
-        qk_norm="rms_norm",
-    )
-
-
-def sd3_inputs(side):
-    """side x side image tokens and as many text tokens."""
-    return {
-        "hidden_states": torch.randn(ROWS, 4, 2 * side, 2 * side),
-        "encoder_hidden_states": torch.randn(ROWS, side * side, WIDTH),
-        "pooled_projections": torch.randn(ROWS, 8),
-        "timestep": torch.tensor([5.0, 5.0]),
-    }
-
-
-def flux(layers):
-    return FluxTransformer2DModel(
-        patch_size=1,
-        in_channels=16,
-        num_layers=layers,
-        num_single_layers=0,
-        attention_head_dim=WIDTH // HEADS,
-        num_attention_heads=HEADS,
-        joint_attention_dim=WIDTH,
-        pooled_projection_dim=8,
-        axes_dims_rope=(16, 24, 24),
-    )
-
-
-def flux_inputs(side):
-    return {
-        "hidden_states": torch.randn(ROWS, side * side, 16),
-        "encoder_hidden_states": torch.randn(ROWS, side * side, WIDTH),
-        "pooled_projections": torch.randn(ROWS, 8),
-        "timestep": torch.tensor([0.5, 0.5]),
-        "txt_ids": torch.zeros(side * side, 3),
-        "img_ids": torch.zeros(side * side, 3),
-    }
-
-
-def wan(layers):
-    return WanTransformer3DModel(
-        patch_size=(1, 2, 2),
-        num_attention_heads=HEADS,
-        attention_head_dim=WIDTH // HEADS,
-        in_channels=4,
-        out_channels=4,
-        text_dim=WIDTH,
-        freq_dim=32,
-        ffn_dim=6 * WIDTH,
-        num_layers=layers,
-        cross_attn_norm=True,
-        qk_norm="rms_norm_across_heads",
-    )
-
-
-def wan_inputs(side):
-    """2 x side x side tokens."""
-    return {
-        "hidden_states": torch.randn(ROWS, 4, 2, 2 * side, 2 * side),
-        "encoder_hidden_states": torch.randn(ROWS, 4, WIDTH),
-        "timestep": torch.tensor([5, 5]),
-    }
-
-
-TRANSFORMERS = {"sd3": (sd3, sd3_inputs), "flux": (flux, flux_inputs), "wan": (wan, wan_inputs)}
-
-
-def prepared(make, layers, whole):
-    torch.manual_seed(0)
-    model = make(layers)
-    if not whole:
-        model.requires_grad_(False).add_adapter(LoraConfig(r=2, target_modules=list(ATTENTION), init_lora_weights="gaussian"))
-    return model
-
-
-@pytest.mark.parametrize("whole", [False, True])
-@pytest.mark.parametrize("name", TRANSFORMERS)
-def test_activations_are_those_that_autograd_keeps(name, whole):
-    """Of a block and a token, whatever the rest of the network keeps."""
-    make, inputs = TRANSFORMERS[name]
-    found = {(n, side): saved_bytes(prepared(make, n, whole), inputs(side)) for n in (2, 3) for side in (4, 8)}
-    measured = found[3, 8] - found[2, 8] - found[3, 4] + found[2, 4]
-    estimated = training(4, ROWS * 2 * (8**2 - 4**2) * WIDTH, 1, whole, checkpointing=False)
-    assert 0.7 < estimated / measured < 1.5
-
-
-@pytest.mark.parametrize("name", TRANSFORMERS)
-def test_checkpointing_keeps_a_blocks_input(name):
-    make, inputs = TRANSFORMERS[name]
-    kept = {}
-    for layers in (2, 4):
-        model = prepared(make, layers, whole=False)
-        model.train().enable_gradient_checkpointing()
-        kept[layers] = saved_bytes(model, inputs(8))
-    size = ROWS * 2 * 8**2 * WIDTH
-    estimated = training(4, size, 4, False, checkpointing=True) - training(4, size, 2, False, checkpointing=True)
-    assert 0.5 < estimated / (kept[4] - kept[2]) <= 1.05
-
-
-@pytest.mark.parametrize("name", TRANSFORMERS)
-def test_without_a_backward_pass_one_block_is_there_at_a_time(name):
-    make, inputs = TRANSFORMERS[name]
-    peaks = {}
-    for layers, side in ((2, 4), (2, 8), (4, 8)):
-        model, given = prepared(make, layers, whole=True), inputs(side)
-        with torch.no_grad(), Alive(weights(model)) as seen:
-            model(**given)
-        peaks[layers, side] = seen.peak
-    estimated = passing(4, ROWS * 2 * (8**2 - 4**2) * WIDTH)
-    assert 0.6 < estimated / (peaks[2, 8] - peaks[2, 4]) < 1.6
-    assert peaks[4, 8] < 1.1 * peaks[2, 8]
 
 
 def test_a_unet_counts_as_its_blocks_at_their_resolutions():
@@ -225,7 +46,7 @@ def test_a_unet_counts_as_its_blocks_at_their_resolutions():
     inputs = {"timestep": torch.tensor([5, 5]), "encoder_hidden_states": torch.randn(ROWS, 4, 32)}
     kept = [saved_bytes(unet, {**inputs, "sample": torch.randn(ROWS, 4, side, side)}) for side in (16, 32)]
     layers, width = _unet_blocks(config)
-    estimated = training(4, ROWS * (32**2 - 16**2) * width, layers, whole=True, checkpointing=False)
+    estimated = training(4, ROWS * (32**2 - 16**2) * width, layers, whole=True, checkpointing=False, activations=Activations())
     assert 0.5 < estimated / (kept[1] - kept[0]) < 2.0
 
 
@@ -260,7 +81,7 @@ def test_an_update_of_the_miniature_needs_what_is_estimated():
     prompts = [Prompt(i, "a red circle") for i in range(8)]
     states = policy.start(prompts, [("key", i) for i in range(8)])
     policy.predict(states, prompts, 0)
-    with Alive(weights(*policy.modules.values(), policy.pipe.vae)) as seen:
+    with Alive([t for m in [*policy.modules.values(), policy.pipe.vae] for t in weights(m)]) as seen:
         policy.predict(states, prompts, 0).square().mean().backward()
     assert 0.5 < memory(config, Work(states=8, samples=8))["update"]["activations"] / seen.peak < 2.0
 

@@ -20,10 +20,10 @@ from flowgrpo.core.errors import UserError
 from flowgrpo.data.prompts import load_prompts
 from flowgrpo.data.prompts.geneval import CLASSES
 from flowgrpo.data.samples import Samples
+from flowgrpo.policies.tiny.parts import clip_tokenizer
 from flowgrpo.rewards import _hub_detectors, objects
 from flowgrpo.rewards._detectors import Detection, detected, load_detector
 from flowgrpo.rewards._hub_detectors import Mask2Former, Owlv2
-from tiny.parts import clip_tokenizer
 
 PICTURES = torch.rand((2, 3, 48, 80), generator=torch.Generator().manual_seed(0))
 

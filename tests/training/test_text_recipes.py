@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-import tiny.mdlm
 from conftest import REPLAYED
 from flowgrpo.cli.main import main
 from flowgrpo.config.bill import bill_of
 from flowgrpo.config.recipes import METHODS, fitting
 from flowgrpo.config.run import load_config
+from flowgrpo.policies.tiny import mdlm as tiny_mdlm
 
 REWARD = """
 from hashlib import blake2b
@@ -48,9 +48,8 @@ def test_every_miniature_recipe_trains_and_the_plan_counts_right(recipe, capsys)
     summary, rows = train(capsys, recipe, *options)
     bill = bill_of(load_config(recipe, options))
     assert [row["network_evaluations"] for row in rows] == [bill["network_evaluations_per_update"]] * 2
-    config = load_config(recipe, options)
-    if config.optimizer.epochs == 1 and not config.selection:
-        assert rows[0]["ratio/log_abs_max"] <= REPLAYED
+    if not load_config(recipe, options).selection:
+        assert rows[0]["ratio/first_log_abs_max"] <= REPLAYED
     assert rows[0]["grad_norm"] > 0 and summary["held_out"]["metric"] == "spread"
     report = (Path(summary["run"]) / "report.html").read_text()
     assert "class=text" in report
@@ -60,7 +59,7 @@ def test_a_recipe_that_runs_code_says_so_before_it_does(capsys, tmp_path):
     (tmp_path / "prompts.jsonl").write_text(
         '{"prompt": "1+2=:", "tests": ["assert True"]}\n{"prompt": "7:", "tests": ["assert True"]}\n'
     )
-    folder = tiny.mdlm.save(tmp_path / "model")
+    folder = tiny_mdlm.save(tmp_path / "model")
     rewards = "rewards={tests: {use: code:UnitTests, arguments: {allow_code_execution: false}}}"
     options = [
         *HUB_SMALL[1:],

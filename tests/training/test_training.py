@@ -67,7 +67,7 @@ def test_every_miniature_recipe_trains_and_the_plan_counts_right(recipe, capsys)
     bill = bill_of(load_config(recipe, overrides))
     rows = metrics(run)
     assert [row["network_evaluations"] for row in rows] == [bill["network_evaluations_per_update"]] * 2
-    assert rows[0]["ratio/log_abs_max"] <= REPLAYED
+    assert rows[0]["ratio/first_log_abs_max"] <= REPLAYED
     assert rows[0]["grad_norm"] > 0
     for part in ("config.yaml", "report.html", "tree.json", "samples/index.json", "checkpoint-000002/README.md"):
         assert (run / part).is_file()

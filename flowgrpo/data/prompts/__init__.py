@@ -16,7 +16,7 @@ different ones, of which none is in both splits or in the benchmark of the same 
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -153,6 +153,14 @@ def plain(value: Any) -> bool:
     if isinstance(value, dict):
         return all(isinstance(key, str) and plain(entry) for key, entry in value.items())
     return value is None or type(value) in (str, int, bool) or (type(value) is float and math.isfinite(value))
+
+
+def batches(prompts: Sequence[Prompt], size: int, key: Callable[[Prompt], Hashable]) -> list[list[int]]:
+    """The places of prompts with equal keys, `size` at a time, in order."""
+    places: dict[Hashable, list[int]] = {}
+    for i, prompt in enumerate(prompts):
+        places.setdefault(key(prompt), []).append(i)
+    return [alike[i : i + size] for alike in places.values() for i in range(0, len(alike), size)]
 
 
 class PromptSampler:

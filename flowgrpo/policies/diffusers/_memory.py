@@ -4,18 +4,23 @@ A phase holds what rests on the device, and what it makes: load, encode (prompts
 rewards' own models, which are not known), update.
 """
 
+from math import prod
+from typing import Any
+
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.paths import locate
-from flowgrpo.policies import Memory, Work
+from flowgrpo.policies import Activations, Memory, Work
 from flowgrpo.policies._memory import STORED, TRAINED, lora_parameters, passing, resting, training
 from flowgrpo.policies.diffusers import DENOISERS, REMEMBERED, DiffusersConfig, ModelSize, VaeSize
 from flowgrpo.policies.diffusers._size import size_on_disk
+from flowgrpo.policies.diffusers._sizes import SIZES
 
 QUANTISED = {"nf4": 0.516, "int8": 1.0, "int8_weight_only": 1.0, "float8_weight_only": 1.0}
 """Bytes of a weight. nf4: 4 bits, and 0.127 for scales that are quantised too (QLoRA, arXiv 2305.14314, section 3)."""
-DECODING = 12
+DECODING = 15
 """Bytes of a value of the largest tensor while a VAE decodes: a residual block's input, its normalised and its activated copy, 4
-bytes each, since autocast normalises in float32."""
+bytes each in float32 (10 under autocast, which normalises in float32), and what convolutions of cuDNN work in: 15.4 measured
+on a GPU for SD3's VAE and 8 pictures of 512 pixels."""
 
 
 def memory(config: DiffusersConfig, work: Work) -> Memory:
@@ -28,19 +33,18 @@ def memory(config: DiffusersConfig, work: Work) -> Memory:
     waiting = {name: weights.pop(name) for name in ("encoders", "vae")} if runtime.offload else {}
     rests = {**weights, **({"denoiser": 0} if whole else {}), **resting(trained, work)}
     visits = {name: {name: bytes_} for name, bytes_ in waiting.items()}
-    casts = stored * trained if whole and stored < TRAINED else 0
+    casts = cast_bytes(config, trained)
     kept = {"latents": work.latents * _latent_bytes(size), "prompts": _prompt_bytes(config, size, work)}
-    tokens = _rows(config, size, work.states) * size.denoiser.tokens * size.denoiser.width
     texts = work.states * size.encoders.tokens * size.encoders.width
-    forward = passing(stored, tokens) + casts
-    backward = training(stored, tokens, size.denoiser.layers, whole, runtime.gradient_checkpointing) + casts
+    forward = _forward(config, size, rows_of(config, size, work.states)) + casts
+    backward = backward_bytes(config, size, work.states) + casts
     reference = forward + TRAINED * trained if work.referenced and whole else 0
     return {
         "load": weights,
         "encode": {
             **rests,
             **visits.get("encoders", {}),
-            "activations": passing(stored, texts),
+            "activations": passing(stored, texts, Activations()),
         },
         "rollout": {**rests, **kept, "activations": forward},
         "decode": {**rests, **visits.get("vae", {}), **kept, "activations": decode_bytes(config, size.vae, work.samples)},
@@ -59,8 +63,15 @@ def model_size(config: DiffusersConfig) -> ModelSize:
         return config.size
     folder = locate(config.model)
     if (folder / "model_index.json").is_file():
-        return size_on_disk(folder, config.call)
+        return size_on_disk(folder, _largest(config.call))
     raise UserError(f"model '{config.model}' is not on this disk; give policy.size so that memory can be estimated")
+
+
+def _largest(call: dict[str, Any]) -> dict[str, Any]:
+    """The call for the largest of its sizes."""
+    sizes = call.get(SIZES)
+    height, width = max(sizes, key=prod) if sizes else (None, None)
+    return {**call, "height": height, "width": width} if sizes else call
 
 
 def trained_parameters(config: DiffusersConfig, size: ModelSize) -> int:
@@ -68,15 +79,15 @@ def trained_parameters(config: DiffusersConfig, size: ModelSize) -> int:
     denoiser, lora = size.denoiser, config.lora
     if lora is None:
         return denoiser.count * denoiser.parameters
-    if config.size is None:
-        folders = [locate(config.model) / name for name in DENOISERS]
+    folders = [locate(config.model) / name for name in DENOISERS]
+    if any(folder.is_dir() for folder in folders):
         return sum(lora_parameters(folder, lora.targets, lora.rank) for folder in folders)
     return denoiser.count * denoiser.layers * len(lora.targets) * 2 * denoiser.width * lora.rank
 
 
 def decode_bytes(config: DiffusersConfig, vae: VaeSize, samples: int) -> int:
     """The last block of the decoder works at full resolution; beside it are the pixels that are done, in float32."""
-    height, width = (config.call.get(key, vae.side) for key in ("height", "width"))
+    height, width = (_largest(config.call).get(key, vae.side) for key in ("height", "width"))
     frames = config.call.get("num_frames", 1)
     done = samples * frames * height * width * 3 * 4
     tile = min(height, vae.side) * min(width, vae.side) if config.runtime.vae_tiling else height * width
@@ -95,10 +106,36 @@ def _weights(config: DiffusersConfig, size: ModelSize) -> dict[str, int]:
     }
 
 
-def _rows(config: DiffusersConfig, size: ModelSize, states: int) -> int:
+def rows_of(config: DiffusersConfig, size: ModelSize, states: int) -> int:
     """Rows of a network evaluation; a call that does not say how it is guided is taken to be guided."""
     guided = size.denoiser.guided and config.call.get("guidance_scale", 2.0) > 1.0
     return states * (2 if guided or config.call.get("true_cfg_scale", 1.0) > 1.0 else 1)
+
+
+def cast_bytes(config: DiffusersConfig, trained: int) -> int:
+    """Copies in 16 bits of weights that are all trained, which autocast keeps as long as the evaluation lasts."""
+    return STORED[config.dtype] * trained if config.lora is None and STORED[config.dtype] < TRAINED else 0
+
+
+def _forward(config: DiffusersConfig, size: ModelSize, rows: int) -> int:
+    denoiser = size.denoiser
+    return passing(STORED[config.dtype], rows * denoiser.tokens * denoiser.width, denoiser.activations)
+
+
+def backward_bytes(config: DiffusersConfig, size: ModelSize, states: int) -> int:
+    """What guidance moves away from is evaluated after the rest, beside its graph, and keeps none of its own where
+    `guidance_gradient` says so."""
+    denoiser, rows = size.denoiser, rows_of(config, size, states)
+    kept = states if config.guidance_gradient == "conditional" else rows
+    graph = training(
+        STORED[config.dtype],
+        kept * denoiser.tokens * denoiser.width,
+        denoiser.layers,
+        config.lora is None,
+        config.runtime.gradient_checkpointing,
+        denoiser.activations,
+    )
+    return graph + _forward(config, size, rows - kept)
 
 
 def _latent_bytes(size: ModelSize) -> int:
@@ -107,5 +144,5 @@ def _latent_bytes(size: ModelSize) -> int:
 
 def _prompt_bytes(config: DiffusersConfig, size: ModelSize, work: Work) -> int:
     """What the encoders gave for the batches of prompts that are remembered."""
-    rows = min(work.batches, REMEMBERED) * _rows(config, size, work.states)
+    rows = min(work.batches, REMEMBERED) * rows_of(config, size, work.states)
     return STORED[config.dtype] * rows * size.encoders.tokens * size.encoders.width

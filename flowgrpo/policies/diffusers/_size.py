@@ -24,6 +24,8 @@ JOINT = ("joint_attention_dim", "text_embed_dim", "cap_feat_dim")
 
 Call = dict[str, Any]
 Geometry = dict[str, Any]
+Grid = tuple[int, int, int]
+"""Frames, down, across."""
 
 
 def size_on_disk(folder: Path, call: Call) -> ModelSize:
@@ -51,18 +53,24 @@ def _decodes(name: str) -> bool:
     return "Autoencoder" in name or name in DECODERS
 
 
+def grid_on_disk(folder: Path, call: Call) -> tuple[Grid, Path]:
+    """The grid of image tokens, and the folder of the denoiser."""
+    classes = json.loads((folder / "model_index.json").read_text())
+    denoiser = next(folder / name for name in DENOISERS if (folder / name / "config.json").is_file())
+    vaes = [part.name for part in sorted(folder.iterdir()) if part.name in classes and _decodes(classes[part.name][1] or "")]
+    return _grid(_config(denoiser), _config(folder / vaes[0]) if vaes else {}, call), denoiser
+
+
 def _denoiser(folders: list[Path], vae: Geometry, text: int, call: Call) -> DenoiserSize:
     config = _config(folders[0])
-    height, width, frames = _latent(config, vae, call)
-    area = _patch_area(config, vae)
     layers, features = _blocks(config)
     joint = any(key in config for key in JOINT) and "caption_channels" not in config
     return DenoiserSize(
         parameters=count_parameters(folders[0]),
         layers=layers,
         width=features,
-        tokens=max(1, height * width * frames // area) + (text if joint else 0),
-        channels=area * _latent_channels(vae, config),
+        tokens=prod(_grid(config, vae, call)) + (text if joint else 0),
+        channels=prod(_patch(config, vae)) * _latent_channels(vae, config),
         count=len(folders),
         guided=not config.get("guidance_embeds"),
     )
@@ -104,11 +112,13 @@ def _for_each(value: Any, levels: int) -> list[int]:
     return list(value) if isinstance(value, list) else [value] * levels
 
 
-def _latent(config: Geometry, vae: Geometry, call: Call) -> tuple[int, int, int]:
-    """Height, width and frames of the latents; a call that gives no size has the denoiser's."""
+def _grid(config: Geometry, vae: Geometry, call: Call) -> Grid:
+    """Image tokens; a call that gives no size has the denoiser's."""
     scale, side = _scale(vae), config.get("sample_size") or 64
     height, width = (call[key] // scale if key in call else side for key in ("height", "width"))
-    return height, width, 1 + (call.get("num_frames", 1) - 1) // _time_scale(vae)
+    frames = 1 + (call.get("num_frames", 1) - 1) // _time_scale(vae)
+    one = _patch(config, vae)
+    return max(1, frames // one[0]), max(1, height // one[1]), max(1, width // one[2])
 
 
 def _scale(vae: Geometry) -> int:
@@ -126,12 +136,20 @@ def _time_scale(vae: Geometry) -> int:
     return known[0] if known else 2 ** sum(vae.get("temperal_downsample", []))
 
 
-def _patch_area(config: Geometry, vae: Geometry) -> int:
+def _patch(config: Geometry, vae: Geometry) -> Grid:
     """Latent pixels in a token: the denoiser's patch, or what the pipeline packs into its channels before (FLUX)."""
-    patch = config.get("patch_size") or 1
-    area = prod(patch) if isinstance(patch, list) else patch**2
+    frames, down, across = patch(config)
     packed = config.get("in_channels", 0) == 4 * _latent_channels(vae, config)
-    return 4 if area == 1 and packed else area
+    return (frames, 2, 2) if down * across == 1 and packed else (frames, down, across)
+
+
+def patch(config: Geometry) -> Grid:
+    """Of latent pixels that the denoiser itself makes a token of."""
+    side = config.get("patch_size") or config.get("all_patch_size", [1])[0]
+    if isinstance(side, list | tuple):
+        frames, down, across = [1] * (3 - len(side)) + list(side)
+        return frames, down, across
+    return config.get("patch_size_t") or 1, side, side
 
 
 def _latent_channels(vae: Geometry, config: Geometry) -> int:

@@ -4,7 +4,7 @@ import json
 
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.paths import locate
-from flowgrpo.policies import Memory, Work
+from flowgrpo.policies import Activations, Memory, Work
 from flowgrpo.policies._memory import STORED, TRAINED, count_parameters, lora_parameters, passing, resting, training
 from flowgrpo.policies.masked import MaskedConfig
 
@@ -26,9 +26,9 @@ def memory(config: MaskedConfig, work: Work) -> Memory:
     rows = work.states * (1 if config.guidance_scale == 1.0 else 2)
     size, logits = rows * (config.prompt_length + config.length) * width, 4 * work.states * config.length * ids
     weights = {"weights": 0 if lora is None else stored * parameters, **resting(trained, work)}
-    deep = training(stored, size, layers, lora is None, config.gradient_checkpointing)
+    deep = training(stored, size, layers, lora is None, config.gradient_checkpointing, Activations())
     return {
         "load": {"weights": stored * parameters},
-        "rollout": {**weights, "activations": passing(stored, size) + logits},
+        "rollout": {**weights, "activations": passing(stored, size, Activations()) + logits},
         "update": {**weights, "gradients": TRAINED * trained, "activations": deep + 3 * logits},
     }

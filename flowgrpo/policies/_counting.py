@@ -1,0 +1,120 @@
+"""What a network holds in memory, counted on tensors that have a shape and a type but no memory: a real size needs no device.
+
+The tensors say that they are on a GPU, so autocast and attention are those of one, whatever this machine has.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.autograd.graph import saved_tensors_hooks
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+GPU = torch.device("cuda", 0)
+Inputs = Mapping[str, Any]
+
+
+@contextmanager
+def shapes_only(dtype: torch.dtype) -> Iterator[FakeTensorMode]:
+    """Inside, tensors have no memory, and autocast computes in `dtype` unless that is float32."""
+    before = torch.is_autocast_enabled(GPU.type), torch.get_autocast_dtype(GPU.type)
+    torch.set_autocast_enabled(GPU.type, dtype != torch.float32)
+    torch.set_autocast_dtype(GPU.type, dtype)
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode, Fused(), GPU:
+            yield mode
+    finally:
+        torch.clear_autocast_cache()
+        torch.set_autocast_enabled(GPU.type, before[0])
+        torch.set_autocast_dtype(GPU.type, before[1])
+
+
+class Fused(TorchFunctionMode):
+    """Attention by fused kernels, which keep their inputs, the output and a number a row, and never the scores."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is not scaled_dot_product_attention:
+            return function(*args, **(kwargs or {}))
+        return _fused(*args, **(kwargs or {}))
+
+
+def _fused(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *_: Any, **__: Any) -> Tensor:
+    if torch.is_autocast_enabled(GPU.type):
+        dtype = torch.get_autocast_dtype(GPU.type)
+        query, key, value = (x.to(dtype) for x in (query, key, value))
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = (x.repeat_interleave(groups, 1) for x in (key, value))
+    if attn_mask is None and query.dtype != torch.float32:
+        return torch.ops.aten._scaled_dot_product_flash_attention(query, key, value)[0]
+    bias = None
+    if attn_mask is not None:
+        bias = attn_mask.to(query.dtype).expand(*query.shape[:3], key.shape[2])
+    return torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, bias, True)[0]
+
+
+def without_memory(module: nn.Module, mode: FakeTensorMode) -> nn.Module:
+    """The module, made on the device `meta`, with tensors of `mode` in place of its own."""
+    for part in module.modules():
+        for name, parameter in part._parameters.items():
+            if parameter is not None:
+                part._parameters[name] = nn.Parameter(FakeTensor(mode, parameter.data, GPU), parameter.requires_grad)
+        for name, buffer in part._buffers.items():
+            if buffer is not None:
+                part._buffers[name] = FakeTensor(mode, buffer.to("meta"), GPU)
+    return module
+
+
+def saved_bytes(module: nn.Module, inputs: Inputs) -> int:
+    """What autograd keeps of a forward pass, parameters aside; storages that several tensors share are counted once."""
+    given = {t.untyped_storage()._cdata for t in weights(module)}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in given:
+            kept[storage._cdata] = storage
+        return tensor
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        module(**inputs)
+    torch.clear_autocast_cache()
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+def passing_bytes(module: nn.Module, inputs: Inputs) -> int:
+    """The most that is alive at once in a forward pass without a graph, weights and inputs aside."""
+    with torch.no_grad(), Alive([*weights(module), *(x for x in tree_leaves(inputs) if isinstance(x, Tensor))]) as seen:
+        module(**inputs)
+    torch.clear_autocast_cache()
+    return seen.peak
+
+
+def weights(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]
+
+
+class Alive(TorchDispatchMode):
+    """Counts the bytes of all tensors made inside that are alive at once, and their peak; views of `given` are not made."""
+
+    def __init__(self, given: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.given = {t.untyped_storage()._cdata for t in given}
+        self.alive: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.peak = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = function(*args, **(kwargs or {}))
+        for leaf in tree_leaves(made):
+            if isinstance(leaf, Tensor) and (storage := leaf.untyped_storage())._cdata not in self.given:
+                self.alive[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+        self.alive = {key: entry for key, entry in self.alive.items() if not entry[0].expired()}
+        self.peak = max(self.peak, sum(size for _, size in self.alive.values()))
+        return made
