@@ -6,7 +6,8 @@ official numbers: fresh prompts, as good to compare checkpoints, and not those t
 
 As in the official script, a task type's figure is the share of its pictures that are right, `overall` the mean of the task types.
 Official are Mask2Former as the detector and CLIP as the judge of colours. Here torchvision's Mask R-CNN and the classical colours
-of the reward `objects` judge: figures are NOT quite comparable with published ones. torchvision fetches its weights, unless
+of the reward `objects` judge: figures are NOT quite comparable with published ones. The official detector judges with
+`rewards.correct.arguments.detector=mask2former 'rewards.correct.arguments.arguments={}'`. torchvision fetches its weights, unless
 `'rewards.correct.arguments.arguments={model: maskrcnn_resnet50_fpn_v2, weights: FILE}'` names them.
 """
 

@@ -3,6 +3,7 @@
 B pictures of H x W pixels, S the side of the tower's pictures, D dimensions of an embedding.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,3 +141,12 @@ def _tokenizer(model: str) -> Callable[[list[str]], Tensor]:
         return open_clip.get_tokenizer(model)
     except OSError as error:
         raise UserError(f"open_clip can't get the vocabulary of '{model}': {str(error).splitlines()[0]}") from error
+
+
+def write_vocabulary(folder: Path) -> None:
+    """CLIP's own, which open_clip brings, as vocab.json and merges.txt for transformers."""
+    tokens = open_clip.SimpleTokenizer()
+    words = [*list(tokens.encoder)[:-2], "<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}), encoding="utf-8")
+    merges = "\n".join(["#version: 0.2", *(" ".join(pair) for pair in tokens.bpe_ranks)])
+    (folder / "merges.txt").write_text(merges, encoding="utf-8")

@@ -4,6 +4,7 @@ B pictures [B, 3, H, W], float in [0, 1]. Tested with tiny random weights only.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from textwrap import shorten
 from typing import Any, cast
 
@@ -15,13 +16,24 @@ from transformers import (
     AutoModelForUniversalSegmentation,
     AutoModelForZeroShotObjectDetection,
     AutoProcessor,
+    CLIPTokenizer,
+    Mask2FormerConfig,
+    Mask2FormerForUniversalSegmentation,
+    Mask2FormerImageProcessor,
+    Owlv2Config,
+    Owlv2ForObjectDetection,
+    Owlv2ImageProcessor,
+    Owlv2Processor,
+    SwinConfig,
 )
 
-from flowgrpo.core.errors import UserError
+from flowgrpo.core.errors import UserError, short
 from flowgrpo.data.prompts.geneval import CLASSES
+from flowgrpo.rewards._clip import write_vocabulary
 from flowgrpo.rewards._detectors import IN_PROMPTS, Box, Detection, Detector
 from flowgrpo.rewards._hub import pinned
 from flowgrpo.rewards._package import device_of
+from flowgrpo.scoring.twins import Arguments, randomised, tiny
 
 LEAST = 0.05
 """Confidence below which nothing is reported."""
@@ -36,6 +48,21 @@ SPELT = {
 """Other spellings of COCO's classes, and the names that GenEval replaces."""
 
 
+def _tiny_mask2former(folder: Path, arguments: Arguments) -> Arguments:
+    swin = {"depths": [1] * 4, "num_heads": [1] * 4, "out_features": [f"stage{i}" for i in range(1, 5)]}
+    config = Mask2FormerConfig(
+        backbone_config=SwinConfig(image_size=64, embed_dim=8, window_size=4, **swin),
+        **dict.fromkeys(("feature_size", "mask_feature_size", "hidden_dim"), 32),
+        **dict.fromkeys(("encoder_feedforward_dim", "dim_feedforward"), 16),
+        **{"encoder_layers": 1, "decoder_layers": 2, "num_attention_heads": 2, "num_queries": 5},
+        id2label=dict(enumerate(CLASSES)),
+    )
+    randomised(Mask2FormerForUniversalSegmentation(config), ("mask2former", 0)).save_pretrained(folder)
+    Mask2FormerImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder)
+    return {**arguments, "model": str(folder), "revision": None}
+
+
+@tiny(_tiny_mask2former)
 class Mask2Former(Detector):
     """Mask2Former for the instances of COCO's 80 classes, under GenEval's names: the official detector of GenEval, with Swin-S.
 
@@ -73,6 +100,21 @@ class Mask2Former(Detector):
         return [Detection(*one) for one in zip(names, scores, boxes, masks, strict=True)]
 
 
+def _tiny_owlv2(folder: Path, arguments: Arguments) -> Arguments:
+    write_vocabulary(folder)
+    words = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=16)
+    tower = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = Owlv2Config(
+        text_config={**tower, "vocab_size": len(words), "max_position_embeddings": 16},
+        vision_config={**tower, "image_size": 64, "patch_size": 16},
+        projection_dim=16,
+    )
+    randomised(Owlv2ForObjectDetection(config), ("owlv2",)).save_pretrained(folder)
+    Owlv2Processor(Owlv2ImageProcessor(size={"height": 64, "width": 64}), words).save_pretrained(folder)
+    return {**arguments, "model": str(folder), "revision": None}
+
+
+@tiny(_tiny_owlv2)
 class Owlv2(Detector):
     """OWLv2, which finds what it is told to look for: `names`, by default GenEval's classes, as "a photo of a NAME".
 
@@ -94,6 +136,9 @@ class Owlv2(Detector):
         self.device, self.overlap, self.names = device_of(device), overlap, list(names)
         self.classes = frozenset(self.names)
         self.prepare = _loaded(AutoProcessor, model, revision)
+        ids, most = self.prepare.tokenizer([*map(_asked, names)])["input_ids"], self.prepare.tokenizer.model_max_length
+        if long := [name for name, found in zip(names, ids, strict=True) if len(found) > most]:
+            raise UserError(f"owlv2 reads at most {most} tokens, and '{short(long[0])}' has more; say it in fewer words")
         self.network = _loaded(AutoModelForZeroShotObjectDetection, model, revision, **SAFE).eval().to(self.device)
 
     @torch.inference_mode()
@@ -115,6 +160,10 @@ class Owlv2(Detector):
         kept = batched_nms(boxes, scores, labels, self.overlap)
         rows = zip(labels[kept].tolist(), scores[kept].tolist(), boxes[kept].tolist(), strict=True)
         return [Detection(self.names[label], score, cast(Box, tuple(box))) for label, score, box in rows]
+
+
+def _asked(name: str) -> str:
+    return f"a photo of a {name}"
 
 
 SAFE = {"use_safetensors": True, "dtype": "float32"}

@@ -37,9 +37,10 @@ S = TypeVar("S", bound=Section)
 class About(Section):
     """What `flowgrpo recipes` says of a file, and what must fit together in a sentence.
 
-    A model `makes` one kind of samples, a task `judges` some, a method trains policies of some types (`policies`) and may be
-    about a `reward`. `licence` and `downloads` are of weights and data; `size` is a model's download in GiB. A rehearsal makes
-    the model by the builder `tiny`, and its prompts of `rows`, which look like those of the task's own source.
+    A model `makes` one kind of samples, a task `judges` some; a model `takes` columns of prompt rows to work from, such as
+    `image`, and a task `needs` some. A method trains policies of some types (`policies`) and may be about a `reward`. `licence`
+    and `downloads` are of weights and data; `size` is a model's download in GiB. A rehearsal makes the model by the builder
+    `tiny`, and its prompts of `rows`, which look like those of the task's own source.
     """
 
     summary: str = ""
@@ -47,7 +48,9 @@ class About(Section):
     downloads: tuple[str, ...] = ()
     size: float | None = None
     makes: Kind | None = None
+    takes: tuple[str, ...] = ()
     judges: tuple[Kind, ...] = ()
+    needs: tuple[str, ...] = ()
     policies: tuple[str, ...] = ()
     reward: str | None = None
     tiny: str | None = None
@@ -160,6 +163,8 @@ class Recipe:
         for path, about in self.about.items():
             if kinds and about.judges and kinds[-1] not in about.judges:
                 return f"task '{path.stem}' judges {' or '.join(about.judges)}, and the model makes {kinds[-1]}"
+            if kinds and (missing := {*about.needs} - {name for other in self.about.values() for name in other.takes}):
+                return f"task '{path.stem}' needs a model that works from an {min(missing)}, and this one does not"
             if about.policies and policy not in about.policies and ":" not in policy:
                 return (
                     f"method '{path.stem}' trains policies of type {' or '.join(about.policies)}, not '{policy}' as the model's"

@@ -1,6 +1,7 @@
 """Configs: every recipe parses, and every mistake gets one sentence."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import yaml
 
 from flowgrpo.cli.main import main
 from flowgrpo.config.bill import bill_of
-from flowgrpo.config.recipes import shipped
+from flowgrpo.config.recipes import names, shipped
 from flowgrpo.config.run import RewardConfig, dump, load_config
 from flowgrpo.core.errors import UserError
 
@@ -291,3 +292,15 @@ def test_win_rates_replace_the_reward_of_a_base(tmp_path):
     judge = "{judge: 'vlm:Pairwise', arguments: {url: 'http://127.0.0.1:8000/v1', model: judge}}"
     top = written(tmp_path, top=f"base: wan2.2-a14b/grpo_guard\nrewards: {{reward: {{use: win_rate, arguments: {judge}}}}}")
     assert load_config(str(top)).rewards["reward"].arguments == yaml.safe_load(judge)
+
+
+def test_held_out_prompts_take_the_steps_of_the_policy_where_nothing_is_said(tmp_path):
+    base = "base: [mini, flow_grpo, scenes]\npolicy: {steps: 5}\n"
+    top = written(tmp_path, top=base.replace("mini", "model"), model=without_evaluation("mini"))
+    assert load_config(str(top)).evaluation.steps == 5
+    assert load_config(str(top), ["policy.steps=4"]).evaluation.steps == 4
+    assert load_config(str(top), ["evaluation.steps=2"]).evaluation.steps == 2
+
+
+def without_evaluation(model: str) -> str:
+    return re.sub(r"(?m)^evaluation:.*\n", "", names()[model].read_text())

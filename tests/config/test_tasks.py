@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from flowgrpo.config.recipes import facts, tasks
+from flowgrpo.cli.main import main
+from flowgrpo.config.recipes import TASKS, facts, fitting, tasks
 from flowgrpo.config.run import RewardConfig, load_config
 from flowgrpo.core.errors import UserError
 from flowgrpo.data.prompts import HUB, load_prompts, prompts_of
@@ -13,7 +14,7 @@ from flowgrpo.data.prompts._generators import options_of
 from flowgrpo.data.prompts._hub import SOURCE
 from flowgrpo.scoring.scorer import Scorer, find_reward
 
-MODELS = {"images": "sd3.5-medium flow_grpo", "videos": "wan2.1-1.3b flow_grpo", "texts": "llada-8b gdpo"}
+MODELS = {"images": "sd3.5-medium", "videos": "wan2.1-1.3b", "texts": "llada-8b"}
 STAND_IN = """
 from flowgrpo.data.prompts.geneval import CLASSES
 from flowgrpo.rewards._detectors import Detector
@@ -27,8 +28,14 @@ class Coco(Detector):
 """
 
 
+def recipe(task, kind, method="flow_grpo"):
+    """With a model of its kind that it goes with."""
+    model = "flux.1-kontext" if facts(task).needs else MODELS[kind]
+    return load_config([model, "gdpo" if kind == "texts" else method, task])
+
+
 def recipes_of(task):
-    return [load_config(f"{MODELS[kind]} {task}") for kind in facts(task).judges]
+    return [recipe(task, kind) for kind in facts(task).judges]
 
 
 @pytest.fixture
@@ -90,21 +97,18 @@ def test_what_comes_from_the_hub_is_pinned_and_named(task):
 @pytest.mark.parametrize("task", tasks())
 def test_what_is_measured_can_be_measured_alone(task):
     for kind in facts(task).judges:
-        methods = [MODELS[kind].split()[1], *(["pref_grpo"] if kind != "texts" else [])]
-        for method in methods:
-            if method == "pref_grpo" and task in ("scenes", "motions", "video"):
-                continue
-            config = load_config(f"{MODELS[kind].split()[0]} {method} {task}")
+        for method in ("flow_grpo", *(["pref_grpo"] if kind != "texts" else [])):
+            config = recipe(task, kind, method)
             assert not find_reward(config.rewards[config.evaluation.metric].use)[1].compares
             trained = [reward.use for reward in config.rewards.values() if reward.weight]
-            assert trained and (method != "pref_grpo" or "win_rate:WinRate" in trained)
+            assert trained and (method != "pref_grpo" or "win_rate:WinRate" in str(config.rewards))
 
 
 @pytest.mark.parametrize("method", ["flow_grpo", "pref_grpo"])
 def test_clips_are_judged_frame_by_frame_where_a_reward_reads_pictures(method):
     for task in tasks():
         if "videos" in facts(task).judges:
-            for reward in load_config(f"wan2.1-1.3b {method} {task}").rewards.values():
+            for reward in recipe(task, "videos", method).rewards.values():
                 arguments = reward.arguments
                 while reward.use == "win_rate:WinRate" and arguments["judge"] == "video:FrameWise":
                     reward, arguments = RewardConfig(use="video:FrameWise"), arguments["arguments"]
@@ -114,7 +118,7 @@ def test_clips_are_judged_frame_by_frame_where_a_reward_reads_pictures(method):
 def test_a_judge_that_is_not_served_is_one_sentence():
     from flowgrpo.scoring.exemplars import photos
 
-    rewards = load_config(f"{MODELS['images']} unified").rewards
+    rewards = recipe("unified", "images").rewards
     unserved = {**rewards["unified"].arguments, "url": "http://127.0.0.1:9/v1", "retries": 0}
     scorer = Scorer({"unified": RewardConfig(use=rewards["unified"].use, arguments=unserved)})
     with pytest.raises(UserError, match=r"no answer from the judge at http://127.0.0.1:9/v1 .* is its server up\?"):
@@ -123,4 +127,11 @@ def test_a_judge_that_is_not_served_is_one_sentence():
 
 def test_code_that_a_model_wrote_runs_only_where_the_user_says_so():
     with pytest.raises(UserError, match="allow_code_execution: true"):
-        Scorer(load_config(f"{MODELS['texts']} code").rewards)
+        Scorer(recipe("code", "texts").rewards)
+
+
+def test_a_model_that_takes_no_picture_is_told_so(capsys):
+    assert main(["plan", "sd3.5-medium", "flow_grpo", "edit"]) == 2
+    assert "task 'edit' needs a model that works from an image, and this one does not" in capsys.readouterr().err
+    assert "edit" in fitting("flux.1-kontext", TASKS) and "edit" in fitting("flux.2", TASKS)
+    assert "edit" not in fitting("sd3.5-medium", TASKS)

@@ -44,9 +44,15 @@ def test_rows_are_as_many_as_asked_differ_and_depend_on_split_count_and_seed_onl
 
 
 @pytest.mark.parametrize("name", GENERATORS)
+@pytest.mark.parametrize("split", ["", ":train", ":test"])
+def test_a_name_alone_gives_a_thousand_rows(name, split):
+    assert len(rows(f"{name}{split}")) == 1000
+
+
+@pytest.mark.parametrize("name", GENERATORS)
 def test_no_row_is_in_both_splits_or_in_the_benchmark(name):
     train = {text for seed in range(3) for text in texts(f"{name}:train?count=1500&seed={seed}")}
-    test = {text for seed in range(3) for text in texts(f"{name}:test?count=150&seed={seed}")}
+    test = {text for seed in range(3) for text in texts(f"{name}:test?count=100&seed={seed}")}
     asked = {prompt.text for prompt in BENCHMARKS[name].benchmark.load(None)} if name in BENCHMARKS else set()
     assert not train & test and not train & asked and not test & asked
 
@@ -122,6 +128,13 @@ def test_rows_hold_what_their_reward_needs(name):
         ("asset:nothing.jsonl", "does not exist"),
         ("nowhere.py:rows", "no such file"),
         ("own.py:nothing", "did you mean 'none'"),
+        ("own.py", "there is no 'rows' in it"),
+        ("other.py:without", "must be a function rows(split, count=..., seed=...): got an unexpected keyword argument 'split'"),
+        ("other.py:asks", "must be a function rows(split, count=..., seed=...): missing a required argument: 'count'"),
+        ("other.py:Class", "must be a function"),
+        ("geneval:train:test", "'geneval' has no split 'train:test'"),
+        (":train", "names no generator"),
+        ("", "names no generator"),
         ("own.py:text", "must return a list of dicts, not 'a prompt'"),
         ("own.py:blank:test", "own.py:blank:test, row 2: the prompt is missing or empty"),
         ("own.py:broken", "raised ZeroDivisionError"),
@@ -139,6 +152,7 @@ def test_a_source_that_is_none_is_one_sentence(source, said, tmp_path, monkeypat
     own = {"notes": "[]", "text": "'a prompt'", "blank": "[{'prompt': 'a'}, {'prompt': ' '}]", "broken": "1 / 0"}
     own |= {"odd": "[{'prompt': 'a', 'x': {1, 2}}]", "none": "[]"}
     Path("own.py").write_text("".join(code.format(*item) for item in own.items()))
+    Path("other.py").write_text("class Class: pass\ndef without(): return []\ndef asks(split, count): return []\n")
     with pytest.raises(UserError) as refused:
         load_prompts(source)
     assert said in str(refused.value) and "\n" not in str(refused.value)
@@ -150,6 +164,8 @@ def test_a_generator_of_ones_own_has_the_parameters_of_its_function(tmp_path, mo
         "def rows(split, count=2, seed=0, of='cat'): return [{'prompt': f'{split} {seed} {of} {i}'} for i in range(count)]\n"
     )
     assert texts("own.py?of=red+dog") == ["train 0 red dog 0", "train 0 red dog 1"]
+    Path("lazy.py").write_text("def rows(split):\n    yield {'prompt': split}\n")
+    assert texts("lazy.py:test") == ["test"]
     assert texts("own.py:test?count=1") == texts("own.py:rows:test?count=1") == texts("own:rows:test?count=1") == ["test 0 cat 0"]
 
 

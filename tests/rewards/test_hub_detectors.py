@@ -3,67 +3,31 @@
 What they find means nothing; that it is read, named and judged as it should be is what is tested.
 """
 
+import shutil
+
 import pytest
 import torch
-from transformers import (
-    Mask2FormerConfig,
-    Mask2FormerForUniversalSegmentation,
-    Mask2FormerImageProcessor,
-    Owlv2Config,
-    Owlv2ForObjectDetection,
-    Owlv2ImageProcessor,
-    Owlv2Processor,
-    SwinConfig,
-)
 
 from flowgrpo.core.errors import UserError
 from flowgrpo.data.prompts import load_prompts
 from flowgrpo.data.prompts.geneval import CLASSES
 from flowgrpo.data.samples import Samples
-from flowgrpo.policies.tiny.parts import clip_tokenizer
 from flowgrpo.rewards import _hub_detectors, objects
 from flowgrpo.rewards._detectors import Detection, detected, load_detector
 from flowgrpo.rewards._hub_detectors import Mask2Former, Owlv2
+from flowgrpo.scoring.twins import twin
 
 PICTURES = torch.rand((2, 3, 48, 80), generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture(scope="module")
 def mask2former(tmp_path_factory):
-    """The names as the published config may spell them."""
-    spelt = {"motorcycle": "motorbike", "computer mouse": "mouse", "tv": "tvmonitor", "couch": "sofa"}
-    swin = {"depths": [1] * 4, "num_heads": [1] * 4, "out_features": [f"stage{i}" for i in range(1, 5)]}
-    config = Mask2FormerConfig(
-        backbone_config=SwinConfig(image_size=64, embed_dim=8, window_size=4, **swin),
-        **dict.fromkeys(("feature_size", "mask_feature_size", "hidden_dim"), 32),
-        **dict.fromkeys(("encoder_feedforward_dim", "dim_feedforward"), 16),
-        **{"encoder_layers": 1, "decoder_layers": 2, "num_attention_heads": 2, "num_queries": 5},
-        id2label={i: spelt.get(name, name) for i, name in enumerate(CLASSES)},
-    )
-    return saved(
-        tmp_path_factory.mktemp("mask2former"),
-        Mask2FormerForUniversalSegmentation(config),
-        Mask2FormerImageProcessor(size={"height": 64, "width": 64}),
-    )
+    return twin("flowgrpo.rewards._hub_detectors:Mask2Former", {}, tmp_path_factory.mktemp("mask2former"))["model"]
 
 
 @pytest.fixture(scope="module")
 def owlv2(tmp_path_factory):
-    tokenizer = clip_tokenizer()
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = Owlv2Config(
-        text_config={**sizes, "vocab_size": len(tokenizer), "max_position_embeddings": 77},
-        vision_config={**sizes, "image_size": 64, "patch_size": 16},
-        projection_dim=16,
-    )
-    pictures = Owlv2ImageProcessor(size={"height": 64, "width": 64})
-    return saved(tmp_path_factory.mktemp("owlv2"), Owlv2ForObjectDetection(config), Owlv2Processor(pictures, tokenizer))
-
-
-def saved(folder, *parts):
-    for part in parts:
-        part.save_pretrained(folder)
-    return str(folder)
+    return twin("flowgrpo.rewards._hub_detectors:Owlv2", {}, tmp_path_factory.mktemp("owlv2"))["model"]
 
 
 @pytest.fixture(autouse=True)
@@ -82,6 +46,17 @@ def test_mask2former_finds_genevals_classes_with_masks(mask2former):
             assert 0 <= left <= right < 80 and 0 <= top <= bottom < 48
             assert one.mask.shape == (48, 80) and one.mask.any()
             assert not one.mask[:, int(right) + 1 :].any() and one.mask[int(top)].any()
+
+
+def test_other_spellings_of_the_classes_are_known(mask2former, tmp_path):
+    shutil.copytree(mask2former, tmp_path / "spelt")
+    config = tmp_path / "spelt" / "config.json"
+    spelt = config.read_text()
+    for name, other in {"motorcycle": "motorbike", "computer mouse": "mouse", "tv": "tvmonitor", "couch": "sofa"}.items():
+        assert f'"{name}"' in spelt
+        spelt = spelt.replace(f'"{name}"', f'"{other}"')
+    config.write_text(spelt)
+    assert Mask2Former(str(tmp_path / "spelt")).classes == {*CLASSES}
 
 
 def test_owlv2_looks_for_what_it_is_told(owlv2):
@@ -127,3 +102,8 @@ def test_what_can_not_be_loaded_is_one_sentence(use, tmp_path, monkeypatch):
         load_detector(use, {"model": "nobody/nothing"})
     with pytest.raises(UserError, match="an overlap above 0"):
         Owlv2("nobody/nothing", overlap=0.0)
+
+
+def test_a_name_that_is_too_long_to_be_read_is_one_sentence(owlv2):
+    with pytest.raises(UserError, match="at most 16 tokens"):
+        Owlv2(owlv2, names=["cat", "very " * 30 + "long dog"])

@@ -80,8 +80,8 @@ def load_prompts(source: str, conditions: bool = True) -> list[Prompt]:
 
 
 def is_file(source: str) -> bool:
-    """Whether the source is a file that exists, rather than one that is made or fetched."""
-    return os.path.isfile(locate(source))
+    """Whether the source is a file of prompts that exists, rather than prompts that are made or fetched."""
+    return not source.endswith(".py") and os.path.isfile(locate(source))
 
 
 def at_hand(source: str) -> bool:

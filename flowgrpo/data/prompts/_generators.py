@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -27,12 +27,20 @@ def generated(source: str) -> list[Row]:
     check_count(arguments, source)
     if type(arguments.get("seed", 0)) is not int or arguments.get("seed", 0) < 0:
         raise UserError(f"{source}: seed is a whole number from 0 on, not {arguments['seed']}")
+    return _checked(_called(make, {"split": split, **arguments}, source), source)
+
+
+def _called(make: Callable[..., Any], arguments: Mapping[str, Any], source: str) -> Any:
+    try:
+        inspect.signature(make).bind(**arguments)
+    except TypeError as error:
+        raise UserError(f"{source}: it must be a function rows(split, count=..., seed=...): {error}") from error
     with user_code(f"the generator of the prompts '{source}'"):
         try:
-            rows = make(split=split, **arguments)
+            rows = make(**arguments)
+            return list(rows) if isinstance(rows, Iterator) else rows
         except UserError as error:
             raise UserError(f"{source}: {error}") from error
-    return _checked(rows, source)
 
 
 def options_of(options: str, source: str, known: Sequence[str] | None, texts: Sequence[str] = ()) -> dict[str, Any]:
@@ -73,9 +81,10 @@ def _found(spec: str, source: str) -> Callable[..., Any]:
         raise UserError(f"{source}: a file takes no keys after '?'" if there else f"prompt file {short(source)} does not exist")
     module_name, _, attr = spec.partition(":")
     if attr and module_name in built_in_names(PACKAGE):
-        raise UserError(f"{source}: '{module_name}' has no split '{attr}' ({nearest(attr, SPLITS)})")
+        split = source.partition("?")[0].partition(":")[2]
+        raise UserError(f"{source}: '{module_name}' has no split '{split}' ({nearest(split, SPLITS)})")
     try:
-        module, name = resolve(spec, PACKAGE)
+        module, name = resolve(spec.lstrip(":"), PACKAGE)
     except UserError as error:
         raise UserError(f"'{short(source)}' is no prompt file that exists, and names no generator: {error}") from error
     make = attribute(module, name or "rows", spec)

@@ -20,7 +20,7 @@ NUMBERS, TARGETS = (1, 100), (1, 1000)
 """From the first, below the second."""
 
 
-def rows(split: str = "train", count: int = 2000, seed: int = 0, size: int | None = None) -> list[Row]:
+def rows(split: str = "train", count: int = 1000, seed: int = 0, size: int | None = None) -> list[Row]:
     """`size` is how many numbers all problems have; None mixes three and four."""
     if size not in (None, *SIZES):
         raise UserError(f"a problem has {SIZES[0]} or {SIZES[1]} numbers, not size={size}")

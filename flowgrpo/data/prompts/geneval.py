@@ -36,7 +36,7 @@ SEEN_FROM_THERE = {"right of": "left of", "below": "above"}
 NUMBERS = {2: "two", 3: "three", 4: "four"}
 
 
-def rows(split: str = "train", count: int = 2000, seed: int = 0) -> list[Row]:
+def rows(split: str = "train", count: int = 1000, seed: int = 0) -> list[Row]:
     rng, taken = numpy_generator(("geneval", split, seed)), _taken()
 
     def fits(row: Row) -> bool:

@@ -32,7 +32,7 @@ PLACES = (
 CAMERAS = ("", ", seen from above", ", the camera follows", ", in slow motion", ", the camera pans to the left", ", close up")
 
 
-def rows(split: str = "train", count: int = 2000, seed: int = 0) -> list[Row]:
+def rows(split: str = "train", count: int = 1000, seed: int = 0) -> list[Row]:
     rng = numpy_generator(("motion", split, seed))
     return distinct(lambda: _drawn(rng), count, lambda row: held_out("motion", row["moves"]) == (split == "test"))
 

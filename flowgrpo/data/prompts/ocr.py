@@ -44,7 +44,7 @@ KINDS = (*LENGTHS, NUMBER)
 EACH = 64
 
 
-def rows(split: str = "train", count: int = 2000, seed: int = 0) -> list[Row]:
+def rows(split: str = "train", count: int = 1000, seed: int = 0) -> list[Row]:
     rng, taken = numpy_generator(("ocr", split, seed)), _taken()
 
     def fits(row: Row) -> bool:

@@ -41,7 +41,7 @@ HELD_OUT = grids()[::5]
 TRAINED = tuple(grid for grid in grids() if grid not in HELD_OUT)
 
 
-def rows(split: str = "train", count: int = 2000, seed: int = 0, blanks: int | None = None) -> list[Row]:
+def rows(split: str = "train", count: int = 1000, seed: int = 0, blanks: int | None = None) -> list[Row]:
     """`blanks` is how many all puzzles have; None mixes 4, 6, 8 and 10."""
     rng, taken = numpy_generator(("sudoku", split, seed)), _taken()
 
