@@ -3,8 +3,8 @@
     python tools/plan_memory.py [--activations] [MODEL ...]
 
 The denoiser's own class is called at its real size, on tensors without memory (`flowgrpo plan --measure` does the same), with as
-many rows as the recipe has in a batch; what autograd saves is counted by hooks. Where blocks are computed again (checkpointing), one
-block in the middle and the casts of weights, which hooks don't see, are added. Configs are those that the authors publish, their
+many rows as the recipe has in a batch; what autograd saves is counted by hooks. Where blocks are computed again (checkpointing),
+one of them and the casts of weights, which hooks don't see, are added. Configs are those that the authors publish, their
 number of parameters is checked against the recipe's. `--activations` prints what recipes say in `policy.size.denoiser` instead.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 from flowgrpo.config.run import Config, load_config
 from flowgrpo.policies._counting import saved_bytes, shapes_only, without_memory
 from flowgrpo.policies._dtypes import DTYPES
-from flowgrpo.policies.diffusers import AttentionLora, DiffusersConfig
+from flowgrpo.policies.diffusers import DiffusersConfig
 from flowgrpo.policies.diffusers._inputs import inputs
 from flowgrpo.policies.diffusers._measure import activations, denoiser
 from flowgrpo.policies.diffusers._memory import backward_bytes, cast_bytes, rows_of
@@ -118,8 +118,8 @@ def held(name: str) -> str:
     policy = load_config(f"{name}/{model.methods[0]}").policy
     assert isinstance(policy, DiffusersConfig) and policy.size is not None
     size = policy.size.denoiser
-    lora, text = policy.lora or AttentionLora(), policy.size.encoders.tokens
-    found = activations(geometry(model), grid(model, policy), text, size.tokens * size.width, size.layers, "bf16", lora)
+    unit, text = size.tokens * size.width, policy.size.encoders.tokens
+    found = activations(geometry(model), grid(model, policy), text, unit, size.layers, "bf16", policy.lora)
     numbers = ", ".join(f"{key}: {value:.1f}" for key, value in found.model_dump(exclude={"bits"}).items())
     return f"{name:<14} activations: {{{numbers}}}"
 
