@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from flowgrpo.cli.main import main
 from flowgrpo.config.bill import memory_of
 from flowgrpo.config.run import load_config
+from flowgrpo.data.prompts import Prompt
 from flowgrpo.policies._counting import GPU, shapes_only
 from flowgrpo.sampling.laws.gaussian import GaussianLaw
 from flowgrpo.training.host import ahead
@@ -44,7 +45,18 @@ def transitions():
     rows, one = torch.arange(2), torch.ones(2)
     law = GaussianLaw(one, one, one, one, one, one, one, one)
     x = torch.randn(2, 3)
-    return Transitions(0, [], x, rows, [(0, 1), (0, 2)], law, x + 1.0, one[:, None], one[:, None], prediction=x + 2.0)
+    return Transitions(
+        0,
+        [Prompt(0, "a"), Prompt(0, "a")],
+        x,
+        rows,
+        [(0, 1), (0, 2)],
+        law,
+        x + 1.0,
+        one[:, None],
+        one[:, None],
+        prediction=x + 2.0,
+    )
 
 
 def test_what_is_large_leaves_the_device_and_comes_back():
