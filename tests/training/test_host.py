@@ -42,21 +42,9 @@ def test_numbers_are_those_of_states_on_the_device(name, tmp_path, monkeypatch, 
 
 
 def transitions():
-    rows, one = torch.arange(2), torch.ones(2)
-    law = GaussianLaw(one, one, one, one, one, one, one, one)
-    x = torch.randn(2, 3)
-    return Transitions(
-        0,
-        [Prompt(0, "a"), Prompt(0, "a")],
-        x,
-        rows,
-        [(0, 1), (0, 2)],
-        law,
-        x + 1.0,
-        one[:, None],
-        one[:, None],
-        prediction=x + 2.0,
-    )
+    rows, one, prompt = torch.arange(2), torch.ones(2), Prompt(0, "a")
+    law, x, places = GaussianLaw(one, one, one, one, one, one, one, one), torch.randn(2, 3), [(0, 1), (0, 2)]
+    return Transitions(0, [prompt, prompt], x, rows, places, law, x + 1.0, one[:, None], one[:, None], prediction=x + 2.0)
 
 
 def test_what_is_large_leaves_the_device_and_comes_back():
