@@ -38,10 +38,11 @@ def memory(config: MaskedConfig, work: Work) -> Memory:
 
 
 def _size(config: MaskedConfig) -> tuple[int, int, int, Activations]:
-    """Layers, width, ids and activations; of a model that is not here what the config says, or nothing."""
+    """Layers, width and ids, of a model that is not on this disk as the config says or 0; and activations."""
     said, file = config.size, locate(config.model) / "config.json"
-    if said is not None:
-        return said.layers, said.width, said.ids, said.activations
+    activations = said.activations if said else Activations()
+    if said and not file.is_file():
+        return said.layers, said.width, said.ids, activations
     geometry = json.loads(file.read_text()) if file.is_file() else {}
     layers, width, ids = (geometry.get(key, 0) for key in ("num_hidden_layers", "hidden_size", "vocab_size"))
-    return layers, width, ids, Activations()
+    return layers, width, ids, activations
