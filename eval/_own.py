@@ -1,14 +1,12 @@
 """Prompts that come with flowgrpo or are generated: the same ones for everybody."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from flowgrpo.core.errors import UserError
 from flowgrpo.data.prompts import Prompt, load_prompts
+from flowgrpo.data.prompts._rows import Row
 
-Row = dict[str, Any]
 Load = Callable[[Path | None], list[Prompt]]
 
 
@@ -30,12 +28,3 @@ def fixed(make: Callable[[], Sequence[Row]]) -> Load:
 
 def numbered(rows: Sequence[Row]) -> list[Prompt]:
     return [Prompt(index, row["prompt"], row) for index, row in enumerate(rows)]
-
-
-def distinct(draw: Callable[[], Row], count: int) -> list[Row]:
-    """Draw until so many rows differ."""
-    found: dict[str, Row] = {}
-    while len(found) < count:
-        row = draw()
-        found.setdefault(json.dumps(row, sort_keys=True), row)
-    return list(found.values())

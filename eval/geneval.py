@@ -13,41 +13,22 @@ of the reward `objects` judge: figures are NOT quite comparable with published o
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from flowgrpo.config.run import RewardConfig
 from flowgrpo.core.errors import UserError
-from flowgrpo.core.keys import numpy_generator
 from flowgrpo.data.prompts import Prompt
+from flowgrpo.data.prompts.geneval import COUNTS
+from flowgrpo.data.prompts.geneval import benchmark as generated
 from flowgrpo.eval._official import json_lines, official, prompts
-from flowgrpo.eval._own import distinct, numbered
+from flowgrpo.eval._own import numbered
 from flowgrpo.evaluation.benchmarks.benchmark import Benchmark, Figures
 
 HINT = "get prompts/evaluation_metadata.jsonl from https://github.com/djghosh13/geneval"
-COUNTS = {"single_object": 80, "two_object": 99, "counting": 80, "colors": 94, "position": 100, "color_attr": 100}
-CLASSES = (
-    *("person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light", "fire hydrant"),
-    *("stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra"),
-    *("giraffe", "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard", "sports ball", "kite"),
-    *("baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket", "bottle", "wine glass", "cup", "fork"),
-    *("knife", "spoon", "bowl", "banana", "apple", "sandwich", "orange", "broccoli", "carrot", "hot dog", "pizza", "donut"),
-    *("cake", "chair", "couch", "potted plant", "bed", "dining table", "toilet", "tv", "laptop", "computer mouse", "tv remote"),
-    *("computer keyboard", "cell phone", "microwave", "oven", "toaster", "sink", "refrigerator", "book", "clock", "vase"),
-    *("scissors", "teddy bear", "hair drier", "toothbrush"),
-)
-"""COCO's, with GenEval's names for mouse, remote and keyboard."""
-THINGS = tuple(name for name in CLASSES if name != "person")
-"""What may have a colour."""
-COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
-RELATIONS = ("left of", "right of", "above", "below")
-NUMBERS = {2: "two", 3: "three", 4: "four"}
 METRIC = "correct"
 MODEL = "maskrcnn_resnet50_fpn_v2"
 PAPER, FLOW_GRPO = "(GenEval's README)", "(arXiv 2505.05470, table 1)"
-
-Row = dict[str, Any]
 
 
 def load(path: Path | None, counts: Mapping[str, int] = COUNTS) -> list[Prompt]:
@@ -59,50 +40,6 @@ def load(path: Path | None, counts: Mapping[str, int] = COUNTS) -> list[Prompt]:
     if tags != Counter(counts):
         raise UserError(f"{path} has the task types {dict(tags)} instead of {dict(counts)}; {HINT}")
     return found
-
-
-def generated(tag: str, count: int) -> list[Row]:
-    """Distinct rows of a task type, in the official form."""
-    if tag == "single_object":
-        return [_stated(tag, [{"class": name, "count": 1}]) for name in CLASSES[:count]]
-    rng = numpy_generator(("geneval", tag))
-    return distinct(lambda: _drawn(rng, tag), count)
-
-
-def _drawn(rng: np.random.Generator, tag: str) -> Row:
-    one, two = (str(name) for name in rng.choice(CLASSES if tag in ("two_object", "counting", "position") else THINGS, 2, False))
-    color, other = (str(name) for name in rng.choice(COLORS, 2, False))
-    match tag:
-        case "two_object":
-            return _stated(tag, [{"class": one, "count": 1}, {"class": two, "count": 1}])
-        case "counting":
-            number = int(rng.integers(2, 5))
-            return _stated(tag, [{"class": one, "count": number}], exclude=[{"class": one, "count": number + 1}])
-        case "colors":
-            return _stated(tag, [{"class": one, "count": 1, "color": color}])
-        case "position":
-            relation = str(rng.choice(RELATIONS))
-            return _stated(tag, [{"class": two, "count": 1}, {"class": one, "count": 1, "position": [relation, 0]}])
-    return _stated(tag, [{"class": one, "count": 1, "color": color}, {"class": two, "count": 1, "color": other}])
-
-
-def _stated(tag: str, include: list[Row], **rest: Any) -> Row:
-    return {"tag": tag, "include": include, **rest, "prompt": f"a photo of {caption(include)}"}
-
-
-def caption(include: Sequence[Row]) -> str:
-    """What is stated, in the official grammar: whoever has a place is named first."""
-    *first, last = (_phrase(item) for item in include)
-    if position := include[-1].get("position"):
-        return f"{last} {position[0]} {first[0]}"
-    return " and ".join([*first, last])
-
-
-def _phrase(item: Row) -> str:
-    name = f"{item['color']} {item['class']}" if "color" in item else str(item["class"])
-    if item["count"] > 1:
-        return f"{NUMBERS[item['count']]} {name}{'es' if name.endswith('s') else 's'}"
-    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 def figures(asked: Sequence[Prompt], scores: Mapping[str, np.ndarray]) -> Figures:

@@ -16,10 +16,10 @@ from flowgrpo.eval._figures import means
 from flowgrpo.eval._maths import METRIC, REWARDS, instruction, rows_of
 from flowgrpo.eval._official import prompts
 from flowgrpo.evaluation.benchmarks.benchmark import Benchmark, Figures
+from flowgrpo.rewards.maths import MARK
 
 HINT = "get grade_school_math/data/test.jsonl from https://github.com/openai/grade-school-math"
 COUNT = 1319
-MARK = "####"
 
 
 def load(path: Path | None, count: int = COUNT) -> list[Prompt]:

@@ -16,40 +16,21 @@ import numpy as np
 
 from flowgrpo.config.run import RewardConfig
 from flowgrpo.core.errors import UserError
-from flowgrpo.core.keys import numpy_generator
 from flowgrpo.data.prompts import Prompt
+from flowgrpo.data.prompts import ocr as generated
 from flowgrpo.eval._figures import means, means_by
 from flowgrpo.eval._official import lines, official, prompts
-from flowgrpo.eval._own import distinct, numbered
+from flowgrpo.eval._own import numbered
 from flowgrpo.evaluation.benchmarks.benchmark import Benchmark, Figures
 
 HINT = "get dataset/ocr/test.txt from https://github.com/yifan123/flow_grpo"
-CARRIERS = (
-    'A street sign that says "{}"',
-    'A shop window with the words "{}" painted on the glass',
-    'A coffee mug with "{}" printed on it',
-    'A birthday cake with "{}" written in icing',
-    'A neon sign that glows "{}" at night',
-    'A T-shirt with "{}" in bold letters',
-    'A chalkboard in a classroom that reads "{}"',
-    'The cover of an old book with the title "{}"',
-    'A billboard beside a road that reads "{}"',
-    'A wooden signpost in a forest with "{}" carved into it',
-)
-WORDS = (
-    *("OPEN", "COFFEE", "GARDEN", "WINTER", "MARKET", "SILVER", "RIVER", "HAPPY", "NORTH", "LIGHT", "BREAD", "QUIET", "SUMMER"),
-    *("TICKET", "ISLAND", "MUSIC", "DANGER", "CASTLE", "ORANGE", "FRESH", "FLOWER", "WELCOME", "STATION", "LIBRARY", "TODAY"),
-    *("PLANET", "FUTURE", "SLOW", "DREAM", "HARBOR", "YELLOW", "PEOPLE", "FREE", "WATER", "NEVER", "FOREST", "MIDNIGHT"),
-)
-LENGTHS = {"1 word": 1, "2 words": 2, "3 words": 3, "4 words": 4}
-EACH = 64
 METRIC = "ocr"
 QUOTED = re.compile(r'"([^"]*\S[^"]*)"')
 
 
 def load(path: Path | None) -> list[Prompt]:
     if path is None:
-        return numbered(rows())
+        return numbered(generated.benchmark())
     stated = lines(official(path, None, None, HINT))
     return prompts([_row(line, path, number) for number, line in enumerate(stated, 1)], None, path)
 
@@ -60,21 +41,6 @@ def _row(line: str, path: Path, number: int) -> dict[str, Any]:
         raise UserError(f"{path}, prompt {number}: no text stands in double quotes; {HINT}")
     words = len(found[1].split())
     return {"prompt": line, "text": found[1], "length": f"{words} word{'s' if words > 1 else ''}"}
-
-
-def rows() -> list[dict[str, Any]]:
-    words = [row for name, count in LENGTHS.items() for row in _of_words(name, count)]
-    rng = numpy_generator(("ocr", "number"))
-    return words + distinct(lambda: _carried(rng, "number", str(rng.integers(10, 10_000))), EACH)
-
-
-def _of_words(name: str, count: int) -> list[dict[str, Any]]:
-    rng = numpy_generator(("ocr", name))
-    return distinct(lambda: _carried(rng, name, " ".join(rng.choice(WORDS, count, replace=False))), EACH)
-
-
-def _carried(rng: np.random.Generator, length: str, text: str) -> dict[str, Any]:
-    return {"prompt": str(rng.choice(CARRIERS)).format(text), "text": text, "length": length}
 
 
 def figures(asked: Sequence[Prompt], scores: Mapping[str, np.ndarray]) -> Figures:

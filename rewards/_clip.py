@@ -11,13 +11,16 @@ from typing import Any, Literal, Self
 import open_clip
 import torch
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from safetensors.torch import save_file
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import center_crop, normalize, resize
 
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.plugins import nearest
+from flowgrpo.core.whole import write_json
 from flowgrpo.rewards._hub import fetch, reading
+from flowgrpo.scoring.twins import randomised
 
 WEIGHTS = "open_clip_model.safetensors"
 
@@ -63,8 +66,9 @@ class Preprocessing:
 class OpenClip:
     """An open_clip model in float32, whose pictures and texts become unit vectors [B, D].
 
-    `pretrained` is a tag of open_clip, whose weights come from the hub, or the path of a checkpoint; `argument` is what the
-    user calls it. A text beyond the model's context (mostly 77 tokens) is cut.
+    `pretrained` is a tag of open_clip, whose weights come from the hub, or the path of a checkpoint; `argument` is what the user
+    calls it. A folder in open_clip's own format says itself what model it holds. A text beyond the model's context (mostly 77
+    tokens) is cut.
     """
 
     def __init__(
@@ -75,16 +79,27 @@ class OpenClip:
         argument: str = "pretrained",
         revision: str | None = None,
     ) -> None:
+        if (folder := Path(pretrained).expanduser()).is_dir():
+            network = self._of_folder(folder)
+            model = f"local-dir:{folder}"
+        else:
+            network = self._of_checkpoint(model, pretrained, argument, revision)
+        self.network, self.device = network.eval().to(device), device
+        self.prepare = Preprocessing.of(network.visual.preprocess_cfg)
+        self.tokenize = _tokenizer(model)
+
+    def _of_folder(self, folder: Path) -> Any:
+        with reading(folder, "a folder of open_clip, with open_clip_config.json and weights"):
+            return open_clip.create_model(f"local-dir:{folder}", require_pretrained=True)
+
+    def _of_checkpoint(self, model: str, pretrained: str, argument: str, revision: str | None) -> Any:
         if model not in open_clip.list_models():
             raise UserError(f"open_clip has no model '{model}' ({nearest(model, open_clip.list_models())})")
         published = open_clip.get_pretrained_cfg(model, pretrained)
         path = _weights(model, pretrained, published, argument, revision)
         with reading(path, f"a checkpoint of open_clip's {model}"):
             quick = published.get("quick_gelu", False)
-            network = open_clip.create_model(model, str(path), force_quick_gelu=quick, force_preprocess_cfg=published)
-        self.network, self.device = network.eval().to(device), device
-        self.prepare = Preprocessing.of(network.visual.preprocess_cfg)
-        self.tokenize = _tokenizer(model)
+            return open_clip.create_model(model, str(path), force_quick_gelu=quick, force_preprocess_cfg=published)
 
     def images(self, pictures: Tensor) -> Tensor:
         return self.network.encode_image(self.prepare(pictures), normalize=True)
@@ -95,6 +110,17 @@ class OpenClip:
     def cosine(self, pictures: Tensor, prompts: list[str]) -> Tensor:
         """[B]: of each picture and its prompt."""
         return (self.images(pictures) * self.texts(prompts)).sum(-1)
+
+
+def save_tiny(folder: Path, width: int = 16) -> Path:
+    """A model of random weights in open_clip's own format, with embeddings of `width` numbers and CLIP's vocabulary."""
+    vision = {"image_size": 32, "patch_size": 16, "layers": 1, "width": 32, "head_width": 16}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+    network = randomised(open_clip.CLIP(width, vision, text), ("clip", width))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "open_clip_config.json", {"model_cfg": {"embed_dim": width, "vision_cfg": vision, "text_cfg": text}})
+    save_file(network.state_dict(), folder / WEIGHTS)
+    return folder
 
 
 def _weights(model: str, pretrained: str, published: Mapping[str, Any], argument: str, revision: str | None) -> Path:

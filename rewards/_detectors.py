@@ -22,6 +22,7 @@ from flowgrpo.rewards._package import device_of, package
 from flowgrpo.rewards._pixels import pixels
 from flowgrpo.rewards.ocr import Ocr
 from flowgrpo.scoring.scorer import load_reward
+from flowgrpo.scoring.twins import Arguments, randomised, tiny, twin
 
 BATCH = 8
 MODELS = (
@@ -69,6 +70,12 @@ def load_detector(use: str, arguments: Mapping[str, Any]) -> Detect:
     return cast(Detect, load_reward(BUILT_IN.get(use, use), arguments))
 
 
+def tiny_detector(folder: Path, arguments: Arguments) -> Arguments:
+    """The twin of a reward whose argument `detector` is made with its `arguments`."""
+    use = str(arguments["detector"])
+    return {**arguments, "arguments": twin(BUILT_IN.get(use, use), arguments.get("arguments"), folder / "detector")}
+
+
 def detected(detect: Detect, images: Tensor) -> Iterator[list[Detection]]:
     """Picture by picture, in few passes; what is no detection is refused."""
     for batch in images.split(BATCH):
@@ -94,6 +101,16 @@ def _masks(mask: Sequence[Any], size: torch.Size) -> bool:
     return not mask or (len(mask) == 1 and (mask[0] is None or (mask[0].dtype == torch.bool and mask[0].shape == size)))
 
 
+def _tiny_torchvision(folder: Path, arguments: Arguments) -> Arguments:
+    """The smallest of them."""
+    model = MODELS[-1]
+    names = len(get_model_weights(model).DEFAULT.meta["categories"])
+    network = get_model(model, weights=None, weights_backbone=None, num_classes=names)
+    torch.save(randomised(network, ("torchvision",)).state_dict(), folder / "weights.pth")
+    return {**arguments, "model": model, "weights": str(folder / "weights.pth")}
+
+
+@tiny(_tiny_torchvision)
 class Torchvision(Detector):
     """A detector of torchvision for COCO's 80 classes, under GenEval's names.
 
@@ -180,3 +197,4 @@ class Text(Detector):
 
 
 BUILT_IN = {name.lower(): f"{__name__}:{name}" for name in ("Torchvision", "Faces", "Text")}
+BUILT_IN |= {name.lower(): f"flowgrpo.rewards._hub_detectors:{name}" for name in ("Mask2Former", "Owlv2")}

@@ -26,11 +26,16 @@ PINNED = {
 """The commit of each repository that is fetched where the user names no revision; any other repository is taken at `main`."""
 
 
+def pinned(repo: str) -> str:
+    """The revision at which a repository is taken where the user names none."""
+    return PINNED.get(repo, "main")
+
+
 def fetch(repo: str, name: str, local: str | Path | None, argument: str, revision: str | None = None) -> Path:
     """The file `local`, or `name` of a repository of the hub; `argument` is what the user calls `local`."""
     if local is not None:
         return _existing(Path(local).expanduser(), f"{name} of {repo}", argument, revision)
-    revision = revision or PINNED.get(repo, "main")
+    revision = revision or pinned(repo)
     try:
         return Path(hf_hub_download(repo, name, revision=revision))
     except OSError as error:
@@ -59,7 +64,7 @@ def torchvision_weights(published: WeightsEnum, argument: str) -> Mapping[str, T
 def _existing(path: Path, what: str, argument: str, revision: str | None) -> Path:
     if revision is not None:
         raise UserError(f"argument '{argument}' is a path, so nothing is fetched; leave out revision '{revision}'")
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"argument '{argument}': there is no file {path}, which should be {what}")
     return path
 

@@ -5,14 +5,18 @@ The author's file is in a repository of code; it is fetched from a copy on the h
 Tested with tiny random weights only.
 """
 
+from pathlib import Path
+
+import torch
 from torch import Tensor
 
 from flowgrpo.data.samples import Samples
-from flowgrpo.rewards._clip import OpenClip
+from flowgrpo.rewards._clip import OpenClip, save_tiny
 from flowgrpo.rewards._hub import fetch, reading, tensors
 from flowgrpo.rewards._preference import Head, Preference
 from flowgrpo.scoring.card import EVERYTHING, card
 from flowgrpo.scoring.exemplars import blurred, photos
+from flowgrpo.scoring.twins import Arguments, randomised, tiny
 
 CLIP = "ViT-L-14-quickgelu"
 WIDTH = 768
@@ -23,6 +27,13 @@ def _ladder() -> list[Samples]:
     return [blurred(photos(), 8.0), photos()]
 
 
+def _tiny(folder: Path, arguments: Arguments) -> Arguments:
+    torch.save(randomised(Head(WIDTH), ("aesthetic",)).state_dict(), folder / "head.pth")
+    clip = save_tiny(folder / "clip", WIDTH)
+    return {**arguments, "checkpoint": str(folder / "head.pth"), "clip": str(clip), "revision": None}
+
+
+@tiny(_tiny)
 @card(
     reads="images",
     range=EVERYTHING,
@@ -32,7 +43,7 @@ def _ladder() -> list[Samples]:
     ladder=_ladder,
 )
 class Aesthetic(Preference):
-    """`checkpoint` is the path of the head's file, `clip` that of CLIP's weights as open_clip saves them."""
+    """`checkpoint` is the path of the head's file, `clip` that of CLIP's weights as open_clip saves them, or of its folder."""
 
     def __init__(
         self,

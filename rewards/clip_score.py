@@ -5,13 +5,21 @@ captions with "A photo depicts"; neither is done here. The default weights are p
 tag are taken at `main` unless `revision` names a commit. Tested with tiny random weights only.
 """
 
+from pathlib import Path
+
 from torch import Tensor
 
-from flowgrpo.rewards._clip import OpenClip
+from flowgrpo.rewards._clip import OpenClip, save_tiny
 from flowgrpo.rewards._preference import Preference, captions_ladder
 from flowgrpo.scoring.card import card
+from flowgrpo.scoring.twins import Arguments, tiny
 
 
+def _tiny(folder: Path, arguments: Arguments) -> Arguments:
+    return {**arguments, "pretrained": str(save_tiny(folder)), "revision": None}
+
+
+@tiny(_tiny)
 @card(
     reads="images",
     range=(0.0, 1.0),
@@ -22,6 +30,7 @@ from flowgrpo.scoring.card import card
 )
 class ClipScore(Preference):
     """`model` is a name of open_clip, `pretrained` one of its tags or the path of a checkpoint; the default is the paper's.
+    A folder in open_clip's own format says itself what model it holds.
 
     For a checkpoint that was trained with QuickGELU, such as OpenAI's, name a model that ends in `-quickgelu`.
     """

@@ -6,20 +6,27 @@ random weights only.
 """
 
 from dataclasses import replace
+from pathlib import Path
 
 from torch import Tensor
 
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.plugins import nearest
-from flowgrpo.rewards._clip import OpenClip
+from flowgrpo.rewards._clip import OpenClip, save_tiny
 from flowgrpo.rewards._hub import fetch
 from flowgrpo.rewards._preference import Preference, captions_ladder
 from flowgrpo.scoring.card import card
+from flowgrpo.scoring.twins import Arguments, tiny
 
 REPO = "xswu/HPSv2"
 FILES = {"v2": "HPS_v2_compressed.pt", "v2.1": "HPS_v2.1_compressed.pt"}
 
 
+def _tiny(folder: Path, arguments: Arguments) -> Arguments:
+    return {**arguments, "checkpoint": str(save_tiny(folder)), "revision": None}
+
+
+@tiny(_tiny)
 @card(
     reads="images",
     range=(-1.0, 1.0),
@@ -29,7 +36,7 @@ FILES = {"v2": "HPS_v2_compressed.pt", "v2.1": "HPS_v2.1_compressed.pt"}
     ladder=captions_ladder,
 )
 class HPS(Preference):
-    """`version` is "v2" or "v2.1"; `checkpoint` is the path of that version's file."""
+    """`version` is "v2" or "v2.1"; `checkpoint` is the path of that version's file, or of a folder in open_clip's format."""
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 from transformers import BertTokenizer, BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
 
@@ -15,6 +16,7 @@ from flowgrpo.rewards._clip import Preprocessing
 from flowgrpo.rewards._hub import check_vocabulary, fetch, reading, tensors
 from flowgrpo.rewards._preference import Head, Preference, captions_ladder
 from flowgrpo.scoring.card import EVERYTHING, card
+from flowgrpo.scoring.twins import Arguments, randomised, tiny
 
 REPO, FILE = "THUDM/ImageReward", "ImageReward.pt"
 TOKENIZER, VOCABULARY = "google-bert/bert-base-uncased", "vocab.txt"
@@ -51,13 +53,15 @@ UNUSED = re.compile(r"blip\.(vision_proj|text_proj)\..+|blip\.text_encoder\.embe
 
 
 class Ranker(nn.Module):
-    """BLIP's two encoders and the head on the first token."""
+    """BLIP's two encoders and the head on the first token; `sizes` are other values of their configs."""
 
-    def __init__(self) -> None:
+    def __init__(self, sizes: Mapping[str, int] | None = None) -> None:
         super().__init__()
-        self.vision = BlipVisionModel(VISION)
-        self.text = BlipTextModel(TEXT, add_pooling_layer=False)
-        self.mlp = Head(TEXT.hidden_size)
+        vision, text = (type(config).from_dict({**config.to_dict(), **(sizes or {})}) for config in (VISION, TEXT))
+        self.side, self.words = vision.image_size, text.vocab_size
+        self.vision = BlipVisionModel(vision)
+        self.text = BlipTextModel(text, add_pooling_layer=False)
+        self.mlp = Head(text.hidden_size)
 
     def forward(self, pictures: Tensor, words: Tensor, mask: Tensor) -> Tensor:
         """[B] for pictures [B, 3, S, S] and W words [B, W], of which those where the mask is 1 count."""
@@ -73,24 +77,49 @@ def published(name: str) -> str:
     return name
 
 
-def load(weights: Mapping[str, Tensor]) -> Ranker:
+def load(weights: Mapping[str, Tensor], sizes: Mapping[str, int] | None = None) -> Ranker:
     """Strict: every parameter is there, and nothing is left over but what is unused."""
-    ranker = Ranker()
+    ranker = Ranker(sizes)
     left = {name: weight for name, weight in weights.items() if not UNUSED.fullmatch(name)}
     found = {name: left.pop(published(name)) for name in ranker.state_dict()}
     ranker.load_state_dict(found | left)
     return ranker
 
 
-def read_vocabulary(path: Path) -> BertTokenizer:
+def read_vocabulary(path: Path, words: int) -> BertTokenizer:
     """The words of bert-base-uncased, and the two that BLIP adds."""
     with reading(path, "the vocabulary of bert-base-uncased"):
         tokenizer = BertTokenizer(str(path))
         tokenizer.add_special_tokens({"bos_token": "[DEC]", "additional_special_tokens": ["[ENC]"]})
-    check_vocabulary(path, len(tokenizer), TEXT.vocab_size)
+    check_vocabulary(path, len(tokenizer), words)
     return tokenizer
 
 
+TINY = {
+    "hidden_size": 128,
+    "intermediate_size": 192,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "encoder_hidden_size": 128,
+    "image_size": 32,
+    "vocab_size": 33,
+    "bos_token_id": 31,
+    "sep_token_id": 3,
+}
+
+
+def _tiny(folder: Path, arguments: Arguments) -> Arguments:
+    """A checkpoint with the published names, and a vocabulary of letters."""
+    ranker = randomised(Ranker(TINY), ("image_reward",))
+    weights = {published(name): weight for name, weight in ranker.state_dict().items()}
+    torch.save(weights, folder / FILE)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz"]
+    (folder / VOCABULARY).write_text("\n".join(words), encoding="utf-8")
+    files = {"checkpoint": str(folder / FILE), "vocabulary": str(folder / VOCABULARY)}
+    return {**arguments, **files, "revision": None, "sizes": TINY}
+
+
+@tiny(_tiny)
 @card(
     reads="images",
     range=EVERYTHING,
@@ -102,7 +131,8 @@ def read_vocabulary(path: Path) -> BertTokenizer:
 class ImageReward(Preference):
     """`checkpoint` is the path of ImageReward.pt, `vocabulary` that of the vocab.txt of bert-base-uncased.
 
-    `revision` is that of the checkpoint. A prompt beyond 35 tokens is cut.
+    `revision` is that of the checkpoint. A checkpoint of other `sizes` names them as BLIP's configs do, those of both encoders at
+    once. A prompt beyond 35 tokens is cut.
     """
 
     def __init__(
@@ -112,14 +142,16 @@ class ImageReward(Preference):
         revision: str | None = None,
         device: str = "auto",
         batch: int = 16,
+        sizes: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__(device, batch)
-        self.tokenizer = read_vocabulary(fetch(TOKENIZER, VOCABULARY, vocabulary, "vocabulary"))
+        words = fetch(TOKENIZER, VOCABULARY, vocabulary, "vocabulary")
         path = fetch(REPO, FILE, checkpoint, "checkpoint", revision)
         with reading(path, "ImageReward's checkpoint"):
-            ranker = load(tensors(path))
+            ranker = load(tensors(path), sizes)
+        self.tokenizer = read_vocabulary(words, ranker.words)
         self.ranker = ranker.eval().to(self.device)
-        self.prepare = Preprocessing(VISION.image_size)
+        self.prepare = Preprocessing(ranker.side)
 
     def score(self, pictures: Tensor, prompts: list[str]) -> Tensor:
         words = self.tokenizer(prompts, padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt")

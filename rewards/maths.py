@@ -3,6 +3,9 @@ r"""Mathematics by exact match: is the final answer of a text the stated one?
 `Maths` is `exact` with an option. Judged is the last `\boxed{...}`, else the last answer block, else the last number of the text.
 Numbers are compared as exact fractions (floats at a relative 1e-9 where an irrational root is in them), all else as normalised
 strings.
+
+A row may state the answer alone, or in a worked solution as datasets do: what its last `\boxed{...}` holds (MATH), else what
+stands after its last `####` (GSM8K).
 """
 
 import math
@@ -18,11 +21,12 @@ from flowgrpo.scoring.card import card
 from flowgrpo.scoring.exemplars import samples as exemplars
 
 Number = Fraction | float
+MARK = "####"
 LENGTH = 200
 BITS = 4096
 """A power has at most so many, so no tower of exponents can hang."""
 LARGEST = 1e300
-ANSWER = "the right answer as text, such as '1/2' or '\\frac{1}{2}'"
+ANSWER = r"the right answer as text, such as '1/2', alone or where a solution marks it (after '####', or in a \boxed{})"
 NUMBER = re.compile(r"(?:(?<![\w)])-)?\d+(?:,\d{3})*(?:\.\d+)?(?:/\d+)?", re.ASCII)
 TOKEN = re.compile(r"\d+\.?\d*|\.\d+|\\frac|\\sqrt|[+\-*/^()]", re.ASCII)
 REWRITES = [
@@ -78,9 +82,14 @@ def exact(samples: Samples) -> list[float]:
 
 def _stated(row: dict[str, Any]) -> str:
     right = stated(row, "answer", ANSWER)
-    if not isinstance(right, str) or not normalise(right):
+    if not isinstance(right, str) or not normalise(alone := right_of(right)):
         raise bad_row(row, "answer", ANSWER)
-    return right
+    return alone
+
+
+def right_of(solution: str) -> str:
+    """The answer alone, of a solution that marks it."""
+    return boxed(solution) or solution.rpartition(MARK)[2].strip()
 
 
 def final(text: str) -> str | None:

@@ -5,19 +5,38 @@ Flow-GRPO divides by 26; that changes nothing for one reward, and `weight: 0.038
 Pinned to commits. Tested with tiny random weights only.
 """
 
+import json
+from pathlib import Path
+
+import open_clip
 from torch import Tensor
-from transformers import CLIPModel, CLIPTokenizer
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from flowgrpo.core.errors import UserError
 from flowgrpo.rewards._clip import Preprocessing
 from flowgrpo.rewards._hub import check_vocabulary, fetch_folder, reading
 from flowgrpo.rewards._preference import Preference, captions_ladder
 from flowgrpo.scoring.card import card
+from flowgrpo.scoring.twins import Arguments, randomised, tiny
 
 MODEL, MODEL_FILES = "yuvalkirstain/PickScore_v1", ("config.json", "model.safetensors")
 PROCESSOR, PROCESSOR_FILES = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K", ("vocab.json", "merges.txt")
 
 
+def _tiny(folder: Path, arguments: Arguments) -> Arguments:
+    """A model of random weights, and CLIP's own vocabulary, which open_clip brings."""
+    tower = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = CLIPConfig(text_config=tower, vision_config={**tower, "image_size": 32, "patch_size": 16}, projection_dim=16)
+    randomised(CLIPModel(config), ("pickscore",)).save_pretrained(folder)
+    tokens = open_clip.SimpleTokenizer()
+    words = [*list(tokens.encoder)[:-2], "<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}), encoding="utf-8")
+    merges = "\n".join(["#version: 0.2", *(" ".join(pair) for pair in tokens.bpe_ranks)])
+    (folder / "merges.txt").write_text(merges, encoding="utf-8")
+    return {**arguments, "model": str(folder), "processor": str(folder), "revision": None}
+
+
+@tiny(_tiny)
 @card(
     reads="images",
     range=(-100.0, 100.0),

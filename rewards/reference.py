@@ -1,7 +1,8 @@
 """How close is a picture to a reference picture? To check for reward hacking, or to fit a picture.
 
-A row names its reference by a path inside the reward's folder, or as `asset:NAME` of what ships with flowgrpo; nothing outside of
-them is read, so both rewards can be served. References are resized to the samples.
+A row names its reference by a path inside the reward's folder, as `asset:NAME` of what ships with flowgrpo, or as `picture:NAME`
+of what rows from the hub came with; nothing outside of them is read, so both rewards can be served. References are resized to the
+samples.
 
 B samples of H x W pixels.
 """
@@ -23,7 +24,7 @@ from torchvision.models import AlexNet, AlexNet_Weights
 from torchvision.transforms.functional import to_tensor
 
 from flowgrpo.core.errors import UserError
-from flowgrpo.core.paths import ASSET, assets
+from flowgrpo.core.paths import ASSET, PICTURE, locate
 from flowgrpo.data.media import look, read
 from flowgrpo.data.samples import Samples
 from flowgrpo.rewards._answer import bad_row, stated
@@ -32,6 +33,7 @@ from flowgrpo.rewards._package import device_of, package
 from flowgrpo.rewards._package import folder as folder_of
 from flowgrpo.scoring.card import card
 from flowgrpo.scoring.exemplars import blurred, photos
+from flowgrpo.scoring.twins import Arguments, randomised, tiny
 
 BATCH = 16
 BICUBIC = Image.Resampling.BICUBIC
@@ -50,7 +52,7 @@ def _ladder() -> list[Samples]:
 compared = partial(
     card,
     reads="images",
-    row='{"reference": path inside the argument folder, or "asset:NAME"}',
+    row='{"reference": path inside the argument folder, "asset:NAME" or "picture:NAME"}',
     ladder=_ladder,
     check=lambda reward, prompt: reward.references.look(prompt.metadata),
 )
@@ -83,8 +85,9 @@ class References:
             return Image.fromarray(read(path, "image"))
 
     def _path(self, name: str) -> Path:
-        root = assets().resolve() if name.startswith(ASSET) else self.folder
-        inside = Path(name.removeprefix(ASSET))
+        scheme = next((scheme for scheme in (ASSET, PICTURE) if name.startswith(scheme)), "")
+        root = locate(scheme).resolve() if scheme else self.folder
+        inside = Path(name.removeprefix(scheme))
         if inside.is_absolute() or ".." in inside.parts or "\0" in name or not (root / inside).resolve().is_relative_to(root):
             raise UserError(f"the reference '{name}' leads out of the folder of references; name a file inside of it")
         return root / inside
@@ -123,6 +126,17 @@ class Pixels:
         return (-(samples.images - self.references(samples)).square().mean((1, 2, 3)).sqrt()).tolist()
 
 
+def _tiny(folder: Path, arguments: Arguments) -> Arguments:
+    """Random convolutions; the layers behind them, which LPIPS does not use, are one number each."""
+    with torch.device("meta"):
+        network = AlexNet()
+    state = {name: torch.zeros(1).expand(weight.shape) for name, weight in network.state_dict().items()}
+    features = randomised(network.features.to_empty(device="cpu"), ("alexnet",)).state_dict()
+    torch.save(state | {f"features.{name}": 0.1 * weight for name, weight in features.items()}, folder / "alexnet.pth")
+    return {**arguments, "backbone": str(folder / "alexnet.pth")}
+
+
+@tiny(_tiny)
 @compared(
     range=(-math.inf, 0.0),
     better="looks more like the reference: minus LPIPS",

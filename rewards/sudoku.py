@@ -4,13 +4,12 @@ Judged are the digits of the last answer block, or of all the text; an answer th
 """
 
 import re
-from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from flowgrpo.core.errors import UserError
+from flowgrpo.data.prompts.sudoku import PEERS, solves
 from flowgrpo.data.samples import Samples
 from flowgrpo.rewards._answer import answer, bad_row, stated
 from flowgrpo.scoring.card import card
@@ -35,15 +34,6 @@ judged = partial(
 )
 
 
-def _peers(cell: int) -> list[int]:
-    """The 7 other cells in the row, column and 2x2 box of a cell."""
-    places = [(i // 4, i % 4, i // 8 * 2 + i % 4 // 2) for i in range(16)]
-    return [i for i in range(16) if i != cell and any(a == b for a, b in zip(places[i], places[cell], strict=True))]
-
-
-PEERS = [_peers(cell) for cell in range(16)]
-
-
 @judged(better="1: a legal grid that keeps the givens, 0: not")
 def solved(samples: Samples) -> list[float]:
     return [float(all(facts)) for facts in _all_facts(samples)]
@@ -62,7 +52,7 @@ def facts(puzzle: str, text: str) -> list[bool]:
     """Of each blank cell: is it filled without a conflict? All False where the answer is no filling of the puzzle."""
     grid = "".join(re.findall("[0-9]", answer(text)))
     blanks = [cell for cell in range(16) if puzzle[cell] == "0"]
-    fills = len(grid) == 16 and all(given in ("0", digit) for given, digit in zip(puzzle, grid, strict=True))
+    fills = len(grid) == 16 and solves(grid, puzzle)
     return [fills and fits(grid, cell) for cell in blanks]
 
 
@@ -75,24 +65,3 @@ def _puzzle(row: dict[str, Any]) -> str:
     if not isinstance(puzzle, str) or not re.fullmatch("[0-4]{16}", puzzle) or "0" not in puzzle:
         raise bad_row(row, "puzzle", PUZZLE)
     return puzzle
-
-
-@lru_cache(maxsize=1)
-def grids() -> tuple[str, ...]:
-    """The 288 solution grids in order; split these, and no grid is in two splits."""
-    found = [""]
-    for cell in range(16):
-        earlier = [peer for peer in PEERS[cell] if peer < cell]
-        found = [grid + digit for grid in found for digit in "1234" if all(grid[peer] != digit for peer in earlier)]
-    return tuple(found)
-
-
-def generate(rng: np.random.Generator, blanks: int, among: Sequence[str] | None = None) -> dict[str, str]:
-    """A metadata row: one of the grids (all 288, or those `among`) with `blanks` cells taken out, so it has a solution."""
-    if not 1 <= blanks <= 16:
-        raise UserError(f"a 4x4 sudoku has 1 to 16 blanks, not {blanks}")
-    choices = grids() if among is None else among
-    grid = list(choices[int(rng.integers(len(choices)))])
-    for cell in rng.choice(16, size=blanks, replace=False):
-        grid[cell] = "0"
-    return {"puzzle": "".join(grid)}

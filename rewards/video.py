@@ -22,12 +22,14 @@ from flowgrpo.scoring.card import EVERYTHING, card
 from flowgrpo.scoring.exemplars import photos
 from flowgrpo.scoring.exemplars import samples as exemplars
 from flowgrpo.scoring.scorer import Scorer
+from flowgrpo.scoring.twins import inner, tiny
 
 STATISTICS: dict[str, Callable[..., np.ndarray]] = {"mean": np.mean, "min": np.min}
 SIDE = 256
 UNSEEN = 4.0 / 255.0
 
 
+@tiny(inner("reward"))
 @card(
     reads="videos",
     range=EVERYTHING,

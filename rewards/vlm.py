@@ -11,11 +11,12 @@ the form that it should have. `vlm:Pairwise` is no reward but a judge for `win_r
 import base64
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import requests
@@ -25,10 +26,12 @@ from torch import Tensor
 from flowgrpo.core.errors import Unavailable, UserError
 from flowgrpo.data.samples import Samples
 from flowgrpo.rewards._answer import answer, bad_row, stated
+from flowgrpo.rewards._local_judge import url_of
 from flowgrpo.scoring.card import card
 from flowgrpo.scoring.serving.client import bearer
 from flowgrpo.scoring.serving.pictures import png
 from flowgrpo.scoring.serving.retries import PASSING, session
+from flowgrpo.scoring.twins import Arguments, Make, tiny
 
 MARKS = " \t*_`'\""
 PLACE = re.compile(r"\{(\w+)\}")
@@ -37,6 +40,20 @@ BETTER = re.compile(r"(?:image\s*)?([12])(?: is better)?|tie", re.IGNORECASE)
 YES_NO = re.compile(r"(yes)|no", re.IGNORECASE)
 
 judged = partial(card, reads="images", range=(0.0, 1.0), licence="Apache-2.0, and the served model's")
+
+
+def _asked_here(choices: Callable[[Arguments], Sequence[str]]) -> Make:
+    """The twin of a judge asks a server of this process that draws one of the answers."""
+
+    def make(_: Path, arguments: Arguments) -> Arguments:
+        return {"model": "drawn", **arguments, "url": url_of(choices(arguments)), "token": None}
+
+    return make
+
+
+def _scores(arguments: Arguments) -> list[str]:
+    low, high = (float(arguments.get(name, default)) for name, default in (("low", Pointwise.low), ("high", Pointwise.high)))
+    return [f"{low + (high - low) * step / 9:.4f}" for step in range(10)]
 
 
 class Question(NamedTuple):
@@ -135,6 +152,7 @@ def _conclusion(text: str) -> str:
     return (answer(text).splitlines() or [""])[-1].strip(MARKS).rstrip(MARKS + ".")
 
 
+@tiny(_asked_here(_scores))
 @judged(better="the model gives a higher score", source="UnifiedReward, arXiv 2503.05236")
 @dataclass(kw_only=True, eq=False)
 class Pointwise(_Judge):
@@ -170,6 +188,7 @@ class Pointwise(_Judge):
         return self.ask([Question(text, [picture]) for text, picture in zip(texts, samples.images, strict=True)])
 
 
+@tiny(_asked_here(lambda _: ("Image 1", "Image 2", "tie")))
 @dataclass(kw_only=True, eq=False)
 class Pairwise(_Judge):
     """A judge of pairs: 1 when the first picture is better, 0 when the second is, 1/2 for a tie. `prompt` can hold {prompt}.
@@ -192,6 +211,7 @@ class Pairwise(_Judge):
         return self.ask([Question(self.fill(prompt=prompt), [first, second]) for prompt, first, second in pairs])
 
 
+@tiny(_asked_here(lambda _: ("yes", "no")))
 @judged(
     better="more of the row's questions are answered yes",
     source="UniGenBench in Pref-GRPO, arXiv 2508.20751",

@@ -15,11 +15,13 @@ from flowgrpo.data.samples import Samples
 from flowgrpo.scoring.asking import ask
 from flowgrpo.scoring.card import card
 from flowgrpo.scoring.scorer import load_reward
+from flowgrpo.scoring.twins import inner, tiny
 
 Judge = Callable[[Samples, Samples], Sequence[float]]
 """(a, b) -> for each pair 1 when a is better, 0 when b is, 1/2 for a tie."""
 
 
+@tiny(inner("judge"))
 @card(
     reads=None,
     range=(0.0, 1.0),

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-import tiny
+from flowgrpo.policies import tiny
+from flowgrpo.policies.tiny.mdlm import save
 from flowgrpo.sampling.kernels import Kernel
 from flowgrpo.sampling.shape import Shape
-from tiny.mdlm import save
 
 torch.set_num_threads(int(os.environ.get("TEST_THREADS", "1")))
 """Threads wait for each other longer than a tiny model computes; the suite has a process per core instead."""

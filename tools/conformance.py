@@ -13,11 +13,10 @@ from pathlib import Path
 import diffusers
 import torch
 
-import _tests  # noqa: F401
-import tiny
+from flowgrpo.policies import tiny
+from flowgrpo.policies.tiny.asked import config_of, prompt_of
 from flowgrpo.training.conformance import table
 from flowgrpo.training.conformance.check import Verdict, check
-from tiny.asked import config_of, prompt_of
 
 PROCESSES = 2
 

@@ -42,13 +42,11 @@ from transformers import (
     UMT5EncoderModel,
 )
 
-import _tests  # noqa: F401
-import tiny
 from flowgrpo.data.prompts import Prompt
-from flowgrpo.policies import Work
+from flowgrpo.policies import Work, tiny
 from flowgrpo.policies.diffusers import DiffusersConfig, Runtime
 from flowgrpo.policies.diffusers._memory import memory
-from tiny.parts import byte_tokenizer, clip_tokenizer
+from flowgrpo.policies.tiny.parts import byte_tokenizer, clip_tokenizer
 
 GIB = 2**30
 STEPS = 10

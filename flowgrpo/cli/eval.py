@@ -69,6 +69,7 @@ def _evaluate(arguments: argparse.Namespace, source: Source, settings: list[str]
         seed=arguments.seed,
         batch=arguments.batch or source.batch,
         keep=arguments.keep,
+        batch_key=source.policy.batch_key,
     )
     trained = names_of([Path(folder) for folder in arguments.checkpoint])
     out = require_writable(arguments.out or f"evals/{name}-{_called(arguments.source)}", "--out")

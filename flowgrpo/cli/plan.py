@@ -8,7 +8,6 @@ from flowgrpo.cli._numbers import positive, positive_number
 from flowgrpo.config.bill import bill_of, changed, fitting, memory_of
 from flowgrpo.config.recipes import HELP
 from flowgrpo.config.run import Config, load_config
-from flowgrpo.core.paths import locate
 from flowgrpo.policies import Cost, Memory
 from flowgrpo.policies.prompt_check import check_files, tell
 
@@ -57,11 +56,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _notes(config: Config) -> list[str] | None:
-    """Of the prompt files that are here; a recipe may name one that its user has still to write."""
-    from flowgrpo.data.prompts import load_prompts
+    """Of the prompts that can be had without the hub; a recipe may name a file that its user has still to write."""
+    from flowgrpo.data.prompts import at_hand, load_prompts
 
     named = [config.rollout.prompts, *([config.evaluation.prompts] if config.evaluation else [])]
-    return check_files(config.policy, {name: load_prompts(name) for name in named if locate(name).is_file()})
+    return check_files(config.policy, {name: load_prompts(name) for name in named if at_hand(name)})
 
 
 def _of_this_device() -> int | None:

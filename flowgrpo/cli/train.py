@@ -1,18 +1,28 @@
-"""`flowgrpo train CONFIG... [a.b=c ...] [--resume [RUN]]`."""
+"""`flowgrpo train CONFIG... [a.b=c ...] [--tiny] [--resume [RUN]]`."""
 
 import argparse
 import json
+import os
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from flowgrpo.config.recipes import HELP
-from flowgrpo.config.run import load_config
+from flowgrpo.config.run import Config, load_config
+from flowgrpo.core.errors import UserError
 from flowgrpo.runs.provenance import Provenance, resumed
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", nargs="+", metavar="CONFIG", help=HELP)
     parser.add_argument("overrides", nargs="*", default=[], metavar="a.b=c", help="values to change")
+    parser.add_argument(
+        "--tiny",
+        action="store_true",
+        help="rehearse the recipe in a minute: the same run on a tiny random model of the same class, made on the spot; nothing "
+        "is downloaded, and no number means anything",
+    )
     parser.add_argument(
         "--resume",
         nargs="?",
@@ -27,10 +37,11 @@ def run(arguments: argparse.Namespace) -> int:
     source, overrides, where = arguments.config, arguments.overrides, arguments.resume
     if where and "=" in where and not Path(where).exists():
         where, overrides = "", [where, *overrides]
+    if where is not None and arguments.tiny:
+        raise UserError("a rehearsal with --tiny is short and does not go on; begin it again without --resume")
     if where is None:
         resume = None
-        config = load_config(source, overrides)
-        provenance = Provenance.of(source, config)
+        config, provenance = _rehearsal(source, overrides) if arguments.tiny else _run(source, overrides)
     else:
         resume = resumed(where, source, overrides)
         config, provenance = resume.config, Provenance.load(resume.run)
@@ -38,6 +49,23 @@ def run(arguments: argparse.Namespace) -> int:
 
     summary = train(config, provenance, resume)
     if summary is not None:
+        if config.rehearsal:
+            print(f"flowgrpo: {config.rehearsal[0]}", file=sys.stderr)
         print(f"open {summary['run']}/report.html", file=sys.stderr)
         print(json.dumps(summary))
     return 0
+
+
+def _run(source: Sequence[str], overrides: Sequence[str]) -> tuple[Config, Provenance]:
+    config = load_config(source, overrides)
+    return config, Provenance.of(source, config)
+
+
+def _rehearsal(source: Sequence[str], overrides: Sequence[str]) -> tuple[Config, Provenance]:
+    """Its runs have names of their own, so that none of them is resumed as the recipe's."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    from flowgrpo.training.rehearsal import rehearsed
+
+    config = rehearsed(source, overrides)
+    provenance = Provenance.of(source, config)
+    return config, replace(provenance, recipe=f"{provenance.recipe}-tiny")

@@ -13,6 +13,8 @@ from flowgrpo.core.errors import UserError, short
 from flowgrpo.core.section import Section, UnknownKey
 
 S = TypeVar("S", bound=Section)
+NAMES = ("use", "url", "reward", "judge", "detector")
+"""What names whoever the `arguments` beside it are for."""
 Place = tuple[int | str, ...]
 """A key, and the keys of the sections around it."""
 
@@ -41,16 +43,26 @@ def first_error(error: ValidationError, prefix: Place = ()) -> tuple[Place, str,
     return where, str(inner) if inner else first["msg"], key
 
 
-def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`over` on top of `base`, section by section; a section with another `type` replaces the base's whole."""
+def merge(base: dict[str, Any], over: dict[str, Any], place: Place = ()) -> dict[str, Any]:
+    """`over` on top of `base`, section by section; a section with another `type` replaces the base's whole, and a reward of
+    another name takes over none of the `arguments`.
+    """
     merged = dict(base)
     for key, value in over.items():
         below = base.get(key)
         if isinstance(below, dict) and isinstance(value, dict) and value.get("type", below.get("type")) == below.get("type"):
-            merged[key] = merge(below, value)
+            at = (*place, key)
+            merged[key] = merge(_without_stale(below, value) if at[0] == "rewards" and len(at) > 1 else below, value, at)
         else:
             merged[key] = value
     return merged
+
+
+def _without_stale(below: dict[str, Any], value: dict[str, Any]) -> dict[str, Any]:
+    """What a reward, or the arguments of one that works with another, can take over from a base."""
+    renamed = [name for name in NAMES if name in value and value[name] != below.get(name)]
+    stale = {"arguments", "use", "url"} if {"use", "url"} & {*renamed} else {"arguments"} if renamed else set()
+    return {key: entry for key, entry in below.items() if key not in stale}
 
 
 def with_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

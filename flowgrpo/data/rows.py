@@ -41,7 +41,8 @@ STRAY = {"\0": "a zero byte", "\ufeff": "a byte order mark, as where files were 
 """What no text holds, but at its very beginning."""
 LINE_END = re.compile(r"\r\n|\r|\n")
 SEPARATORS = ",;\t|"
-KINDS = ".txt, .csv, .tsv, .jsonl or .json, or one of these and .gz"
+SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".json")
+KINDS = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}, or one of these and .gz"
 
 
 def read_rows(path: Path) -> list[Row]:

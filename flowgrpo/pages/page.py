@@ -21,6 +21,8 @@ h1.name { font-size: clamp(26px, 6vw, 44px); overflow-wrap: anywhere; }
 h2 { margin: 72px 0 4px; font-size: 24px; letter-spacing: -.015em; }
 p, dt, small, figcaption { color: var(--soft); } p { margin: 4px 0 16px; }
 small { font-size: 13px; font-weight: 400; }
+.rehearsal { border: 3px solid var(--bad); border-radius: 14px; padding: 16px 22px; margin-bottom: 40px; }
+.rehearsal b { color: var(--bad); font-size: 20px; } .rehearsal ul { margin: 8px 0 0; padding-left: 20px; }
 .eyebrow { font-size: 14px; overflow-wrap: anywhere; }
 .metric { font-size: 20px; margin: 0; color: var(--fg); }
 .gain { display: flex; flex-wrap: wrap; gap: 4px 14px; align-items: center; } .gain b { font-size: 20px; }

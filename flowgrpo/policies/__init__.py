@@ -1,7 +1,7 @@
 """Policies: where to start, what the network predicts at a state, what a final state looks like."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
@@ -118,6 +118,10 @@ class PolicyConfig(Component):
 
     def sampling_complaint(self, steps: int) -> str | None:
         """Why the policy's own sampler can't take this many steps, or None."""
+        return None
+
+    def batch_key(self, prompt: "Prompt") -> Hashable:
+        """Prompts with the same key may share a batch: what is made of them has the same shape."""
         return None
 
     def check(self, prompts: "Sequence[Prompt]") -> list[str] | None:

@@ -112,7 +112,9 @@ class Policy(Sampler, Protocol):
         """The network's output at `states` [B, ...], guidance applied."""
         ...
 
-    def law(self, moves: Sequence[Move]) -> StepLaw: ...
+    def law(self, moves: Sequence[Move], prompts: Sequence[Prompt]) -> StepLaw:
+        """Of moves whose states answer these prompts, all with one `batch_key`."""
+        ...
 
     @property
     def posing(self) -> Posing | None:

@@ -7,7 +7,7 @@ tags: [flowgrpo, grpo, lora, diffusers]
 ---
 
 # {model}, aligned with flowgrpo
-
+{rehearsal}
 Trained for {updates} updates of {prompts} prompts x {group} samples on {rewards}.
 
 - Base model: `{model}` (its licence holds for these weights too)
@@ -28,5 +28,6 @@ def model_card(config: Config, updates: int) -> str:
         prompts=rollout.prompts_per_update,
         group=rollout.group_size,
         rewards=rewards,
+        rehearsal="".join(f"\n> **{sentence}**\n" for sentence in config.rehearsal),
         load=load,
     )

@@ -10,12 +10,11 @@ from typing import Any
 from flowgrpo.config.recipes import Words, name_of, read_recipe, words_of
 from flowgrpo.config.run import Config, load_config
 from flowgrpo.config.tree import checked, with_overrides
-from flowgrpo.core.digests import digest, digest_of
+from flowgrpo.core.digests import digest_of
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.identity import named
-from flowgrpo.core.paths import locate
 from flowgrpo.core.whole import write_json
-from flowgrpo.data.prompts import load_prompts, paths_of
+from flowgrpo.data.prompts import digest_of_prompts
 from flowgrpo.runs.checkpoint import PREFIX
 from flowgrpo.runs.folder import newest_run
 from flowgrpo.scoring.identity import identity
@@ -105,22 +104,15 @@ def resumed(where: str, source: Words, overrides: Sequence[str]) -> Resumed:
 
 
 def _digests(config: Config) -> dict[str, str]:
-    """Of the prompt files, of the pictures and clips that their rows name (by size), and of what the policy names."""
+    """Of the prompts, of the pictures and clips that their rows name (by size), and of what the policy names."""
     files = dict.fromkeys([config.rollout.prompts, *([config.evaluation.prompts] if config.evaluation else [])])
-    return {file: _digest(file) for file in files} | named(config.policy.model_dump(mode="json"))
+    return {file: digest_of_prompts(file) for file in files} | named(config.policy.model_dump(mode="json"))
 
 
 def _rewards(config: Config) -> dict[str, str]:
     """Of their code and arguments, and of what these name."""
     found = {label: identity(reward) for label, reward in config.rewards.items()}
     return {label: digest_of({key: value for key, value in facts.items() if key != "flowgrpo"}) for label, facts in found.items()}
-
-
-def _digest(file: str) -> str:
-    sizes = [
-        [str(path), path.stat().st_size] for prompt in load_prompts(file) for path in paths_of([*prompt.conditions.values()])
-    ]
-    return digest_of([digest(locate(file)), sizes])
 
 
 def _differences(old: Any, new: Any, at: str = "") -> dict[str, tuple[Any, Any]]:

@@ -41,6 +41,7 @@ def write_report(run: Path) -> Path:
     rate = _is_rate(metric, index)
     name = run.resolve().name
     sections = [
+        _rehearsal(run / "config.yaml"),
         _header(name, held_out, rate),
         _facts(metrics),
         "".join(f"<p>{html.escape(note)}</p>" for note in _json(run / "notes.json") or []),
@@ -64,6 +65,14 @@ def _json(path: Path) -> Any:
 
 def _yaml(path: Path) -> Row:
     return parse_yaml(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _rehearsal(config: Path) -> str:
+    """What stands in for what, before any number."""
+    said = [html.escape(sentence) for sentence in _yaml(config).get("rehearsal") or []]
+    if not said:
+        return ""
+    return f"<aside class=rehearsal><b>{said[0]}</b><ul>{''.join(f'<li>{sentence}</li>' for sentence in said[1:])}</ul></aside>"
 
 
 def _config(path: Path) -> str:

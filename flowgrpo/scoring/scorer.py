@@ -154,9 +154,13 @@ class Scorer:
 
 def probe(scorer: Scorer, samples: Samples) -> None:
     """Stop before a run starts if a reward fails on real samples or can't tell them from what shows nothing."""
-    for label, values in scorer(Samples.concatenate([samples, *samples.meaningless()])).items():
-        if scorer.weights[label] and np.ptp(values) <= rounding(values):
-            raise UserError(
-                f"reward '{label}' gave {values[0]:g} to all of {len(values)} probe samples (the model's own, noise, "
-                "nothing): a constant reward trains nothing"
-            )
+    if found := constant(scorer, samples):
+        raise UserError(f"{found[0]}: a constant reward trains nothing")
+
+
+def constant(scorer: Scorer, samples: Samples) -> list[str]:
+    """What there is to say of each reward that can't tell samples from what shows nothing. Errors: UserError if one fails."""
+    scores = scorer(Samples.concatenate([samples, *samples.meaningless()]))
+    flat = [label for label, values in scores.items() if scorer.weights[label] and np.ptp(values) <= rounding(values)]
+    what = f"to all of {3 * len(samples)} probe samples (the model's own, noise, nothing)"
+    return [f"reward '{label}' gave {scores[label][0]:g} {what}" for label in flat]

@@ -123,7 +123,7 @@ class _Run:
 
 @torch.no_grad()
 def rollout(policy: Policy, prompts: Sequence[Prompt], shape: Shape, key: Key, micro_batch: int, keep_predictions: bool) -> Block:
-    """Roll out one group of this shape for each prompt; `key` is (run seed, update).
+    """Roll out one group of this shape for each prompt, all with one `batch_key`; `key` is (run seed, update).
 
     At most `micro_batch` states are evaluated, and at most as many decoded, at once.
     """
@@ -171,7 +171,7 @@ def _advance(run: _Run, step: int, places: list[Place]) -> None:
     children = [(row, (g, child)) for row, (g, i) in enumerate(places) for child in run.shape.children[i]]
     parent = torch.tensor([row for row, _ in children], device=states.device)
     made = [place for _, place in children]
-    law = run.policy.law([run.shape.move(i) for _, i in made])
+    law = run.policy.law([run.shape.move(i) for _, i in made], prompts)
     memories = [run.memories.get(places[row]) for row, _ in children]
     next_states = law.sample(states[parent], prediction[parent], [run.noise(place) for place in made], memories)
     run.states.update(zip(made, next_states, strict=True))

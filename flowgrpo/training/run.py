@@ -16,7 +16,7 @@ from flowgrpo.core.processes import Processes
 from flowgrpo.core.progress import bar
 from flowgrpo.core.signals import Signals, Stopped
 from flowgrpo.core.whole import require_writable, write_json
-from flowgrpo.data.prompts import Prompt, load_prompts
+from flowgrpo.data.prompts import Prompt, batches, load_prompts
 from flowgrpo.data.samples import spread
 from flowgrpo.evaluation.held_out import compare, evaluate
 from flowgrpo.policies.prompt_check import check_files, tell
@@ -37,7 +37,7 @@ from flowgrpo.runs.folder import HeldOut
 from flowgrpo.runs.model_card import model_card
 from flowgrpo.runs.provenance import Provenance, Resumed
 from flowgrpo.runs.report import write_report
-from flowgrpo.scoring.scorer import Scorer, probe
+from flowgrpo.scoring.scorer import Scorer, constant, probe
 from flowgrpo.training.calibration import calibrate, with_levels
 from flowgrpo.training.sentinels import Sentinels, why_idle
 from flowgrpo.training.trainer import Trainer
@@ -99,6 +99,7 @@ class Training:
             require_writable(config.output, "output")
             if self.run:
                 self.held.enter_context(folder.locked(self.run))
+            tell(config.rehearsal)
         files = self._files()
         prompts = files[config.rollout.prompts]
         notes = check_files(config.policy, files)
@@ -189,9 +190,12 @@ class Training:
             self._evaluate_between()
 
     def _probe(self, prompts: list[Prompt]) -> None:
+        """A reward may be constant where the weights that it judges are random."""
         chosen = spread(prompts, PROBE_PROMPTS)
+        chosen = [chosen[i] for i in batches(chosen, PROBE_PROMPTS, self.config.policy.batch_key)[0]]
         seeds = [self.config.seed + i for i in range(len(chosen))]
-        probe(self.scorer, self.policy.generate(chosen, seeds, self.config.policy.steps))
+        check = constant if self.config.rehearsal else probe
+        check(self.scorer, self.policy.generate(chosen, seeds, self.config.policy.steps))
 
     def _loop(self) -> None:
         for _ in bar(range(self.trainer.updates, self.config.updates), "train", self.processes.is_main):
@@ -278,7 +282,8 @@ class Training:
 
     def _held_out(self, prompts: list[Prompt], pictures: int) -> HeldOut:
         assert self.config.evaluation is not None
-        arguments = (self.policy, self.scorer, prompts, self.config.evaluation, self.processes, pictures)
+        batch_key = self.config.policy.batch_key
+        arguments = (self.policy, self.scorer, prompts, self.config.evaluation, self.processes, pictures, batch_key)
         if self.trainer.ema is None:
             return evaluate(*arguments)
         with self.trainer.ema.applied():
@@ -325,6 +330,7 @@ class Training:
         held_out = self._compare() if self.config.evaluation else None
         write_report(self._folder)
         return {
+            **({"rehearsal": self.config.rehearsal[0]} if self.config.rehearsal else {}),
             "run": str(self.run),
             "held_out": held_out,
             "updates": self.trainer.updates,

@@ -13,7 +13,7 @@ from flowgrpo.config.run import Config
 from flowgrpo.core.errors import NotFinite
 from flowgrpo.core.keys import Key, numpy_generator
 from flowgrpo.core.rounding import rounding
-from flowgrpo.data.prompts import Prompt
+from flowgrpo.data.prompts import Prompt, batches
 from flowgrpo.objective.advantage import Place, Stream, advantages, varies
 from flowgrpo.objective.credit import Credited, ScoredTree
 from flowgrpo.policies.protocol import Policy
@@ -87,14 +87,15 @@ def scored_trees(
     config: Config, policy: Policy, scorer: Scorer, prompts: Sequence[Prompt], shape: Shape, key: Key
 ) -> tuple[list[ScoredTree], int]:
     """One group of this shape for each prompt, scored by the rewards' combination; and the network evaluations of it all."""
-    size, trees, evaluations = config.rollout.prompts_per_block, [], 0
-    for i in range(0, len(prompts), size):
-        block = rollout(policy, prompts[i : i + size], shape, key, config.rollout.micro_batch, False)
+    trees: dict[int, ScoredTree] = {}
+    evaluations = 0
+    for places in batches(prompts, config.rollout.prompts_per_block, config.policy.batch_key):
+        block = rollout(policy, [prompts[i] for i in places], shape, key, config.rollout.micro_batch, False)
         rows = group_rewards(shape, scorer(block.samples))
         rewards = {label: np.stack([row[label] for row in rows]) for label in config.rewards}
-        trees += _trees(shape, summands(rewards, config.rewards), config)
+        trees |= dict(zip(places, _trees(shape, summands(rewards, config.rewards), config), strict=True))
         evaluations += block.network_evaluations
-    return trees, evaluations
+    return [trees[i] for i in range(len(prompts))], evaluations
 
 
 def _trees(shape: Shape, parts: Mapping[str, np.ndarray], config: Config) -> list[ScoredTree]:

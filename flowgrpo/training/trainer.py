@@ -20,7 +20,7 @@ from flowgrpo.core.errors import NotFinite, UserError
 from flowgrpo.core.keys import numpy_generator
 from flowgrpo.core.processes import Processes
 from flowgrpo.core.progress import bar
-from flowgrpo.data.prompts import Prompt, PromptSampler
+from flowgrpo.data.prompts import Prompt, PromptSampler, batches
 from flowgrpo.objective.loss import LossInputs, Terms, noise_weights, shares, terms
 from flowgrpo.policies.protocol import Policy
 from flowgrpo.runs.checkpoint import load_optimizer, optimizer_tensors
@@ -118,7 +118,11 @@ class Trainer:
 
     def _roll_out(self, prompts: list[Prompt], shape: Shape) -> list[Part]:
         size, micro_batch = self.config.rollout.prompts_per_block, self.config.rollout.micro_batch
-        blocks = [slots[i : i + size] for slots in self.minibatches() for i in range(0, len(slots), size)]
+        blocks = [
+            [slots[i] for i in places]
+            for slots in self.minibatches()
+            for places in batches([prompts[s] for s in slots], size, self.config.policy.batch_key)
+        ]
         key = (self.config.seed, self.updates)
         keep = self.config.objective.needs_old_prediction
         parts = []

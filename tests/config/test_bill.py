@@ -6,13 +6,12 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, AutoencoderKLWan, UNet2DConditionModel
 
-import tiny
 from flowgrpo.cli.main import main
 from flowgrpo.config.bill import bill_of, memory_of, peak
 from flowgrpo.config.run import load_config
 from flowgrpo.core.errors import UserError
 from flowgrpo.data.prompts import Prompt
-from flowgrpo.policies import Activations, Work
+from flowgrpo.policies import Activations, Work, tiny
 from flowgrpo.policies._counting import Alive, saved_bytes, weights
 from flowgrpo.policies._memory import count_parameters, lora_parameters, training
 from flowgrpo.policies.diffusers import AttentionLora, DiffusersConfig, ModelSize, Runtime

@@ -232,3 +232,62 @@ def test_an_error_of_an_override_or_of_nothing_names_no_base(tmp_path):
         with pytest.raises(UserError) as error:
             load_config(str(top), [override])
         assert str(error.value).startswith(f"{top}: ")
+
+
+@pytest.mark.parametrize(
+    ("over", "expected"),
+    [
+        ("{arguments: {frames: 8}}", {"use": "video:FrameWise", "arguments": {"reward": "pickscore", "frames": 8}}),
+        ("{weight: 2.0}", {"use": "video:FrameWise", "arguments": {"reward": "pickscore", "frames": 4}, "weight": 2.0}),
+        ("{use: hps}", {"use": "hps"}),
+        ("{use: hps, arguments: {version: v2}}", {"use": "hps", "arguments": {"version": "v2"}}),
+        ("{use: 'video:FrameWise'}", {"use": "video:FrameWise", "arguments": {"reward": "pickscore", "frames": 4}}),
+        ("{url: 'http://127.0.0.1:8000'}", {"url": "http://127.0.0.1:8000"}),
+        ("{url: 'http://127.0.0.1:8000', weight: 3.0}", {"url": "http://127.0.0.1:8000", "weight": 3.0}),
+    ],
+)
+def test_a_reward_of_another_name_has_arguments_of_its_own(tmp_path, over, expected):
+    first = "{use: 'video:FrameWise', arguments: {reward: pickscore, frames: 4}}"
+    top = written(
+        tmp_path, top=f"base: below\nrewards: {{clips: {over}}}", below=f"base: quickstart\nrewards: {{clips: {first}}}"
+    )
+    assert load_config(str(top)).rewards["clips"] == RewardConfig(**expected)
+
+
+@pytest.mark.parametrize(
+    ("use", "first", "over", "expected"),
+    [
+        ("win_rate", {"judge": "vlm:Pairwise", "arguments": {"model": "m"}}, {"judge": "hps"}, {"judge": "hps"}),
+        ("objects:Soft", {"detector": "owlv2", "arguments": {"overlap": 0.4}}, {"detector": "faces"}, {"detector": "faces"}),
+        (
+            "video:FrameWise",
+            {"reward": "hps", "arguments": {"version": "v2"}, "frames": 4},
+            {"reward": "ocr"},
+            {"reward": "ocr", "frames": 4},
+        ),
+        (
+            "video:FrameWise",
+            {"reward": "hps", "arguments": {"version": "v2"}, "frames": 4},
+            {"arguments": {"batch": 2}},
+            {"reward": "hps", "arguments": {"version": "v2", "batch": 2}, "frames": 4},
+        ),
+    ],
+)
+def test_so_has_who_a_reward_works_with(tmp_path, use, first, over, expected):
+    def rewards(arguments):
+        return f"base: BASE\nrewards: {json.dumps({'x': {'use': use, 'arguments': arguments}})}"
+
+    top = written(tmp_path, top=rewards(over).replace("BASE", "below"), below=rewards(first).replace("BASE", "quickstart"))
+    assert load_config(str(top)).rewards["x"].arguments == expected
+
+
+def test_a_served_reward_is_replaced_by_one_of_this_process(tmp_path):
+    served = "{url: 'http://127.0.0.1:8000', weight: 2.0}"
+    top = written(tmp_path, top="base: below\nrewards: {x: {use: hps}}", below=f"base: quickstart\nrewards: {{x: {served}}}")
+    assert load_config(str(top)).rewards["x"] == RewardConfig(use="hps", weight=2.0)
+
+
+def test_win_rates_replace_the_reward_of_a_base(tmp_path):
+    judge = "{judge: 'vlm:Pairwise', arguments: {url: 'http://127.0.0.1:8000/v1', model: judge}}"
+    top = written(tmp_path, top=f"base: wan2.2-a14b/grpo_guard\nrewards: {{reward: {{use: win_rate, arguments: {judge}}}}}")
+    assert load_config(str(top)).rewards["reward"].arguments == yaml.safe_load(judge)

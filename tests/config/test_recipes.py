@@ -37,6 +37,7 @@ def test_a_name_with_a_slash_means_the_numbers_that_it_meant(before):
     for numbers in (old, new):
         if not numbers[".objective.kl.coefficient"]:
             del numbers[".objective.kl.unit"]
+    assert not any(new.pop(key) for key in list(new) if key.endswith(".beside"))  # what there was not is off
     named = [key for key in new if key.startswith((".policy.call.", ".rewards."))]
     stood_for_something = old[".rollout.prompts"] in PLACEHOLDERS
     kept = [key for key in [*old, *named] if not (stood_for_something and of_the_task(key))]
@@ -137,7 +138,7 @@ def test_a_base_of_several_words_brings_no_task_of_its_own(tmp_path):
         ("llada-8b cps", "method 'flow_grpo' trains policies of type diffusers, not 'masked' as the model's"),
         ("mini-wan flow_grpo scenes", "task 'scenes' judges images, and the model makes videos"),
         ("mini flow_grpo motions", "task 'motions' judges videos, and the model makes images"),
-        ("mini pref_grpo {mine}", "method 'pref_grpo' is about the reward win_rate:WinRate, which no reward of the task is"),
+        ("mini pref_grpo {mine}", "method 'pref_grpo' is about the reward win_rate, which no reward of the task is"),
         ("mini flow_gpro scenes", "no config file or shipped recipe 'flow_gpro' (did you mean 'flow_grpo'?"),
         ("mini/flow_gpro", "no config file or shipped recipe 'flow_gpro' of 'mini/flow_gpro' (did you mean 'flow_grpo'?"),
         ("mini", "mini: a model and a method make a recipe, such as `mini flow_grpo`; `flowgrpo recipes` lists them"),

@@ -13,8 +13,11 @@ from torchvision.models import get_model
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.plugins import built_in_names
 from flowgrpo.data.prompts import Prompt
+from flowgrpo.data.prompts import geneval as grammar
+from flowgrpo.data.prompts import ocr as signs
+from flowgrpo.data.prompts import sudoku as grids
+from flowgrpo.data.prompts._rows import distinct
 from flowgrpo.eval import countdown, geneval, gsm8k, math500, ocr, sudoku
-from flowgrpo.eval._own import distinct
 from flowgrpo.evaluation.benchmarks.catalogue import find_benchmark, measuring, name_of
 from flowgrpo.evaluation.benchmarks.pins import fingerprint
 from flowgrpo.rewards.objects import Row
@@ -90,18 +93,18 @@ def test_countdown_problems_can_be_solved():
 
 def test_sudoku_puzzles_are_of_grids_that_are_kept_for_them():
     puzzles = [prompt.metadata for prompt in sudoku.benchmark.load(None)]
-    assert Counter(puzzle["puzzle"].count("0") for puzzle in puzzles) == dict.fromkeys(sudoku.BLANKS, 64)
+    assert Counter(puzzle["puzzle"].count("0") for puzzle in puzzles) == dict.fromkeys(grids.BLANKS, 64)
     for puzzle in puzzles:
         assert puzzle["blanks"] == puzzle["puzzle"].count("0")
-        assert any(all(p in ("0", g) for p, g in zip(puzzle["puzzle"], grid, strict=True)) for grid in sudoku.HELD_OUT)
-    assert "\n2104\n3421\n" in sudoku.prompt("2104342113424000")
+        assert any(all(p in ("0", g) for p, g in zip(puzzle["puzzle"], grid, strict=True)) for grid in grids.HELD_OUT)
+    assert "\n2104\n3421\n" in grids.prompt("2104342113424000")
 
 
 def test_geneval_prompts_are_of_the_official_grammar():
     rows = [prompt.metadata for prompt in geneval.benchmark.load(None)]
-    assert Counter(row["tag"] for row in rows) == geneval.COUNTS and len(geneval.CLASSES) == len(set(geneval.CLASSES)) == 80
+    assert Counter(row["tag"] for row in rows) == geneval.COUNTS and len(grammar.CLASSES) == len(set(grammar.CLASSES)) == 80
     for row in rows:
-        assert row["prompt"] == f"a photo of {geneval.caption(row['include'])}"
+        assert row["prompt"] == f"a photo of {grammar.caption(row['include'])}"
         assert Row.read({key: row[key] for key in ("tag", "include", "exclude") if key in row})
         assert not any(item["class"] == "person" and "color" in item for item in row["include"])
     counted = [row for row in rows if row["tag"] == "counting"]
@@ -111,12 +114,12 @@ def test_geneval_prompts_are_of_the_official_grammar():
 
 def test_geneval_phrases():
     orange = {"class": "orange", "count": 1}
-    assert geneval.caption([orange]) == "an orange"
-    assert geneval.caption([{**orange, "color": "orange"}, {"class": "bus", "count": 1, "color": "red"}]) == (
+    assert grammar.caption([orange]) == "an orange"
+    assert grammar.caption([{**orange, "color": "orange"}, {"class": "bus", "count": 1, "color": "red"}]) == (
         "an orange orange and a red bus"
     )
-    assert geneval.caption([{"class": "bus", "count": 3}]) == "three buses"
-    assert geneval.caption([orange, {"class": "dog", "count": 1, "position": ["left of", 0]}]) == "a dog left of an orange"
+    assert grammar.caption([{"class": "bus", "count": 3}]) == "three buses"
+    assert grammar.caption([orange, {"class": "dog", "count": 1, "position": ["left of", 0]}]) == "a dog left of an orange"
 
 
 def test_geneval_figures_are_means_of_task_types_as_in_the_official_script():
@@ -195,11 +198,11 @@ def test_math500_is_read_in_its_official_form(tmp_path):
 
 def test_text_to_render_stands_in_quotes(tmp_path):
     prompts = ocr.benchmark.load(None)
-    assert Counter(prompt.metadata["length"] for prompt in prompts) == {**dict.fromkeys(ocr.LENGTHS, 64), "number": 64}
+    assert Counter(prompt.metadata["length"] for prompt in prompts) == {**dict.fromkeys(signs.LENGTHS, 64), "number": 64}
     for prompt in prompts:
         text, length = prompt.metadata["text"], prompt.metadata["length"]
         assert f'"{text}"' in prompt.text and prompt.text.count('"') == 2
-        assert text.isdigit() if length == "number" else len(text.split()) == ocr.LENGTHS[length]
+        assert text.isdigit() if length == "number" else len(text.split()) == signs.LENGTHS[length]
     file = tmp_path / "test.txt"
     file.write_text('A watch, its screen displaying "Step Goal Achieved" at dusk.\n\nA mug that says "Hi".\n')
     official = ocr.benchmark.load(file)

@@ -8,9 +8,9 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
-import tiny
 from flowgrpo.core.errors import UserError
 from flowgrpo.data.prompts import Prompt
+from flowgrpo.policies import tiny
 from flowgrpo.policies.diffusers import DiffusersConfig
 from flowgrpo.policies.diffusers import _adapters as adapters
 from flowgrpo.policies.diffusers._runtime import denoisers

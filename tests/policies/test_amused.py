@@ -15,12 +15,12 @@ from flowgrpo.config.run import load_config
 from flowgrpo.core.keys import Noise
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.policies.amused import AmusedConfig
+from flowgrpo.policies.tiny.parts import clip_tokenizer, clip_with_projection
 from flowgrpo.sampling.canvas import TOKENS
 from flowgrpo.sampling.kernels import Move
 from flowgrpo.sampling.kernels.maskgit import Maskgit
 from flowgrpo.sampling.plans.all import AllSteps
 from flowgrpo.training.rollout import rollout
-from tiny.parts import clip_tokenizer, clip_with_projection
 
 CPU = torch.device("cpu")
 PROMPTS = [Prompt(0, "a red circle"), Prompt(1, "a blue square")]
@@ -157,11 +157,11 @@ SETTINGS = ["mask_ratio", "temperature", "order_temperature", "guidance_scale"]
 def test_a_schedule_at_its_means_guides_like_the_pipeline(folder):
     plain, learned = build(folder), build(folder, schedule={"learn": SETTINGS})
     states = plain.start(PROMPTS, [])
-    law = learned.learned.law(plain.law([Move(Maskgit(), 0, 1)] * 2), explore=False)
+    law = learned.learned.law(plain.law([Move(Maskgit(), 0, 1)] * 2, []), explore=False)
     noises = [Noise((i,)) for i in range(2)]
     after = [
         some.sample(states, policy.predict(states, PROMPTS, 0).detach(), noises, [None] * 2)[:, TOKENS]
-        for some, policy in ((plain.law([Move(Maskgit(), 0, 1)] * 2), plain), (law, learned))
+        for some, policy in ((plain.law([Move(Maskgit(), 0, 1)] * 2, []), plain), (law, learned))
     ]
     assert torch.equal(*after)
 

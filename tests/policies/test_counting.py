@@ -7,10 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-import tiny
 from flowgrpo.cli.main import main
 from flowgrpo.core.errors import UserError
-from flowgrpo.policies import Activations, LoraAdapter, Work
+from flowgrpo.policies import Activations, LoraAdapter, Work, tiny
 from flowgrpo.policies._counting import GPU, passing_bytes, saved_bytes, shapes_only, without_memory
 from flowgrpo.policies._memory import passing, training
 from flowgrpo.policies._weights import attach

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-import tiny
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.keys import torch_generator
 from flowgrpo.data.prompts import Prompt
+from flowgrpo.policies import tiny
 from flowgrpo.policies.diffusers import DiffusersConfig
 from flowgrpo.policies.diffusers._guidance import Call, Halves
 from flowgrpo.policies.diffusers._policy import DiffusersPolicy
@@ -85,7 +85,7 @@ def test_the_prediction_stays_and_the_gradient_of_what_is_moved_away_from_goes(b
     for step, away in enumerate(AWAY[name]):
         with torch.no_grad():
             assert relative(conditional.predict(x, PROMPTS, step), full.predict(x, PROMPTS, step)) < 5e-6
-        assert [sorted(call.away) for call in conditional.loop.guidance.steps[step]] == away
+        assert [sorted(call.away) for call in conditional.untaught.guidance.steps[step]] == away
         error = relative(gradient(conditional, x, step), gradient(full, x, step))
         assert error > 0.1 if any(away) else error == 0.0
 
@@ -170,7 +170,7 @@ def test_what_cannot_go_without_a_graph_is_refused_each_time(build, name):
     for _ in range(2):
         with pytest.raises(UserError, match=rf"{REFUSED[name]}.*; set policy.guidance_gradient to full"):
             policy.start(PROMPTS, KEYS)
-    assert policy.loop.guidance.role is None
+    assert policy.untaught.guidance.role is None
 
 
 def test_a_call_without_guidance_is_refused(build):

@@ -14,13 +14,14 @@ from flowgrpo.core.errors import UserError
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.policies.masked._policy import MaskedPolicy
 from flowgrpo.policies.masked.transformer import MiniMdlm
+from flowgrpo.policies.tiny.mdlm import make_model, make_tokenizer, save
 from flowgrpo.sampling.canvas import DRAWN, TOKENS, canvas
 from flowgrpo.sampling.kernels import Move
 from flowgrpo.sampling.kernels._unmasking import Draft
 from flowgrpo.sampling.kernels.block_refinement import BlockRefinement
 from flowgrpo.sampling.plans.all import AllSteps
 from flowgrpo.training.rollout import rollout
-from tiny.mdlm import CPU, config_of, make_model, make_tokenizer, nudge, save
+from mdlm import CPU, config_of, nudge
 
 BLOCK, BLOCKS, STEPS = 4, 2, 3
 """Steps of a block."""
@@ -137,7 +138,7 @@ def test_log_probs_of_recorded_steps_are_the_logs_of_the_schedulers_probabilitie
         start = width - BLOCK
         drawn = torch.where(step["transfer_index"], step["sampled_tokens"], -1).double()
         x_next[:, DRAWN, start:width] = drawn
-        law = policy.law([Move(policy.config.sampler, 0, 1)])
+        law = policy.law([Move(policy.config.sampler, 0, 1)], [])
         found = law.log_prob(x, policy.predict(x, [Prompt(0, PROMPT)], 0), x_next)[:, start - 4 : width - 4]
         expected = torch.where(step["transfer_index"], step["sampled_probs"].log(), 0.0)
         assert torch.allclose(found, expected, atol=1e-5)

@@ -16,6 +16,7 @@ from flowgrpo.core.keys import Noise
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.policies import LoraAdapter, Work
 from flowgrpo.policies.masked._adapter import Adapter
+from flowgrpo.policies.tiny.mdlm import make_model, make_tokenizer, save
 from flowgrpo.runs.checkpoint import checkpoints
 from flowgrpo.runs.provenance import Provenance, resumed
 from flowgrpo.sampling.canvas import DRAWN, NOTHING, TOKENS
@@ -36,7 +37,7 @@ from flowgrpo.sampling.plans.all import AllSteps
 from flowgrpo.sampling.plans.outcomes import Outcomes
 from flowgrpo.training.rollout import rollout
 from flowgrpo.training.run import train
-from tiny.mdlm import CPU, PROMPTS, build, config_of, make_model, make_tokenizer, nudge, save
+from mdlm import CPU, PROMPTS, build, config_of, nudge
 
 KERNELS = [LowConfidence(temperature=0.7), RandomOrder(), Origin(), Rcr(), Threshold(threshold=0.5), Entropy(block_length=2)]
 LIKELIHOODS = [
@@ -177,11 +178,11 @@ def test_greedy_ids_are_the_most_likely_of_the_rows_that_score_them(mdlm, shift)
     for step in range(3):
         with torch.no_grad():
             logits = policy.predict(x, PROMPTS, step)
-        after = policy.law([Move(LowConfidence(temperature=0.0), step, step + 1)] * 3).sample(
+        after = policy.law([Move(LowConfidence(temperature=0.0), step, step + 1)] * 3, PROMPTS).sample(
             x, logits, [Noise(("key", i)) for i in range(3)], [None] * 3
         )
         drawn = after[:, DRAWN, -6:] != NOTHING
-        law = policy.law([Move(LowConfidence(), step, step + 1)] * 3)
+        law = policy.law([Move(LowConfidence(), step, step + 1)] * 3, PROMPTS)
         assert torch.equal(logits.argmax(-1)[drawn], after[:, DRAWN, -6:].long()[drawn])
         best = logits.log_softmax(-1).max(-1).values
         assert torch.equal(law.log_prob(x, logits, after)[drawn], best[drawn])

@@ -53,7 +53,7 @@ def test_ode_rollout_equals_the_untouched_pipeline_exactly(pipelines, name):
         x = policy.start(PROMPTS, keys)
         for step in range(4):
             v = policy.predict(x, PROMPTS, step)
-            x = policy.law([Move(Ode(), step, step + 1)] * 2).sample(x, v, [Noise(key) for key in keys], [None, None])
+            x = policy.law([Move(Ode(), step, step + 1)] * 2, PROMPTS).sample(x, v, [Noise(key) for key in keys], [None, None])
     absent = {"text_encoder_3": None, "tokenizer_3": None} if name == "sd3" else {}
     plain = DiffusionPipeline.from_pretrained(pipelines[name], **absent)
     plain.set_progress_bar_config(disable=True)
@@ -195,7 +195,7 @@ def test_a_one_step_completion_is_the_predicted_clean_picture(pipelines):
     (first,) = [t for t in block.transitions if t.step == 0]
     with torch.no_grad():
         v = policy.predict(first.states, first.prompts, 0)
-    clean = policy.decode(first.states - policy.schedule.sigmas[0] * v, first.prompts).images
+    clean = policy.decode(first.states - policy.schedule(first.prompts).sigmas[0] * v, first.prompts).images
     found = leaf_images(block, shape, [shape.completions[root] for root in (0, 1)])
     assert torch.allclose(found.flatten(0, 1), clean, atol=1e-5)
 

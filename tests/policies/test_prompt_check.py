@@ -15,9 +15,10 @@ from flowgrpo.core.paths import locate
 from flowgrpo.data.prompts import Prompt, load_prompts
 from flowgrpo.policies.diffusers import DiffusersConfig
 from flowgrpo.policies.prompt_check import check_files
+from flowgrpo.policies.tiny import pipelines
+from flowgrpo.policies.tiny.mdlm import save
 from flowgrpo.scoring.scorer import Scorer
-from tiny import pipelines
-from tiny.mdlm import config_of, save
+from mdlm import config_of
 
 CIRCLE = {"prompt": "a red circle", "include": [{"class": "circle", "count": 1, "color": "red"}]}
 LONG = "a red circle left of a blue square on a white background " * 3

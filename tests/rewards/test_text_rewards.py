@@ -10,6 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from flowgrpo.core.errors import UserError
+from flowgrpo.data.prompts.sudoku import generate, grids
 from flowgrpo.rewards import arithmetic, maths, sudoku
 from flowgrpo.rewards._answer import answer
 from flowgrpo.rewards._tokens import DEPTH
@@ -119,22 +120,22 @@ def test_without_brackets_precedence_and_order_are_python_s(numbers, data):
 
 
 def test_there_are_288_grids_and_all_are_solutions():
-    assert len(sudoku.grids()) == len(set(sudoku.grids())) == 288
-    assert all(score(sudoku.solved, grid, {"puzzle": "0" * 16}) == 1.0 for grid in sudoku.grids())
+    assert len(grids()) == len(set(grids())) == 288
+    assert all(score(sudoku.solved, grid, {"puzzle": "0" * 16}) == 1.0 for grid in grids())
 
 
 @pytest.mark.parametrize("blanks", [1, 6, 16])
 def test_a_generated_puzzle_has_its_blanks_and_a_solution(blanks):
     rng = np.random.default_rng(blanks)
     for _ in range(20):
-        row = sudoku.generate(rng, blanks)
+        row = generate(rng, blanks)
         assert row["puzzle"].count("0") == blanks
-        assert any(score(sudoku.solved, grid, row) == 1.0 for grid in sudoku.grids())
+        assert any(score(sudoku.solved, grid, row) == 1.0 for grid in grids())
 
 
 def test_puzzles_keep_to_the_grids_of_their_split():
-    grid = sudoku.grids()[7]
-    row = sudoku.generate(np.random.default_rng(0), 5, [grid])
+    grid = grids()[7]
+    row = generate(np.random.default_rng(0), 5, [grid])
     assert score(sudoku.solved, f"<answer>{grid}</answer>", row) == 1.0
 
 
@@ -165,7 +166,7 @@ def test_sudoku_cells_counts_the_blanks_without_a_conflict():
 
 def test_sudoku_refuses_an_impossible_number_of_blanks():
     with pytest.raises(UserError, match="1 to 16 blanks, not 17"):
-        sudoku.generate(np.random.default_rng(0), 17)
+        generate(np.random.default_rng(0), 17)
 
 
 @pytest.mark.parametrize(
@@ -192,6 +193,9 @@ def test_sudoku_refuses_an_impossible_number_of_blanks():
         ("1/2 plus 1/4 is 3/4.", "0.75"),
         ("that is 5-3", "3"),
         ("that is -3", "-3"),
+        ("so 72", "48/2 = <<48/2=24>>24 clips, 48+24 = 72.\n#### 72"),
+        ("1,000", "half of 2,000\n#### 1,000"),
+        (r"\boxed{\frac{1}{2}}", r"We divide $1$ by $2$, so it is $\boxed{\frac12}$. The other answer, 7, is no answer."),
     ],
 )
 def test_maths_accepts(text, right):
@@ -212,6 +216,8 @@ def test_maths_accepts(text, right):
         ("<answer></answer> 5", "5"),
         ("no number", "5"),
         ("", "5"),
+        ("24", "48/2 = 24 clips, 48+24 = 72.\n#### 72"),
+        ("7", r"so it is $\boxed{3}$, not 7"),
     ],
 )
 def test_maths_refuses(text, right):
@@ -249,6 +255,7 @@ def test_no_text_breaks_the_parsers(text):
         (exact, {}, "must hold 'answer': the right answer as text"),
         (exact, {"answer": 5}, "must hold 'answer': the right answer as text"),
         (exact, {"answer": " "}, "must hold 'answer': the right answer as text"),
+        (exact, {"answer": "72 ####"}, "must hold 'answer': the right answer as text"),
     ],
 )
 def test_a_row_without_what_a_reward_needs_is_refused(reward, row, says):

@@ -19,7 +19,7 @@ from flowgrpo.sampling.likelihood.elbo import Elbo
 from flowgrpo.sampling.likelihood.left_to_right import LeftToRight
 from flowgrpo.sampling.likelihood.one_step import OneStep
 from flowgrpo.sampling.likelihood.quadrature import Quadrature
-from tiny.mdlm import CPU, PROMPTS, build
+from mdlm import CPU, PROMPTS, build
 
 L = 5
 MASKS = [np.array(m, bool) for m in product([0, 1], repeat=L)]

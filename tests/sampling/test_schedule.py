@@ -16,6 +16,7 @@ from flowgrpo.core.errors import UserError
 from flowgrpo.core.keys import Noise
 from flowgrpo.policies import ScheduleConfig
 from flowgrpo.policies._schedule import LearnedSchedule
+from flowgrpo.policies.tiny.mdlm import save
 from flowgrpo.sampling.canvas import DRAWN, SETTINGS
 from flowgrpo.sampling.kernels import Move
 from flowgrpo.sampling.kernels.entropy_bound import EntropyBound
@@ -29,7 +30,7 @@ from flowgrpo.sampling.laws.scheduled import NAMES, effective, hand_made, moved
 from flowgrpo.sampling.laws.unmasking import UnmaskingLaw
 from flowgrpo.sampling.plans.all import AllSteps
 from flowgrpo.training.rollout import rollout
-from tiny.mdlm import BARE, CPU, PROMPTS, build, empty, masks_of, save, some_logits
+from mdlm import BARE, CPU, PROMPTS, build, empty, masks_of, some_logits
 
 TEXT = ("mask_ratio", "temperature")
 KERNELS = [Maskgit, LowConfidence, RandomOrder, LeftToRight]

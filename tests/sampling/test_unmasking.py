@@ -23,7 +23,7 @@ from flowgrpo.sampling.kernels.random_order import RandomOrder
 from flowgrpo.sampling.kernels.rcr import Rcr
 from flowgrpo.sampling.kernels.threshold import Threshold
 from flowgrpo.sampling.laws.unmasking import UnmaskingLaw, categorical_kl
-from tiny.mdlm import BARE, CPU, ENDING, drawn_of, empty, law_of, masks_of, move, some_logits, tokens_of, unmask
+from mdlm import BARE, CPU, ENDING, drawn_of, empty, law_of, masks_of, move, some_logits, tokens_of, unmask
 
 RANKED = [LowConfidence, MaskgitPlus, Entropy, Margin, RandomOrder, LeftToRight, Maskgit]
 """They set as many as the schedule says."""

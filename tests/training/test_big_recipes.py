@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from torch import nn
 
-import tiny
 from flowgrpo.config.run import load_config
+from flowgrpo.policies import tiny
 from flowgrpo.policies.diffusers import ATTENTION, DENOISERS
 
 TINY = {

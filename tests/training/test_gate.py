@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-import tiny
 from conftest import assert_replayed
 from flowgrpo.core.errors import UserError
+from flowgrpo.policies import tiny
 from flowgrpo.policies._dtypes import DTYPES, unit_roundoff
+from flowgrpo.policies.tiny.asked import config_of, prompt_of
 from flowgrpo.sampling.kernels.ddim import Ddim
 from flowgrpo.sampling.laws.gaussian import GaussianLaw
 from flowgrpo.sampling.plans.all import AllSteps
 from flowgrpo.training.gate import DRAWS, ROUNDINGS, Gate, tolerance
 from flowgrpo.training.rollout import rollout
-from tiny.asked import config_of, prompt_of
 
 CPU = torch.device("cpu")
 

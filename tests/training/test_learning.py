@@ -8,11 +8,10 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-import tiny
-import tiny.mdlm
 from flowgrpo.config.run import load_config
 from flowgrpo.core.processes import Processes
 from flowgrpo.data.prompts import Prompt
+from flowgrpo.policies import tiny
 from flowgrpo.training.trainer import Trainer
 
 CPU = torch.device("cpu")

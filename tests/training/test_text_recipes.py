@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-import tiny.mdlm
 from conftest import REPLAYED
 from flowgrpo.cli.main import main
 from flowgrpo.config.bill import bill_of
 from flowgrpo.config.recipes import METHODS, fitting
 from flowgrpo.config.run import load_config
+from flowgrpo.policies.tiny import mdlm as tiny_mdlm
 
 REWARD = """
 from hashlib import blake2b
@@ -59,7 +59,7 @@ def test_a_recipe_that_runs_code_says_so_before_it_does(capsys, tmp_path):
     (tmp_path / "prompts.jsonl").write_text(
         '{"prompt": "1+2=:", "tests": ["assert True"]}\n{"prompt": "7:", "tests": ["assert True"]}\n'
     )
-    folder = tiny.mdlm.save(tmp_path / "model")
+    folder = tiny_mdlm.save(tmp_path / "model")
     rewards = "rewards={tests: {use: code:UnitTests, arguments: {allow_code_execution: false}}}"
     options = [
         *HUB_SMALL[1:],

@@ -3,7 +3,7 @@
 K samples per prompt. Batches never change, so an evaluation that was interrupted ends as if it had not been.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -11,7 +11,7 @@ from typing import Literal
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.progress import bar
 from flowgrpo.data.media import kept
-from flowgrpo.data.prompts import Prompt
+from flowgrpo.data.prompts import Prompt, batches
 from flowgrpo.data.samples import Shown
 from flowgrpo.evaluation.benchmarks.benchmark import Benchmark
 from flowgrpo.evaluation.benchmarks.records import Record, append_records, read_records, write_records
@@ -37,6 +37,7 @@ class Place:
 class Exam:
     """`prompts` of a benchmark, answered with `steps` steps, `batch` samples at once.
 
+    `batch_key` says which prompts may share a batch.
     Sample k of the prompt in row i has the seed `seed` + i K + k. Of the K pictures of a prompt the first is kept, or all.
     """
 
@@ -46,6 +47,7 @@ class Exam:
     seed: int
     batch: int
     keep: Keep = "first"
+    batch_key: Callable[[Prompt], Hashable] = lambda prompt: None
 
     @property
     def samples(self) -> int:
@@ -54,7 +56,8 @@ class Exam:
     @property
     def batches(self) -> list[list[Place]]:
         places = [place for prompt in self.prompts for place in self._places(prompt)]
-        return [places[start : start + self.batch] for start in range(0, len(places), self.batch)]
+        rows = batches([place.prompt for place in places], self.batch, self.batch_key)
+        return [[places[row] for row in batch] for batch in rows]
 
     def _places(self, prompt: Prompt) -> list[Place]:
         count = self.benchmark.samples_per_prompt

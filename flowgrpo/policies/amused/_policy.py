@@ -140,10 +140,10 @@ class AmusedSampler(PipelineSampler):
 class AmusedPolicy(AmusedSampler, DiffusersPolicy):
     def __init__(self, config: AmusedConfig, device: torch.device, seed: int) -> None:
         DiffusersPolicy.__init__(self, config, device, seed)
-        self.tap = self.loop.tap
+        self.tap = Tap(self.pipe)
         self._prepare(config)
 
-    def law(self, moves: Sequence[Move]) -> UnmaskingLaw | ScheduledLaw:  # type: ignore[override]
+    def law(self, moves: Sequence[Move], prompts: Sequence[Prompt]) -> UnmaskingLaw | ScheduledLaw:  # type: ignore[override]
         return self._unmasking(moves) if self.learned is None else self.learned.law(self._unmasking(moves))
 
     def trainable(self) -> dict[str, nn.Parameter]:

@@ -1,12 +1,13 @@
 """Any diffusers pipeline as a policy."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from flowgrpo.core.section import Section
 from flowgrpo.policies import Activations, Cost, LoraAdapter, Memory, PolicyConfig, Work
+from flowgrpo.policies.diffusers import _sizes as sizes
 from flowgrpo.sampling.kernels import GaussianKernel, KernelFamily
 
 if TYPE_CHECKING:
@@ -107,7 +108,8 @@ class ModelSize(Section):
 
 
 class DiffusersConfig(PolicyConfig):
-    """`model`: a pipeline folder, `asset:NAME`, or a hub id. `call` goes to every pipeline call as it is.
+    """`model`: a pipeline folder, `asset:NAME`, or a hub id. `call` goes to every pipeline call as it is; of `sizes` in it, a
+    list of [height, width], each prompt's row draws one. A row may have a `negative_prompt` of its own.
 
     `dtype` is what the frozen weights are stored and computed in; trained weights are float32. `lora: null` trains all
     weights of the denoiser. `size` is only for `flowgrpo plan`; a model on this disk needs none.
@@ -148,9 +150,18 @@ class DiffusersConfig(PolicyConfig):
             raise ValueError(f"runtime.quantisation '{kind}' does not compute in {self.dtype}; set dtype to bf16")
         return self
 
+    @model_validator(mode="after")
+    def _sizes_can_be_meant(self) -> Self:
+        if complaint := sizes.complaint(self.call):
+            raise ValueError(complaint)
+        return self
+
     @property
     def kernels(self) -> KernelFamily:
         return GaussianKernel
+
+    def batch_key(self, prompt: "Prompt") -> Hashable:
+        return sizes.size_of(self.call, prompt)
 
     def check(self, prompts: "Sequence[Prompt]") -> list[str] | None:
         from flowgrpo.policies.diffusers._rows import check

@@ -14,6 +14,8 @@ from flowgrpo.data.media import Kind
 from flowgrpo.data.prompts import CONDITION, Files, Prompt, paths_of
 from flowgrpo.policies.diffusers._table import CONDITIONS, LISTED, ONE_TEXT, REPEATED, SINGLE, TEXT
 
+NEGATIVE = "negative_prompt"
+"""The column of prompt rows, and the argument."""
 PICTURES = 256
 """Pictures and clips that are kept in memory."""
 
@@ -46,6 +48,7 @@ class Rows:
         for prompt in prompts:
             try:
                 self._refuse_missing([self._argument(key) for key in prompt.conditions])
+                self.negative([prompt])
                 found = {(file, _kind(key)) for key, files in prompt.conditions.items() for file in paths_of(files)}
                 for file, kind in found - seen:
                     media.look(file, kind)
@@ -74,6 +77,17 @@ class Rows:
         elif not self.text and not self.count:
             raise UserError(f"{self.pipeline} takes neither a text nor a number of samples per prompt")
         return found
+
+    def negative(self, prompts: Sequence[Prompt], default: str = "") -> list[str] | None:
+        """What rows say that they do not want, or the default; None where none says anything."""
+        said = [prompt.metadata.get(NEGATIVE) for prompt in prompts]
+        if not any(said):
+            return None
+        if NEGATIVE not in self.parameters:
+            raise UserError(f"prompt rows have '{NEGATIVE}', but {self.pipeline} takes none; rename or leave out the column")
+        if wrong := next((text for text in said if text and not isinstance(text, str)), None):
+            raise UserError(f"'{NEGATIVE}' of a prompt row must be a text, not {wrong!r}")
+        return [text or default for text in said]
 
     def _refuse_missing(self, found: Collection[str]) -> None:
         if missing := [name for name in self.needed if name not in found]:

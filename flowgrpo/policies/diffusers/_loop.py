@@ -21,6 +21,7 @@ from flowgrpo.policies.diffusers._tap import Site, Span, StepCall, Stop, Tap
 class Loop:
     """`begin`, `predict` and `finish` are the pipeline's call, cut to no step, one step and the end of the last step.
 
+    Copies go through the same network, and each learns what a state is for itself.
     `primed`: the loop's first iteration leaves in the network what later ones read, so it always runs before them.
     """
 

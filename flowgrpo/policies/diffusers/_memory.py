@@ -4,12 +4,16 @@ A phase holds what rests on the device, and what it makes: load, encode (prompts
 rewards' own models, which are not known), update.
 """
 
+from math import prod
+from typing import Any
+
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.paths import locate
 from flowgrpo.policies import Activations, Memory, Work
 from flowgrpo.policies._memory import STORED, TRAINED, lora_parameters, passing, resting, training
 from flowgrpo.policies.diffusers import DENOISERS, REMEMBERED, DiffusersConfig, ModelSize, VaeSize
 from flowgrpo.policies.diffusers._size import size_on_disk
+from flowgrpo.policies.diffusers._sizes import SIZES
 
 QUANTISED = {"nf4": 0.516, "int8": 1.0, "int8_weight_only": 1.0, "float8_weight_only": 1.0}
 """Bytes of a weight. nf4: 4 bits, and 0.127 for scales that are quantised too (QLoRA, arXiv 2305.14314, section 3)."""
@@ -59,8 +63,15 @@ def model_size(config: DiffusersConfig) -> ModelSize:
         return config.size
     folder = locate(config.model)
     if (folder / "model_index.json").is_file():
-        return size_on_disk(folder, config.call)
+        return size_on_disk(folder, _largest(config.call))
     raise UserError(f"model '{config.model}' is not on this disk; give policy.size so that memory can be estimated")
+
+
+def _largest(call: dict[str, Any]) -> dict[str, Any]:
+    """The call for the largest of its sizes."""
+    sizes = call.get(SIZES)
+    height, width = max(sizes, key=prod) if sizes else (None, None)
+    return {**call, "height": height, "width": width} if sizes else call
 
 
 def trained_parameters(config: DiffusersConfig, size: ModelSize) -> int:
@@ -76,7 +87,7 @@ def trained_parameters(config: DiffusersConfig, size: ModelSize) -> int:
 
 def decode_bytes(config: DiffusersConfig, vae: VaeSize, samples: int) -> int:
     """The last block of the decoder works at full resolution; beside it are the pixels that are done, in float32."""
-    height, width = (config.call.get(key, vae.side) for key in ("height", "width"))
+    height, width = (_largest(config.call).get(key, vae.side) for key in ("height", "width"))
     frames = config.call.get("num_frames", 1)
     done = samples * frames * height * width * 3 * 4
     tile = min(height, vae.side) * min(width, vae.side) if config.runtime.vae_tiling else height * width

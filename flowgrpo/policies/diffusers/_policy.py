@@ -1,9 +1,10 @@
 """The policy over a diffusers pipeline."""
 
+import copy
 import inspect
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -23,14 +24,16 @@ from flowgrpo.data.samples import Samples
 from flowgrpo.policies import _finite
 from flowgrpo.policies._dtypes import DTYPES, unit_roundoff
 from flowgrpo.policies._fit import loading, require_all
+from flowgrpo.policies._hub import require_reachable
 from flowgrpo.policies._weights import attach, trainable
 from flowgrpo.policies.diffusers import DiffusersConfig
 from flowgrpo.policies.diffusers import _adapters as adapters
-from flowgrpo.policies.diffusers._conditions import Rows
+from flowgrpo.policies.diffusers._conditions import NEGATIVE, Rows
 from flowgrpo.policies.diffusers._loop import Loop
 from flowgrpo.policies.diffusers._memo import memoise_encoders
 from flowgrpo.policies.diffusers._runtime import apply, denoisers, quantised
 from flowgrpo.policies.diffusers._schedule import read_schedule, with_one_step_scheduler
+from flowgrpo.policies.diffusers._sizes import sized
 from flowgrpo.policies.diffusers._table import PRIMED, REFUSED, SIGNED, UNCONDITIONED
 from flowgrpo.policies.diffusers._tap import own_randomness
 from flowgrpo.sampling.kernels import Move
@@ -46,6 +49,7 @@ def load_pipeline(config: DiffusersConfig, device: torch.device) -> DiffusionPip
     model, path = config.model, locate(config.model)
     if model.startswith((ASSET, ".", "/", "~")) and not (path / "model_index.json").is_file():
         raise UserError(f"model '{model}': {path} is not a diffusers pipeline folder (no model_index.json)")
+    require_reachable(model, config.revision)
     source = str(path) if path.exists() else model
     if not sys.stderr.isatty():
         diffusers.utils.logging.disable_progress_bar()
@@ -128,11 +132,15 @@ class PipelineSampler:
         given = {**self.rows.arguments(prompts), "generator": generator}
         if self.config.spacing == "uniform":
             given["sigmas"] = [1.0 - i / steps for i in range(steps)]
-        for name, value in self.config.call.items():
+        call = sized(self.config.call, prompts)
+        negative = self.rows.negative(prompts, call.get(NEGATIVE) or "")
+        if negative:
+            call[NEGATIVE] = negative if isinstance(given.get("prompt"), list) else negative[0]
+        for name, value in call.items():
             if name.startswith("negative_prompt") and isinstance(value, str) and isinstance(given.get("prompt"), list):
                 given[name] = [value] * len(prompts)
-        asked = self.config.call.get("num_inference_steps", self.config.steps)
-        return {**self.config.call, "num_inference_steps": round(steps * asked / self.config.steps), **given}
+        asked = call.get("num_inference_steps", self.config.steps)
+        return {**call, "num_inference_steps": round(steps * asked / self.config.steps), **given}
 
 
 class DiffusersPolicy(PipelineSampler):
@@ -153,54 +161,60 @@ class DiffusersPolicy(PipelineSampler):
         self.modules = denoisers(self.pipe)
         self.weights = attach(self.modules, config.lora, seed)
         memoise_encoders(self.pipe)
-        self.loop = Loop(self.pipe, self.modules, name in PRIMED)
-        self._schedule: Schedule | None = None
+        self.untaught = Loop(self.pipe, self.modules, name in PRIMED)
+        self.schedules: dict[Hashable, Schedule] = {}
+        self.loops: dict[Hashable, Loop] = {}
 
-    @property
-    def schedule(self) -> Schedule:
-        assert self._schedule is not None, "it is read at the first start"
-        return self._schedule
+    def schedule(self, prompts: Sequence[Prompt]) -> Schedule:
+        return self.schedules[self.config.batch_key(prompts[0])]
 
     @torch.no_grad()
     def start(self, prompts: Sequence[Prompt], keys: Sequence[Key]) -> Tensor:
-        self._learn(prompts)
+        loop = self.loop(prompts)
         generators = [torch_generator(key) for key in keys]
         calls = self.rows.calls(prompts)
-        return torch.cat([self.loop.begin(self._arguments(prompts[rows], generators[rows]))[0] for rows in calls])
+        return torch.cat([loop.begin(self._arguments(prompts[rows], generators[rows]))[0] for rows in calls])
+
+    def loop(self, prompts: Sequence[Prompt]) -> Loop:
+        """For pictures of the size that these prompts have."""
+        key = self.config.batch_key(prompts[0])
+        if key not in self.schedules:
+            loop = copy.copy(self.untaught)
+            self.schedules[key], self.loops[key] = self._learn(loop, prompts[:1]), loop
+        return self.loops[key]
 
     @torch.no_grad()
-    def _learn(self, prompts: Sequence[Prompt]) -> None:
+    def _learn(self, loop: Loop, prompt: Sequence[Prompt]) -> Schedule:
         """At first use: what the pipeline does with its latents, and its noise levels."""
-        if self._schedule is not None:
-            return
-        prompt = prompts[:1]
         if prompt[0].conditions and (reason := UNCONDITIONED.get(type(self.pipe).__name__)):
             raise UserError(f"{type(self.pipe).__name__} can't be trained with pictures or clips in its prompt rows: {reason}")
         with self._autocast():
-            self.loop.learn(self._arguments(prompt, torch.Generator()), DTYPES[self.config.dtype])
-        state, span = self.loop.begin(self._arguments(prompt, torch.Generator()))
+            loop.learn(self._arguments(prompt, torch.Generator()), DTYPES[self.config.dtype])
+        state, span = loop.begin(self._arguments(prompt, torch.Generator()))
         if span.length != self.config.steps:
             raise UserError(
                 f"policy.steps = {self.config.steps}, but with this policy.call (strength, num_inference_steps) the pipeline "
                 f"takes {span.length} steps; set policy.steps={span.length} and policy.call.num_inference_steps"
             )
         schedule = read_schedule(self.pipe.scheduler, span)
-        if self.config.guidance_gradient == "conditional":
-            self._learn_guidance(state, prompt)
-        self._schedule = schedule
+        if self.config.guidance_gradient == "conditional" and not loop.guidance.steps:
+            self._learn_guidance(loop, state, prompt)
+        with self._autocast():
+            self._finish(loop, state, prompt)
+        return schedule
 
-    def _learn_guidance(self, state: Tensor, prompt: Sequence[Prompt]) -> None:
+    def _learn_guidance(self, loop: Loop, state: Tensor, prompt: Sequence[Prompt]) -> None:
         def evaluate(step: int) -> Tensor:
-            return self.loop.predict(state, step, self._arguments(prompt, torch.Generator()))
+            return loop.predict(state, step, self._arguments(prompt, torch.Generator()))
 
         with self._autocast():
-            self.loop.guidance.learn(self.config.steps, evaluate, self.unit_roundoff)
+            loop.guidance.learn(self.config.steps, evaluate, self.unit_roundoff)
 
     def predict(self, states: Tensor, prompts: Sequence[Prompt], step: int) -> Tensor:
-        self._learn(prompts)
+        loop = self.loop(prompts)
         with self._autocast():
             made = [
-                self.loop.predict(states[rows], step, self._arguments(prompts[rows], torch.Generator()))
+                loop.predict(states[rows], step, self._arguments(prompts[rows], torch.Generator()))
                 for rows in self.rows.calls(prompts)
             ]
         return made[0] if len(made) == 1 else torch.cat(made)
@@ -209,18 +223,18 @@ class DiffusersPolicy(PipelineSampler):
     def posing(self) -> None:
         return None
 
-    def law(self, moves: Sequence[Move]) -> GaussianLaw:
-        return GaussianLaw.of(moves, self.schedule, self.device)
+    def law(self, moves: Sequence[Move], prompts: Sequence[Prompt]) -> GaussianLaw:
+        return GaussianLaw.of(moves, self.schedule(prompts), self.device)
 
     @torch.no_grad()
     def decode(self, states: Tensor, prompts: Sequence[Prompt]) -> Samples:
-        self._learn(prompts)
+        loop = self.loop(prompts)
         with self._autocast():
-            made = [
-                self.loop.finish(states[rows], {**self._arguments(prompts[rows], torch.Generator()), "output_type": "pt"})
-                for rows in self.rows.calls(prompts)
-            ]
+            made = [self._finish(loop, states[rows], prompts[rows]) for rows in self.rows.calls(prompts)]
         return samples_of(torch.cat([self._pixels(output[0]) for output in made]), prompts)
+
+    def _finish(self, loop: Loop, states: Tensor, prompts: Sequence[Prompt]) -> Any:
+        return loop.finish(states, {**self._arguments(prompts, torch.Generator()), "output_type": "pt"})
 
     def trainable(self) -> dict[str, nn.Parameter]:
         return trainable(self.modules)

@@ -41,15 +41,16 @@ def check(config: DiffusersConfig, prompts: Sequence[Prompt]) -> list[str] | Non
     parameters = inspect.signature(pipeline.__call__).parameters
     rows = Rows(pipeline.__name__, parameters)
     rows.check(prompts)
-    texts = [prompt.text for prompt in prompts] if rows.text else []
-    cut = {
-        f"{limit} tokens of {name}": _longer(tokenizer, texts, limit)
-        for name, tokenizer, limit in _tokenizers(folder, index, config.call, parameters)
+    tokenizers = list(_tokenizers(folder, index, config.call, parameters))
+    texts = {
+        "prompts": [prompt.text for prompt in prompts] if rows.text else [],
+        "negative prompts": rows.negative(prompts) or [],
     }
-    said = _said(cut, prompts)
+    found = [_said(kind, tokenizers, given) for kind, given in texts.items()]
+    said = [sentence for sentence in found if sentence]
     if said and rows.pipeline in REFUSES_LONG:
-        raise UserError(f"{said}, and {rows.pipeline} refuses them; shorten them, or raise policy.call.{LENGTH}")
-    return [f"{said}; they are cut there"] if said else []
+        raise UserError(f"{said[0]}, and {rows.pipeline} refuses them; shorten them, or raise policy.call.{LENGTH}")
+    return [f"{sentence}; they are cut there" for sentence in said]
 
 
 def _folder(config: DiffusersConfig) -> Path | None:
@@ -94,14 +95,15 @@ def _longer(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], limit: int
     return {place: length for place, length in enumerate(lengths) if length > limit}
 
 
-def _said(cut: Mapping[str, Mapping[int, int]], prompts: Sequence[Prompt]) -> str:
-    """How many are too long, and where; empty if none is."""
+def _said(kind: str, tokenizers: Sequence[tuple[str, PreTrainedTokenizerBase, int]], texts: Sequence[str]) -> str:
+    """How many texts of this kind are too long, and where; empty if none is."""
+    cut = {f"{limit} tokens of {name}": _longer(tokenizer, texts, limit) for name, tokenizer, limit in tokenizers}
     places = {place for found in cut.values() for place in found}
     if not places:
         return ""
     tokens, longest = max((length, place) for found in cut.values() for place, length in found.items())
     where = ", ".join(f"{len(found)} beyond {limit}" for limit, found in cut.items() if found)
     return (
-        f"{len(places)} of {len(prompts)} prompts are too long for a text encoder: {where} (the longest, row "
-        f"{prompts[longest].index + 1}, has {tokens})"
+        f"{len(places)} of {len(texts)} {kind} are too long for a text encoder: {where} "
+        f"(the longest, row {longest + 1}, has {tokens})"
     )

@@ -122,7 +122,7 @@ class MaskedPolicy(MaskedSampler):
         states = config.likelihood.states
         self.posing = Posing(config.likelihood, self.vocabulary, config.length) if states else None
 
-    def law(self, moves: Sequence[Move]) -> UnmaskingLaw | ScheduledLaw:
+    def law(self, moves: Sequence[Move], prompts: Sequence[Prompt]) -> UnmaskingLaw | ScheduledLaw:
         base = UnmaskingLaw(tuple(moves), self.config.steps, self.config.length, self.vocabulary, self.device)
         return base if self.learned is None else self.learned.law(base)
 

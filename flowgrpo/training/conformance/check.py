@@ -112,7 +112,7 @@ class Plain:
         self.slices = policy.rows.calls(self.prompts)
         self.parts = [self._run(rows, torch.Generator()) for rows in self.slices]
         generators = [torch_generator(key) for key in START]
-        self.starts = [self._run(rows, generators[rows], policy.loop.known.calls)[0] for rows in self.slices]
+        self.starts = [self._run(rows, generators[rows], policy.loop(self.prompts).known.calls)[0] for rows in self.slices]
 
     def _run(self, rows: slice, generator: Any, most: int | None = None) -> tuple[list[StepCall], list[Tensor], Any]:
         calls: list[StepCall] = []
@@ -152,23 +152,23 @@ def _watched(scheduler: Any, see: Callable[[StepCall], None], made: list[Tensor]
 
 
 def _start(policy: DiffusersPolicy, plain: Plain) -> str:
-    states = [_state(policy, calls, rows) for calls, rows in zip(plain.starts, plain.slices, strict=True)]
+    states = [_state(policy, plain, calls, rows) for calls, rows in zip(plain.starts, plain.slices, strict=True)]
     return _difference(policy.start(plain.prompts, START), torch.cat(states))
 
 
-def _state(policy: DiffusersPolicy, calls: list[StepCall], rows: slice) -> Tensor:
+def _state(policy: DiffusersPolicy, plain: Plain, calls: list[StepCall], rows: slice) -> Tensor:
     """What the calls of an iteration step."""
-    return policy.loop.known.sample(calls, len(range(SAMPLES)[rows])).float()
+    return policy.loop(plain.prompts).known.sample(calls, len(range(SAMPLES)[rows])).float()
 
 
 def _steps(policy: DiffusersPolicy, plain: Plain) -> Iterator[tuple[int, Tensor, Tensor]]:
     """(step, states, predictions) of the untouched call."""
-    known = policy.loop.known
+    known = policy.loop(plain.prompts).known
     for step in range(policy.config.steps):
         states, outputs = [], []
         for (calls, _, _), rows in zip(plain.parts, plain.slices, strict=True):
             mine = calls[step * known.calls : (step + 1) * known.calls]
-            states.append(_state(policy, mine, rows))
+            states.append(_state(policy, plain, mine, rows))
             outputs.append(known.prediction(mine, len(range(SAMPLES)[rows])))
         yield step, torch.cat(states), torch.cat(outputs)
 
@@ -191,11 +191,11 @@ def _size(found: str) -> float:
 
 
 def _finish(policy: DiffusersPolicy, plain: Plain) -> str:
-    known = policy.loop.known
+    known = policy.loop(plain.prompts).known
     states, outputs = [], []
     for (_, made, output), rows in zip(plain.parts, plain.slices, strict=True):
         last = [StepCall(m, m) for m in made[-known.calls :]]
-        states.append(_state(policy, last, rows))
+        states.append(_state(policy, plain, last, rows))
         outputs.append(plain.sampler._pixels(output))
     return _difference(policy.decode(torch.cat(states), plain.prompts).made, torch.cat(outputs))
 

@@ -26,10 +26,19 @@ from diffusers import (
     ZImageControlNetPipeline,
 )
 
-from tiny import tiny
-from tiny.editing import FLUX_CALL, PICTURE_AND_MASK, QWEN_CALL, flux_sizes, sd3_wide_parts, sd3_wide_sizes
-from tiny.parts import randomize_zeros
-from tiny.text_to_image import SANA_CALL, Z_IMAGE_CALL, cogview4, flux_parts, qwenimage, sana_parts, sana_scheduler, z_image_parts
+from flowgrpo.policies.tiny import tiny
+from flowgrpo.policies.tiny.editing import FLUX_CALL, PICTURE_AND_MASK, QWEN_CALL, flux_sizes, sd3_wide_parts, sd3_wide_sizes
+from flowgrpo.policies.tiny.parts import randomize_zeros
+from flowgrpo.policies.tiny.text_to_image import (
+    SANA_CALL,
+    Z_IMAGE_CALL,
+    cogview4,
+    flux_parts,
+    qwenimage,
+    sana_parts,
+    sana_scheduler,
+    z_image_parts,
+)
 
 CONTROL = {"control_image": (8, 8)}
 FIRST_HALF = {"control_guidance_end": 0.5}

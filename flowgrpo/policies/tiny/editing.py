@@ -50,8 +50,8 @@ from diffusers import (
 from torch import nn
 from transformers import Siglip2ImageProcessor, Siglip2VisionConfig, Siglip2VisionModel
 
-from tiny import tiny
-from tiny.parts import (
+from flowgrpo.policies.tiny import tiny
+from flowgrpo.policies.tiny.parts import (
     Model,
     flux2_vae,
     mistral3,
@@ -66,7 +66,7 @@ from tiny.parts import (
     vae,
     wan_vae,
 )
-from tiny.text_to_image import (
+from flowgrpo.policies.tiny.text_to_image import (
     FLUX2_CALL,
     SANA_CALL,
     Z_IMAGE_CALL,
@@ -95,7 +95,8 @@ def amplified(model: Model) -> Model:
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Conv3d):
             nn.init.kaiming_normal_(module.weight)
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
     return model
 
 

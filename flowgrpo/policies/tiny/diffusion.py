@@ -71,8 +71,8 @@ from diffusers import (
 from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertConfig, LDMBertModel
 from transformers import BertConfig, BertModel, DPTConfig, DPTForDepthEstimation, DPTImageProcessor
 
-from tiny import tiny
-from tiny.parts import WIDTH, byte_tokenizer, clip, clip_tokenizer, clip_with_projection, t5, vae
+from flowgrpo.policies.tiny import tiny
+from flowgrpo.policies.tiny.parts import WIDTH, byte_tokenizer, clip, clip_tokenizer, clip_with_projection, t5, vae
 
 PICTURE = (16, 16)
 SIZE = {"height": 16, "width": 16}

@@ -8,7 +8,7 @@ from PIL import Image
 
 from flowgrpo.data.prompts import Files, Prompt
 from flowgrpo.policies.diffusers import DiffusersConfig
-from tiny import Tiny
+from flowgrpo.policies.tiny import Tiny
 
 
 def config_of(entry: Tiny, folder: Path) -> DiffusersConfig:

@@ -1,20 +1,18 @@
-"""A masked-diffusion language model of a few thousand random weights over one-character ids, and laws over no model at all.
+"""A policy over the tiny masked-diffusion language model, and laws over no model at all.
 
 C transitions, L positions to fill, V ids.
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
 from flowgrpo.core.keys import Noise, torch_generator
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.policies.masked import MaskedConfig
 from flowgrpo.policies.masked._policy import MaskedPolicy
-from flowgrpo.policies.masked.transformer import MiniMdlm, MiniMdlmConfig
 from flowgrpo.sampling.canvas import DRAWN, NOTHING, TOKENS, Vocabulary, canvas
 from flowgrpo.sampling.kernels import Move
 from flowgrpo.sampling.kernels._unmasking import UnmaskingKernel
@@ -22,49 +20,16 @@ from flowgrpo.sampling.kernels.low_confidence import LowConfidence
 from flowgrpo.sampling.laws.unmasking import UnmaskingLaw
 
 CPU = torch.device("cpu")
-CHARACTERS = "0123456789+=:"
-EOS, MASK, PAD = "<eos>", "<mask>", "<pad>"
-UNKNOWN = 2
-"""Ids of the model that the tokenizer does not know."""
 PROMPTS = [Prompt(0, "1+2=:"), Prompt(1, "7:"), Prompt(2, "4+4=:")]
 
 
-def make_tokenizer(**special: str) -> PreTrainedTokenizerFast:
-    vocabulary = {token: i for i, token in enumerate([*CHARACTERS, EOS, MASK, PAD])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=EOS))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
-    tokenizer.decoder = decoders.Fuse()
-    special = special or {"eos_token": EOS, "mask_token": MASK, "pad_token": PAD}
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **special)
-
-
-def make_model(layers: int = 1, seed: int = 0) -> MiniMdlm:
-    torch.manual_seed(seed)
-    size = len(CHARACTERS) + 3 + UNKNOWN
-    model = MiniMdlm(
-        MiniMdlmConfig(
-            vocab_size=size, hidden_size=16, num_hidden_layers=layers, num_attention_heads=2, max_position_embeddings=16
-        )
-    )
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.3 * torch.randn(parameter.shape)
-    return model
-
-
-def save(folder: Path, model: MiniMdlm | None = None, tokenizer: PreTrainedTokenizerFast | None = None) -> Path:
-    (model or make_model()).save_pretrained(folder)
-    (tokenizer or make_tokenizer()).save_pretrained(folder)
-    return folder
-
-
-def config_of(folder: Path, **options) -> MaskedConfig:
+def config_of(folder: Path, **options: Any) -> MaskedConfig:
     """Room for 5 ids of a prompt and 6 more, in 3 steps."""
     defaults = {"steps": 3, "prompt_length": 5, "length": 6, "sampler": LowConfidence(temperature=0.0)}
     return MaskedConfig(**{"model": str(folder), **defaults, **options})
 
 
-def build(folder: Path, **options) -> MaskedPolicy:
+def build(folder: Path, **options: Any) -> MaskedPolicy:
     return config_of(folder, **options).build(CPU, 0)
 
 

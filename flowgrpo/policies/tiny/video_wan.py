@@ -69,8 +69,8 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from tiny import tiny
-from tiny.parts import (
+from flowgrpo.policies.tiny import tiny
+from flowgrpo.policies.tiny.parts import (
     WIDTH,
     AllowAll,
     byte_tokenizer,

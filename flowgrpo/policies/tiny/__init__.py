@@ -1,4 +1,5 @@
-"""Tiny random pipelines of diffusers' own classes, built without a network: what conformance is measured on.
+"""Tiny random pipelines of diffusers' own classes, built without a network: what conformance is measured on, and what a
+rehearsal trains.
 
 A builder is a function without arguments, named after its entry in the table, that makes a pipeline with random weights.
 """

@@ -94,8 +94,8 @@ from transformers import (
     T5Gemma2EncoderConfig,
 )
 
-from tiny import tiny
-from tiny.parts import (
+from flowgrpo.policies.tiny import tiny
+from flowgrpo.policies.tiny.parts import (
     WIDTH,
     byte_tokenizer,
     clip,

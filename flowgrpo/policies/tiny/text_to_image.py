@@ -94,8 +94,8 @@ from transformers import (
     SmolLM3ForCausalLM,
 )
 
-from tiny import tiny
-from tiny.parts import (
+from flowgrpo.policies.tiny import tiny
+from flowgrpo.policies.tiny.parts import (
     AllowAll,
     byte_tokenizer,
     clip,

@@ -1,0 +1,179 @@
+"""Prompts: rows with whatever metadata they carry, from a file, a generator or a dataset of the hub.
+
+A source is what a config or a command names:
+
+    prompts.jsonl, asset:NAME       a file; whatever exists as one is one
+    NAME[:SPLIT][?key=value&...]    a generator, named like a reward: a shipped one (`geneval:train?count=500&seed=0`),
+                                    `module:attr`, `file.py:attr` or an entry point of the group `flowgrpo.prompts`
+    hub:OWNER/NAME[/CONFIG]:COLUMN[?split=train&revision=...&count=...&fields=...]
+                                    a dataset of the Hugging Face Hub (`_hub.py`)
+
+A generator is a function `rows(split, count, seed)` to a list of rows, each a dict with a `prompt`. SPLIT is `train` (where none
+is named) or `test`; the keys are its other parameters. It must give the same rows whenever it is called. Those that ship give
+different ones, of which none is in both splits or in the benchmark of the same name. One file in this folder adds a generator.
+"""
+
+import math
+import os
+import re
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flowgrpo.core.digests import digest, digest_of
+from flowgrpo.core.errors import UserError, short
+from flowgrpo.core.keys import numpy_generator
+from flowgrpo.core.paths import ASSET, PICTURE, locate, pictures
+from flowgrpo.data.rows import SUFFIXES, Row, read_rows
+
+HUB = "hub:"
+PROMPTS = (
+    "a file (.txt, .csv, .tsv, .jsonl or .json), a generator such as geneval:test?count=20, or hub:OWNER/NAME:COLUMN?count=20"
+)
+CONDITION = re.compile(r"(\w+_)?(image|images|video|videos|mask)")
+"""Columns of a prompt file that name pictures or clips for the model to work from."""
+
+
+Files = Path | list["Files"] | None
+"""What a row names: a file, a list (or lists of lists), or nothing (null)."""
+
+
+def paths_of(files: Files) -> list[Path]:
+    """The files alone, in order."""
+    if isinstance(files, list):
+        return [path for item in files for path in paths_of(item)]
+    return [] if files is None else [files]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """`index` is the row in its source; `metadata` is the row untouched, `prompt` included.
+
+    `conditions` are the pictures and clips that the row names, as files.
+    """
+
+    index: int
+    text: str
+    metadata: dict[str, Any] = field(default_factory=dict)
+    conditions: dict[str, Files] = field(default_factory=dict)
+
+
+def load_prompts(source: str, conditions: bool = True) -> list[Prompt]:
+    """Of a file: .txt (a prompt a line), or rows with a `prompt` and any metadata: .csv, .tsv, .jsonl, .json; `data.rows` says
+    how they are read. Of a generator or the hub: their rows. All rows are checked.
+
+    A row may name pictures and clips for the model to work from: `image`, `images` (a list), `video`, or a name of the model's
+    own that ends so (`mask_image`). Paths are relative to the file, `asset:NAME` is what ships with flowgrpo. Without
+    `conditions` such columns are metadata only.
+    """
+    path = locate(source)
+    if is_file(source):
+        rows, name, folder = read_rows(path), str(path), path.parent
+    else:
+        rows, name, folder = _made(source), source, Path()
+    if not rows:
+        raise UserError(f"{'prompt file ' if is_file(source) else ''}{name} holds no prompts")
+    return prompts_of(rows, name, folder, conditions)
+
+
+def is_file(source: str) -> bool:
+    """Whether the source is a file that exists, rather than one that is made or fetched."""
+    return os.path.isfile(locate(source))
+
+
+def at_hand(source: str) -> bool:
+    """Whether the prompts of a source can be had on this machine alone: a file that exists, or a generator."""
+    return is_file(source) or not (source.startswith((HUB, ASSET)) or names_file(source))
+
+
+def names_file(source: str) -> bool:
+    """Whether a source is the name of a file, there or not, by its suffix."""
+    return Path(source.removesuffix(".gz")).suffix.lower() in SUFFIXES
+
+
+def _made(source: str) -> list[Row]:
+    if source.startswith(HUB):
+        from flowgrpo.data.prompts._hub import rows
+
+        return rows(source)
+    from flowgrpo.data.prompts._generators import generated
+
+    return generated(source)
+
+
+def prompts_of(rows: Sequence[Mapping[str, Any]], source: str, folder: Path, conditions: bool = True) -> list[Prompt]:
+    """The prompts of rows, all checked; `source` is what errors name, `folder` what the paths in rows are relative to."""
+    files = [_conditions(row, folder, f"{source}, row {i}") if conditions else {} for i, row in enumerate(rows, 1)]
+    return [Prompt(i, _text(row, f"{source}, row {i + 1}"), dict(row), files[i]) for i, row in enumerate(rows)]
+
+
+def digest_of_prompts(source: str, conditions: bool = True) -> str:
+    """Of what a source holds: a file by its content, all else by its rows; and the sizes of the pictures and clips in them, but
+    of those whose names are by content.
+    """
+    prompts = load_prompts(source, conditions)
+    named = [path for prompt in prompts for path in paths_of([*prompt.conditions.values()]) if path.parent != pictures()]
+    sizes = [[str(path), path.stat().st_size] for path in named]
+    return digest_of([digest(locate(source)) if is_file(source) else [prompt.metadata for prompt in prompts], sizes])
+
+
+def _conditions(row: Mapping[str, Any], folder: Path, where: str) -> dict[str, Files]:
+    named = {key: value for key, value in row.items() if CONDITION.fullmatch(key)}
+    return {key: _files(value, folder, f"{where}: {key}") for key, value in named.items()}
+
+
+def _files(value: Any, folder: Path, where: str) -> Files:
+    """The files that a value names."""
+    if value is None:
+        return None
+    if isinstance(value, list):
+        return [_files(item, folder, where) for item in value]
+    if not isinstance(value, str):
+        raise UserError(f"{where} must be a path or a list of paths, not {value!r}")
+    file = locate(value) if value.startswith((ASSET, PICTURE)) else folder / value
+    if not os.path.isfile(file):
+        raise UserError(f"{where}: {short(file)} does not exist as a file; paths are relative to the prompt file")
+    return file
+
+
+def _text(row: Mapping[str, Any], where: str) -> str:
+    text = row.get("prompt")
+    if not isinstance(text, str) or not text.strip():
+        raise UserError(f"{where}: the prompt is missing or empty")
+    return text
+
+
+def plain(value: Any) -> bool:
+    """Whether JSON can hold a value and give it back."""
+    if isinstance(value, list):
+        return all(map(plain, value))
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and plain(entry) for key, entry in value.items())
+    return value is None or type(value) in (str, int, bool) or (type(value) is float and math.isfinite(value))
+
+
+def batches(prompts: Sequence[Prompt], size: int, key: Callable[[Prompt], Hashable]) -> list[list[int]]:
+    """The places of prompts with equal keys, `size` at a time, in order."""
+    places: dict[Hashable, list[int]] = {}
+    for i, prompt in enumerate(prompts):
+        places.setdefault(key(prompt), []).append(i)
+    return [alike[i : i + size] for alike in places.values() for i in range(0, len(alike), size)]
+
+
+class PromptSampler:
+    """Draws the prompts of update u: a fresh permutation per epoch, without replacement, a function of (seed, u) only."""
+
+    def __init__(self, prompts: Sequence[Prompt], per_update: int, seed: int) -> None:
+        if per_update > len(prompts):
+            raise UserError(f"{per_update} prompts per update, but there are only {len(prompts)}")
+        self.prompts, self.per_update, self.seed = prompts, per_update, seed
+        self.updates_per_epoch = len(prompts) // per_update
+
+    def __call__(self, update: int) -> list[Prompt]:
+        epoch, place = divmod(update, self.updates_per_epoch)
+        order: np.ndarray = numpy_generator((self.seed, "prompts", epoch)).permutation(len(self.prompts))
+        chosen = order[place * self.per_update : (place + 1) * self.per_update]
+        return [self.prompts[i] for i in chosen]

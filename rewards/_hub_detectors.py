@@ -1,0 +1,132 @@
+"""Object detectors of the hub, through transformers.
+
+B pictures [B, 3, H, W], float in [0, 1]. Tested with tiny random weights only.
+"""
+
+from collections.abc import Mapping, Sequence
+from textwrap import shorten
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torchvision.ops import batched_nms, masks_to_boxes
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForUniversalSegmentation,
+    AutoModelForZeroShotObjectDetection,
+    AutoProcessor,
+)
+
+from flowgrpo.core.errors import UserError
+from flowgrpo.data.prompts.geneval import CLASSES
+from flowgrpo.rewards._detectors import IN_PROMPTS, Box, Detection, Detector
+from flowgrpo.rewards._hub import pinned
+from flowgrpo.rewards._package import device_of
+
+LEAST = 0.05
+"""Confidence below which nothing is reported."""
+SPELT = {
+    "motorbike": "motorcycle",
+    "aeroplane": "airplane",
+    "sofa": "couch",
+    "pottedplant": "potted plant",
+    "diningtable": "dining table",
+    "tvmonitor": "tv",
+} | IN_PROMPTS
+"""Other spellings of COCO's classes, and the names that GenEval replaces."""
+
+
+class Mask2Former(Detector):
+    """Mask2Former for the instances of COCO's 80 classes, under GenEval's names: the official detector of GenEval, with Swin-S.
+
+    `model` is a hub id or a folder that transformers loads, `revision` its commit.
+    """
+
+    def __init__(
+        self, model: str = "facebook/mask2former-swin-small-coco-instance", revision: str | None = None, device: str = "auto"
+    ) -> None:
+        self.device = device_of(device)
+        self.prepare = _loaded(AutoImageProcessor, model, revision)
+        self.network = _loaded(AutoModelForUniversalSegmentation, model, revision, **SAFE).eval().to(self.device)
+        labels: Mapping[int, str] = self.network.config.id2label
+        self.names = [SPELT.get(labels[i], labels[i]) for i in range(len(labels))]
+        self.classes = frozenset(self.names)
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> list[list[Detection]]:
+        inputs = self.prepare(images=list(images.to(self.device)), do_rescale=False, return_tensors="pt")
+        seen = self.network(pixel_values=inputs["pixel_values"].to(self.device))
+        sizes = [tuple(images.shape[2:])] * len(images)
+        found = self.prepare.post_process_instance_segmentation(
+            seen, threshold=LEAST, target_sizes=sizes, return_binary_maps=True
+        )
+        return [self._read(one["segmentation"], one["segments_info"]) for one in found]
+
+    def _read(self, maps: Tensor | None, segments: Sequence[Mapping[str, Any]]) -> list[Detection]:
+        """`maps` [N, H, W], one for each of the N segments."""
+        if maps is None or not segments:
+            return []
+        masks = maps.bool().cpu()
+        boxes = [cast(Box, tuple(box)) for box in masks_to_boxes(masks).tolist()]
+        names = [self.names[segment["label_id"]] for segment in segments]
+        scores = [float(segment["score"]) for segment in segments]
+        return [Detection(*one) for one in zip(names, scores, boxes, masks, strict=True)]
+
+
+class Owlv2(Detector):
+    """OWLv2, which finds what it is told to look for: `names`, by default GenEval's classes, as "a photo of a NAME".
+
+    Of boxes of one class that share more than `overlap` of their union the most confident stays. It is less sure of itself than
+    detectors of fixed classes: lower the reward's `threshold` (0.2) and `counting_threshold` (0.3). `model` is a hub id or a
+    folder that transformers loads, `revision` its commit.
+    """
+
+    def __init__(
+        self,
+        model: str = "google/owlv2-base-patch16-ensemble",
+        revision: str | None = None,
+        names: Sequence[str] = CLASSES,
+        overlap: float = 0.5,
+        device: str = "auto",
+    ) -> None:
+        if not names or not 0.0 < overlap <= 1.0:
+            raise UserError("owlv2 needs the names of what to look for, and an overlap above 0 and at most 1")
+        self.device, self.overlap, self.names = device_of(device), overlap, list(names)
+        self.classes = frozenset(self.names)
+        self.prepare = _loaded(AutoProcessor, model, revision)
+        self.network = _loaded(AutoModelForZeroShotObjectDetection, model, revision, **SAFE).eval().to(self.device)
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> list[list[Detection]]:
+        words = [f"a photo of a {name}" for name in self.names]
+        inputs = self.prepare(
+            text=[words] * len(images),
+            images=list(images.to(self.device)),
+            images_kwargs={"do_rescale": False},
+            return_tensors="pt",
+        )
+        seen = self.network(**inputs.to(self.device))
+        found = self.prepare.image_processor.post_process_object_detection(
+            seen, threshold=LEAST, target_sizes=[tuple(images.shape[2:])] * len(images)
+        )
+        return [self._read(one["boxes"], one["scores"], one["labels"]) for one in found]
+
+    def _read(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> list[Detection]:
+        kept = batched_nms(boxes, scores, labels, self.overlap)
+        rows = zip(labels[kept].tolist(), scores[kept].tolist(), boxes[kept].tolist(), strict=True)
+        return [Detection(self.names[label], score, cast(Box, tuple(box))) for label, score, box in rows]
+
+
+SAFE = {"use_safetensors": True, "dtype": "float32"}
+
+
+def _loaded(kind: Any, model: str, revision: str | None, **options: Any) -> Any:
+    """What transformers makes of a folder or a repository, at its pinned commit where the user names none."""
+    try:
+        return kind.from_pretrained(model, revision=revision or pinned(model), trust_remote_code=False, **options)
+    except Exception as error:  # the hub, or a folder that holds something else
+        said = shorten(str(error), 200, placeholder=" ...")
+        raise UserError(
+            f"the detector '{model}' can't be loaded ({type(error).__name__}: {said}); download it and give its folder as "
+            "argument 'model'"
+        ) from error
