@@ -82,9 +82,9 @@ def sana(width):
 def unet(width):
     return {
         "_class_name": "UNet2DConditionModel",
-        **{"sample_size": 8, "block_out_channels": [width, 2 * width], "layers_per_block": 1, "attention_head_dim": [2, 4]},
+        **{"sample_size": 8, "block_out_channels": [width // 2, width], "layers_per_block": 1, "attention_head_dim": [2, 4]},
         **{"down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"], "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"]},
-        **{"transformer_layers_per_block": [1, 2], "cross_attention_dim": 32, "use_linear_projection": True},
+        **{"transformer_layers_per_block": 1, "cross_attention_dim": 32, "use_linear_projection": True},
         **{"addition_embed_type": "text_time", "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 56},
     }
 
@@ -176,8 +176,7 @@ def test_plan_measures_a_model_on_this_disk_only(capsys):
     assert "config files, which are not on this disk; leave it out" in capsys.readouterr().err
 
 
-PICTURES = ["sd15", "sdxl", "pixart_sigma", "sd3", "flux", "flux_kontext", "flux2", "qwenimage", "z_image", "sana"]
-MEASURED = [*PICTURES, "wan22", "ltx"]
+MEASURED = ["sd15", "pixart_sigma", "flux_kontext", "flux2", "z_image", "wan22", "ltx"]
 
 
 @pytest.mark.parametrize("name", MEASURED)

@@ -140,3 +140,18 @@ def test_a_served_reward_is_beside_anyway():
         RewardConfig(url="http://localhost:1", beside=True)
     with pytest.raises(UserError):
         Scorer({"a": RewardConfig(use="mine.py:absent", beside=True)})
+
+
+def test_beside_a_served_reward_the_others_still_wait():
+    class Rewards:
+        rewards, served, threaded, calls = {"here": None, "there": None}, ["there"], [], []
+
+        def __call__(self, asked, labels):
+            self.calls.append((*labels, threading.current_thread() is threading.main_thread()))
+            return dict.fromkeys(labels, 0.0)
+
+    rewards = Rewards()
+    beside = Beside(rewards)
+    with beside:
+        assert list(beside.scores(samples("a"))()) == ["here", "there"]
+    assert rewards.calls == [("there", False), ("here", True)]
