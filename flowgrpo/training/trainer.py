@@ -29,7 +29,7 @@ from flowgrpo.scoring.scorer import Scorer
 from flowgrpo.training.beside import Beside
 from flowgrpo.training.ema import Ema
 from flowgrpo.training.gate import Gate
-from flowgrpo.training.host import ahead
+from flowgrpo.training.host import ahead, on_host
 from flowgrpo.training.rollout import Block, Transitions, rollout
 from flowgrpo.training.scored import Group, Scored, assess, group_rewards
 
@@ -180,12 +180,14 @@ class Trainer:
         self, part: Part, batches: list[Transitions], scored: Scored, mean_tau: float, count: float, totals: "Totals"
     ) -> None:
         """Add the gradient of this part's share of the loss, the mean over `count` kept transitions or decisions."""
-        for waiting, transitions in zip(batches, ahead(batches, self.policy.device), strict=True):
+        away = self.config.rollout.keep == "host"
+        for waiting, transitions in zip(batches, ahead(batches, self.policy.device) if away else batches, strict=True):
             at = [(part.slots[g], node) for g, node in transitions.places]
             kept = torch.tensor([bool(scored.kept[p]) for p in at], device=self.policy.device)
             advantage = torch.tensor([scored.advantage[p] for p in at], device=kept.device).float()
             found = self._terms(transitions, advantage[:, None], mean_tau)
-            waiting.reference = self._kept(transitions).reference
+            if away and transitions.reference is not None:
+                waiting.reference = on_host(transitions.reference)
             share = shares(transitions.decisions, kept, self.config.objective)
             loss = (found.loss * share).sum() / count
             self.scaler.scale(loss).backward()
