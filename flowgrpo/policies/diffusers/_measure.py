@@ -15,6 +15,7 @@ from flowgrpo.policies._dtypes import DTYPES
 from flowgrpo.policies._weights import attach
 from flowgrpo.policies.diffusers import AttentionLora, DiffusersConfig, ModelSize
 from flowgrpo.policies.diffusers._inputs import inputs
+from flowgrpo.policies.diffusers._memory import largest
 from flowgrpo.policies.diffusers._size import Grid, grid_on_disk, size_on_disk
 
 
@@ -26,8 +27,8 @@ def measured_size(config: DiffusersConfig) -> ModelSize:
             f"--measure builds the class of '{config.model}' from its config files, which are not on this disk; "
             "leave it out: policy.size is what is known of the model"
         )
-    size = size_on_disk(folder, config.call)
-    grid, denoiser = grid_on_disk(folder, config.call)
+    call = largest(config.call)
+    size, (grid, denoiser) = size_on_disk(folder, call), grid_on_disk(folder, call)
     geometry = json.loads((denoiser / "config.json").read_text())
     unit = size.denoiser.tokens * size.denoiser.width
     text = max(1, size.encoders.tokens)
