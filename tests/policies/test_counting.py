@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from flowgrpo.cli.main import main
+from flowgrpo.config.run import load_config
 from flowgrpo.core.errors import UserError
 from flowgrpo.policies import Activations, LoraAdapter, Work, tiny
 from flowgrpo.policies._counting import GPU, passing_bytes, saved_bytes, shapes_only, without_memory
@@ -177,6 +178,13 @@ def test_plan_measures_a_model_on_this_disk_only(capsys):
 
 
 MEASURED = ["sd15", "pixart_sigma", "flux_kontext", "flux2", "z_image", "wan22", "ltx"]
+
+
+def test_of_several_sizes_the_largest_is_measured():
+    config = load_config("mini/flow_grpo").policy
+    call = {key: value for key, value in config.call.items() if key not in ("height", "width")}
+    several = config.model_copy(update={"call": {**call, "sizes": [[16, 32], [32, 32]]}})
+    assert several.measured().size == config.measured().size
 
 
 @pytest.mark.parametrize("name", MEASURED)
