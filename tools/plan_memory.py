@@ -2,25 +2,31 @@
 
     python tools/plan_memory.py [--activations] [MODEL ...]
 
-The denoiser's own class is called at its real size, on tensors without memory (`flowgrpo plan --measure` does the same), with
-as many rows as the recipe has in a batch; what autograd saves is counted by hooks. Where blocks are computed again
-(checkpointing), one block in the middle and the casts of weights, which hooks don't see, are added. Configs are those that
-the authors publish, their number of parameters is checked against the recipe's. `--activations` prints what recipes say in
-`policy.size.denoiser` instead.
+The denoiser's own class is called at its real size, on tensors without memory (`flowgrpo plan --measure` does the same), with as
+many rows as the recipe has in a batch; what autograd saves is counted by hooks. Where blocks are computed again (checkpointing),
+one of them and the casts of weights, which hooks don't see, are added. Configs are those that the authors publish, their
+number of parameters is checked against the recipe's. `--activations` prints what recipes say in `policy.size.denoiser` instead.
 """
 
 import argparse
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
+
 from flowgrpo.config.run import Config, load_config
-from flowgrpo.policies._counting import saved_bytes, shapes_only, without_memory
+from flowgrpo.policies import Activations, LoraAdapter
+from flowgrpo.policies._counting import count, saved_bytes, shapes_only, without_memory
 from flowgrpo.policies._dtypes import DTYPES
-from flowgrpo.policies.diffusers import AttentionLora, DiffusersConfig
+from flowgrpo.policies._weights import attach
+from flowgrpo.policies.diffusers import DiffusersConfig
 from flowgrpo.policies.diffusers._inputs import inputs
 from flowgrpo.policies.diffusers._measure import activations, denoiser
 from flowgrpo.policies.diffusers._memory import backward_bytes, cast_bytes, rows_of
 from flowgrpo.policies.diffusers._size import Grid
+from flowgrpo.policies.masked import MaskedConfig
+from flowgrpo.policies.masked._policy import recompute_layers
 from gpu_figures import SD35_TRANSFORMER, WAN_TRANSFORMER
 
 GIB = 2**30
@@ -72,6 +78,22 @@ MODELS = {
 }
 
 
+LANGUAGE = {
+    "llada-8b": LlamaConfig(
+        hidden_size=4096, intermediate_size=12288, num_hidden_layers=32, num_attention_heads=32, vocab_size=126464
+    ),
+    "dream-7b": Qwen2Config(
+        hidden_size=3584,
+        intermediate_size=18944,
+        num_hidden_layers=28,
+        num_attention_heads=28,
+        num_key_value_heads=4,
+        vocab_size=152064,
+    ),
+}
+"""Models whose own code is on the hub only: configs of transformers with the same blocks."""
+
+
 def geometry(model: Model) -> dict[str, Any]:
     return {**model.config, "_class_name": model.name}
 
@@ -119,8 +141,37 @@ def held(name: str) -> str:
     policy = load_config(f"{name}/{model.methods[0]}").policy
     assert isinstance(policy, DiffusersConfig) and policy.size is not None
     size = policy.size.denoiser
-    lora, text = policy.lora or AttentionLora(), policy.size.encoders.tokens
-    found = activations(geometry(model), grid(model, policy), text, size.tokens * size.width, size.layers, "bf16", lora)
+    unit, text = size.tokens * size.width, policy.size.encoders.tokens
+    found = activations(geometry(model), grid(model, policy), text, unit, size.layers, "bf16", policy.lora)
+    return _shown(name, found)
+
+
+def held_by_language_model(name: str) -> str:
+    """A pass without a graph includes the head's answer for all ids of the canvas."""
+    policy, config = load_config(f"{name}/diffu_grpo").policy, LANGUAGE[name]
+    assert isinstance(policy, MaskedConfig)
+    tokens = policy.prompt_length + policy.length
+    targets = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+    def made(whole: bool, checkpointing: bool) -> Any:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
+            if whole:
+                model.float().requires_grad_(True)
+            else:
+                attach({"model": model}, LoraAdapter(rank=128, targets=targets), 0)
+        if checkpointing:
+            recompute_layers(model, name)
+        return model
+
+    def given(_: Any, rows: int) -> dict[str, Any]:
+        return {"input_ids": torch.zeros(rows, tokens, dtype=torch.long), "use_cache": False}
+
+    unit, layers = tokens * config.hidden_size, config.num_hidden_layers
+    return _shown(name, count(made, given, unit, layers, policy.lora is None, "bf16"))
+
+
+def _shown(name: str, found: Activations) -> str:
     numbers = ", ".join(f"{key}: {value:.1f}" for key, value in found.model_dump(exclude={"bits"}).items())
     return f"{name:<14} activations: {{{numbers}}}"
 
@@ -130,11 +181,12 @@ def main() -> None:
     parser.add_argument("models", nargs="*", metavar="MODEL", help=f"of {', '.join(MODELS)}; all by default")
     parser.add_argument("--activations", action="store_true", help="print what a token keeps, for policy.size.denoiser")
     arguments = parser.parse_args()
-    if unknown := {*arguments.models} - {*MODELS}:
-        parser.error(f"{sorted(unknown)[0]} is not one of {', '.join(MODELS)}")
-    for name in arguments.models or MODELS:
+    models = [*MODELS, *(LANGUAGE if arguments.activations else ())]
+    if unknown := {*arguments.models} - {*models}:
+        parser.error(f"{sorted(unknown)[0]} is not one of {', '.join(models)}")
+    for name in arguments.models or models:
         if arguments.activations:
-            print(held(name), flush=True)
+            print(held_by_language_model(name) if name in LANGUAGE else held(name), flush=True)
         else:
             print(*(row(name, method) for method in MODELS[name].methods), sep="\n", flush=True)
 

@@ -13,7 +13,7 @@ from flowgrpo.policies.prompt_check import check_files, tell
 
 GIB = 2**30
 CURES = {
-    "latents": "lower rollout.prompts_per_update, or share the work among processes (--processes)",
+    "latents": "set rollout.keep=host, lower rollout.prompts_per_update, or share the work among processes (--processes)",
     "optimizer": "train less of it (policy.lora)",
 }
 """By the largest part of what does not fit."""

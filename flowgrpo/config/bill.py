@@ -47,6 +47,8 @@ def memory_of(config: Config, processes: int = 1) -> Memory:
     rollout, objective = config.rollout, config.objective
     shape = _shape(config)
     prompts = -(-rollout.prompts_per_update // processes)
+    if rollout.keep == "host":
+        prompts = min(prompts, rollout.prompts_per_block)
     referenced = objective.kl.coefficient > 0
     per_transition = 2 + objective.needs_old_prediction + (referenced and config.optimizer.epochs > 1)
     work = Work(
@@ -92,6 +94,7 @@ def _switches(config: Config) -> Iterator[tuple[str, Cost]]:
     own = config.policy.switches
     yield from ((switch, cost) for switch, cost in own.items() if cost == "nothing")
     yield from large
+    yield "rollout.keep=host", "time"
     yield from ((switch, cost) for switch, cost in own.items() if cost == "time")
     yield from small
     yield from ((switch, cost) for switch, cost in own.items() if cost == "exactness")

@@ -52,6 +52,8 @@ class RewardConfig(Section):
     `timeout` seconds; `token` names the environment variable with the bearer token of its server. `weight` 0 measures without
     training on it. Before rewards are summed, `normalise: group` makes the scores of each group have mean 0 and standard
     deviation 1, then `clip` keeps them within [low, high]. A `gate` is not added: the sum is multiplied by it.
+    With `beside` a slow reward of this process scores while the next samples are made, as a served one does, in a thread of its
+    own: it must not draw from torch's global random state, change torch's settings, or need the main thread.
     """
 
     use: str | None = None
@@ -63,6 +65,7 @@ class RewardConfig(Section):
     normalise: Literal["none", "group"] = "none"
     clip: tuple[float, float] | None = None
     gate: bool = False
+    beside: bool = False
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
@@ -72,6 +75,8 @@ class RewardConfig(Section):
             raise ValueError("arguments are given to the server (`flowgrpo serve-reward NAME key=value`), not to its url")
         if self.use is not None and self.token:
             raise ValueError("a 'token' is sent to the server of a 'url'")
+        if self.url is not None and self.beside:
+            raise ValueError("'beside' is for rewards of this process; a server always scores beside the rollout")
         return self
 
     @model_validator(mode="after")
@@ -90,13 +95,15 @@ class RolloutConfig(Section):
 
     `prompts` are a file, a generator such as `geneval:train?count=2000&seed=0`, or `hub:OWNER/NAME[/CONFIG]:COLUMN?split=train`.
 
-    Prompts go through the model in blocks of whole groups, so results do not depend on the number of processes.
+    Prompts go through the model in blocks of whole groups, so results do not depend on the number of processes. States wait for
+    the update on the device, or where `keep` says `host` in main memory.
     """
 
     prompts: str
     prompts_per_update: Count
     group_size: Count
     micro_batch: Count = 64
+    keep: Literal["device", "host"] = "device"
     plan: AnyPlan = AllSteps()
 
     @property

@@ -3,7 +3,7 @@
 The tensors say that they are on a GPU, so autocast and attention are those of one, whatever this machine has.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,8 +17,33 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from flowgrpo.policies import Activations
+from flowgrpo.policies._dtypes import DTYPES
+
 GPU = torch.device("cuda", 0)
+ROWS = 1, 4, 8
+"""Of three evaluations; in the first a module makes what it remembers, tables of positions."""
 Inputs = Mapping[str, Any]
+Made = Callable[[bool, bool], nn.Module]
+"""A module on the device `meta`: whether all of it is trained, and whether it computes its blocks again."""
+
+
+def count(made: Made, inputs: Callable[[nn.Module, int], Inputs], unit: int, layers: int, whole: bool, dtype: str) -> Activations:
+    """What so many `layers` hold of `unit` tokens x width a row. Casts of weights are left out: more rows add none."""
+
+    def held(bytes_: Callable[[nn.Module, Inputs], int], module: nn.Module) -> float:
+        with shapes_only(DTYPES[dtype]) as mode:
+            here = without_memory(module, mode)
+            _, fewer, more = (bytes_(here, inputs(here, rows)) for rows in ROWS)
+        return (more - fewer) / ((ROWS[2] - ROWS[1]) * unit)
+
+    return Activations(
+        lora=held(saved_bytes, made(False, False)) / layers,
+        whole=held(saved_bytes, made(True, False)) / layers,
+        passing=held(passing_bytes, made(False, False)),
+        checkpointed=held(saved_bytes, made(whole, True)) / layers,
+        bits=32 if dtype == "fp32" else 16,
+    )
 
 
 @contextmanager

@@ -85,6 +85,7 @@ class Scorer:
         self.rewards = {label: reward for label, (reward, _) in loaded.items()}
         self.cards = {label: card for label, (_, card) in loaded.items()}
         self.served = [label for label, reward in rewards.items() if reward.url is not None]
+        self.threaded = [label for label, reward in rewards.items() if reward.beside]
         self.weights = {label: r.weight for label, r in rewards.items()}
 
     def check(self, prompts: Sequence[Prompt], source: str) -> None:
@@ -97,9 +98,9 @@ class Scorer:
                 except UserError as error:
                     raise UserError(f"{source}, row {prompt.index + 1}: reward '{label}' can't use it: {error}") from error
 
-    def __call__(self, samples: Samples) -> dict[str, np.ndarray]:
-        """[B] float64 per label; the first failure of any reward on any sample is raised."""
-        return self._each(self._scores, samples, self.rewards)
+    def __call__(self, samples: Samples, labels: Collection[str] | None = None) -> dict[str, np.ndarray]:
+        """[B] float64 per label, of all or of these; the first failure of any reward on any sample is raised."""
+        return self._each(self._scores, samples, self.rewards if labels is None else labels)
 
     def alone(self, samples: Samples) -> dict[str, np.ndarray]:
         """The same by those rewards that do not compare, for samples of which each is the only one of its prompt."""

@@ -4,7 +4,8 @@ B states of one evaluation, C trained transitions that leave them, G leaves per 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,9 +18,12 @@ from flowgrpo.policies._finite import numbers
 from flowgrpo.policies.protocol import Law, Policy, Posing
 from flowgrpo.sampling.kernels import Kernel
 from flowgrpo.sampling.shape import Shape
+from flowgrpo.training.host import on_host
 
 Place = tuple[int, int]
 """(group in the block, node in the shape)."""
+LARGE = ("states", "next_states", "prediction", "reference")
+"""What of `Transitions` has the size of a state."""
 
 
 @dataclass
@@ -48,19 +52,39 @@ class Transitions:
         """These transitions, and only the states that they leave."""
         index = torch.tensor(rows, device=self.parent.device)
         used, parent = torch.unique(self.parent[index], return_inverse=True)
+        there, chosen = used.to(self.states.device), index.to(self.states.device)
         return Transitions(
             self.step,
             [self.prompts[i] for i in used.tolist()],
-            self.states[used],
+            self.states[there],
             parent,
             [self.places[i] for i in rows],
             self.law.select(index),
-            self.next_states[index],
+            self.next_states[chosen],
             self.log_prob[index],
             self.decisions[index],
-            None if self.prediction is None else self.prediction[used],
-            None if self.reference is None else self.reference[used],
+            None if self.prediction is None else self.prediction[there],
+            None if self.reference is None else self.reference[there],
         )
+
+    def on_host(self) -> "Transitions":
+        """The same, with what is large in main memory."""
+        return self._moved(on_host)
+
+    def on(self, device: torch.device) -> "Transitions":
+        """The same, with what is large on the device; it may still be on its way there."""
+        return self._moved(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def tensors(self) -> list[Tensor]:
+        """What is large."""
+        return list(self._large().values())
+
+    def _moved(self, move: Callable[[Tensor], Tensor]) -> "Transitions":
+        moved: dict[str, Any] = {name: move(tensor) for name, tensor in self._large().items()}
+        return replace(self, **moved)
+
+    def _large(self) -> dict[str, Tensor]:
+        return {name: vars(self)[name] for name in LARGE if vars(self)[name] is not None}
 
 
 @dataclass

@@ -7,10 +7,8 @@ P prompts, B states of one network evaluation, C trained transitions that leave 
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,14 +21,15 @@ from flowgrpo.core.keys import numpy_generator
 from flowgrpo.core.processes import Processes
 from flowgrpo.core.progress import bar
 from flowgrpo.data.prompts import Prompt, PromptSampler, batches
-from flowgrpo.data.samples import Samples
 from flowgrpo.objective.loss import LossInputs, Terms, noise_weights, shares, terms
 from flowgrpo.policies.protocol import Policy
 from flowgrpo.runs.checkpoint import load_optimizer, optimizer_tensors
 from flowgrpo.sampling.shape import Shape
 from flowgrpo.scoring.scorer import Scorer
+from flowgrpo.training.beside import Beside
 from flowgrpo.training.ema import Ema
 from flowgrpo.training.gate import Gate
+from flowgrpo.training.host import ahead, on_host
 from flowgrpo.training.rollout import Block, Transitions, rollout
 from flowgrpo.training.scored import Group, Scored, assess, group_rewards
 
@@ -61,7 +60,7 @@ class Trainer:
         )
         self.scaler = torch.amp.GradScaler(policy.device.type, enabled=policy.needs_loss_scaling)
         self.ema = Ema(self.parameters, config.ema.decay) if config.ema else None
-        self.beside = ThreadPoolExecutor(1)
+        self.beside = Beside(scorer)
         self.updates = 0
         self.optimizer_steps = 0
         self.whole = True
@@ -73,10 +72,11 @@ class Trainer:
         clock = Clock()
         prompts = self.sampler(self.updates)
         shape = self.shape(self.updates)
-        with clock("rollout"):
-            parts = self._roll_out(prompts, shape)
-        with clock("reward"):
-            scored = self._score(parts, shape, prompts)
+        with self.beside:
+            with clock("rollout"):
+                parts = self._roll_out(prompts, shape)
+            with clock("reward"):
+                scored = self._score(parts, shape, prompts)
         with clock("update"), self._turn():
             optimised = self._optimise(parts, scored)
         evaluations = sum(part.block.network_evaluations for part in parts)
@@ -128,14 +128,12 @@ class Trainer:
         parts = []
         for slots in bar(self.processes.share(blocks), "roll out", self.processes.is_main):
             block = rollout(self.policy, [prompts[s] for s in slots], shape, key, micro_batch, keep)
-            parts.append(Part(slots, block, self._scores(block.samples)))
+            block.transitions = [self._kept(t) for t in block.transitions]
+            parts.append(Part(slots, block, self.beside.scores(block.samples)))
         return parts
 
-    def _scores(self, samples: Samples) -> Callable[[], dict[str, np.ndarray]]:
-        """Where a server scores, it begins at once and works beside the next rollout."""
-        if any(reward.url for reward in self.config.rewards.values()):
-            return self.beside.submit(self.scorer, samples).result
-        return partial(self.scorer, samples)
+    def _kept(self, transitions: Transitions) -> Transitions:
+        return transitions.on_host() if self.config.rollout.keep == "host" else transitions
 
     def _score(self, parts: list[Part], shape: Shape, prompts: list[Prompt]) -> Scored:
         groups = dict(self.processes.gather([row for part in parts for row in self._groups(part)]))
@@ -176,17 +174,20 @@ class Trainer:
         """The batches that hold something to train. They are the rollout's own, unless a selection thins them out."""
         kept = [[i for i, (g, node) in enumerate(t.places) if scored.kept[part.slots[g], node]] for t in part.block.transitions]
         pairs = zip(part.block.transitions, kept, strict=True)
-        return [t.take(rows) if self.config.selection else t for t, rows in pairs if rows]
+        return [self._kept(t.take(rows)) if self.config.selection else t for t, rows in pairs if rows]
 
     def _accumulate(
         self, part: Part, batches: list[Transitions], scored: Scored, mean_tau: float, count: float, totals: "Totals"
     ) -> None:
         """Add the gradient of this part's share of the loss, the mean over `count` kept transitions or decisions."""
-        for transitions in batches:
+        away = self.config.rollout.keep == "host"
+        for waiting, transitions in zip(batches, ahead(batches, self.policy.device) if away else batches, strict=True):
             at = [(part.slots[g], node) for g, node in transitions.places]
             kept = torch.tensor([bool(scored.kept[p]) for p in at], device=self.policy.device)
             advantage = torch.tensor([scored.advantage[p] for p in at], device=kept.device).float()
             found = self._terms(transitions, advantage[:, None], mean_tau)
+            if away and transitions.reference is not None:
+                waiting.reference = on_host(transitions.reference)
             share = shares(transitions.decisions, kept, self.config.objective)
             loss = (found.loss * share).sum() / count
             self.scaler.scale(loss).backward()

@@ -37,6 +37,7 @@ def test_a_name_with_a_slash_means_the_numbers_that_it_meant(before):
     for numbers in (old, new):
         if not numbers[".objective.kl.coefficient"]:
             del numbers[".objective.kl.unit"]
+    assert not any(new.pop(key) for key in list(new) if key.endswith(".beside"))  # what there was not is off
     named = [key for key in new if key.startswith((".policy.call.", ".rewards."))]
     stood_for_something = old[".rollout.prompts"] in PLACEHOLDERS
     kept = [key for key in [*old, *named] if not (stood_for_something and of_the_task(key))]

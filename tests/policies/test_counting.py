@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from flowgrpo.cli.main import main
+from flowgrpo.config.run import load_config
 from flowgrpo.core.errors import UserError
-from flowgrpo.policies import Activations, Work, tiny
+from flowgrpo.policies import Activations, LoraAdapter, Work, tiny
 from flowgrpo.policies._counting import GPU, passing_bytes, saved_bytes, shapes_only, without_memory
 from flowgrpo.policies._memory import passing, training
 from flowgrpo.policies._weights import attach
@@ -17,6 +18,9 @@ from flowgrpo.policies.diffusers import AttentionLora, DiffusersConfig, ModelSiz
 from flowgrpo.policies.diffusers._inputs import inputs
 from flowgrpo.policies.diffusers._measure import activations, measured_size
 from flowgrpo.policies.diffusers._memory import memory
+from flowgrpo.policies.masked import LanguageSize, MaskedConfig
+from flowgrpo.policies.masked.transformer import MiniMdlm, MiniMdlmConfig
+from flowgrpo.sampling.kernels.low_confidence import LowConfidence
 
 HEADS, LAYERS, TEXT = 2, 2, 16
 LORA = AttentionLora(rank=4)
@@ -79,9 +83,9 @@ def sana(width):
 def unet(width):
     return {
         "_class_name": "UNet2DConditionModel",
-        **{"sample_size": 8, "block_out_channels": [width, 2 * width], "layers_per_block": 1, "attention_head_dim": [2, 4]},
+        **{"sample_size": 8, "block_out_channels": [width // 2, width], "layers_per_block": 1, "attention_head_dim": [2, 4]},
         **{"down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"], "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"]},
-        **{"transformer_layers_per_block": [1, 2], "cross_attention_dim": 32, "use_linear_projection": True},
+        **{"transformer_layers_per_block": 1, "cross_attention_dim": 32, "use_linear_projection": True},
         **{"addition_embed_type": "text_time", "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 56},
     }
 
@@ -173,8 +177,14 @@ def test_plan_measures_a_model_on_this_disk_only(capsys):
     assert "config files, which are not on this disk; leave it out" in capsys.readouterr().err
 
 
-PICTURES = ["sd15", "sdxl", "pixart_sigma", "sd3", "flux", "flux_kontext", "flux2", "qwenimage", "z_image", "sana"]
-MEASURED = [*PICTURES, "wan22", "ltx"]
+MEASURED = ["sd15", "pixart_sigma", "flux_kontext", "flux2", "z_image", "wan22", "ltx"]
+
+
+def test_of_several_sizes_the_largest_is_measured():
+    config = load_config("mini/flow_grpo").policy
+    call = {key: value for key, value in config.call.items() if key not in ("height", "width")}
+    several = config.model_copy(update={"call": {**call, "sizes": [[16, 32], [32, 32]]}})
+    assert several.measured().size == config.measured().size
 
 
 @pytest.mark.parametrize("name", MEASURED)
@@ -190,3 +200,35 @@ def test_a_class_that_wants_other_inputs_is_refused(tmp_path):
     entry.build().save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"^GlmImageTransformer2DModel can't be measured .*; leave --measure out$"):
         measured_size(DiffusersConfig(model=str(tmp_path), steps=4, call=entry.call))
+
+
+@pytest.mark.parametrize("width", [32, 64, 128])
+def test_a_language_model_of_every_width_is_measured(width, tmp_path):
+    torch.manual_seed(0)
+    MiniMdlm(MiniMdlmConfig(hidden_size=width, num_hidden_layers=LAYERS, num_attention_heads=HEADS)).save_pretrained(tmp_path)
+    sampler = LowConfidence(temperature=0.0)
+    config = MaskedConfig(model=str(tmp_path), steps=4, prompt_length=16, length=16, sampler=sampler)
+    model = MiniMdlm.from_pretrained(tmp_path).eval()
+    kept = [saved_bytes(model, {"input_ids": torch.zeros(rows, 32, dtype=torch.long)}) for rows in (2, 4)]
+    size = config.measured().size
+    assert (size.layers, size.width, size.ids) == (LAYERS, width, 20)
+    estimated = training(4, 2 * 32 * width, LAYERS, True, False, size.activations)
+    assert estimated == pytest.approx(kept[1] - kept[0], rel=0.1)
+    smaller, larger = (config.measured().memory(Work(states=n, samples=n))["update"]["activations"] for n in (1, 2))
+    assert larger == 2 * smaller
+
+
+def test_a_language_model_of_the_hub_is_known_by_its_size():
+    size = LanguageSize(layers=32, width=4096, ids=126464)
+    lora = LoraAdapter(rank=128, targets=("q_proj", "v_proj"))
+    sampler = LowConfidence(temperature=0.0)
+    config = MaskedConfig(
+        **{"model": "some/model", "parameters": 8_000_000_000, "size": size, "lora": lora, "sampler": sampler, "dtype": "bf16"},
+        **{"steps": 4, "prompt_length": 256, "length": 256},
+    )
+    found = config.memory(Work(states=1, samples=1))["update"]
+    assert found["trained weights"] == 4 * 32 * 2 * 2 * 4096 * 128
+    logits = 3 * 4 * 256 * 126464
+    assert found["activations"] == training(2, 512 * 4096, 32, False, False, Activations()) + logits
+    with pytest.raises(UserError, match=r"config file, which is not on this disk; leave it out"):
+        config.measured()

@@ -40,12 +40,11 @@ def _latents(config: Any, names: dict[str, bool], rows: int, grid: Grid) -> Tens
 
 
 def _conditions(config: Any, rows: int, grid: Grid, text: int) -> dict[str, Any]:
-    width = next(config[key] for key in TEXT_WIDTHS if config.get(key))
+    width = next((config[key] for key in TEXT_WIDTHS if config.get(key)), None)
     axes = len(config.get("axes_dims_rope", (0, 0, 0)))
     found: dict[str, Any] = {
         "timestep": torch.ones(rows),
         "t": torch.ones(rows),
-        "encoder_hidden_states": torch.randn(rows, text, width),
         "encoder_attention_mask": torch.ones(rows, text),
         "pooled_projections": torch.randn(rows, config.get("pooled_projection_dim", 1)),
         "img_ids": torch.zeros(grid[0] * grid[1] * grid[2], axes),
@@ -53,6 +52,8 @@ def _conditions(config: Any, rows: int, grid: Grid, text: int) -> dict[str, Any]
         "img_shapes": [[grid]] * rows,
         **dict(zip(("num_frames", "height", "width"), grid, strict=True)),
     }
+    if width:
+        found["encoder_hidden_states"] = torch.randn(rows, text, width)
     if config.get("guidance_embeds"):
         found["guidance"] = torch.ones(rows)
     if config.get("addition_embed_type") == "text_time":

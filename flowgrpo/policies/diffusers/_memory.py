@@ -63,11 +63,11 @@ def model_size(config: DiffusersConfig) -> ModelSize:
         return config.size
     folder = locate(config.model)
     if (folder / "model_index.json").is_file():
-        return size_on_disk(folder, _largest(config.call))
+        return size_on_disk(folder, largest(config.call))
     raise UserError(f"model '{config.model}' is not on this disk; give policy.size so that memory can be estimated")
 
 
-def _largest(call: dict[str, Any]) -> dict[str, Any]:
+def largest(call: dict[str, Any]) -> dict[str, Any]:
     """The call for the largest of its sizes."""
     sizes = call.get(SIZES)
     height, width = max(sizes, key=prod) if sizes else (None, None)
@@ -87,7 +87,7 @@ def trained_parameters(config: DiffusersConfig, size: ModelSize) -> int:
 
 def decode_bytes(config: DiffusersConfig, vae: VaeSize, samples: int) -> int:
     """The last block of the decoder works at full resolution; beside it are the pixels that are done, in float32."""
-    height, width = (_largest(config.call).get(key, vae.side) for key in ("height", "width"))
+    height, width = (largest(config.call).get(key, vae.side) for key in ("height", "width"))
     frames = config.call.get("num_frames", 1)
     done = samples * frames * height * width * 3 * 4
     tile = min(height, vae.side) * min(width, vae.side) if config.runtime.vae_tiling else height * width

@@ -1,12 +1,12 @@
 """A masked-diffusion language model as a policy."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, SerializeAsAny
 
-from flowgrpo.core.section import component
-from flowgrpo.policies import Cost, LoraAdapter, Memory, PolicyConfig, ScheduleConfig, Work
+from flowgrpo.core.section import Section, component
+from flowgrpo.policies import Activations, Cost, LoraAdapter, Memory, PolicyConfig, ScheduleConfig, Work
 from flowgrpo.sampling.kernels import KernelFamily
 from flowgrpo.sampling.kernels._unmasking import UnmaskingKernel
 from flowgrpo.sampling.likelihood import AnyLikelihood
@@ -22,6 +22,15 @@ if TYPE_CHECKING:
     from flowgrpo.policies.masked._policy import MaskedPolicy, MaskedSampler
 
 AnyUnmasking = Annotated[SerializeAsAny[UnmaskingKernel], component(UnmaskingKernel, "flowgrpo.sampling.kernels")]
+
+
+class LanguageSize(Section):
+    """`layers` blocks of `width` with their `activations`, and a head for so many `ids`."""
+
+    layers: PositiveInt
+    width: PositiveInt
+    ids: PositiveInt
+    activations: Activations = Activations()
 
 
 class MaskedConfig(PolicyConfig):
@@ -61,6 +70,8 @@ class MaskedConfig(PolicyConfig):
     gradient_checkpointing: bool = False
     parameters: PositiveInt | None = None
     """Of a model that is not on this disk, for `flowgrpo plan`."""
+    size: LanguageSize | None = None
+    """Likewise; without it activations are left out."""
 
     @property
     def kernels(self) -> KernelFamily:
@@ -116,3 +127,8 @@ class MaskedConfig(PolicyConfig):
         from flowgrpo.policies.masked._memory import memory
 
         return memory(self, work)
+
+    def measured(self) -> Self:
+        from flowgrpo.policies.masked._measure import measured_size
+
+        return self.model_copy(update={"size": measured_size(self)})

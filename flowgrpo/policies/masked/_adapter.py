@@ -38,11 +38,7 @@ def _loaded(config: MaskedConfig, trained: Path | None) -> Any:
     source = _source(config, "model") if trained is None else str(trained)
     remote = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
     try:
-        geometry = AutoConfig.from_pretrained(source, **remote)
-        if geometry.model_type in UNIFORM:
-            raise UserError(_uniform(geometry.model_type))
-        with_head = "AutoModelForCausalLM" in geometry.to_dict().get("auto_map", {})
-        loader = AutoModelForCausalLM if with_head else AutoModel
+        _, loader = _class(source, config)
         options = {"dtype": DTYPES[config.dtype], "use_safetensors": True, **remote}
         if trained is None:
             return loader.from_pretrained(source, **options)
@@ -53,6 +49,22 @@ def _loaded(config: MaskedConfig, trained: Path | None) -> Any:
     except (OSError, ValueError, SafetensorError) as error:
         hint = "" if config.trust_remote_code else "; a model with code of its own needs policy.trust_remote_code: true"
         raise UserError(f"model '{source}' can't be loaded: {str(error).splitlines()[0]}{hint}") from error
+
+
+def unloaded(config: MaskedConfig) -> Any:
+    """The model without weights, on the device that is torch's default."""
+    source = _source(config, "model")
+    geometry, loader = _class(source, config)
+    return loader.from_config(geometry, dtype=DTYPES[config.dtype], trust_remote_code=config.trust_remote_code)
+
+
+def _class(source: str, config: MaskedConfig) -> tuple[Any, Any]:
+    """A model's config, and the class of transformers that finds its own."""
+    geometry = AutoConfig.from_pretrained(source, revision=config.revision, trust_remote_code=config.trust_remote_code)
+    if geometry.model_type in UNIFORM:
+        raise UserError(_uniform(geometry.model_type))
+    with_head = "AutoModelForCausalLM" in geometry.to_dict().get("auto_map", {})
+    return geometry, AutoModelForCausalLM if with_head else AutoModel
 
 
 def load_tokenizer(config: MaskedConfig, offline: bool = False) -> PreTrainedTokenizerBase:

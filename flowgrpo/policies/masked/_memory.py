@@ -12,23 +12,37 @@ from flowgrpo.policies.masked import MaskedConfig
 def memory(config: MaskedConfig, work: Work) -> Memory:
     """Logits [states, length, V] are float32, and three times there: as they are, as log-probs, and their gradient.
 
-    Of a model that is not on this disk only `policy.parameters` is known: its activations are left out, and so are adapters.
+    Of a model that is not on this disk only `policy.parameters` and `policy.size` are known.
     """
-    folder, stored = locate(config.model), STORED[config.dtype]
+    folder, stored, lora = locate(config.model), STORED[config.dtype], config.lora
     known = (folder / "config.json").is_file()
     if not known and config.parameters is None:
         raise UserError(f"model '{config.model}' is not on this disk; give policy.parameters so that memory can be estimated")
     parameters = count_parameters(folder) if known else config.parameters or 0
-    geometry = json.loads((folder / "config.json").read_text()) if known else {}
-    width, layers, ids = (geometry.get(key, 0) for key in ("hidden_size", "num_hidden_layers", "vocab_size"))
-    lora = config.lora
-    trained = parameters if lora is None else lora_parameters(folder, lora.targets, lora.rank) if known else 0
+    layers, width, ids, activations = _size(config)
+    if lora is None:
+        trained = parameters
+    elif known:
+        trained = lora_parameters(folder, lora.targets, lora.rank)
+    else:
+        trained = layers * len(lora.targets) * 2 * width * lora.rank
     rows = work.states * (1 if config.guidance_scale == 1.0 else 2)
     size, logits = rows * (config.prompt_length + config.length) * width, 4 * work.states * config.length * ids
     weights = {"weights": 0 if lora is None else stored * parameters, **resting(trained, work)}
-    deep = training(stored, size, layers, lora is None, config.gradient_checkpointing, Activations())
+    deep = training(stored, size, layers, lora is None, config.gradient_checkpointing, activations)
     return {
         "load": {"weights": stored * parameters},
-        "rollout": {**weights, "activations": passing(stored, size, Activations()) + logits},
+        "rollout": {**weights, "activations": passing(stored, size, activations) + logits},
         "update": {**weights, "gradients": TRAINED * trained, "activations": deep + 3 * logits},
     }
+
+
+def _size(config: MaskedConfig) -> tuple[int, int, int, Activations]:
+    """Layers, width and ids, of a model that is not on this disk as the config says or 0; and activations."""
+    said, file = config.size, locate(config.model) / "config.json"
+    activations = said.activations if said else Activations()
+    if said and not file.is_file():
+        return said.layers, said.width, said.ids, activations
+    geometry = json.loads(file.read_text()) if file.is_file() else {}
+    layers, width, ids = (geometry.get(key, 0) for key in ("num_hidden_layers", "hidden_size", "vocab_size"))
+    return layers, width, ids, activations

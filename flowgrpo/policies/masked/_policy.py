@@ -118,7 +118,7 @@ class MaskedPolicy(MaskedSampler):
         self.unit_roundoff = unit_roundoff(DTYPES[config.dtype])
         self.weights = attach({"model": self.model}, config.lora, seed)
         if config.gradient_checkpointing:
-            _recompute_layers(self.model, config.model)
+            recompute_layers(self.model, config.model)
         states = config.likelihood.states
         self.posing = Posing(config.likelihood, self.vocabulary, config.length) if states else None
 
@@ -140,7 +140,7 @@ class MaskedPolicy(MaskedSampler):
             self.learned.save(folder)
 
 
-def _recompute_layers(model: Any, name: str) -> None:
+def recompute_layers(model: Any, name: str) -> None:
     """Layers of transformers recompute in training mode only; what is inside them stays in evaluation mode, without dropout."""
     try:
         model.gradient_checkpointing_enable({"use_reentrant": False})

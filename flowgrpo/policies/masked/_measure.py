@@ -1,0 +1,58 @@
+"""`flowgrpo plan --measure` of a masked-diffusion language model: what its class holds, counted without memory or weights."""
+
+import json
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from flowgrpo.core.errors import UserError, short
+from flowgrpo.core.paths import locate
+from flowgrpo.policies import LoraAdapter
+from flowgrpo.policies._counting import count
+from flowgrpo.policies._weights import attach
+from flowgrpo.policies.masked import LanguageSize, MaskedConfig
+from flowgrpo.policies.masked._adapter import unloaded
+from flowgrpo.policies.masked._policy import recompute_layers
+
+ATTENTION = LoraAdapter(targets=("q_proj", "k_proj", "v_proj", "o_proj"))
+"""Where the config trains all weights."""
+
+
+def measured_size(config: MaskedConfig) -> LanguageSize:
+    """Of a model on this disk. Errors: UserError where it is not, or where its class can't be called without memory."""
+    file = locate(config.model) / "config.json"
+    if not file.is_file():
+        raise UserError(
+            f"--measure builds the class of '{config.model}' from its config file, which is not on this disk; "
+            "leave it out: policy.size is what is known of the model"
+        )
+    geometry = json.loads(file.read_text())
+    layers, width, ids = (geometry[key] for key in ("num_hidden_layers", "hidden_size", "vocab_size"))
+    tokens = config.prompt_length + config.length
+
+    def made(whole: bool, checkpointing: bool) -> nn.Module:
+        return _made(config, None if whole else config.lora or ATTENTION, checkpointing)
+
+    def inputs(_: nn.Module, rows: int) -> dict[str, Tensor]:
+        return {"input_ids": torch.zeros(rows, tokens, dtype=torch.long)}
+
+    try:
+        found = count(made, inputs, tokens * width, layers, config.lora is None, config.dtype)
+    except Exception as error:  # of a foreign class
+        raise UserError(
+            f"'{config.model}' can't be measured without memory ({type(error).__name__}: {short(error)}); leave --measure out"
+        ) from error
+    return LanguageSize(layers=layers, width=width, ids=ids, activations=found)
+
+
+def _made(config: MaskedConfig, lora: LoraAdapter | None, checkpointing: bool) -> nn.Module:
+    with torch.device("meta"):
+        model: Any = unloaded(config).eval()
+        if lora is None:
+            model.float().requires_grad_(True)
+        else:
+            attach({"model": model}, lora, 0)
+    if checkpointing:
+        recompute_layers(model, config.model)
+    return model
