@@ -4,6 +4,7 @@ B pictures [B, 3, H, W], float in [0, 1]. Tested with tiny random weights only.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from textwrap import shorten
 from typing import Any, cast
 
@@ -15,13 +16,23 @@ from transformers import (
     AutoModelForUniversalSegmentation,
     AutoModelForZeroShotObjectDetection,
     AutoProcessor,
+    Mask2FormerConfig,
+    Mask2FormerForUniversalSegmentation,
+    Mask2FormerImageProcessor,
+    Owlv2Config,
+    Owlv2ForObjectDetection,
+    Owlv2ImageProcessor,
+    Owlv2Processor,
+    SwinConfig,
 )
 
 from flowgrpo.core.errors import UserError
 from flowgrpo.data.prompts.geneval import CLASSES
+from flowgrpo.policies.tiny.parts import clip_tokenizer
 from flowgrpo.rewards._detectors import IN_PROMPTS, Box, Detection, Detector
 from flowgrpo.rewards._hub import pinned
 from flowgrpo.rewards._package import device_of
+from flowgrpo.scoring.twins import Arguments, randomised, tiny
 
 LEAST = 0.05
 """Confidence below which nothing is reported."""
@@ -35,7 +46,44 @@ SPELT = {
 } | IN_PROMPTS
 """Other spellings of COCO's classes, and the names that GenEval replaces."""
 
+SIDE = {"height": 64, "width": 64}
+"""Of the pictures of the tiny twins."""
 
+
+def tiny_mask2former(folder: Path, arguments: Arguments) -> Arguments:
+    """With some names as the published config spells them."""
+    spelt = {"motorcycle": "motorbike", "computer mouse": "mouse", "tv": "tvmonitor", "couch": "sofa"}
+    swin = {"depths": [1] * 4, "num_heads": [1] * 4, "out_features": [f"stage{i}" for i in range(1, 5)]}
+    config = Mask2FormerConfig(
+        backbone_config=SwinConfig(image_size=64, embed_dim=8, window_size=4, **swin),
+        **dict.fromkeys(("feature_size", "mask_feature_size", "hidden_dim"), 32),
+        **dict.fromkeys(("encoder_feedforward_dim", "dim_feedforward"), 16),
+        **{"encoder_layers": 1, "decoder_layers": 2, "num_attention_heads": 2, "num_queries": 5},
+        id2label={i: spelt.get(name, name) for i, name in enumerate(CLASSES)},
+    )
+    network = randomised(Mask2FormerForUniversalSegmentation(config), ("mask2former",), scale=0.1)
+    return _saved(folder, arguments, network, Mask2FormerImageProcessor(size=SIDE))
+
+
+def tiny_owlv2(folder: Path, arguments: Arguments) -> Arguments:
+    tokenizer = clip_tokenizer()
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = Owlv2Config(
+        text_config={**sizes, "vocab_size": len(tokenizer), "max_position_embeddings": 77},
+        vision_config={**sizes, "image_size": 64, "patch_size": 16},
+        projection_dim=16,
+    )
+    network = randomised(Owlv2ForObjectDetection(config), ("owlv2",))
+    return _saved(folder, arguments, network, Owlv2Processor(Owlv2ImageProcessor(size=SIDE), tokenizer))
+
+
+def _saved(folder: Path, arguments: Arguments, *parts: Any) -> Arguments:
+    for part in parts:
+        part.save_pretrained(folder)
+    return {**arguments, "model": str(folder), "revision": None}
+
+
+@tiny(tiny_mask2former)
 class Mask2Former(Detector):
     """Mask2Former for the instances of COCO's 80 classes, under GenEval's names: the official detector of GenEval, with Swin-S.
 
@@ -73,6 +121,7 @@ class Mask2Former(Detector):
         return [Detection(*one) for one in zip(names, scores, boxes, masks, strict=True)]
 
 
+@tiny(tiny_owlv2)
 class Owlv2(Detector):
     """OWLv2, which finds what it is told to look for: `names`, by default GenEval's classes, as "a photo of a NAME".
 

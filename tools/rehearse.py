@@ -80,7 +80,7 @@ def flaw(run: Path) -> str:
     first = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
     if not first["optimizer_steps"]:
         return "the first update has no optimizer step"
-    if first.get("ratio/first_log_abs_max", 0.0) > ROUNDING:
+    if first["ratio/first_log_abs_max"] > ROUNDING:
         return f"the first step's log-ratio is {first['ratio/first_log_abs_max']:.1e}"
     if "The same prompts, before and after" not in (run / "report.html").read_text():
         return "the report shows no samples"

@@ -5,22 +5,11 @@ What they find means nothing; that it is read, named and judged as it should be 
 
 import pytest
 import torch
-from transformers import (
-    Mask2FormerConfig,
-    Mask2FormerForUniversalSegmentation,
-    Mask2FormerImageProcessor,
-    Owlv2Config,
-    Owlv2ForObjectDetection,
-    Owlv2ImageProcessor,
-    Owlv2Processor,
-    SwinConfig,
-)
 
 from flowgrpo.core.errors import UserError
 from flowgrpo.data.prompts import load_prompts
 from flowgrpo.data.prompts.geneval import CLASSES
 from flowgrpo.data.samples import Samples
-from flowgrpo.policies.tiny.parts import clip_tokenizer
 from flowgrpo.rewards import _hub_detectors, objects
 from flowgrpo.rewards._detectors import Detection, detected, load_detector
 from flowgrpo.rewards._hub_detectors import Mask2Former, Owlv2
@@ -30,40 +19,12 @@ PICTURES = torch.rand((2, 3, 48, 80), generator=torch.Generator().manual_seed(0)
 
 @pytest.fixture(scope="module")
 def mask2former(tmp_path_factory):
-    """The names as the published config may spell them."""
-    spelt = {"motorcycle": "motorbike", "computer mouse": "mouse", "tv": "tvmonitor", "couch": "sofa"}
-    swin = {"depths": [1] * 4, "num_heads": [1] * 4, "out_features": [f"stage{i}" for i in range(1, 5)]}
-    config = Mask2FormerConfig(
-        backbone_config=SwinConfig(image_size=64, embed_dim=8, window_size=4, **swin),
-        **dict.fromkeys(("feature_size", "mask_feature_size", "hidden_dim"), 32),
-        **dict.fromkeys(("encoder_feedforward_dim", "dim_feedforward"), 16),
-        **{"encoder_layers": 1, "decoder_layers": 2, "num_attention_heads": 2, "num_queries": 5},
-        id2label={i: spelt.get(name, name) for i, name in enumerate(CLASSES)},
-    )
-    return saved(
-        tmp_path_factory.mktemp("mask2former"),
-        Mask2FormerForUniversalSegmentation(config),
-        Mask2FormerImageProcessor(size={"height": 64, "width": 64}),
-    )
+    return _hub_detectors.tiny_mask2former(tmp_path_factory.mktemp("mask2former"), {})["model"]
 
 
 @pytest.fixture(scope="module")
 def owlv2(tmp_path_factory):
-    tokenizer = clip_tokenizer()
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = Owlv2Config(
-        text_config={**sizes, "vocab_size": len(tokenizer), "max_position_embeddings": 77},
-        vision_config={**sizes, "image_size": 64, "patch_size": 16},
-        projection_dim=16,
-    )
-    pictures = Owlv2ImageProcessor(size={"height": 64, "width": 64})
-    return saved(tmp_path_factory.mktemp("owlv2"), Owlv2ForObjectDetection(config), Owlv2Processor(pictures, tokenizer))
-
-
-def saved(folder, *parts):
-    for part in parts:
-        part.save_pretrained(folder)
-    return str(folder)
+    return _hub_detectors.tiny_owlv2(tmp_path_factory.mktemp("owlv2"), {})["model"]
 
 
 @pytest.fixture(autouse=True)

@@ -75,7 +75,8 @@ class Model:
             call["num_frames"] = min(call["num_frames"], given.get("num_frames", call["num_frames"]))
         runtime = {key: value for key, value in (policy.get("runtime") or {}).items() if key not in ON_A_GPU}
         made = _without(policy, "revision", "size") | {"model": str(folder), "call": call, "runtime": runtime}
-        notes = [f"{kind} with random weights stands for {policy['model']}"]
+        stands = f"{kind} with random weights stands for {policy['model']}"
+        notes = [f"{stands}; it reads a prompt byte by byte, and cuts what the real one may take whole"]
         if policy.get("dtype") == "fp16" and not torch.cuda.is_available():
             made["dtype"] = "bf16"
             notes.append("a CPU does not compute in fp16: it is bf16 here")
