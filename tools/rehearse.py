@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 from flowgrpo.cli.main import main as flowgrpo
-from flowgrpo.config.recipes import METHODS, TASKS, fitting, models
+from flowgrpo.config.recipes import METHODS, TASKS, fitting, models, read_recipe
 from flowgrpo.pages.tables import markdown_table
 
 PROCESSES = 2
@@ -42,6 +42,13 @@ class Case:
     @property
     def words(self) -> list[str]:
         return [self.model, self.method, *([] if self.task == OWN else [self.task])]
+
+    @property
+    def consent(self) -> list[str]:
+        """To run what random weights write, where the task is code."""
+        rewards = read_recipe(self.words).tree["rewards"]
+        asking = [label for label, reward in rewards.items() if "allow_code_execution" in reward.get("arguments", {})]
+        return [f"rewards.{label}.arguments.allow_code_execution=true" for label in asking]
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,7 @@ def rehearse(case: Case, overrides: Sequence[str], folder: str) -> Found:
     start = time.perf_counter()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(told):
         try:
-            code = flowgrpo(["train", *case.words, "--tiny", *overrides])
+            code = flowgrpo(["train", *case.words, "--tiny", *case.consent, *overrides])
         except Exception as error:
             return Found(case, time.perf_counter() - start, f"{type(error).__name__}: {error}")
     seconds = time.perf_counter() - start

@@ -80,7 +80,7 @@ class Model:
         if policy.get("dtype") == "fp16" and not torch.cuda.is_available():
             made["dtype"] = "bf16"
             notes.append("a CPU does not compute in fp16: it is bf16 here")
-        return cls(_adapted(made), notes, entry.conditions)
+        return cls(_adapted({"lora": LORA, **made}), notes, entry.conditions)
 
     @classmethod
     def _language(cls, policy: Tree, folder: Path) -> Self:
@@ -118,7 +118,7 @@ def _guides(key: str) -> bool:
 
 def _adapted(policy: Tree) -> Tree:
     """With an adapter as small as the model, if it has one."""
-    lora = policy.get("lora", LORA)
+    lora = policy.get("lora")
     return {**policy, "lora": lora and {**lora, **LORA}}
 
 
