@@ -52,7 +52,7 @@ def test_a_twin_scores_without_a_network_and_always_the_same(use, tmp_path):
     assert len(found) == 4 and all(low <= score <= high for score in found)
 
 
-@pytest.mark.parametrize("use", [use for use in MADE if not use.startswith(("objects", "clip_score"))])
+@pytest.mark.parametrize("use", [use for use in MADE if not use.startswith("objects")])
 def test_a_twin_tells_pictures_apart(use, tmp_path):
     assert len(set(scores(use, MADE[use], tmp_path, shown()))) > 1
 
