@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import product
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, NamedTuple, Self, cast
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, field_validator, model_validator
@@ -97,11 +97,11 @@ class Judge:
     counting_threshold: float
     max_objects: int
 
-    def facts(self, samples: Samples) -> list[list[bool]]:
-        """For each picture, whether each fact holds."""
+    def look(self, samples: Samples) -> list["Seen"]:
+        """What is in each picture, and what should be."""
         rows = [self.read(metadata) for metadata in samples.metadata]
         found = detected(self.detect, samples.images)
-        return [self._facts(*one) for one in zip(rows, samples.images, found, strict=True)]
+        return [Seen(*one) for one in zip(rows, samples.images, map(self._objects, rows, found), strict=True)]
 
     def read(self, metadata: Mapping[str, Any]) -> Row:
         """A prompt row, if all that it states can be found."""
@@ -110,8 +110,9 @@ class Judge:
             _refuse_others(row, self.detect.classes)
         return row
 
-    def _facts(self, row: Row, picture: Tensor, detections: Sequence[Detection]) -> list[bool]:
-        objects = self._objects(row, detections)
+    def facts(self, seen: "Seen") -> list[bool]:
+        """Whether each fact holds."""
+        row, picture, objects = seen
         chosen = [objects[clause.name][: clause.count] for clause in row.include]
         enough = [len(found) == clause.count for found, clause in zip(chosen, row.include, strict=True)]
         stated = list(enough)
@@ -122,7 +123,29 @@ class Judge:
                 relation, other = clause.position
                 pairs = product(found, chosen[other])
                 stated.append(there and enough[other] and all(relation in relations(a.box, b.box) for a, b in pairs))
-        return stated + [len(objects[clause.name]) < clause.count for clause in row.exclude]
+        return stated + self._without(seen)
+
+    def grades(self, seen: "Seen") -> list[float]:
+        """How much of each number, colour and place there is; what a number alone excludes is part of the number."""
+        row, picture, objects = seen
+        found = [objects[clause.name] for clause in row.include]
+        grades = [_close(len(some), clause.count) for some, clause in zip(found, row.include, strict=True)]
+        right = [grade == 1.0 for grade in grades]
+        for clause, some, there in zip(row.include, found, list(right), strict=True):
+            if clause.color is not None:
+                colored = sum(self._color(picture, one) == clause.color for one in some) if there else 0
+                grades.append(_close(colored, clause.count))
+            if clause.position is not None:
+                relation, other = clause.position
+                pairs = product(some, found[other])
+                grades.append(float(there and right[other] and all(relation in relations(a.box, b.box) for a, b in pairs)))
+        counted = {clause.name for clause in row.include}
+        others = zip(self._without(seen), row.exclude, strict=True)
+        return grades + [float(met) for met, clause in others if clause.name not in counted]
+
+    def _without(self, seen: "Seen") -> list[bool]:
+        """Of each excluded clause: is there less?"""
+        return [len(seen.objects[clause.name]) < clause.count for clause in seen.row.exclude]
 
     def _objects(self, row: Row, detections: Sequence[Detection]) -> dict[str, list[Detection]]:
         """By class, the most confident first."""
@@ -138,6 +161,19 @@ class Judge:
         if not isinstance(color, str):
             raise UserError(f"a judge of colours must return a name for a crop, not {color!r}")
         return color
+
+
+class Seen(NamedTuple):
+    """A prompt row, its picture, and the objects in it that count, by class, the most confident first."""
+
+    row: Row
+    picture: Tensor
+    objects: dict[str, list[Detection]]
+
+
+def _close(number: int, wanted: int) -> float:
+    """1 where they are the same, less by the share that is missing or too many."""
+    return max(0.0, 1.0 - abs(number - wanted) / wanted)
 
 
 def _refuse_others(row: Row, classes: frozenset[str]) -> None:
@@ -176,8 +212,8 @@ class _Checked:
         made_with = json.dumps(arguments or {}, sort_keys=True)
         self.judge = _judge(detector, made_with, colors, threshold, counting_threshold, max_objects)
 
-    def facts(self, samples: Samples) -> list[list[bool]]:
-        return _facts(self.judge, samples)
+    def look(self, samples: Samples) -> list[Seen]:
+        return _look(self.judge, samples)
 
 
 @lru_cache(maxsize=4)
@@ -190,9 +226,9 @@ def _judge(
 
 
 @lru_cache(maxsize=4)
-def _facts(judge: Judge, samples: Samples) -> list[list[bool]]:
+def _look(judge: Judge, samples: Samples) -> list[Seen]:
     """... and look at the same samples once."""
-    return judge.facts(samples)
+    return judge.look(samples)
 
 
 def _ladder() -> list[Samples]:
@@ -220,7 +256,7 @@ class Strict(_Checked):
     """1 or 0."""
 
     def __call__(self, samples: Samples) -> list[float]:
-        return [float(all(facts)) for facts in self.facts(samples)]
+        return [float(all(self.judge.facts(seen))) for seen in self.look(samples)]
 
 
 @judged(better="more of the stated facts hold: each count, colour, position and exclusion is one")
@@ -228,4 +264,14 @@ class Soft(_Checked):
     """The share of facts that hold."""
 
     def __call__(self, samples: Samples) -> list[float]:
-        return [float(np.mean(facts)) for facts in self.facts(samples)]
+        return [float(np.mean(self.judge.facts(seen))) for seen in self.look(samples)]
+
+
+@judged(better="counts are closer to what is stated, and where they are right, more of the colours and places are right")
+class Graded(_Checked):
+    """What Flow-GRPO trains on (arXiv 2505.05470): the mean over all that is stated of 1 - |n - N| / N for n objects where N are
+    stated, and of colours and places, which count where the number is right. Below 0 it is 0, which is ours.
+    """
+
+    def __call__(self, samples: Samples) -> list[float]:
+        return [float(np.mean(self.judge.grades(seen))) for seen in self.look(samples)]

@@ -13,7 +13,7 @@ from flowgrpo.config.run import load_config
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", nargs="+", metavar="CONFIG", help=HELP)
     parser.add_argument("overrides", nargs="*", default=[], metavar="a.b=c", help="values to change")
-    parser.add_argument("--prompts", type=positive, default=48, help="how many training prompts, spread over the file")
+    parser.add_argument("--prompts", type=positive, default=48, help="how many training prompts, spread over all of them")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 

@@ -8,13 +8,13 @@ from flowgrpo.cli._numbers import positive, seed
 from flowgrpo.config.source import HELP, read_source
 from flowgrpo.core.whole import require_writable
 from flowgrpo.data.media import kept
-from flowgrpo.data.prompts import batches, load_prompts
+from flowgrpo.data.prompts import PROMPTS, batches, load_prompts
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", help=HELP)
     parser.add_argument("overrides", nargs="*", default=[], metavar="a.b=c", help="values to change, e.g. call.guidance_scale=4")
-    parser.add_argument("--prompts", required=True, help=".txt, .csv, .tsv, .jsonl or .json")
+    parser.add_argument("--prompts", required=True, help=PROMPTS)
     parser.add_argument(
         "--checkpoint", metavar="DIR", help="a checkpoint folder of a run, or one with an adapter of diffusers or peft"
     )

@@ -88,6 +88,8 @@ class RewardConfig(Section):
 class RolloutConfig(Section):
     """P = `prompts_per_update` prompts with G = `group_size` samples each; `micro_batch` states per network evaluation.
 
+    `prompts` are a file, a generator such as `geneval:train?count=2000&seed=0`, or `hub:OWNER/NAME[/CONFIG]:COLUMN?split=train`.
+
     Prompts go through the model in blocks of whole groups, so results do not depend on the number of processes.
     """
 

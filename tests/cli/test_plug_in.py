@@ -17,9 +17,14 @@ from PIL import Image
 from torchvision.transforms.functional import to_pil_image
 
 from flowgrpo.cli.main import main
+from flowgrpo.data.prompts import load_prompts
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 USES = ["my_reward.py:brightness", "my_reward:brightness", "bright"]
+SKIES = """
+def skies(split, count=4, seed=0):
+    return [{"prompt": f"a {split} sky, number {i}"} for i in range(count)]
+"""
 SMALL = ["rollout.prompts_per_update=2", "rollout.group_size=2", "updates=1", "evaluation=null"]
 
 
@@ -31,15 +36,24 @@ def theirs(tmp_path, monkeypatch):
     info = tmp_path / "theirs-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[flowgrpo.rewards]\nbright = my_reward:brightness\n")
+    groups = {"rewards": "bright = my_reward:brightness", "prompts": "skies = my_prompts:skies"}
+    (info / "entry_points.txt").write_text("".join(f"[flowgrpo.{group}]\n{entry}\n" for group, entry in groups.items()))
+    (tmp_path / "my_prompts.py").write_text(SKIES)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
     yield
-    sys.modules.pop("my_reward", None)
+    for module in ("my_reward", "my_prompts"):
+        sys.modules.pop(module, None)
 
 
 def last_line(capsys: pytest.CaptureFixture[str]) -> dict:
     return json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+
+
+@pytest.mark.parametrize("use", ["skies", "my_prompts:skies", "my_prompts.py:skies"])
+def test_it_makes_prompts(use):
+    assert [prompt.text for prompt in load_prompts(f"{use}:test?count=2")] == ["a test sky, number 0", "a test sky, number 1"]
+    assert load_prompts(use)[3].text == "a train sky, number 3"
 
 
 @pytest.mark.parametrize("use", USES)

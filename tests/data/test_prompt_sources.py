@@ -221,7 +221,8 @@ def test_only_what_is_needed_is_fetched_where_rows_are_counted(hub):
         {"prompt": "q0", "right": "so #### 0"},
         {"prompt": "q1", "right": "so #### 1"},
     ]
-    assert rows("hub:a/b:question?fields=&count=1") == [{"prompt": "q0"}]
+    assert rows("hub:a/b:question?fields=&count=1&revision=12345e6") == [{"prompt": "q0"}]
+    assert hub[-1][2]["revision"] == "12345e6", "a commit is no number"
     (row,) = rows(r"hub:a/b:question?fields=&count=1&after=Answer in \boxed{}, please.")
     assert row == {"prompt": "q0\n\nAnswer in \\boxed{}, please."}
     assert hub[0] == ("a/b", None, {"split": "train", "revision": None, "streaming": True})

@@ -15,6 +15,7 @@ from flowgrpo.assets.scenes import draw, sample_metadata, sample_scene, wrong_va
 from flowgrpo.cli.main import main
 from flowgrpo.core.errors import UserError
 from flowgrpo.data.media import read
+from flowgrpo.data.prompts import load_prompts
 from flowgrpo.evaluation.sheet.lines import Line
 from flowgrpo.evaluation.sheet.page import SHOWN
 from flowgrpo.evaluation.sheet.score import score
@@ -117,6 +118,16 @@ def test_a_folder_becomes_lines_a_summary_and_a_page(desk, capsys):
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert last["means"] == {"my_reward.py:brightness": pytest.approx(0.4)} and last["samples"] == 3
     assert "<h1" in (desk / "out/report.html").read_text()
+
+
+def test_prompts_of_a_generator_are_pinned_by_what_they_are(desk, capsys):
+    assert run("--prompts", "ocr:test?count=3") == 0
+    assert run("--prompts", "ocr:test?count=3&seed=0") == 2
+    assert "choose another --out" in capsys.readouterr().err
+    assert run("--prompts", "ocr:test?count=3") == 0
+    assert [line["prompt"] for line in lines()] == [prompt.text for prompt in load_prompts("ocr:test?count=3")]
+    assert run("--prompts", "ocr:test?count=4", out="four") == 2
+    assert "has 4 rows for 3 samples" in capsys.readouterr().err
 
 
 def test_drawn_scenes_get_exactly_what_is_true_of_them(tmp_path):

@@ -13,7 +13,7 @@ from flowgrpo.core.errors import UserError
 from flowgrpo.data.samples import Samples
 from flowgrpo.rewards._colors import CSS, Crop, crop, nearest_color
 from flowgrpo.rewards._detectors import Detection, Torchvision
-from flowgrpo.rewards.objects import Soft, Strict, relations
+from flowgrpo.rewards.objects import Graded, Soft, Strict, relations
 from flowgrpo.scoring.catalogue import climb
 from flowgrpo.scoring.exemplars import photos, written
 from flowgrpo.scoring.scorer import Scorer
@@ -106,6 +106,33 @@ def test_single_object_needs_a_confidence_above_the_threshold(scores):
     assert scores([("dog", 0.3, HERE)], row) == [0.0, 0.0]
     assert scores([("cat", 0.9, HERE)], row) == [0.0, 0.0]
     assert scores([("dog", 0.3, HERE)], row, threshold=0.2) == [1.0, 1.0]
+
+
+def graded(plugins, found, row, picture=None):
+    reward = Graded(detector=f"{plugins}:Scripted", arguments={"found": found})
+    return reward(samples(painted() if picture is None else picture, row))[0]
+
+
+def test_graded_says_how_far_a_number_is_off(plugins):
+    row = stated("counting", some("dog", 3), exclude=[("dog", 4)])
+    dogs = [graded(plugins, [("dog", 0.95, HERE)] * count, row) for count in (0, 1, 2, 3, 4, 6, 9)]
+    assert dogs == pytest.approx([0.0, 1 / 3, 2 / 3, 1.0, 2 / 3, 0.0, 0.0])
+
+
+def test_graded_asks_for_colour_and_place_where_the_number_is_right(plugins):
+    red = stated("colors", some("cup", color="red"))
+    cup = ("cup", 0.9, tuple(map(float, LEFT)))
+    assert graded(plugins, [], red) == 0.0
+    assert graded(plugins, [cup], red, painted(("blue", LEFT))) == 0.5
+    assert graded(plugins, [cup], red, painted(("red", LEFT))) == 1.0
+    assert graded(plugins, [cup, cup], red, painted(("red", LEFT))) == 0.0
+    beside = stated("position", some("dog"), some("cat", position=["left of", 0]))
+    dog, cat = ("dog", 0.9, box(80.0, 50.0)), ("cat", 0.9, box(20.0, 50.0))
+    assert graded(plugins, [dog], beside) == pytest.approx(1 / 3)
+    assert graded(plugins, [dog, cat], beside) == 1.0
+    assert graded(plugins, [("dog", 0.9, cat[2]), ("cat", 0.9, dog[2])], beside) == pytest.approx(2 / 3)
+    assert graded(plugins, [dog], stated("", some("dog"), exclude=[("cat", 1)])) == 1.0
+    assert graded(plugins, [dog, cat], stated("", some("dog"), exclude=[("cat", 1)])) == 0.5
 
 
 def test_two_objects_are_both_needed_and_more_of_them_do_no_harm(scores):

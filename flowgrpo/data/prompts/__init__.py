@@ -26,10 +26,13 @@ import numpy as np
 from flowgrpo.core.digests import digest, digest_of
 from flowgrpo.core.errors import UserError, short
 from flowgrpo.core.keys import numpy_generator
-from flowgrpo.core.paths import ASSET, PICTURE, locate
+from flowgrpo.core.paths import ASSET, PICTURE, locate, pictures
 from flowgrpo.data.rows import SUFFIXES, Row, read_rows
 
 HUB = "hub:"
+PROMPTS = (
+    "a file (.txt, .csv, .tsv, .jsonl or .json), a generator such as geneval:test?count=20, or hub:OWNER/NAME:COLUMN?count=20"
+)
 CONDITION = re.compile(r"(\w+_)?(image|images|video|videos|mask)")
 """Columns of a prompt file that name pictures or clips for the model to work from."""
 
@@ -107,10 +110,13 @@ def prompts_of(rows: Sequence[Mapping[str, Any]], source: str, folder: Path, con
     return [Prompt(i, _text(row, f"{source}, row {i + 1}"), dict(row), files[i]) for i, row in enumerate(rows)]
 
 
-def digest_of_prompts(source: str) -> str:
-    """Of what a source holds: a file by its content, all else by its rows; and the sizes of the pictures and clips in them."""
-    prompts = load_prompts(source)
-    sizes = [[str(path), path.stat().st_size] for prompt in prompts for path in paths_of([*prompt.conditions.values()])]
+def digest_of_prompts(source: str, conditions: bool = True) -> str:
+    """Of what a source holds: a file by its content, all else by its rows; and the sizes of the pictures and clips in them, but
+    of those whose names are by content.
+    """
+    prompts = load_prompts(source, conditions)
+    named = [path for prompt in prompts for path in paths_of([*prompt.conditions.values()]) if path.parent != pictures()]
+    sizes = [[str(path), path.stat().st_size] for path in named]
     return digest_of([digest(locate(source)) if is_file(source) else [prompt.metadata for prompt in prompts], sizes])
 
 

@@ -35,8 +35,8 @@ def generated(source: str) -> list[Row]:
     return _checked(rows, source)
 
 
-def options_of(options: str, source: str, known: Sequence[str] | None) -> dict[str, Any]:
-    """`key=value&...`: whole numbers and other JSON as such, all else as text. `known` are the keys (None: any)."""
+def options_of(options: str, source: str, known: Sequence[str] | None, texts: Sequence[str] = ()) -> dict[str, Any]:
+    """`key=value&...`: whole numbers and other JSON as such, all else, and `texts`, as text. `known` are the keys (None: any)."""
     try:
         pairs = parse_qsl(options, keep_blank_values=True, strict_parsing=bool(options))
     except ValueError as error:
@@ -46,7 +46,7 @@ def options_of(options: str, source: str, known: Sequence[str] | None) -> dict[s
             raise UserError(f"{source}: unknown key '{key}' ({nearest(key, known)})")
     if len(dict(pairs)) < len(pairs):
         raise UserError(f"{source}: a key is there twice; leave one of them")
-    return {key: _value(text) for key, text in pairs}
+    return {key: text if key in texts else _value(text) for key, text in pairs}
 
 
 def _value(text: str) -> Any:

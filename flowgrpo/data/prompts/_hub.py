@@ -6,7 +6,7 @@ COLUMN becomes `prompt`; the other columns stay in the row where JSON can hold t
     revision    a commit of the dataset; without one it is taken as it is today
     count       how many rows; only what holds the first so many is fetched
     fields      which columns stay, by commas, each NAME or NEW:NAME to call it NEW; empty keeps the prompt alone
-    after       a text that follows each prompt after a blank line: in which form to answer
+    after       a text that follows each prompt after a blank line: in which form to answer (%2B is a +, %26 a &)
 
 Rows that are equal are kept once. A picture is saved as PNG, under a name by its content, and stands in the row as
 `picture:NAME`: in a column that is named like one (`image`), or is called so by `fields` (`image:source_img`), it is what the
@@ -17,8 +17,10 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import islice
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from flowgrpo.core.errors import UserError
@@ -33,7 +35,8 @@ if TYPE_CHECKING:
 
 SOURCE = re.compile(r"hub:(?P<dataset>[\w.-]+/[\w.-]+)(?:/(?P<config>[^/:?]+))?:(?P<column>[^?]+)(?:\?(?P<options>.*))?")
 FORM = "hub:OWNER/NAME[/CONFIG]:COLUMN[?split=train&revision=COMMIT&count=100&fields=answer]"
-KEYS = ("split", "revision", "count", "fields", "after")
+TEXTS = ("split", "revision", "fields", "after")
+KEYS = (*TEXTS, "count")
 REHEARSE = "`--tiny` rehearses a recipe without it"
 
 
@@ -42,36 +45,40 @@ def rows(source: str) -> list[Row]:
     parts = SOURCE.fullmatch(source)
     if parts is None:
         raise UserError(f"'{source}' must have the form {FORM}")
-    options = options_of(parts["options"] or "", source, KEYS)
+    options = options_of(parts["options"] or "", source, KEYS, texts=TEXTS)
     check_count(options, source)
     count = options.get("count")
-    try:
-        import datasets
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"the prompts '{source}' need the package 'datasets'; run: pip install 'flowgrpo[hub]' ({REHEARSE})"
-        ) from error
-    try:
-        found = datasets.load_dataset(
-            parts["dataset"],
-            parts["config"],
-            split=str(options.get("split", "train")),
-            revision=str(options["revision"]) if "revision" in options else None,
-            streaming=count is not None,
-        )
+    with _reached(source.partition("?")[0]):
+        found = _dataset(parts["dataset"], parts["config"], options)
         fields = _fields(options.get("fields"), parts["column"], _columns(found), source)
         kept = _distinct(found.select_columns(sorted(set(fields.values()))), fields, "fields" in options, source)
         rows = [_followed(row, options.get("after")) for row in islice(kept, count)]
-    except UserError:
-        raise
-    except Exception as error:  # the hub, the network, what serves them, or a split that isn't there
-        said = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"the prompts '{source}' can't be had from the hub ({type(error).__name__}: {said}); {REHEARSE}"
-        ) from error
     if count is not None and len(rows) < count:
         raise UserError(f"{source}: there are only {len(rows)} different rows; ask for fewer than {count}")
     return rows
+
+
+@contextmanager
+def _reached(source: str) -> Iterator[None]:
+    """What goes wrong inside is of the library, the hub, the network, or a split that isn't there."""
+    try:
+        yield
+    except UserError:
+        raise
+    except ModuleNotFoundError as error:
+        get = "run: pip install 'flowgrpo[hub]'"
+        raise UserError(f"the prompts '{source}' need the package '{error.name}'; {get} ({REHEARSE})") from error
+    except Exception as error:
+        reason = f"{type(error).__name__}: {shorten(str(error), 200, placeholder=' ...')}"
+        raise UserError(f"the prompts '{source}' can't be had from the hub ({reason}); {REHEARSE}") from error
+
+
+def _dataset(name: str, config: str | None, options: Mapping[str, Any]) -> Any:
+    """All of it, or a stream where rows are counted."""
+    import datasets
+
+    split, revision = options.get("split", "train"), options.get("revision")
+    return datasets.load_dataset(name, config, split=split, revision=revision, streaming="count" in options)
 
 
 def _columns(found: Any) -> list[str]:
@@ -84,7 +91,7 @@ def _fields(wanted: Any, column: str, columns: list[str], source: str) -> dict[s
     if wanted is None:
         named = {name: name for name in columns if name != column}
     else:
-        pairs = [field.rpartition(":") for field in str(wanted).split(",") if field]
+        pairs = [field.rpartition(":") for field in wanted.split(",") if field]
         named = {new or name: name for new, _, name in pairs}
     fields = {"prompt": column} | {new: name for new, name in named.items() if new != "prompt"}
     if missing := [name for name in fields.values() if name not in columns]:

@@ -15,6 +15,7 @@ from flowgrpo.core.identity import files_in
 from flowgrpo.core.paths import locate
 from flowgrpo.core.whole import read_json, write_json, write_text
 from flowgrpo.data.media import CLIPS
+from flowgrpo.data.prompts import digest_of_prompts, is_file
 from flowgrpo.evaluation.sheet.source import Item, index_of
 from flowgrpo.scoring.identity import identity
 
@@ -112,10 +113,11 @@ def write_lines(folder: Path, lines: Iterable[Line], known: Mapping[Key, Line]) 
 def settings_of(source: str, prompts: str | None, rewards: Mapping[str, RewardConfig], items: Sequence[Item]) -> dict[str, Any]:
     """What scores depend on beside the samples: the source, files with rows, files that rows name, and what the rewards are."""
     index = index_of(source)
-    rows = [*([index] if index else []), *([locate(prompts)] if prompts else [])]
+    rows = [*([index] if index else []), *([locate(prompts)] if prompts and is_file(prompts) else [])]
+    made = {prompts: digest_of_prompts(prompts, conditions=False)} if prompts and not is_file(prompts) else {}
     return {
         "source": str(locate(source).absolute()),
-        "rows": {str(path.absolute()): digest(path) for path in rows} | files_in([_apart(item.row) for item in items]),
+        "rows": {str(path.absolute()): digest(path) for path in rows} | made | files_in([_apart(item.row) for item in items]),
         "rewards": {label: identity(config) for label, config in rewards.items()},
     }
 

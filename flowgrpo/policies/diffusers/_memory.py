@@ -33,11 +33,11 @@ def memory(config: DiffusersConfig, work: Work) -> Memory:
     waiting = {name: weights.pop(name) for name in ("encoders", "vae")} if runtime.offload else {}
     rests = {**weights, **({"denoiser": 0} if whole else {}), **resting(trained, work)}
     visits = {name: {name: bytes_} for name, bytes_ in waiting.items()}
-    casts = stored * trained if whole and stored < TRAINED else 0
+    casts = cast_bytes(config, trained)
     kept = {"latents": work.latents * _latent_bytes(size), "prompts": _prompt_bytes(config, size, work)}
     texts = work.states * size.encoders.tokens * size.encoders.width
-    forward = _forward(config, size, _rows(config, size, work.states)) + casts
-    backward = _backward(config, size, work.states) + casts
+    forward = _forward(config, size, rows_of(config, size, work.states)) + casts
+    backward = backward_bytes(config, size, work.states) + casts
     reference = forward + TRAINED * trained if work.referenced and whole else 0
     return {
         "load": weights,
@@ -106,10 +106,15 @@ def _weights(config: DiffusersConfig, size: ModelSize) -> dict[str, int]:
     }
 
 
-def _rows(config: DiffusersConfig, size: ModelSize, states: int) -> int:
+def rows_of(config: DiffusersConfig, size: ModelSize, states: int) -> int:
     """Rows of a network evaluation; a call that does not say how it is guided is taken to be guided."""
     guided = size.denoiser.guided and config.call.get("guidance_scale", 2.0) > 1.0
     return states * (2 if guided or config.call.get("true_cfg_scale", 1.0) > 1.0 else 1)
+
+
+def cast_bytes(config: DiffusersConfig, trained: int) -> int:
+    """Copies in 16 bits of weights that are all trained, which autocast keeps as long as the evaluation lasts."""
+    return STORED[config.dtype] * trained if config.lora is None and STORED[config.dtype] < TRAINED else 0
 
 
 def _forward(config: DiffusersConfig, size: ModelSize, rows: int) -> int:
@@ -117,10 +122,10 @@ def _forward(config: DiffusersConfig, size: ModelSize, rows: int) -> int:
     return passing(STORED[config.dtype], rows * denoiser.tokens * denoiser.width, denoiser.activations)
 
 
-def _backward(config: DiffusersConfig, size: ModelSize, states: int) -> int:
+def backward_bytes(config: DiffusersConfig, size: ModelSize, states: int) -> int:
     """What guidance moves away from is evaluated after the rest, beside its graph, and keeps none of its own where
     `guidance_gradient` says so."""
-    denoiser, rows = size.denoiser, _rows(config, size, states)
+    denoiser, rows = size.denoiser, rows_of(config, size, states)
     kept = states if config.guidance_gradient == "conditional" else rows
     graph = training(
         STORED[config.dtype],
@@ -139,5 +144,5 @@ def _latent_bytes(size: ModelSize) -> int:
 
 def _prompt_bytes(config: DiffusersConfig, size: ModelSize, work: Work) -> int:
     """What the encoders gave for the batches of prompts that are remembered."""
-    rows = min(work.batches, REMEMBERED) * _rows(config, size, work.states)
+    rows = min(work.batches, REMEMBERED) * rows_of(config, size, work.states)
     return STORED[config.dtype] * rows * size.encoders.tokens * size.encoders.width

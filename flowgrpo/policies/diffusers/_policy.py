@@ -24,6 +24,7 @@ from flowgrpo.data.samples import Samples
 from flowgrpo.policies import _finite
 from flowgrpo.policies._dtypes import DTYPES, unit_roundoff
 from flowgrpo.policies._fit import loading, require_all
+from flowgrpo.policies._hub import require_reachable
 from flowgrpo.policies._weights import attach, trainable
 from flowgrpo.policies.diffusers import DiffusersConfig
 from flowgrpo.policies.diffusers import _adapters as adapters
@@ -48,6 +49,7 @@ def load_pipeline(config: DiffusersConfig, device: torch.device) -> DiffusionPip
     model, path = config.model, locate(config.model)
     if model.startswith((ASSET, ".", "/", "~")) and not (path / "model_index.json").is_file():
         raise UserError(f"model '{model}': {path} is not a diffusers pipeline folder (no model_index.json)")
+    require_reachable(model, config.revision)
     source = str(path) if path.exists() else model
     if not sys.stderr.isatty():
         diffusers.utils.logging.disable_progress_bar()

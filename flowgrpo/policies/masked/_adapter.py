@@ -18,6 +18,7 @@ from flowgrpo.core.paths import locate
 from flowgrpo.policies._dtypes import DTYPES
 from flowgrpo.policies._finite import weights
 from flowgrpo.policies._fit import only_errors, require_all
+from flowgrpo.policies._hub import require_reachable
 from flowgrpo.policies.masked import MaskedConfig
 from flowgrpo.policies.masked import transformer as _registers_our_own  # noqa: F401
 from flowgrpo.sampling.canvas import Vocabulary
@@ -56,6 +57,8 @@ def _loaded(config: MaskedConfig, trained: Path | None) -> Any:
 
 def load_tokenizer(config: MaskedConfig, offline: bool = False) -> PreTrainedTokenizerBase:
     source = _source(config, "tokenizer")
+    if not offline:
+        require_reachable(source, config.revision)
     remote = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
     try:
         return AutoTokenizer.from_pretrained(source, local_files_only=offline, **remote)

@@ -1,0 +1,143 @@
+"""What `flowgrpo plan` says of the activations of an update, by model and published method, beside what autograd saves.
+
+    python tools/plan_memory.py [--activations] [MODEL ...]
+
+The denoiser's own class is called at its real size, on tensors without memory (`flowgrpo plan --measure` does the same), with
+as many rows as the recipe has in a batch; what autograd saves is counted by hooks. Where blocks are computed again
+(checkpointing), one block in the middle and the casts of weights, which hooks don't see, are added. Configs are those that
+the authors publish, their number of parameters is checked against the recipe's. `--activations` prints what recipes say in
+`policy.size.denoiser` instead.
+"""
+
+import argparse
+from dataclasses import dataclass, field
+from typing import Any
+
+from flowgrpo.config.run import Config, load_config
+from flowgrpo.policies._counting import saved_bytes, shapes_only, without_memory
+from flowgrpo.policies._dtypes import DTYPES
+from flowgrpo.policies.diffusers import AttentionLora, DiffusersConfig
+from flowgrpo.policies.diffusers._inputs import inputs
+from flowgrpo.policies.diffusers._measure import activations, denoiser
+from flowgrpo.policies.diffusers._memory import backward_bytes, cast_bytes, rows_of
+from flowgrpo.policies.diffusers._size import Grid
+from gpu_figures import SD35_TRANSFORMER, WAN_TRANSFORMER
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Model:
+    """A denoiser's class and config, where it is not the class's default; `side` pixels are the edge of a token, `time` frames
+    make one. `shown` pictures of the same size go through it beside what it makes."""
+
+    name: str
+    side: int
+    methods: tuple[str, ...]
+    config: dict[str, Any] = field(default_factory=dict)
+    time: int = 1
+    shown: int = 0
+
+
+SD15 = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
+SDXL = {
+    "sample_size": 128,
+    "block_out_channels": [320, 640, 1280],
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    "transformer_layers_per_block": [1, 2, 10],
+    "attention_head_dim": [5, 10, 20],
+    "cross_attention_dim": 2048,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+    "use_linear_projection": True,
+}
+FLUX = ("flow_grpo", "dance_grpo", "mix_grpo", "branch_grpo", "pref_grpo", "tempflow_grpo", "grpo_guard")
+MODELS = {
+    "sd-1.5": Model("UNet2DConditionModel", 8, ("ddpo", "dance_grpo"), SD15),
+    "sdxl": Model("UNet2DConditionModel", 8, ("flow_grpo",), SDXL),
+    "pixart": Model("PixArtTransformer2DModel", 16, ("dance_grpo",), {"sample_size": 64, "caption_channels": 4096}),
+    "sd3.5-medium": Model("SD3Transformer2DModel", 16, ("flow_grpo", "mix_grpo"), SD35_TRANSFORMER),
+    "flux.1-dev": Model("FluxTransformer2DModel", 16, FLUX, {"guidance_embeds": True}),
+    "flux.1-kontext": Model("FluxTransformer2DModel", 16, ("flow_grpo",), {"guidance_embeds": True}, shown=1),
+    "flux.2": Model("Flux2Transformer2DModel", 16, ("flow_grpo_fast",)),
+    "qwen-image": Model("QwenImageTransformer2DModel", 16, ("flow_grpo",)),
+    "z-image": Model("ZImageTransformer2DModel", 16, ("flow_grpo_fast",)),
+    "sana": Model("SanaTransformer2DModel", 32, ("flow_grpo_fast",)),
+    "wan2.1-1.3b": Model("WanTransformer3DModel", 16, ("flow_grpo", "dance_grpo"), WAN_TRANSFORMER, time=4),
+    "wan2.2-a14b": Model("WanTransformer3DModel", 16, ("flow_grpo_fast", "grpo_guard"), time=4),
+    "hunyuan-video": Model("HunyuanVideoTransformer3DModel", 16, ("dance_grpo",), time=4),
+    "ltx-video": Model("LTXVideoTransformer3DModel", 32, ("flow_grpo_fast",), time=8),
+}
+
+
+def geometry(model: Model) -> dict[str, Any]:
+    return {**model.config, "_class_name": model.name}
+
+
+def grid(model: Model, policy: DiffusersConfig) -> Grid:
+    height, width = (policy.call.get(key, 512) // model.side for key in ("height", "width"))
+    return 1 + (policy.call.get("num_frames", 1) - 1) // model.time + model.shown, height, width
+
+
+def counted(model: Model, policy: DiffusersConfig, rows: int, checkpointing: bool) -> tuple[int, int]:
+    """Bytes that autograd saves of one evaluation, and parameters."""
+    assert policy.size is not None
+    made = denoiser(geometry(model), policy.lora, policy.dtype, checkpointing)
+    parameters = sum(p.numel() for name, p in made.named_parameters() if "lora_" not in name)
+    with shapes_only(DTYPES[policy.dtype]) as mode:
+        module = without_memory(made, mode)
+        given = inputs(module, rows, grid(model, policy), policy.size.encoders.tokens)
+        return saved_bytes(module, given), parameters
+
+
+def row(name: str, method: str) -> str:
+    config: Config = load_config(f"{name}/{method}")
+    policy = config.policy
+    assert isinstance(policy, DiffusersConfig) and policy.size is not None
+    size, model, again = policy.size, MODELS[name], policy.runtime.gradient_checkpointing
+    states = min(config.rollout.micro_batch, config.rollout.prompts_per_block * config.rollout.group_size)
+    rows = rows_of(policy, size, states)
+    saved, parameters = counted(model, policy, rows, again)
+    casts = cast_bytes(policy, parameters)
+    if again:
+        block = (counted(model, policy, rows, False)[0] - casts) // size.denoiser.layers
+        saved += block + casts
+    planned = backward_bytes(policy, size, states) + casts
+    trained = "all" if policy.lora is None else f"LoRA {policy.lora.rank}"
+    return (
+        f"{name:<14} {method:<14} {trained:<8} {policy.dtype} {'again' if again else '':<5} {rows:>3} rows  "
+        f"plan {planned / GIB:>7.2f} GiB  saved {saved / GIB:>7.2f} GiB  {planned / saved - 1:>+5.1%}  "
+        f"parameters {size.denoiser.parameters / parameters - 1:>+6.2%}"
+    )
+
+
+def held(name: str) -> str:
+    """Of the model's own recipe, in 16 bits."""
+    model = MODELS[name]
+    policy = load_config(f"{name}/{model.methods[0]}").policy
+    assert isinstance(policy, DiffusersConfig) and policy.size is not None
+    size = policy.size.denoiser
+    lora, text = policy.lora or AttentionLora(), policy.size.encoders.tokens
+    found = activations(geometry(model), grid(model, policy), text, size.tokens * size.width, size.layers, "bf16", lora)
+    numbers = ", ".join(f"{key}: {value:.1f}" for key, value in found.model_dump(exclude={"bits"}).items())
+    return f"{name:<14} activations: {{{numbers}}}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", metavar="MODEL", help=f"of {', '.join(MODELS)}; all by default")
+    parser.add_argument("--activations", action="store_true", help="print what a token keeps, for policy.size.denoiser")
+    arguments = parser.parse_args()
+    if unknown := {*arguments.models} - {*MODELS}:
+        parser.error(f"{sorted(unknown)[0]} is not one of {', '.join(MODELS)}")
+    for name in arguments.models or MODELS:
+        if arguments.activations:
+            print(held(name), flush=True)
+        else:
+            print(*(row(name, method) for method in MODELS[name].methods), sep="\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()
