@@ -1,9 +1,9 @@
 """Rehearse recipes with `--tiny` and write a table: `python tools/rehearse.py [--all] [--out FOLDER] [MODEL ...] [a.b=c ...]`.
 
 Without names it is all models. Each method is rehearsed with the model's own task, and each task with the model's first method
-(flow_grpo where it fits); `--all` takes every method with every task. A cell has the seconds of a run, or the number of the
-sentence that says why there was none. What is true of every run is checked: it ends well, its report has samples, and the
-log-ratio of its first optimizer step is 0 up to rounding.
+(flow_grpo where it fits); `--all` takes every method with every task. A cell has the seconds of one core that a run took, or the
+number of the sentence that says why there was none. What is true of every run is checked: it ends well, its report has samples,
+and the log-ratio of its first optimizer step is 0 up to rounding.
 """
 
 import argparse
@@ -70,13 +70,13 @@ def cases(model: str, every: bool) -> Iterator[Case]:
 def rehearse(case: Case, overrides: Sequence[str], folder: str) -> Found:
     os.chdir(folder)
     said, told = io.StringIO(), io.StringIO()
-    start = time.perf_counter()
+    start = time.process_time()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(told):
         try:
             code = flowgrpo(["train", *case.words, "--tiny", *case.consent, *overrides])
         except Exception as error:
-            return Found(case, time.perf_counter() - start, f"{type(error).__name__}: {error}")
-    seconds = time.perf_counter() - start
+            return Found(case, time.process_time() - start, f"{type(error).__name__}: {error}")
+    seconds = time.process_time() - start
     if code:
         return Found(case, seconds, told.getvalue().strip().splitlines()[-1])
     return Found(case, seconds, flaw(Path(json.loads(said.getvalue().splitlines()[-1])["run"])))

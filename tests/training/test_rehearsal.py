@@ -96,9 +96,9 @@ def test_the_models_that_ship_keep_their_weights(capsys):
 
 
 def test_overrides_have_the_last_word_and_their_rewards_have_twins():
-    own = ["rewards.more={use: hps, weight: 0.5}", "rollout.group_size=3", "output=elsewhere", "policy.lora.rank=3"]
+    own = ["rewards.more={use: hps, weight: 0.5}", "rollout.group_size=3", "output=elsewhere", "updates=3"]
     config = rehearsed("sd3.5-medium flow_grpo pickscore", own)
-    assert (config.rollout.group_size, config.policy.lora.rank, config.rewards["more"].weight) == (3, 3, 0.5)
+    assert (config.rollout.group_size, config.updates, config.rewards["more"].weight) == (3, 3, 0.5)
     assert Path(config.rewards["more"].arguments["checkpoint"]).is_relative_to("elsewhere/tiny")
 
 
@@ -106,6 +106,13 @@ def test_the_call_has_the_sizes_of_the_tiny_model_and_the_guidance_of_the_recipe
     config, full = rehearsed("sd3.5-medium flow_grpo pickscore"), load_config("sd3.5-medium flow_grpo pickscore")
     assert config.policy.call["height"] == 8 and full.policy.call["height"] == 512
     assert config.policy.call["guidance_scale"] == full.policy.call["guidance_scale"]
+
+
+def test_a_model_with_settings_of_ones_own_is_rehearsed_in_tiny_sizes():
+    own = ["policy.call={sizes: [[512, 512], [768, 432]], guidance_scale: 3.0}", "policy.runtime.offload=true", "policy.steps=40"]
+    policy = rehearsed("sd3.5-medium flow_grpo ocr", own).policy
+    assert policy.call == {"max_sequence_length": 16, "guidance_scale": 3.0, "sizes": [[8, 8], [8, 4]]}
+    assert not policy.runtime.offload and policy.steps == 4
 
 
 def test_a_rehearsal_is_not_resumed(capsys):
