@@ -64,7 +64,7 @@ def test_detectors_have_twins_with_their_classes(detector, tmp_path):
 
 
 def test_rewards_inside_rewards_have_twins(tmp_path):
-    frames = {"reward": "win_rate", "frames": 2, "arguments": {"judge": "hps", "margin": 0.0, "arguments": {"batch": 2}}}
+    frames = {"reward": "win_rate", "frames": 8, "arguments": {"judge": "hps", "margin": 0.0, "arguments": {"batch": 2}}}
     found = twin("video:FrameWise", frames, tmp_path)
     inside = found["arguments"]["arguments"]
     assert found["frames"] == 2 and inside["batch"] == 2 and inside["checkpoint"].startswith(str(tmp_path))
