@@ -118,6 +118,9 @@ def test_a_model_with_settings_of_ones_own_is_rehearsed_in_tiny_sizes():
 def test_a_rehearsal_is_not_resumed(capsys):
     assert main(["train", "sd3.5-medium", "flow_grpo", "pickscore", "--tiny", "--resume"]) == 2
     assert "begin it again without --resume" in capsys.readouterr().err
+    Path("one.txt").write_text("a cat\n")
+    assert main(["train", "sd3.5-medium", "flow_grpo", "pickscore", "--tiny", "rollout.prompts=one.txt"]) == 2
+    assert capsys.readouterr().err.strip().endswith("2 prompts per update, but there are only 1")
 
 
 def test_a_model_without_a_builder_is_one_sentence(capsys, tmp_path):
