@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 from safetensors.torch import load_file
 
@@ -159,3 +160,12 @@ def test_what_is_not_valid_in_the_recipe_is_said_of_the_recipe(capsys):
 def test_overrides_of_the_plan_count_when_sizes_are_chosen():
     config = rehearsed("sd3.5-medium flow_grpo pickscore", ["rollout.plan={type: sliding, size: 6, every: 1}"])
     assert config.policy.steps > 6
+
+
+def test_nothing_is_asked_of_a_hub(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    (tmp_path / "asks.py").write_text(
+        "import huggingface_hub\n\n\ndef asks(samples):\n"
+        "    assert huggingface_hub.is_offline_mode()\n    return [float(len(text)) for text in samples.texts]\n"
+    )
+    train(capsys, "llada-8b", "gdpo", "countdown", "rewards.asks={use: 'asks.py:asks'}")
