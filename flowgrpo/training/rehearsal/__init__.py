@@ -81,7 +81,7 @@ def _put_twins(tree: Tree, folder: Path) -> list[str]:
         arguments = twin(reward["use"], given, folder / label) if reward.get("use") else given
         rewards[label] = {**reward, "arguments": arguments}
         if arguments != given:
-            notes.append(f"reward '{label}' ({reward['use']}) judges with random weights")
+            notes.append(f"reward '{label}' ({reward['use']}) judges at random: it is a tiny twin")
     added = next(label for label in (LOTS, f"{LOTS}_of_a_rehearsal") if label not in rewards)
     tree["rewards"] = {**rewards, added: {"use": DRAWN}}
     return [*notes, f"reward '{added}' is added and draws lots, so that there is something to train where all others are equal"]
