@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 from flowgrpo.config.bill import bill_of
-from flowgrpo.config.recipes import METHODS, MODELS, TASKS, About, fitting, models, names, read_recipe, shipped
+from flowgrpo.config.recipes import METHODS, MODELS, TASKS, facts, fitting, models, read_recipe, shipped, tasks
 from flowgrpo.config.run import load_config
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.plugins import nearest
@@ -27,21 +27,17 @@ def run(arguments: argparse.Namespace) -> int:
     tables = {
         MODELS: [_model(name) for name in chosen],
         METHODS: [_method(name) for name in shipped(METHODS) if any(name in fitting(model, METHODS) for model in chosen)],
-        TASKS: [_task(name) for name in shipped(TASKS) if any(name in fitting(model, TASKS) for model in chosen)],
+        TASKS: [_task(name) for name in tasks() if any(name in fitting(model, TASKS) for model in chosen)],
         "whole recipes": [] if arguments.models else [{"name": name} for name in shipped()],
     }
     print(json.dumps(tables) if arguments.json else "\n\n".join(_shown(name, rows) for name, rows in tables.items() if rows))
     return 0
 
 
-def _about(name: str) -> About:
-    return read_recipe(name).about[names()[name]]
-
-
 def _model(name: str) -> Row:
     """Memory is that of its published recipe, with its own task."""
     method = next(method for method in ("flow_grpo", "diffu_grpo", "trajectory") if method in fitting(name, METHODS))
-    config, about = load_config([name, method]), _about(name)
+    config, about = load_config([name, method]), facts(name)
     bill = bill_of(config)
     return {
         "name": name,
@@ -54,12 +50,12 @@ def _model(name: str) -> Row:
 
 
 def _method(name: str) -> Row:
-    policies = [about.policies for about in read_recipe(name).about.values() if about.policies]
-    return {"name": name, "trains": ", ".join(policies[-1]), "what": _about(name).summary}
+    about = facts(name)
+    return {"name": name, "trains": ", ".join(about.policies), "what": about.summary}
 
 
 def _task(name: str) -> Row:
-    about = _about(name)
+    about = facts(name)
     return {
         "name": name,
         "judges": ", ".join(about.judges),

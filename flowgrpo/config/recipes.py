@@ -187,8 +187,8 @@ def _said(words: list[str]) -> _Sentence:
 
 
 def fitting(model: str, folder: str) -> list[str]:
-    """The names in a folder of `configs/` that can stand beside a model in a sentence."""
-    return [name for name in shipped(folder) if _fits(model, name)]
+    """The methods or tasks that can stand beside a model in a sentence."""
+    return [name for name in (tasks() if folder == TASKS else shipped(folder)) if _fits(model, name)]
 
 
 def _fits(*words: str) -> bool:
@@ -198,7 +198,22 @@ def _fits(*words: str) -> bool:
 
 def models() -> list[str]:
     """Those that are more than a base of others."""
-    return [name for name in shipped(MODELS) if "model" in _said([name]).recipe([name]).tree.get("policy", {})]
+    return [name for name in shipped(MODELS) if "model" in _alone(name).tree.get("policy", {})]
+
+
+def tasks() -> list[str]:
+    """Those that are more than a base of others."""
+    return [name for name in shipped(TASKS) if "rewards" in _alone(name).tree]
+
+
+def facts(name: str) -> About:
+    """What a shipped file says about itself, and its bases where it says nothing."""
+    said = [about.model_dump(exclude_defaults=True) for about in _alone(name).about.values()]
+    return About.model_validate({key: value for one in said for key, value in one.items()})
+
+
+def _alone(name: str) -> Recipe:
+    return _said([name]).recipe([name])
 
 
 def words_of(source: Words) -> list[str]:

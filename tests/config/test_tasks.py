@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from flowgrpo.config.recipes import TASKS, read_recipe, shipped
+from flowgrpo.config.recipes import facts, tasks
 from flowgrpo.config.run import RewardConfig, load_config
 from flowgrpo.core.errors import UserError
-from flowgrpo.data.prompts import HUB, is_file, load_prompts, prompts_of
+from flowgrpo.data.prompts import HUB, load_prompts, prompts_of
 from flowgrpo.data.prompts._generators import options_of
 from flowgrpo.data.prompts._hub import SOURCE
 from flowgrpo.scoring.scorer import Scorer, find_reward
@@ -27,13 +27,8 @@ class Coco(Detector):
 """
 
 
-def about(task):
-    recipe = read_recipe(task)
-    return recipe.about[shipped(TASKS)[task]]
-
-
 def recipes_of(task):
-    return [load_config(f"{MODELS[kind]} {task}") for kind in about(task).judges]
+    return [load_config(f"{MODELS[kind]} {task}") for kind in facts(task).judges]
 
 
 @pytest.fixture
@@ -54,14 +49,14 @@ def checking(tmp_path):
     return scorer
 
 
-@pytest.mark.parametrize("task", sorted(shipped(TASKS)))
+@pytest.mark.parametrize("task", tasks())
 @pytest.mark.filterwarnings("ignore:the sandbox")
 def test_the_rows_of_a_task_are_what_its_rewards_read(task, checking):
     for config in recipes_of(task):
         scorer = checking(config.rewards)
         for source in (config.rollout.prompts, config.evaluation.prompts):
-            stated = prompts_of(about(task).rows, task, Path())
-            assert stated or is_file(source)
+            stated = prompts_of(facts(task).rows, task, Path())
+            assert stated or not source.startswith(HUB)
             scorer.check(stated, task)
             if not source.startswith(HUB):
                 made = load_prompts(source)
@@ -69,7 +64,7 @@ def test_the_rows_of_a_task_are_what_its_rewards_read(task, checking):
                 assert not stated or {*stated[0].metadata} <= {key for prompt in made for key in prompt.metadata}
 
 
-@pytest.mark.parametrize("task", sorted(shipped(TASKS)))
+@pytest.mark.parametrize("task", tasks())
 def test_a_task_trains_on_other_prompts_than_it_is_evaluated_on(task):
     (config, *_) = recipes_of(task)
     train, test = config.rollout.prompts, config.evaluation.prompts
@@ -78,23 +73,23 @@ def test_a_task_trains_on_other_prompts_than_it_is_evaluated_on(task):
         assert not {p.text for p in load_prompts(train)} & {p.text for p in load_prompts(test)}
 
 
-@pytest.mark.parametrize("task", sorted(shipped(TASKS)))
+@pytest.mark.parametrize("task", tasks())
 def test_what_comes_from_the_hub_is_pinned_and_named(task):
-    facts = about(task)
-    assert facts.licence and facts.summary and facts.judges
+    about = facts(task)
+    assert about.licence and about.summary and about.judges
     for config in recipes_of(task):
         for source in filter(lambda source: source.startswith(HUB), (config.rollout.prompts, config.evaluation.prompts)):
             parts = SOURCE.fullmatch(source)
             options = options_of(parts["options"], source, None)
-            assert re.fullmatch("[0-9a-f]{40}", options["revision"]) and parts["dataset"] in facts.downloads
+            assert re.fullmatch("[0-9a-f]{40}", options["revision"]) and parts["dataset"] in about.downloads
             fields = [field.partition(":")[0] for field in options["fields"].split(",") if field]
-            assert {"prompt", *fields} == {*facts.rows[0]}, "the rows of a rehearsal look like those of the hub"
-            assert all(row["prompt"].endswith(options.get("after", "")) for row in facts.rows)
+            assert {"prompt", *fields} == {*about.rows[0]}, "the rows of a rehearsal look like those of the hub"
+            assert all(row["prompt"].endswith(options.get("after", "")) for row in about.rows)
 
 
-@pytest.mark.parametrize("task", sorted(shipped(TASKS)))
+@pytest.mark.parametrize("task", tasks())
 def test_what_is_measured_can_be_measured_alone(task):
-    for kind in about(task).judges:
+    for kind in facts(task).judges:
         methods = [MODELS[kind].split()[1], *(["pref_grpo"] if kind != "texts" else [])]
         for method in methods:
             if method == "pref_grpo" and task in ("scenes", "motions", "video"):
@@ -107,8 +102,8 @@ def test_what_is_measured_can_be_measured_alone(task):
 
 @pytest.mark.parametrize("method", ["flow_grpo", "pref_grpo"])
 def test_clips_are_judged_frame_by_frame_where_a_reward_reads_pictures(method):
-    for task in shipped(TASKS):
-        if "videos" in about(task).judges:
+    for task in tasks():
+        if "videos" in facts(task).judges:
             for reward in load_config(f"wan2.1-1.3b {method} {task}").rewards.values():
                 arguments = reward.arguments
                 while reward.use == "win_rate:WinRate" and arguments["judge"] == "video:FrameWise":

@@ -1,10 +1,10 @@
 """The sizes of a run's pictures: one for all, or one of several for each prompt."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from flowgrpo.core.keys import numpy_generator
-from flowgrpo.data.prompts import Prompt
+if TYPE_CHECKING:
+    from flowgrpo.data.prompts import Prompt
 
 SIZES = "sizes"
 """The entry of `policy.call` that lists them, as [height, width]; it is no argument of the pipeline."""
@@ -17,13 +17,16 @@ class Size(NamedTuple):
     width: int
 
 
-def size_of(call: dict[str, Any], prompt: Prompt) -> Size | None:
+def size_of(call: dict[str, Any], prompt: "Prompt") -> Size | None:
     """Drawn for the prompt's row, the same whenever it is asked for; None where there is no choice."""
-    sizes = call.get(SIZES)
-    return Size(*sizes[numpy_generator((SIZES, prompt.index)).integers(len(sizes))]) if sizes else None
+    if not (sizes := call.get(SIZES)):
+        return None
+    from flowgrpo.core.keys import numpy_generator
+
+    return Size(*sizes[numpy_generator((SIZES, prompt.index)).integers(len(sizes))])
 
 
-def sized(call: dict[str, Any], prompts: Sequence[Prompt]) -> dict[str, Any]:
+def sized(call: dict[str, Any], prompts: "Sequence[Prompt]") -> dict[str, Any]:
     """The call for prompts of one size."""
     size = size_of(call, prompts[0])
     return {**{key: value for key, value in call.items() if key != SIZES}, **(size._asdict() if size else {})}
