@@ -114,10 +114,13 @@ class OpenClip:
 
 
 def save_tiny(folder: Path, width: int = 16) -> Path:
-    """A model of random weights in open_clip's own format, with embeddings of `width` numbers and CLIP's vocabulary."""
+    """A model of random weights in open_clip's own format, with embeddings of `width` numbers and CLIP's vocabulary.
+
+    This draw of them has cosines above 0.
+    """
     vision = {"image_size": 32, "patch_size": 16, "layers": 1, "width": 32, "head_width": 16}
     text = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
-    network = randomised(open_clip.CLIP(width, vision, text), ("clip", width))
+    network = randomised(open_clip.CLIP(width, vision, text), ("clip", width, 4))
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "open_clip_config.json", {"model_cfg": {"embed_dim": width, "vision_cfg": vision, "text_cfg": text}})
     save_file(network.state_dict(), folder / WEIGHTS)

@@ -21,12 +21,16 @@ MODEL, MODEL_FILES = "yuvalkirstain/PickScore_v1", ("config.json", "model.safete
 PROCESSOR, PROCESSOR_FILES = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K", ("vocab.json", "merges.txt")
 
 
-def _tiny(folder: Path, arguments: Arguments) -> Arguments:
+def save_tiny(folder: Path) -> None:
     """A model of random weights, and CLIP's own vocabulary, which open_clip brings."""
     tower = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = CLIPConfig(text_config=tower, vision_config={**tower, "image_size": 32, "patch_size": 16}, projection_dim=16)
     randomised(CLIPModel(config), ("pickscore",)).save_pretrained(folder)
     write_vocabulary(folder)
+
+
+def _tiny(folder: Path, arguments: Arguments) -> Arguments:
+    save_tiny(folder)
     return {**arguments, "model": str(folder), "processor": str(folder), "revision": None}
 
 

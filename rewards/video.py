@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -22,14 +23,19 @@ from flowgrpo.scoring.card import EVERYTHING, card
 from flowgrpo.scoring.exemplars import photos
 from flowgrpo.scoring.exemplars import samples as exemplars
 from flowgrpo.scoring.scorer import Scorer
-from flowgrpo.scoring.twins import inner, tiny
+from flowgrpo.scoring.twins import Arguments, inner, tiny
 
 STATISTICS: dict[str, Callable[..., np.ndarray]] = {"mean": np.mean, "min": np.min}
 SIDE = 256
 UNSEEN = 4.0 / 255.0
 
 
-@tiny(inner("reward"))
+def _tiny(folder: Path, arguments: Arguments) -> Arguments:
+    """Of no more than two frames."""
+    return inner("reward")(folder, {**arguments, "frames": min(2, arguments.get("frames") or 2)})
+
+
+@tiny(_tiny)
 @card(
     reads="videos",
     range=EVERYTHING,

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -62,10 +61,14 @@ def _run(source: Sequence[str], overrides: Sequence[str]) -> tuple[Config, Prove
 
 
 def _rehearsal(source: Sequence[str], overrides: Sequence[str]) -> tuple[Config, Provenance]:
-    """Its runs have names of their own, so that none of them is resumed as the recipe's."""
-    os.environ["HF_HUB_OFFLINE"] = "1"
+    """Its runs have names of their own, so that none of them is resumed as the recipe's. From here on no hub is asked."""
+    import huggingface_hub
+
+    huggingface_hub.constants.HF_HUB_OFFLINE = True
+    from flowgrpo.core.processes import once
     from flowgrpo.training.rehearsal import rehearsed
 
-    config = rehearsed(source, overrides)
+    tree = once(lambda: rehearsed(source, overrides).model_dump(mode="json"))
+    config = Config.model_validate(tree)
     provenance = Provenance.of(source, config)
     return config, replace(provenance, recipe=f"{provenance.recipe}-tiny")

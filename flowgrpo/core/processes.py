@@ -1,14 +1,33 @@
 """One process or many. Everything that crosses processes goes through here."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate import Accelerator, PartialState
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
+from flowgrpo.core.errors import UserError
+
 T = TypeVar("T")
+
+
+def once(make: Callable[[], T]) -> T:
+    """What the main process makes, on all of them; a UserError of it is raised on all."""
+    state = PartialState(cpu=not torch.cuda.is_available())
+    if state.num_processes == 1:
+        return make()
+    made: list[Any] = [None]
+    if state.is_main_process:
+        try:
+            made = [make()]
+        except UserError as error:
+            made = [error]
+    (found,) = broadcast_object_list(made)
+    if isinstance(found, UserError):
+        raise found
+    return found
 
 
 class Processes:

@@ -50,7 +50,9 @@ figure { margin: 0; }
 .card.good { border-color: var(--good); } .card.bad { border-color: var(--bad); }
 .card figcaption { margin-top: 10px; color: var(--fg); }
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 10px; color: var(--soft); }
-.pair pre { margin: 0; padding: 18px 0; font-size: 15px; color: var(--fg); white-space: pre-wrap; }
+.pair > div { min-width: 0; }
+.pair pre { margin: 0; padding: 18px 0; font-size: 15px; color: var(--fg); white-space: pre-wrap;
+  overflow-wrap: anywhere; }
 .pair img { width: 100%; display: block; border-radius: 8px; } .pixels, image { image-rendering: pixelated; }
 .pair small { margin: 4px 0 2px; } .score { display: inline-block; font-size: 13px; margin-right: 10px; }
 .score.good, .score.bad { font-weight: 650; }

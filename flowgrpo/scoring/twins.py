@@ -56,12 +56,12 @@ def inner(name: str) -> Make:
     return make
 
 
-def randomised(network: N, key: Key) -> N:
+def randomised(network: N, key: Key, scale: float = 0.3) -> N:
     """Weights large enough that every part of a network matters to what comes out."""
     generator = torch_generator(("tiny", *key))
     with torch.no_grad():
         for parameter in network.parameters():
-            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+            parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
     return network.eval()
 
 

@@ -251,7 +251,7 @@ class Training:
         return self._way_on()
 
     def _way_on(self) -> str:
-        if self.run is None or not self.processes.is_main or not self.run.is_dir():
+        if self.config.rehearsal or self.run is None or not self.processes.is_main or not self.run.is_dir():
             return ""
         whole = checkpoints(self.run)
         return f"{f'{whole[-1].name} is kept' if whole else 'no update was kept'}; go on with --resume {self.run}"

@@ -5,7 +5,6 @@ their default arguments and loaded by the code that loads the real ones.
 """
 
 import copy
-import json
 import re
 import shutil
 from functools import partial
@@ -19,7 +18,7 @@ from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torchvision.transforms.functional import to_pil_image
-from transformers import BertConfig, BertModel, BlipTextConfig, BlipVisionConfig, CLIPConfig, CLIPImageProcessor, CLIPModel
+from transformers import BertConfig, BertModel, BlipTextConfig, BlipVisionConfig, CLIPImageProcessor, CLIPModel
 
 from flowgrpo.core.errors import UserError
 from flowgrpo.rewards import aesthetic, clip_score, hps, image_reward, pickscore
@@ -28,6 +27,7 @@ from flowgrpo.rewards._hub import PINNED, fetch
 from flowgrpo.rewards._preference import Head, captions_ladder
 from flowgrpo.scoring.exemplars import photos, samples
 from flowgrpo.scoring.scorer import find_reward
+from flowgrpo.scoring.twins import randomised
 
 VISION, TEXT = image_reward.VISION, image_reward.TEXT
 NAMES = ["clip_score", "aesthetic", "hps", "pickscore", "image_reward"]
@@ -73,7 +73,7 @@ def saved(tiny, tmp_path_factory):
     """A folder with a checkpoint of every reward, and the modules that they were saved from."""
     hub = Hub(tmp_path_factory.mktemp("saved"))
     modules = {
-        "clip_score": save_clip("ViT-B-32-quickgelu", hub(B32, "open_clip_model.safetensors"), seed=1),
+        "clip_score": save_clip("ViT-B-32-quickgelu", hub(B32, "open_clip_model.safetensors"), seed=4),
         "aesthetic": save_aesthetic(hub),
         "hps": save_hps(hub, "v2.1", seed=3),
         "pickscore": save_pickscore(hub),
@@ -97,46 +97,33 @@ def published(saved, hub):
     return copy.deepcopy(modules)
 
 
-def randomise(module, seed):
-    """Weights large enough that every part matters."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
-    return module.eval()
-
-
 def save_clip(name, path, seed):
-    network = randomise(open_clip.create_model(name), seed)
+    network = randomised(open_clip.create_model(name), (seed,))
     save_file(network.state_dict(), path)
     return network
 
 
 def save_aesthetic(hub):
-    head = randomise(Head(768), 2)
+    head = randomised(Head(768), (2,))
     torch.save(head.state_dict(), hub(aesthetic.REPO, aesthetic.FILE))
     return head, save_clip("ViT-L-14-quickgelu", hub(L14, "open_clip_model.safetensors"), seed=2)
 
 
 def save_hps(hub, version, seed):
-    network = randomise(open_clip.create_model("ViT-H-14"), seed)
+    network = randomised(open_clip.create_model("ViT-H-14"), (seed,))
     torch.save({"state_dict": network.state_dict()}, hub(hps.REPO, hps.FILES[version]))
     return network
 
 
 def save_pickscore(hub):
-    tower = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = CLIPConfig(text_config=tower, vision_config={**tower, "image_size": 32, "patch_size": 16}, projection_dim=16)
-    network = randomise(CLIPModel(config), 4)
+    """Its tiny twin, in the places and with the leftovers of the published one."""
     folder = hub(pickscore.MODEL, "model.safetensors").parent
-    config.save_pretrained(folder)
+    pickscore.save_tiny(folder)
+    network = CLIPModel.from_pretrained(folder)
     positions = {"text_model.embeddings.position_ids": torch.arange(77)[None]}
     save_file(network.state_dict() | positions, folder / "model.safetensors")
-    tokens = open_clip.SimpleTokenizer()
-    words = [*list(tokens.encoder)[:-2], "<|startoftext|>", "<|endoftext|>"]
-    hub(pickscore.PROCESSOR, "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
-    merges = [" ".join(pair) for pair in tokens.bpe_ranks]
-    hub(pickscore.PROCESSOR, "merges.txt").write_text("\n".join(["#version: 0.2", *merges]))
+    for name in pickscore.PROCESSOR_FILES:
+        (folder / name).rename(hub(pickscore.PROCESSOR, name))
     return network
 
 
@@ -147,7 +134,7 @@ def save_image_reward(hub):
     )
     text = bert(vocab_size=len(WORDS) + 2, hidden_size=128, intermediate_size=192, num_hidden_layers=2, num_attention_heads=2)
     parts = nn.ModuleDict({"blip": nn.ModuleDict({"visual_encoder": vision, "text_encoder": text}), "mlp": Head(128)})
-    randomise(parts, 5)
+    randomised(parts, (5,))
     nn.init.zeros_(text.embeddings.token_type_embeddings.weight)
     weights = {name: weight for name, weight in parts.state_dict().items() if "token_type" not in name}
     unused = {"blip.text_encoder.embeddings.position_ids": torch.arange(512)[None], "blip.vision_proj.weight": torch.ones(4, 128)}

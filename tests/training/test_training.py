@@ -237,6 +237,11 @@ def test_two_processes_give_the_same_rollouts_and_the_same_update():
     assert float(difference) < 1e-5
 
 
+def test_a_rehearsal_of_two_processes_is_made_by_one():
+    run = launch(2, "llada-8b", "gdpo", "countdown", "--tiny")
+    assert [row["update"] for row in metrics(run)] == [0, 1] and metrics(run)[0]["ratio/first_log_abs_max"] <= REPLAYED
+
+
 def test_kill_9_in_the_middle_of_a_checkpoint_leaves_the_last_good_one(capsys, tmp_path):
     slow = tmp_path / "slow.py"
     slow.write_text(

@@ -35,9 +35,9 @@ def make_model(layers: int = 1, seed: int = 0) -> MiniMdlm:
 
 
 def random_model(config: MiniMdlmConfig, seed: int) -> MiniMdlm:
-    torch.manual_seed(seed)
-    model = MiniMdlm(config)
-    with torch.no_grad():
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        model = MiniMdlm(config)
         for parameter in model.parameters():
             parameter += 0.3 * torch.randn(parameter.shape)
     return model

@@ -24,15 +24,15 @@ from flowgrpo.training.rehearsal._prompts import few_prompts
 Tree = dict[str, Any]
 LOTS, DRAWN = "lots", "flowgrpo.scoring.twins:lots"
 """The label and the name of the reward that is added."""
-REPLACED = ("rewards", "rollout.prompts=", "evaluation.prompts=")
-"""Overrides of what is replaced."""
+REPLACED = ("policy", "rewards", "rollout.prompts=", "evaluation.prompts=")
+"""How overrides begin of what is replaced."""
 
 
 def rehearsed(source: Words, overrides: Sequence[str] = ()) -> Config:
     """The config of the rehearsal of a recipe. The model, weights and prompts that it names are made in `OUTPUT/tiny/RECIPE`.
 
-    Overrides are a part of the recipe, and those of sizes have the last word. Errors: UserError, also where it is not known how
-    a tiny model is made.
+    Overrides are a part of the recipe; those of updates, prompts and samples have the last word on how many there are. Errors:
+    UserError, also where it is not known how a tiny model is made.
     """
     recipe = read_recipe(source)
     output = recipe.checked(Config, overrides).output
@@ -69,7 +69,7 @@ def _put_prompts(tree: Tree, recipe: Recipe, folder: Path, pictures: Tree) -> li
             continue
         found = few_prompts(source, rows, folder, pictures)
         tree[section] = {**tree[section], "prompts": found}
-        notes += [f"example rows stand for the prompts {source}"] if found.startswith(str(folder)) else []
+        notes += [f"example rows stand for the prompts {source.partition('?')[0]}"] if found.startswith(str(folder)) else []
     return list(dict.fromkeys(notes))
 
 
@@ -81,7 +81,7 @@ def _put_twins(tree: Tree, folder: Path) -> list[str]:
         arguments = twin(reward["use"], given, folder / label) if reward.get("use") else given
         rewards[label] = {**reward, "arguments": arguments}
         if arguments != given:
-            notes.append(f"reward '{label}' ({reward['use']}) judges with random weights")
+            notes.append(f"reward '{label}' ({reward['use']}) judges at random: it is a tiny twin")
     added = next(label for label in (LOTS, f"{LOTS}_of_a_rehearsal") if label not in rewards)
     tree["rewards"] = {**rewards, added: {"use": DRAWN}}
     return [*notes, f"reward '{added}' is added and draws lots, so that there is something to train where all others are equal"]

@@ -25,6 +25,8 @@ GUIDANCE = ("guidance", "cfg", "negative_prompt")
 ON_A_GPU = ("offload", "quantisation", "quantise_encoders", "attention", "compile")
 BYTES = 4
 """About as many make one id of a real vocabulary."""
+WIDE = 32
+"""Calls of so many pixels are of classes that take no fewer."""
 LORA = {"rank": 2, "alpha": 4}
 
 
@@ -73,13 +75,17 @@ class Model:
         call |= {key: value for key, value in given.items() if _guides(key)}
         if "num_frames" in call:
             call["num_frames"] = min(call["num_frames"], given.get("num_frames", call["num_frames"]))
+        if "sizes" in given and {"height", "width"} <= {*call}:
+            height, width = call.pop("height"), call.pop("width")
+            call["sizes"] = [[height, width], [height, width // 2 if width < WIDE else 2 * width]]
         runtime = {key: value for key, value in (policy.get("runtime") or {}).items() if key not in ON_A_GPU}
         made = _without(policy, "revision", "size") | {"model": str(folder), "call": call, "runtime": runtime}
-        notes = [f"{kind} with random weights stands for {policy['model']}"]
+        stands = f"{kind} with random weights stands for {policy['model']}"
+        notes = [f"{stands}; it reads a prompt byte by byte, and cuts what the real one may take whole"]
         if policy.get("dtype") == "fp16" and not torch.cuda.is_available():
             made["dtype"] = "bf16"
             notes.append("a CPU does not compute in fp16: it is bf16 here")
-        return cls(_adapted(made), notes, entry.conditions)
+        return cls(_adapted({"lora": LORA, **made}), notes, entry.conditions)
 
     @classmethod
     def _language(cls, policy: Tree, folder: Path) -> Self:
@@ -117,7 +123,7 @@ def _guides(key: str) -> bool:
 
 def _adapted(policy: Tree) -> Tree:
     """With an adapter as small as the model, if it has one."""
-    lora = policy.get("lora", LORA)
+    lora = policy.get("lora")
     return {**policy, "lora": lora and {**lora, **LORA}}
 
 

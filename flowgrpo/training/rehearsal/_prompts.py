@@ -9,15 +9,14 @@ from urllib.parse import parse_qsl, urlencode
 from PIL import Image
 
 from flowgrpo.core.errors import UserError
-from flowgrpo.core.paths import assets, locate
+from flowgrpo.core.paths import ASSET, assets, locate
 from flowgrpo.core.whole import write_text
-from flowgrpo.data.prompts import CONDITION
+from flowgrpo.data.prompts import CONDITION, HUB, at_hand, is_file
 from flowgrpo.policies.tiny.asked import files
 
 Tree = dict[str, Any]
 Row = dict[str, Any]
-HUB = "hub:"
-ROWS = 8
+ROWS = 4
 SIDE = 64
 """Of the pictures that rows name, where the model does not say."""
 
@@ -30,7 +29,7 @@ def few_prompts(source: str, rows: tuple[Row, ...], folder: Path, sizes: Tree) -
                 f"prompts {source} are on a hub, and the task gives no examples of them; say some: about: {{rows: [...]}}"
             )
         return _written(rows, folder, sizes)
-    if Path(source).expanduser().is_file() or locate(source).exists() or ":" not in source:
+    if is_file(source) or not at_hand(source):
         return source
     generator, _, query = source.partition("?")
     return f"{generator}?{urlencode({**dict(parse_qsl(query)), 'count': ROWS})}"
@@ -50,13 +49,14 @@ def _with_pictures(row: Row, folder: Path, sizes: Tree) -> Row:
 
 
 def _made(name: str, value: Any, folder: Path, size: Any) -> Any:
-    """A small photograph for a picture, and noise for a clip or a mask."""
+    """For a picture a small copy, or a photograph of ours where it is on a hub; noise for a clip or a mask."""
     if isinstance(value, list):
         return [_made(f"{name}-{i}", one, folder, size) for i, one in enumerate(value)]
     if len(size) != 2 or not name.startswith("image"):
         made = files(folder / name, size)
         assert isinstance(made, Path)
         return made.name
-    file = folder / f"{name}.png"
-    Image.open(assets() / "calibration" / "coffee.jpg").resize(size[::-1]).save(file)
+    shown = locate(value) if value.startswith(ASSET) else assets() / "calibration" / "coffee.jpg"
+    file = folder / f"{name}-{shown.stem}.png"
+    Image.open(shown).resize(size[::-1]).save(file)
     return file.name
