@@ -94,7 +94,7 @@ def test_seeds_fit_into_63_bits(capsys, command):
 
 def test_an_unknown_command_or_option_has_a_neighbour(capsys):
     assert "there is no command 'trian' (did you mean 'train'?" in complaint(capsys, "trian", "quickstart")
-    assert "name a command: train, plan" in complaint(capsys)
+    assert "name a command: train, recipes, plan" in complaint(capsys)
     wrong = complaint(capsys, "sample", "quickstart", "--prompts", "x", "--chekpoint", "y")
     assert "sample: it does not take '--chekpoint' (did you mean '--checkpoint'?" in wrong
     assert "are required: config" in complaint(capsys, "train")
@@ -150,7 +150,7 @@ def test_what_an_option_is_given_is_no_value_to_change(monkeypatch, tmp_path):
     assert read(monkeypatch, "sample", "quickstart", "--prompts", "a=b.txt", "--out", "c=d").overrides == []
     (tmp_path / "a=b.yaml").touch()
     monkeypatch.chdir(tmp_path)
-    assert read(monkeypatch, "train", "a=b.yaml", "c=d").config == "a=b.yaml"
+    assert read(monkeypatch, "train", "a=b.yaml", "c=d").config == ["a=b.yaml"]
 
 
 def test_values_to_change_in_their_old_spelling_are_read_with_a_warning(monkeypatch, capsys, tmp_path):

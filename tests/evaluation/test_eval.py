@@ -267,7 +267,7 @@ def test_a_word_needs_a_small_p_value():
 def test_bad_input_is_answered_with_a_sentence(capsys):
     assert "did you mean 'geneval'" in refusal(capsys, "genval", "quickstart")
     assert "name a model too" in refusal(capsys, "mini_scenes")
-    assert "no config file or shipped recipe 'mini/cbs'" in refusal(capsys, "mini_scenes", "mini/cbs")
+    assert "no config file or shipped recipe 'cbs' of 'mini/cbs'" in refusal(capsys, "mini_scenes", "mini/cbs")
     assert "nothing.py: no such file" in refusal(capsys, "nothing.py:benchmark", "quickstart")
     assert "is a int, and must be a Benchmark" in refusal(capsys, "own_benchmark.py:no_benchmark", "quickstart")
     assert "its metric 'beauty' is not one of its rewards" in refusal(capsys, "own_benchmark.py:wrong_metric", "quickstart")
