@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from flowgrpo.config.tree import Place, checked, complaint, first_error, merge, parse_yaml, with_overrides, yaml_says
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.paths import configs
-from flowgrpo.core.plugins import nearest
+from flowgrpo.core.plugins import meant
 from flowgrpo.core.section import Section
 from flowgrpo.data.kinds import Kind
 
@@ -251,7 +251,7 @@ def _named(word: str) -> list[Path]:
     known, said = names(), word.removeprefix("configs/").removesuffix(".yaml").split("/")
     if unknown := next((name for name in said if name not in known), None):
         whole = f" of '{word}'" if len(said) > 1 else ""
-        raise UserError(f"no config file or shipped recipe '{unknown}'{whole} ({nearest(unknown, known)})")
+        raise UserError(f"no config file or shipped recipe '{unknown}'{whole} ({meant(unknown, known)}`flowgrpo recipes` lists them)")
     return [known[name] for name in said]
 
 

@@ -20,9 +20,13 @@ from flowgrpo.core.sources import forget_changed, source_digest, user_module
 def nearest(name: str, known: Iterable[str]) -> str:
     """`", did you mean 'x'?"` for a misspelt name, followed by the known ones."""
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean '{close[0]}'? " if close else ""
-    return f"{hint}known: {', '.join(known)}"
+    return f"{meant(name, known)}known: {', '.join(known)}"
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """`"did you mean 'x'? "` for a misspelt name; nothing where none is near."""
+    close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)
+    return f"did you mean '{close[0]}'? " if close else ""
 
 
 def built_in_names(package: str) -> list[str]:

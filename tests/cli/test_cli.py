@@ -97,7 +97,7 @@ def test_an_unknown_command_or_option_has_a_neighbour(capsys):
     assert "name a command: train, recipes, plan" in complaint(capsys)
     wrong = complaint(capsys, "sample", "quickstart", "--prompts", "x", "--chekpoint", "y")
     assert "sample: it does not take '--chekpoint' (did you mean '--checkpoint'?" in wrong
-    assert "are required: config" in complaint(capsys, "train")
+    assert "are required: CONFIG" in complaint(capsys, "train")
     assert "does not take 'more'" in complaint(capsys, "doctor", "more")
 
 
