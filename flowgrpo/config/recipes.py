@@ -251,7 +251,8 @@ def _named(word: str) -> list[Path]:
     known, said = names(), word.removeprefix("configs/").removesuffix(".yaml").split("/")
     if unknown := next((name for name in said if name not in known), None):
         whole = f" of '{word}'" if len(said) > 1 else ""
-        raise UserError(f"no config file or shipped recipe '{unknown}'{whole} ({meant(unknown, known)}`flowgrpo recipes` lists them)")
+        hint = f"{meant(unknown, known)}`flowgrpo recipes` lists them"
+        raise UserError(f"no config file or shipped recipe '{unknown}'{whole} ({hint})")
     return [known[name] for name in said]
 
 
