@@ -18,8 +18,8 @@ from flowgrpo.training.rehearsal._prompts import few_prompts
 
 HUB = [name for name in models() if any(about.tiny for about in read_recipe(name).about.values())]
 FIRST = ("flow_grpo", "diffu_grpo")
-ASK_MORE = ("code", "edit")
-"""Tasks that want a word of the user first, or a model that takes a picture."""
+ASK_MORE = ("code",)
+"""Tasks that want a word of the user first."""
 SAME = ("credit", "advantage", "selection", "objective")
 BF16 = 1e-3
 """How far two roundings of a log-prob in bfloat16 may be apart."""
