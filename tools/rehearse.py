@@ -1,9 +1,9 @@
 """Rehearse recipes with `--tiny` and write a table: `python tools/rehearse.py [--all] [--out FOLDER] [MODEL ...] [a.b=c ...]`.
 
 Without names it is all models. Each method is rehearsed with the model's own task, and each task with the model's first method
-(flow_grpo where it fits); `--all` takes every method with every task. A cell has the seconds of one core that a run took, or the
-number of the sentence that says why there was none. What is true of every run is checked: it ends well, its report has samples,
-and the log-ratio of its first optimizer step is 0 up to rounding.
+(flow_grpo where it fits); `--all` takes every method with every task. The table says how many of a model's runs went well, and
+the sentences below it why some did not. What is true of every run is checked: it ends well, its report has samples, and the
+log-ratio of its first optimizer step is 0 up to rounding.
 """
 
 import argparse
@@ -95,14 +95,26 @@ def flaw(run: Path) -> str:
 
 
 def table(found: Sequence[Found]) -> str:
-    """A row for each model and method, a column for each task; below them the sentences."""
+    """A row for each model; below, the sentences of what went wrong."""
     failures = list(dict.fromkeys(one.failure for one in found if one.failure))
-    cells = {one.case: f"[{failures.index(one.failure) + 1}]" if one.failure else f"{one.seconds:.0f}" for one in found}
-    rows = list(dict.fromkeys((case.model, case.method) for case in cells))
-    columns = list(dict.fromkeys(case.task for case in cells))
-    lines = [("model", "method", *columns)]
-    lines += [(model, method, *(cells.get(Case(model, method, task), "") for task in columns)) for model, method in rows]
+    lines = [("model", "methods", "tasks", "both", "seconds of one core")]
+    for model in dict.fromkeys(one.case.model for one in found):
+        mine = [one for one in found if one.case.model == model]
+        first = next(method for method in FIRST if method in fitting(model, METHODS))
+        own = [one for one in mine if one.case.task == OWN]
+        of_tasks = [one for one in mine if one.case.task != OWN and one.case.method == first]
+        others = [one for one in mine if one not in own and one not in of_tasks]
+        seconds = [one.seconds for one in mine if not one.failure]
+        span = f"{min(seconds):.0f} to {max(seconds):.0f}" if seconds else "none"
+        lines.append((model, *(_passed(some, failures) for some in (own, of_tasks, others)), span))
     return "\n".join([markdown_table(lines), "", *(f"{i}. {sentence}" for i, sentence in enumerate(failures, 1))])
+
+
+def _passed(found: Sequence[Found], failures: list[str]) -> str:
+    """How many went well, and which did not."""
+    wrong = [f"{' '.join(one.case.words[1:])} [{failures.index(one.failure) + 1}]" for one in found if one.failure]
+    count = f"{len(found) - len(wrong)} of {len(found)}" if found else "none"
+    return f"{count} (not {', '.join(wrong)})" if wrong else count
 
 
 def _quiet() -> None:
