@@ -125,6 +125,18 @@ def test_a_task_takes_the_place_of_the_rewards_before_it(tmp_path):
     assert {*load_config([mine, "pickscore"]).rewards} == {"pickscore"}
 
 
+def test_models_say_which_rewards_of_a_task_a_method_was_published_with():
+    assert {name: reward.weight for name, reward in load_config("flux.2 flow_grpo_fast").rewards.items()} == {
+        "pickscore": 0.5,
+        "clip": 1.0,
+    }
+    pairs = load_config("wan2.2-a14b grpo_guard unified").rewards
+    assert {name for name, reward in pairs.items() if reward.weight} == {"wins", "clip"} and "unified" in pairs
+    assert load_config("sd3.5-medium flow_grpo ocr").objective.kl.coefficient == 0.04
+    assert load_config("sd3.5-medium flow_grpo").objective.kl.coefficient == 0.01
+    assert load_config("sd3.5-medium mix_grpo ocr").objective.kl.coefficient == 0.001
+
+
 def test_a_base_of_several_words_brings_no_task_of_its_own(tmp_path):
     rollout = "rollout: {prompts: asset:mini-sd3/prompts/train.jsonl.gz}\nevaluation: null"
     (mine,) = written(tmp_path, mine=f"base: [mini, flow_grpo]\nrewards: {{mine: {{use: mine.py:x}}}}\n{rollout}")
