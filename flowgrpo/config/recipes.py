@@ -14,6 +14,7 @@ Beside the sections of a run a file may hold
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -269,6 +270,16 @@ def _beside(path: Path, base: str) -> list[Path]:
 
 
 def _read(path: Path) -> Tree:
+    """A file as it stands; what ships is read once."""
+    return _shipped(path) if configs() in path.parents else _parsed(path)
+
+
+@cache
+def _shipped(path: Path) -> Tree:
+    return _parsed(path)
+
+
+def _parsed(path: Path) -> Tree:
     try:
         tree = parse_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

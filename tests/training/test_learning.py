@@ -31,6 +31,11 @@ class Judged:
     label: str
     reward: object
     weights: dict = field(default_factory=dict)
+    served = threaded = ()
+
+    @property
+    def rewards(self):
+        return {self.label: self.reward}
 
     def __call__(self, samples):
         return {self.label: np.array(self.reward(samples), float)}
