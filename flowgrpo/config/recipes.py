@@ -40,14 +40,13 @@ class About(Section):
 
     A model `makes` one kind of samples, a task `judges` some; a model `takes` columns of prompt rows to work from, such as
     `image`, and a task `needs` some. A method trains policies of some types (`policies`) and may be about a `reward`. `licence`
-    and `downloads` are of weights and data; `size` is a model's download in GiB. A rehearsal makes the model by the builder
-    `tiny`, and its prompts of `rows`, which look like those of the task's own source.
+    and `downloads` are of weights and data. A rehearsal makes the model by the builder `tiny`, and its prompts of `rows`, which
+    look like those of the task's own source.
     """
 
     summary: str = ""
     licence: str = ""
     downloads: tuple[str, ...] = ()
-    size: float | None = None
     makes: Kind | None = None
     takes: tuple[str, ...] = ()
     judges: tuple[Kind, ...] = ()
@@ -92,7 +91,10 @@ class _Sentence:
         layers = self.layers()
         tasks = [(layer.path, layer.sections["task"]) for layer in layers if "task" in layer.sections]
         if tasks and not any("rewards" in layer.sections for layer in layers):
-            for file in _beside(*tasks[-1]):
+            path, name = tasks[-1]
+            if not isinstance(name, str):
+                raise UserError(f"{path}: task: must be the name of a task, not {name}")
+            for file in _beside(path, name):
                 self.say(file)
 
     def layers(self) -> list[Layer]:
@@ -108,8 +110,19 @@ class _Sentence:
         return layers
 
     def recipe(self, words: list[str]) -> "Recipe":
+        for path, tree in self.said.items():
+            self._check_words(path, [word for said, _ in _with(path, tree) for word in said])
         about = {path: checked(About, tree.get("about") or {}, f"{path}: about") for path, tree in self.said.items()}
         return Recipe(words, self.layers(), about)
+
+    def _check_words(self, path: Path, words: list[str]) -> None:
+        """A word of `with` that nothing is named would never be said."""
+        known = {*names(), *(file.stem for file in self.said)}
+        for word in words:
+            if word not in known and not path.with_name(f"{word}.yaml").is_file():
+                raise UserError(
+                    f"{path}: with: nothing is named '{word}' ({meant(word, known)}`flowgrpo recipes` lists the words)"
+                )
 
 
 def _due(words: list[str], order: list[str], at: int) -> int | None:
@@ -160,19 +173,24 @@ class Recipe:
         if "optimizer" not in tree and folders <= {*FOLDERS}:
             return f"a model and a method make a recipe, such as `{self.words[0]} flow_grpo`; `flowgrpo recipes` lists them"
         kinds = [about.makes for about in self.about.values() if about.makes]
-        policy = str((tree.get("policy") or {}).get("type", ":"))
+        policy = _type_of(tree.get("policy"))
         for path, about in self.about.items():
             if kinds and about.judges and kinds[-1] not in about.judges:
                 return f"task '{path.stem}' judges {' or '.join(about.judges)}, and the model makes {kinds[-1]}"
             if kinds and (missing := {*about.needs} - {name for other in self.about.values() for name in other.takes}):
                 return f"task '{path.stem}' needs a model that works from an {min(missing)}, and this one does not"
-            if about.policies and policy not in about.policies and ":" not in policy:
+            if about.policies and policy and policy not in about.policies and ":" not in policy:
                 return (
                     f"method '{path.stem}' trains policies of type {' or '.join(about.policies)}, not '{policy}' as the model's"
                 )
             if about.reward and "rewards" in tree and f"'{about.reward}" not in str(tree["rewards"]):
                 return f"method '{path.stem}' is about the reward {about.reward}, which no reward of the task is"
         return None
+
+
+def _type_of(component: Any) -> str:
+    """What a component is named; nothing where it has no name."""
+    return component if isinstance(component, str) else str(component.get("type", "")) if isinstance(component, dict) else ""
 
 
 def read_recipe(source: Words) -> Recipe:

@@ -155,12 +155,22 @@ def test_a_base_of_several_words_brings_no_task_of_its_own(tmp_path):
         ("mini/flow_gpro", "no config file or shipped recipe 'flow_gpro' of 'mini/flow_gpro' (did you mean 'flow_grpo'?"),
         ("mini", "mini: a model and a method make a recipe, such as `mini flow_grpo`; `flowgrpo recipes` lists them"),
         ("{bad_with}", "with: must be sections by words, such as {flow_grpo: {objective: {clip: 1e-4}}}"),
+        ("{bad_word}", "with: nothing is named 'flow_gpro' (did you mean 'flow_grpo'?"),
+        ("mini flow_grpo {bad_policy}", "policy: "),
+        ("{bad_task}", "task: must be the name of a task, not 3"),
         ("{bad_about}", "about: unknown key 'licens' (did you mean 'licence'?"),
     ],
 )
 def test_a_sentence_that_can_not_be_meant_says_why(said, words, capsys, tmp_path):
-    files = written(tmp_path, mine="rewards: {x: {use: size}}", bad_with="with: 3", bad_about="about: {licens: MIT}")
-    said = said.format(mine=files[0], bad_with=files[1], bad_about=files[2])
+    files = {
+        "mine": "rewards: {x: {use: size}}",
+        "bad_with": "with: 3",
+        "bad_word": "with: {flow_gpro: {seed: 3}}",
+        "bad_policy": "policy: diffusers",
+        "bad_task": "base: [pipeline, flow_grpo]\ntask: 3",
+        "bad_about": "about: {licens: MIT}",
+    }
+    said = said.format(**dict(zip(files, written(tmp_path, **files), strict=True)))
     assert main(["plan", *said.split()]) == 2
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1
