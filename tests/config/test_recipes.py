@@ -156,7 +156,7 @@ def test_a_base_of_several_words_brings_no_task_of_its_own(tmp_path):
         ("mini", "mini: a model and a method make a recipe, such as `mini flow_grpo`; `flowgrpo recipes` lists them"),
         ("{bad_with}", "with: must be sections by words, such as {flow_grpo: {objective: {clip: 1e-4}}}"),
         ("{bad_word}", "with: nothing is named 'flow_gpro' (did you mean 'flow_grpo'?"),
-        ("mini flow_grpo {bad_policy}", "policy: "),
+        ("mini flow_grpo {bad_policy}", "policy.steps: Field required"),
         ("{bad_task}", "task: must be the name of a task, not 3"),
         ("{bad_about}", "about: unknown key 'licens' (did you mean 'licence'?"),
     ],
