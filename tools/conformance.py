@@ -13,6 +13,7 @@ from pathlib import Path
 import diffusers
 import torch
 
+from flowgrpo.core.errors import UserError
 from flowgrpo.policies import tiny
 from flowgrpo.policies.tiny.asked import config_of, prompt_of
 from flowgrpo.training.conformance import table
@@ -26,7 +27,10 @@ def verdict(name: str) -> Verdict:
     with tempfile.TemporaryDirectory() as folder:
         entry.build().save_pretrained(f"{folder}/pipeline")
         config = config_of(entry, Path(folder, "pipeline"))
-        found = check(name, entry.kind, config, prompt_of(entry, Path(folder)))
+        try:
+            found = check(name, entry.kind, config, prompt_of(entry, Path(folder)))
+        except UserError as error:
+            found = Verdict(name, entry.kind, "", "", error=f"UserError: {error}")
     return found if found.passed else replace(found, error=entry.known or found.error)
 
 
