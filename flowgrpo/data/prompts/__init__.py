@@ -18,6 +18,7 @@ import os
 import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -96,12 +97,18 @@ def names_file(source: str) -> bool:
 
 def _made(source: str) -> list[Row]:
     if source.startswith(HUB):
-        from flowgrpo.data.prompts._hub import rows
-
-        return rows(source)
+        return _of_hub(source)
     from flowgrpo.data.prompts._generators import generated
 
     return generated(source)
+
+
+@cache
+def _of_hub(source: str) -> list[Row]:
+    """Asked for once, so that a process pins what it works with."""
+    from flowgrpo.data.prompts._hub import rows
+
+    return rows(source)
 
 
 def prompts_of(rows: Sequence[Mapping[str, Any]], source: str, folder: Path, conditions: bool = True) -> list[Prompt]:
