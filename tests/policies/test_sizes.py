@@ -12,6 +12,7 @@ from flowgrpo.config.tree import checked
 from flowgrpo.core.errors import UserError
 from flowgrpo.data.prompts import Prompt, batches
 from flowgrpo.policies import tiny
+from flowgrpo.policies.amused import AmusedConfig
 from flowgrpo.policies.diffusers import DiffusersConfig
 from flowgrpo.policies.diffusers._sizes import size_of
 
@@ -128,3 +129,22 @@ def test_what_is_not_wanted_is_refused_where_a_pipeline_takes_no_such_text(tmp_p
     config = checked(DiffusersConfig, {"model": str(tmp_path), "steps": 2, "call": entry.call, "lora": None}, "policy")
     with pytest.raises(UserError, match=r"row 1: prompt rows have 'negative_prompt', but .* takes none"):
         config.check([Prompt(0, "a", {"prompt": "a", "negative_prompt": "b"})])
+
+
+def test_pictures_of_ids_have_one_size(capsys):
+    assert main(["plan", "mini-amused", "trajectory", "policy.call.sizes=[[16, 16], [32, 32]]"]) == 2
+    assert "policy.call.sizes is for continuous latents" in capsys.readouterr().err
+
+
+def test_a_learned_schedule_is_told_what_a_row_does_not_want():
+    """Logits without the prompt are those of the text that is not wanted, of the row or of the call."""
+    tree = {"type": "amused", "model": "asset:mini-amused", "steps": 3, "length": 64, "schedule": {"learn": ["guidance_scale"]}}
+
+    def predicted(call, **row):
+        config = checked(AmusedConfig, {**tree, "lora": None, "call": {"guidance_scale": 2.0, **call}}, "policy")
+        policy, prompts = config.build(CPU, seed=0), [Prompt(0, "a red circle", {"prompt": "a red circle", **row})]
+        with torch.no_grad():
+            return policy.predict(policy.start(prompts, [("a",)]), prompts, 0)
+
+    said = predicted({}, negative_prompt="a blue square")
+    assert torch.equal(said, predicted({"negative_prompt": "a blue square"})) and not torch.equal(said, predicted({}))

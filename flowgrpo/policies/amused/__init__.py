@@ -6,6 +6,7 @@ from pydantic import PositiveInt
 
 from flowgrpo.policies import ScheduleConfig
 from flowgrpo.policies.diffusers import DiffusersConfig
+from flowgrpo.policies.diffusers._sizes import SIZES
 from flowgrpo.sampling.kernels import KernelFamily
 from flowgrpo.sampling.kernels._unmasking import UnmaskingKernel
 from flowgrpo.sampling.kernels.maskgit import Maskgit
@@ -42,6 +43,8 @@ class AmusedConfig(DiffusersConfig):
         kernels = [node.kernel for node in shape.nodes if isinstance(node.kernel, UnmaskingKernel)]
         if complaint := next(filter(None, (kernel.needs(self.steps, self.length) for kernel in kernels)), None):
             return complaint
+        if SIZES in self.call:
+            return "policy.call.sizes is for continuous latents; policy.length is how many ids a picture has"
         if self.guidance_gradient == "conditional":
             return "policy.guidance_gradient 'conditional' is for continuous latents; set it to full"
         if self.schedule and "temperature" in self.call:

@@ -22,6 +22,7 @@ from flowgrpo.policies._schedule import LearnedSchedule, reference_of, with_sche
 from flowgrpo.policies._weights import trainable
 from flowgrpo.policies.amused import AmusedConfig
 from flowgrpo.policies.diffusers import _adapters as adapters
+from flowgrpo.policies.diffusers._conditions import NEGATIVE
 from flowgrpo.policies.diffusers._policy import DiffusersPolicy, PipelineSampler, pixels_of, samples_of
 from flowgrpo.policies.diffusers._tap import StepCall, Stop, Tap, unchanged
 from flowgrpo.sampling.canvas import TOKENS, Vocabulary, canvas
@@ -106,7 +107,9 @@ class AmusedSampler(PipelineSampler):
             return self._logits(ids, step, self._arguments(prompts, torch.Generator()))
         if not self.learned.guides:
             return self.learned.predict(self._logits(ids, step, self._arguments(prompts, torch.Generator()))[:, None], step)
-        blank = [Prompt(p.index, self.config.call.get("negative_prompt", "")) for p in prompts]
+        default = self.config.call.get(NEGATIVE) or ""
+        unwanted = self.rows.negative(prompts, default) or [default] * len(prompts)
+        blank = [Prompt(p.index, text) for p, text in zip(prompts, unwanted, strict=True)]
         arguments = {**self._arguments([*prompts, *blank], torch.Generator()), "guidance_scale": 1.0}
         return self.learned.predict(torch.stack(self._logits(ids.repeat(2, 1, 1), step, arguments).chunk(2), dim=1), step)
 
