@@ -91,21 +91,21 @@ def _largest(config: Config, switches: list[str], processes: int) -> str:
 def _table(bill: dict[str, Any]) -> list[str]:
     rows = {key.replace("_", " "): _show(key, value) for key, value in bill.items() if key != "memory_bytes"}
     for phase, parts in bill["memory_bytes"].items():
-        purposes = ", ".join(f"{name} {_gib(value)}" for name, value in parts.items() if value >= GIB / 1000)
-        rows[f"memory: {phase}"] = f"{_gib(sum(parts.values()))} GiB" + (f" ({purposes})" if purposes else "")
+        purposes = ", ".join(f"{name} {gib(value)}" for name, value in parts.items() if value >= GIB / 1000)
+        rows[f"memory: {phase}"] = f"{gib(sum(parts.values()))} GiB" + (f" ({purposes})" if purposes else "")
     width = max(len(key) for key in rows)
     return [f"{key:<{width}}  {value}" for key, value in rows.items()]
 
 
 def _advice(fit: dict[str, Any]) -> list[str]:
-    budget = f"{_gib(fit['budget_bytes'])} GiB"
+    budget = f"{gib(fit['budget_bytes'])} GiB"
     if not fit["too_large"]:
         return [f"fits in {budget}"]
     rows = fit["switches"]
     width = max((len(row["set"]) for row in rows), default=0)
     lines = [f"does not fit in {budget}: {', '.join(fit['too_large'])}"]
     lines += [
-        f"  {row['set']:<{width}}  {COSTS[row['costs']]}; peak {_gib(row['peak_memory_bytes'])} GiB from there" for row in rows
+        f"  {row['set']:<{width}}  {COSTS[row['costs']]}; peak {gib(row['peak_memory_bytes'])} GiB from there" for row in rows
     ]
     if fit["fits"]:
         return lines
@@ -115,9 +115,9 @@ def _advice(fit: dict[str, Any]) -> list[str]:
 
 def _show(key: str, value: Any) -> str:
     if "memory" in key:
-        return f"{_gib(value)} GiB"
+        return f"{gib(value)} GiB"
     return f"{value:g}" if isinstance(value, float) else f"{value:,}"
 
 
-def _gib(value: int) -> str:
+def gib(value: int) -> str:
     return f"{value / GIB:.3f}" if value < GIB else f"{value / GIB:.1f}"

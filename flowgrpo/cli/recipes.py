@@ -4,6 +4,7 @@ import argparse
 import json
 from typing import Any
 
+from flowgrpo.cli.plan import gib
 from flowgrpo.config.bill import bill_of
 from flowgrpo.config.recipes import METHODS, MODELS, TASKS, facts, fitting, models, read_recipe, shipped, tasks
 from flowgrpo.config.run import load_config
@@ -11,7 +12,6 @@ from flowgrpo.core.errors import UserError
 from flowgrpo.core.plugins import nearest
 from flowgrpo.pages.tables import markdown_table
 
-GIB = 2**30
 Row = dict[str, Any]
 
 
@@ -24,19 +24,21 @@ def run(arguments: argparse.Namespace) -> int:
     if unknown := next((name for name in arguments.models if name not in models()), None):
         raise UserError(f"no shipped model '{unknown}' ({nearest(unknown, models())})")
     chosen = arguments.models or models()
+    methods = {model: fitting(model, METHODS) for model in chosen}
+    judged = {task for model in chosen for task in fitting(model, TASKS)}
     tables = {
-        MODELS: [_model(name) for name in chosen],
-        METHODS: [_method(name) for name in shipped(METHODS) if any(name in fitting(model, METHODS) for model in chosen)],
-        TASKS: [_task(name) for name in tasks() if any(name in fitting(model, TASKS) for model in chosen)],
+        MODELS: [_model(name, methods[name]) for name in chosen],
+        METHODS: [_method(name) for name in shipped(METHODS) if any(name in fit for fit in methods.values())],
+        TASKS: [_task(name) for name in tasks() if name in judged],
         "whole recipes": [] if arguments.models else [{"name": name} for name in shipped()],
     }
     print(json.dumps(tables) if arguments.json else "\n\n".join(_shown(name, rows) for name, rows in tables.items() if rows))
     return 0
 
 
-def _model(name: str) -> Row:
+def _model(name: str, methods: list[str]) -> Row:
     """Memory is that of its published recipe, with its own task."""
-    method = next(method for method in ("flow_grpo", "diffu_grpo", "trajectory") if method in fitting(name, METHODS))
+    method = next(method for method in ("flow_grpo", "diffu_grpo", "trajectory") if method in methods)
     config, about = load_config([name, method]), facts(name)
     bill = bill_of(config)
     return {
@@ -44,8 +46,8 @@ def _model(name: str) -> Row:
         "makes": about.makes,
         "model": read_recipe(name).tree["policy"]["model"],
         "licence": about.licence,
-        "weights": _gib(sum(bill["memory_bytes"]["load"].values())),
-        "memory": f"{_gib(bill['peak_memory_bytes'])} ({method})",
+        "weights": f"{gib(sum(bill['memory_bytes']['load'].values()))} GiB",
+        "memory": f"{gib(bill['peak_memory_bytes'])} GiB ({method})",
     }
 
 
@@ -63,10 +65,6 @@ def _task(name: str) -> Row:
         "licence": about.licence,
         "downloads": ", ".join(about.downloads) or "nothing",
     }
-
-
-def _gib(value: int) -> str:
-    return f"{value / GIB:.1f} GiB"
 
 
 def _shown(name: str, rows: list[Row]) -> str:

@@ -62,9 +62,9 @@ def _run(source: Sequence[str], overrides: Sequence[str]) -> tuple[Config, Prove
 
 def _rehearsal(source: Sequence[str], overrides: Sequence[str]) -> tuple[Config, Provenance]:
     """Its runs have names of their own, so that none of them is resumed as the recipe's. From here on no hub is asked."""
-    import huggingface_hub
+    from huggingface_hub import constants
 
-    huggingface_hub.constants.HF_HUB_OFFLINE = True
+    constants.HF_HUB_OFFLINE = True
     from flowgrpo.core.processes import once
     from flowgrpo.training.rehearsal import rehearsed
 

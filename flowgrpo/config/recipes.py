@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from flowgrpo.config.tree import Place, checked, complaint, first_error, merge, parse_yaml, with_overrides, yaml_says
+from flowgrpo.config.tree import Place, checked, complaint, first_error, merge, parse_yaml, with_overrides, without, yaml_says
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.paths import configs
 from flowgrpo.core.plugins import meant
@@ -103,8 +103,8 @@ class _Sentence:
         order = [path.stem for path in self.said]
         for i, (path, tree) in enumerate(self.said.items()):
             if path.parent == configs() / TASKS:
-                layers = [Layer(of, _without(sections, "rewards")) for of, sections in layers]
-            layers.append(Layer(path, _without(tree, "base", "with", "about")))
+                layers = [Layer(of, without(sections, "rewards")) for of, sections in layers]
+            layers.append(Layer(path, without(tree, "base", "with", "about")))
             for at, (file, held) in enumerate(self.said.items()):
                 layers += [Layer(file, sections) for words, sections in _with(file, held) if _due(words, order, at) == i]
         return layers
@@ -144,7 +144,7 @@ class Recipe:
         tree: Tree = {}
         for layer in self.layers:
             tree = merge(tree, layer.sections)
-        return _without(tree, "task")
+        return without(tree, "task")
 
     def checked(self, section: type[S], overrides: Sequence[str]) -> S:
         """With the `a.b=c` overrides. An error in a file that is not named in the sentence names the file."""
@@ -159,19 +159,25 @@ class Recipe:
 
     def _of(self, where: Place, overrides: Sequence[str]) -> str:
         """Who has this place."""
-        words, changed = " ".join(self.words), ".".join(map(str, where)) + "."
-        if not where or any(changed.startswith(override.partition("=")[0] + ".") for override in overrides):
+        words, place = " ".join(self.words), ".".join(map(str, where)) + "."
+        changed = [override.partition("=")[0] + "." for override in overrides]
+        if not where or any(place.startswith(one) or one.startswith(place) for one in changed):
             return words
         path = next((layer.path for layer in reversed(self.layers) if _holds(layer.sections, where)), None)
-        if path is None or str(path) == str(Path(words).expanduser()):
+        if path is None or (len(self.words) == 1 and [path] == _named(self.words[0])):
             return words
         return f"{path}, a {'part' if len(self.words) > 1 else 'base'} of {words}"
 
     def complaint(self, tree: Tree) -> str | None:
         """Why its words can't stand together, in this tree; None if they can."""
-        folders = {path.parent.name for path in self.about}
-        if "optimizer" not in tree and folders <= {*FOLDERS}:
-            return f"a model and a method make a recipe, such as `{self.words[0]} flow_grpo`; `flowgrpo recipes` lists them"
+        shipped_only = {path.parent.name for path in self.about} <= {*FOLDERS}
+        if shipped_only and not {"policy", "optimizer"} <= tree.keys():
+            model = self.words[0] if "policy" in tree else "sd3.5-medium"
+            return f"a model and a method make a recipe, such as `{model} flow_grpo`; `flowgrpo recipes` lists them"
+        for folder in (MODELS, METHODS):
+            if len(apart := self._apart(folder)) > 1:
+                two = f"'{apart[0]}' and '{apart[1]}' are two {folder}"
+                return f"{two}; say one, or write what you want of both into a file of yours"
         kinds = [about.makes for about in self.about.values() if about.makes]
         policy = _type_of(tree.get("policy"))
         for path, about in self.about.items():
@@ -186,6 +192,12 @@ class Recipe:
             if about.reward and "rewards" in tree and f"'{about.reward}" not in str(tree["rewards"]):
                 return f"method '{path.stem}' is about the reward {about.reward}, which no reward of the task is"
         return None
+
+    def _apart(self, folder: str) -> list[str]:
+        """The words that name something in a folder of `configs/`, but for those that another is based on."""
+        said = [name for word in self.words if not Path(word).is_file() for name in word.split("/") if name in shipped(folder)]
+        based = {path.stem for name in said for path in _said([name]).said if path.stem != name}
+        return [name for name in dict.fromkeys(said) if name not in based]
 
 
 def _type_of(component: Any) -> str:
@@ -252,11 +264,13 @@ def name_of(source: Words) -> str:
     return "-".join(Path(word).stem if Path(word).is_file() else word.replace("/", "-") for word in words_of(source))
 
 
+@cache
 def shipped(folder: str = "") -> dict[str, Path]:
     """What a folder of `configs/` holds, by name; at its root, whole recipes."""
     return {path.stem: path for path in sorted((configs() / folder).glob("*.yaml"))}
 
 
+@cache
 def names() -> dict[str, Path]:
     """All that ships, by name."""
     return {name: path for folder in (*FOLDERS, "") for name, path in shipped(folder).items()}
@@ -289,11 +303,11 @@ def _beside(path: Path, base: str) -> list[Path]:
 
 def _read(path: Path) -> Tree:
     """A file as it stands; what ships is read once."""
-    return _shipped(path) if configs() in path.parents else _parsed(path)
+    return _own(path) if path in names().values() else _parsed(path)
 
 
 @cache
-def _shipped(path: Path) -> Tree:
+def _own(path: Path) -> Tree:
     return _parsed(path)
 
 
@@ -321,10 +335,6 @@ def _with(path: Path, tree: Tree) -> list[tuple[list[str], Tree]]:
     if not isinstance(found, dict) or not all(isinstance(key, str) and isinstance(value, dict) for key, value in found.items()):
         raise UserError(f"{path}: with: must be sections by words, such as {{flow_grpo: {{objective: {{clip: 1e-4}}}}}}")
     return [(words.split(), sections) for key, sections in found.items() for words in key.split(",")]
-
-
-def _without(tree: Tree, *keys: str) -> Tree:
-    return {key: value for key, value in tree.items() if key not in keys}
 
 
 def _holds(tree: Any, where: Place) -> bool:

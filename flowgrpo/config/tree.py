@@ -58,11 +58,15 @@ def merge(base: dict[str, Any], over: dict[str, Any], place: Place = ()) -> dict
     return merged
 
 
+def without(tree: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in tree.items() if key not in keys}
+
+
 def _without_stale(below: dict[str, Any], value: dict[str, Any]) -> dict[str, Any]:
     """What a reward, or the arguments of one that works with another, can take over from a base."""
     renamed = [name for name in NAMES if name in value and value[name] != below.get(name)]
     stale = {"arguments", "use", "url"} if {"use", "url"} & {*renamed} else {"arguments"} if renamed else set()
-    return {key: entry for key, entry in below.items() if key not in stale}
+    return without(below, *stale)
 
 
 def with_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

@@ -3,8 +3,6 @@
 from importlib.resources import files
 from pathlib import Path
 
-from huggingface_hub.constants import HF_HOME
-
 ASSET = "asset:"
 PICTURE = "picture:"
 
@@ -19,6 +17,8 @@ def configs() -> Path:
 
 def pictures() -> Path:
     """Where the pictures of rows from the hub are kept, under names by content."""
+    from huggingface_hub.constants import HF_HOME
+
     return Path(HF_HOME) / "flowgrpo-pictures"
 
 

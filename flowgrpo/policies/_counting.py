@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from flowgrpo.core.errors import UserError, short
 from flowgrpo.policies import Activations
 from flowgrpo.policies._dtypes import DTYPES
 
@@ -44,6 +45,24 @@ def count(made: Made, inputs: Callable[[nn.Module, int], Inputs], unit: int, lay
         checkpointed=held(saved_bytes, made(whole, True)) / layers,
         bits=32 if dtype == "fp32" else 16,
     )
+
+
+def not_here(model: str, files: str) -> UserError:
+    return UserError(
+        f"--measure builds the class of '{model}' from its {files} not on this disk; "
+        "leave it out: policy.size is what is known of the model"
+    )
+
+
+@contextmanager
+def foreign(name: str) -> Iterator[None]:
+    """Inside, a class of others is called with what its arguments are named; whatever it raises means that it can't be."""
+    try:
+        yield
+    except Exception as error:
+        raise UserError(
+            f"{name} can't be measured without memory ({type(error).__name__}: {short(error)}); leave --measure out"
+        ) from error
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """Models of the hub that can't be had, in one sentence and before anything is loaded."""
 
+from pathlib import Path
+
 from huggingface_hub import model_info, snapshot_download
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -12,7 +14,7 @@ PATIENCE = 30.0
 
 def require_reachable(model: str, revision: str | None) -> None:
     """Errors: UserError where a model is neither on this disk nor to be had from the hub."""
-    if locate(model).exists() or _is_cached(model, revision):
+    if on_this_disk(model, revision):
         return
     try:
         model_info(model, revision=revision, timeout=PATIENCE)
@@ -26,12 +28,14 @@ def require_reachable(model: str, revision: str | None) -> None:
         raise _missing(model, f"it is not on this disk, and the hub can't be reached ({type(error).__name__})") from error
 
 
-def _is_cached(model: str, revision: str | None) -> bool:
+def on_this_disk(model: str, revision: str | None) -> Path | None:
+    """The folder of a model that is here, the hub's cache included."""
+    if locate(model).exists():
+        return locate(model)
     try:
-        snapshot_download(model, revision=revision, local_files_only=True)
+        return Path(snapshot_download(model, revision=revision, local_files_only=True))
     except (OSError, ValueError):
-        return False
-    return True
+        return None
 
 
 def _missing(model: str, reason: str) -> UserError:

@@ -154,6 +154,9 @@ def test_a_base_of_several_words_brings_no_task_of_its_own(tmp_path):
         ("mini flow_gpro scenes", "no config file or shipped recipe 'flow_gpro' (did you mean 'flow_grpo'?"),
         ("mini/flow_gpro", "no config file or shipped recipe 'flow_gpro' of 'mini/flow_gpro' (did you mean 'flow_grpo'?"),
         ("mini", "mini: a model and a method make a recipe, such as `mini flow_grpo`; `flowgrpo recipes` lists them"),
+        ("sdxl flux.1-dev flow_grpo", "'sdxl' and 'flux.1-dev' are two models; say one, or write what you want of both into"),
+        ("mini mix_grpo/cps", "'mix_grpo' and 'cps' are two methods; say one, or"),
+        ("flow_grpo ocr", "a model and a method make a recipe, such as `sd3.5-medium flow_grpo`"),
         ("{bad_with}", "with: must be sections by words, such as {flow_grpo: {objective: {clip: 1e-4}}}"),
         ("{bad_word}", "with: nothing is named 'flow_gpro' (did you mean 'flow_grpo'?"),
         ("mini flow_grpo {bad_policy}", "policy.steps: Field required"),
@@ -183,8 +186,18 @@ def test_an_error_names_the_part_that_has_it(tmp_path):
     (within,) = written(tmp_path, within="with: {flow_grpo: {optimizer: {lr: 7}}}")
     with pytest.raises(UserError, match=rf"{within}, a part of mini flow_grpo {within}: optimizer\.lr: "):
         load_config(f"mini flow_grpo {within}")
-    with pytest.raises(UserError, match=r"^mini flow_grpo: optimizer\.lr: "):
-        load_config("mini flow_grpo", ["optimizer.lr=7"])
+    for said, override, place in (
+        ("mini flow_grpo", "optimizer.lr=7", "optimizer.lr"),
+        ("quickstart", "policy.call.sizes=[[32, 32]]", "policy"),
+        ("quickstart", "policy.steps=0", "policy.steps"),
+    ):
+        with pytest.raises(UserError, match=rf"^{said}: {place}: "):
+            load_config(said, [override])
+
+
+def test_words_that_another_is_based_on_may_be_said_too():
+    assert load_config("mini flow_grpo cps") == load_config("mini cps")
+    assert load_config("mini mini-wan dance_grpo") == load_config("mini-wan dance_grpo")
 
 
 def test_a_file_with_blanks_in_its_name_is_one_word(tmp_path):

@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 
 from flowgrpo.cli.main import main
-from flowgrpo.core import paths
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.plugins import built_in_names
 from flowgrpo.data.prompts import at_hand, digest_of_prompts, load_prompts, prompts_of
@@ -217,7 +216,7 @@ def hub(monkeypatch, tmp_path):
         return Dataset(found)
 
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
-    monkeypatch.setattr(paths, "HF_HOME", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path))
     return asked
 
 

@@ -6,24 +6,11 @@ import numpy as np
 import pytest
 from torch import nn
 
+from flowgrpo.config.recipes import facts
 from flowgrpo.config.run import load_config
 from flowgrpo.policies import tiny
 from flowgrpo.policies.diffusers import ATTENTION, DENOISERS
 
-TINY = {
-    "sd-1.5": "sd15",
-    "sdxl": "sdxl",
-    "pixart": "pixart_alpha",
-    "qwen-image": "qwenimage",
-    "z-image": "z_image",
-    "flux.2": "flux2",
-    "flux.1-kontext": "flux_kontext",
-    "wan2.1-1.3b": "wan",
-    "wan2.2-a14b": "wan22",
-    "hunyuan-video": "hunyuan_video",
-    "ltx-video": "ltx",
-    "sana": "sana",
-}
 PUBLISHED = {
     "sd-1.5/ddpo": (50, 16, 16, 49, 3e-4, 1e-4, 0.0, 4),
     "sd-1.5/dance_grpo": (50, 32, 16, 49, 1e-5, 1e-4, 0.0, None),
@@ -45,7 +32,7 @@ PUBLISHED = {
 
 
 def entry(recipe: str) -> tiny.Tiny:
-    return tiny.pipelines()[TINY[recipe.split("/")[0]]]
+    return tiny.pipelines()[facts(recipe.split("/")[0]).tiny]
 
 
 @pytest.mark.parametrize("recipe", PUBLISHED)

@@ -7,10 +7,9 @@ import diffusers
 import torch
 from torch import nn
 
-from flowgrpo.core.errors import UserError, short
 from flowgrpo.core.paths import locate
 from flowgrpo.policies import Activations, LoraAdapter
-from flowgrpo.policies._counting import count
+from flowgrpo.policies._counting import count, foreign, not_here
 from flowgrpo.policies._dtypes import DTYPES
 from flowgrpo.policies._weights import attach
 from flowgrpo.policies.diffusers import AttentionLora, DiffusersConfig, ModelSize
@@ -23,22 +22,14 @@ def measured_size(config: DiffusersConfig) -> ModelSize:
     """Of a pipeline on this disk. Errors: UserError where it is not, or where its class can't be called without memory."""
     folder = locate(config.model)
     if not (folder / "model_index.json").is_file():
-        raise UserError(
-            f"--measure builds the class of '{config.model}' from its config files, which are not on this disk; "
-            "leave it out: policy.size is what is known of the model"
-        )
+        raise not_here(config.model, "config files, which are")
     call = largest(config.call)
     size, (grid, denoiser) = size_on_disk(folder, call), grid_on_disk(folder, call)
     geometry = json.loads((denoiser / "config.json").read_text())
     unit = size.denoiser.tokens * size.denoiser.width
     text = max(1, size.encoders.tokens)
-    try:
+    with foreign(geometry["_class_name"]):
         found = activations(geometry, grid, text, unit, size.denoiser.layers, config.dtype, config.lora)
-    except Exception as error:  # of a foreign class, called with what its arguments are named
-        raise UserError(
-            f"{geometry['_class_name']} can't be measured without memory ({type(error).__name__}: {short(error)}); "
-            "leave --measure out"
-        ) from error
     return size.model_copy(update={"denoiser": size.denoiser.model_copy(update={"activations": found})})
 
 

@@ -162,11 +162,21 @@ class DiffusersPolicy(PipelineSampler):
         self.weights = attach(self.modules, config.lora, seed)
         memoise_encoders(self.pipe)
         self.untaught = Loop(self.pipe, self.modules, name in PRIMED)
-        self.schedules: dict[Hashable, Schedule] = {}
-        self.loops: dict[Hashable, Loop] = {}
+        self.by_size: dict[Hashable, tuple[Loop, Schedule]] = {}
+
+    def loop(self, prompts: Sequence[Prompt]) -> Loop:
+        """For pictures of the size that these prompts have."""
+        return self._of_size(prompts)[0]
 
     def schedule(self, prompts: Sequence[Prompt]) -> Schedule:
-        return self.schedules[self.config.batch_key(prompts[0])]
+        return self._of_size(prompts)[1]
+
+    def _of_size(self, prompts: Sequence[Prompt]) -> tuple[Loop, Schedule]:
+        key = self.config.batch_key(prompts[0])
+        if key not in self.by_size:
+            loop = copy.copy(self.untaught)
+            self.by_size[key] = loop, self._learn(loop, prompts[:1])
+        return self.by_size[key]
 
     @torch.no_grad()
     def start(self, prompts: Sequence[Prompt], keys: Sequence[Key]) -> Tensor:
@@ -174,14 +184,6 @@ class DiffusersPolicy(PipelineSampler):
         generators = [torch_generator(key) for key in keys]
         calls = self.rows.calls(prompts)
         return torch.cat([loop.begin(self._arguments(prompts[rows], generators[rows]))[0] for rows in calls])
-
-    def loop(self, prompts: Sequence[Prompt]) -> Loop:
-        """For pictures of the size that these prompts have."""
-        key = self.config.batch_key(prompts[0])
-        if key not in self.schedules:
-            loop = copy.copy(self.untaught)
-            self.schedules[key], self.loops[key] = self._learn(loop, prompts[:1]), loop
-        return self.loops[key]
 
     @torch.no_grad()
     def _learn(self, loop: Loop, prompt: Sequence[Prompt]) -> Schedule:

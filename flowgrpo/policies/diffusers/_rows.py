@@ -13,12 +13,11 @@ from typing import Any
 
 import diffusers
 import transformers
-from huggingface_hub import snapshot_download
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 from flowgrpo.core.errors import UserError
-from flowgrpo.core.paths import locate
 from flowgrpo.data.prompts import Prompt
+from flowgrpo.policies._hub import on_this_disk
 from flowgrpo.policies.diffusers import DiffusersConfig
 from flowgrpo.policies.diffusers._conditions import Rows
 from flowgrpo.policies.diffusers._table import CUTS, REFUSES_LONG
@@ -55,13 +54,8 @@ def check(config: DiffusersConfig, prompts: Sequence[Prompt]) -> list[str] | Non
 
 def _folder(config: DiffusersConfig) -> Path | None:
     """The pipeline's files, if they are on this disk."""
-    path = locate(config.model)
-    if not path.exists():
-        try:
-            path = Path(snapshot_download(config.model, revision=config.revision, local_files_only=True))
-        except (OSError, ValueError):
-            return None
-    return path if (path / "model_index.json").is_file() else None
+    path = on_this_disk(config.model, config.revision)
+    return path if path and (path / "model_index.json").is_file() else None
 
 
 def _tokenizers(

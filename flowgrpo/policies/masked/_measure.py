@@ -6,10 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flowgrpo.core.errors import UserError, short
 from flowgrpo.core.paths import locate
 from flowgrpo.policies import LoraAdapter
-from flowgrpo.policies._counting import count
+from flowgrpo.policies._counting import count, foreign, not_here
 from flowgrpo.policies._weights import attach
 from flowgrpo.policies.masked import LanguageSize, MaskedConfig
 from flowgrpo.policies.masked._adapter import unloaded
@@ -23,10 +22,7 @@ def measured_size(config: MaskedConfig) -> LanguageSize:
     """Of a model on this disk. Errors: UserError where it is not, or where its class can't be called without memory."""
     file = locate(config.model) / "config.json"
     if not file.is_file():
-        raise UserError(
-            f"--measure builds the class of '{config.model}' from its config file, which is not on this disk; "
-            "leave it out: policy.size is what is known of the model"
-        )
+        raise not_here(config.model, "config file, which is")
     geometry = json.loads(file.read_text())
     layers, width, ids = (geometry[key] for key in ("num_hidden_layers", "hidden_size", "vocab_size"))
     tokens = config.prompt_length + config.length
@@ -37,12 +33,8 @@ def measured_size(config: MaskedConfig) -> LanguageSize:
     def inputs(_: nn.Module, rows: int) -> dict[str, Tensor]:
         return {"input_ids": torch.zeros(rows, tokens, dtype=torch.long)}
 
-    try:
+    with foreign(f"'{config.model}'"):
         found = count(made, inputs, tokens * width, layers, config.lora is None, config.dtype)
-    except Exception as error:  # of a foreign class
-        raise UserError(
-            f"'{config.model}' can't be measured without memory ({type(error).__name__}: {short(error)}); leave --measure out"
-        ) from error
     return LanguageSize(layers=layers, width=width, ids=ids, activations=found)
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
+from flowgrpo.config.tree import merge
+
 Tree = dict[str, Any]
 GROUP, STEPS, PROMPTS, IDS, BATCH = 4, 4, 2, 16, 8
 """The least of each; and the most states at once."""
@@ -20,7 +22,7 @@ def editions(tree: Tree) -> Iterator[Tree]:
     group = tree["rollout"]["group_size"]
     sizes = product(range(len(stepped)), range(min(GROUP, group), group + 1))
     for place, size in sorted(sizes, key=lambda pair: (pair[0] + STEPS) * pair[1]):
-        yield _merged(stepped[place], {"rollout": {"group_size": size}})
+        yield merge(stepped[place], {"rollout": {"group_size": size}})
 
 
 def _shortened(tree: Tree) -> Tree:
@@ -39,7 +41,7 @@ def _shortened(tree: Tree) -> Tree:
         changes["evaluation"] = {"limit": HELD_OUT, "limit_between": 2, "pictures": HELD_OUT, "every": every}
     if tree.get("calibration") is not None:
         changes["calibration"] = {"rounds": 1, "prompts": 2}
-    return _merged(tree, changes)
+    return merge(tree, changes)
 
 
 def _fewer_steps(tree: Tree) -> Iterator[Tree]:
@@ -83,10 +85,4 @@ def _divided(value: Any, factor: int) -> Any:
 
 def _with_steps(tree: Tree, steps: int) -> Tree:
     evaluation = {"evaluation": {"steps": steps}} if tree.get("evaluation") else {}
-    return _merged(tree, {"policy": {"steps": steps}, **evaluation})
-
-
-def _merged(tree: Tree, changes: Tree) -> Tree:
-    """`tree` with other values in its sections."""
-    inside = {key: {**tree.get(key, {}), **value} for key, value in changes.items() if isinstance(value, dict)}
-    return {**tree, **changes, **inside}
+    return merge(tree, {"policy": {"steps": steps}, **evaluation})

@@ -13,9 +13,10 @@ import transformers
 from transformers import AutoTokenizer
 
 from flowgrpo.config.recipes import Recipe
+from flowgrpo.config.tree import without
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.paths import locate
-from flowgrpo.core.plugins import nearest
+from flowgrpo.core.plugins import meant
 from flowgrpo.policies import tiny
 from flowgrpo.policies.tiny.mdlm import LANGUAGE
 
@@ -52,7 +53,8 @@ class Model:
             return cls._language(policy, folder)
         entry = tiny.pipelines().get(name)
         if entry is None:
-            raise UserError(f"about: tiny: no tiny model is called '{name}' ({nearest(name, [*tiny.pipelines(), *LANGUAGE])})")
+            hint = f"{meant(name, [*tiny.pipelines(), *LANGUAGE])}the builders are in flowgrpo/policies/tiny"
+            raise UserError(f"about: tiny: no tiny model is called '{name}' ({hint})")
         pipe = entry.build()
         with _quiet():
             pipe.save_pretrained(folder)
@@ -79,7 +81,7 @@ class Model:
             height, width = call.pop("height"), call.pop("width")
             call["sizes"] = [[height, width], [height, width // 2 if width < WIDE else 2 * width]]
         runtime = {key: value for key, value in (policy.get("runtime") or {}).items() if key not in ON_A_GPU}
-        made = _without(policy, "revision", "size") | {"model": str(folder), "call": call, "runtime": runtime}
+        made = without(policy, "revision", "size") | {"model": str(folder), "call": call, "runtime": runtime}
         stands = f"{kind} with random weights stands for {policy['model']}"
         notes = [f"{stands}; it reads a prompt byte by byte, and cuts what the real one may take whole"]
         if policy.get("dtype") == "fp16" and not torch.cuda.is_available():
@@ -96,7 +98,7 @@ class Model:
             "prompt_length": BYTES * policy["prompt_length"],
             "mask_id": AutoTokenizer.from_pretrained(folder).mask_token_id,
         }
-        made = _without(policy, "revision", "parameters") | changes
+        made = without(policy, "revision", "parameters") | changes
         said = (
             f"MiniMdlm with random weights stands for {policy['model']}, whose class is code that comes with its weights; it is "
             "asked in the same way"
@@ -125,7 +127,3 @@ def _adapted(policy: Tree) -> Tree:
     """With an adapter as small as the model, if it has one."""
     lora = policy.get("lora")
     return {**policy, "lora": lora and {**lora, **LORA}}
-
-
-def _without(tree: Tree, *keys: str) -> Tree:
-    return {key: value for key, value in tree.items() if key not in keys}
