@@ -7,9 +7,9 @@ from pathlib import Path
 
 from flowgrpo.config.recipes import models, names, read_recipe
 from flowgrpo.config.run import load_config
-from flowgrpo.config.tree import checked, with_overrides
+from flowgrpo.config.tree import with_overrides
 from flowgrpo.core.paths import locate
-from flowgrpo.core.section import Section
+from flowgrpo.core.section import Section, checked
 from flowgrpo.policies import AnyPolicy, PolicyConfig
 from flowgrpo.policies.diffusers import DiffusersConfig
 
