@@ -152,4 +152,4 @@ class PolicyConfig(Component):
         raise UserError(f"policy '{self.type}' has no measure of its model; leave --measure out")
 
 
-AnyPolicy = Annotated[SerializeAsAny[PolicyConfig], component(PolicyConfig, "flowgrpo.policies")]
+AnyPolicy = Annotated[SerializeAsAny[PolicyConfig], component(PolicyConfig)]
