@@ -15,8 +15,7 @@ from flowgrpo.core.errors import UserError
 from flowgrpo.core.identity import named
 from flowgrpo.core.whole import write_json
 from flowgrpo.data.prompts import digest_of_prompts
-from flowgrpo.runs.checkpoint import PREFIX
-from flowgrpo.runs.folder import newest_run
+from flowgrpo.runs.run import PREFIX, Run
 from flowgrpo.scoring.identity import identity
 
 MAY_CHANGE = (
@@ -75,7 +74,7 @@ def resumed(where: str, source: Words, overrides: Sequence[str]) -> Resumed:
     the overrides. Errors: UserError that names what may not change.
     """
     name, said = name_of(source), " ".join(words_of(source))
-    path = Path(where) if where else newest_run(load_config(source, overrides).output, name)
+    path = Path(where) if where else Run.newest(load_config(source, overrides).output, name).path
     checkpoint = path if path.name.startswith(PREFIX) else None
     run = path.parent if checkpoint else path
     if checkpoint and not checkpoint.is_dir():
@@ -83,7 +82,7 @@ def resumed(where: str, source: Words, overrides: Sequence[str]) -> Resumed:
     provenance = Provenance.load(run)
     if provenance.recipe != name:
         raise UserError(f"{run} is a run of '{provenance.recipe}', not of '{name}'; name its own config, or begin a new run")
-    saved = load_config(str(run / "config.yaml"))
+    saved = Run(run).config
     edited = _differences(provenance.sections, json.loads(json.dumps(read_recipe(source).tree)))
     _refuse(run, edited, f"in {said}")
     tree = saved.model_dump(mode="json")

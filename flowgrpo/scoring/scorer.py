@@ -102,16 +102,17 @@ class Scorer:
         """[B] float64 per label, of all or of these; the first failure of any reward on any sample is raised."""
         return self._each(self._scores, samples, self.rewards if labels is None else labels)
 
-    def alone(self, samples: Samples) -> dict[str, np.ndarray]:
-        """The same by those rewards that do not compare, for samples of which each is the only one of its prompt."""
-        return self._each(self._scores, samples, [label for label, card in self.cards.items() if not card.compares])
+    @property
+    def alone(self) -> list[str]:
+        """The labels of the rewards that do not compare: they can score a sample that is the only one of its prompt."""
+        return [label for label, card in self.cards.items() if not card.compares]
 
-    def attempt(self, samples: Samples) -> dict[str, list[float | UserError]]:
+    def attempt(self, samples: Samples, labels: Collection[str] | None = None) -> dict[str, list[float | UserError]]:
         """For each sample its score, or what failed. A group that fails takes no other group with it.
 
         A reward that changes its samples is `Spoilt`, and ends it all.
         """
-        return self._each(self._attempt, samples, self.rewards)
+        return self._each(self._attempt, samples, self.rewards if labels is None else labels)
 
     def _each(self, score: Callable[[str, Samples], T], samples: Samples, labels: Collection[str]) -> dict[str, T]:
         """Served rewards are asked all at once, about samples of their own; meanwhile those of this process score one after the

@@ -10,7 +10,7 @@ import numpy as np
 
 from flowgrpo.config.run import RewardConfig, SentinelConfig
 from flowgrpo.core.rounding import rounding
-from flowgrpo.runs.folder import Alarm
+from flowgrpo.runs.run import Alarm
 
 IDLE = "optimizer steps"
 Ends = tuple[np.ndarray, np.ndarray]

@@ -8,9 +8,9 @@ from flowgrpo.core.errors import UserError
 from flowgrpo.core.intervals import sign_flip_p
 from flowgrpo.core.rounding import LEAST, rounding, sign
 from flowgrpo.data.prompts import Prompt
+from flowgrpo.data.records import Record
 from flowgrpo.data.samples import Samples
 from flowgrpo.evaluation.benchmarks.comparison import difference, prompt_gains
-from flowgrpo.evaluation.benchmarks.records import Record
 from flowgrpo.objective import AdvantageConfig
 from flowgrpo.objective.advantage import Place, Stream, advantages
 from flowgrpo.objective.credit.turning_point import turning_points
@@ -129,7 +129,8 @@ def test_sentinels_do_not_hear_rounding():
 
 def test_checkpoints_that_score_the_same_but_for_rounding_do_not_differ():
     prompts = [Prompt(i, "p") for i in range(20)]
-    base, other = ([Record(i, 0, 0, "p", {"r": 21.3 + 1e-3 * i + shift}, {}, {}) for i in range(20)] for shift in (0.0, 1.9e-6))
+    row = {"prompt": "p"}
+    base, other = ([Record(i, 0, 0, row, {}, {"r": 21.3 + 1e-3 * i + shift}) for i in range(20)] for shift in (0.0, 1.9e-6))
     found = difference("c", "r", prompt_gains(prompts, 1, "r", base, other))
     assert (found.mean, found.p, found.better, found.word) == (0.0, 1.0, 0, "no difference shown")
 

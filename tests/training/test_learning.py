@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 
 from flowgrpo.config.run import load_config
 from flowgrpo.core.processes import Processes
@@ -72,7 +71,7 @@ def made(recipe, overrides, reward):
     for parameter in policy.trainable().values():
         parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
     prompts = [Prompt(0, "1+2=:"), Prompt(1, "7:")]
-    return Trainer(config, policy, prompts, Judged("it", reward), Processes(Accelerator(cpu=True)))
+    return Trainer(config, policy, prompts, Judged("it", reward), Processes.alone())
 
 
 def objective(trainer, parts, scored):
