@@ -1,7 +1,8 @@
 """What config sections are made of: strict pydantic models, and components chosen by name."""
 
+import warnings
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
@@ -18,17 +19,32 @@ class UnknownKey(ValueError):
 
 
 class Section(BaseModel):
-    """A frozen section that refuses NaN, infinities and unknown keys, and names the nearest known one."""
+    """A frozen section that refuses NaN, infinities and unknown keys, and names the nearest known one.
+
+    `renamed` has the new names of keys that were called otherwise, `key` or `section.key`; the old ones work for a version.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    renamed: ClassVar[dict[str, str]] = {}
 
     @model_validator(mode="before")
     @classmethod
     def _known_keys(cls, data: Any) -> Any:
-        for key in data if isinstance(data, dict) else ():
+        if not isinstance(data, dict):
+            return data
+        for old in cls.renamed.keys() & data.keys():
+            data = _with_new_name(data, old, cls.renamed[old])
+        for key in data:
             if key not in cls.model_fields:
                 raise UnknownKey(key, cls.model_fields)
         return data
+
+
+def _with_new_name(data: dict[str, Any], old: str, new: str) -> dict[str, Any]:
+    warnings.warn(f"{old} is now {new}; the old name goes with the next version", FutureWarning, stacklevel=3)
+    section, _, key = new.rpartition(".")
+    rest = {name: value for name, value in data.items() if name != old}
+    return {**rest, section: {**(rest.get(section) or {}), key: data[old]}} if section else {**rest, key: data[old]}
 
 
 class Component(Section):

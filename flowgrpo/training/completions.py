@@ -10,7 +10,6 @@ import numpy as np
 
 from flowgrpo.config.run import Config
 from flowgrpo.core.errors import UserError
-from flowgrpo.core.keys import numpy_generator
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.objective.credit import Credit, ScoredTree
 from flowgrpo.objective.credit.gain import Gain
@@ -103,8 +102,7 @@ def _credit(rule: Credit, trees: list[ScoredTree]) -> np.ndarray:
 
 def _trees(config: Config, policy: Policy, prompts: Sequence[Prompt], scorer: Scorer, completion: Completion) -> list[ScoredTree]:
     """P trees under a completion."""
-    plan = config.rollout.plan.model_copy(update={"completion": completion})
-    shape = plan.shape(config.policy.steps, config.rollout.group_size, 0, numpy_generator((config.seed, "plan", 0)))
+    shape = config.with_plan(completion=completion).shape()
     if complaint := Gain().complaint(shape):
         raise UserError(f"this plan has no gains to measure: {complaint}")
     trees, _ = scored_trees(config, policy, scorer, prompts, shape, (config.seed, "completions"))

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from flowgrpo.config.run import Config
 from flowgrpo.core.errors import NotFinite, UserError
-from flowgrpo.core.keys import numpy_generator
 from flowgrpo.core.processes import Processes
 from flowgrpo.core.progress import bar
 from flowgrpo.data.prompts import Prompt, PromptSampler, batches
@@ -53,7 +52,7 @@ class Trainer:
             raise UserError(f"optimizer.rates or turns: {sorted(unknown)} is not trained here; there is {sorted(self.parts)}")
         self.parameters = {name: p for part in self.parts.values() for name, p in part.items()}
         self.optimizer = torch.optim.AdamW(
-            [{"params": list(part.values()), "lr": self._rate(name)} for name, part in self.parts.items()],
+            [{"params": list(part.values()), "lr": optimizer.rate_of(name)} for name, part in self.parts.items()],
             betas=optimizer.betas,
             weight_decay=optimizer.weight_decay,
             eps=optimizer.eps,
@@ -71,7 +70,7 @@ class Trainer:
         """One update: its metrics, this process's rollouts and their scores."""
         clock = Clock()
         prompts = self.sampler(self.updates)
-        shape = self.shape(self.updates)
+        shape = self.config.shape(self.updates)
         with self.beside:
             with clock("rollout"):
                 parts = self._roll_out(prompts, shape)
@@ -91,18 +90,9 @@ class Trainer:
         self.whole = True
         return metrics, parts, scored
 
-    def shape(self, update: int) -> Shape:
-        rng = numpy_generator((self.config.seed, "plan", update))
-        rollout = self.config.rollout
-        return rollout.plan.shape(self.config.policy.steps, rollout.group_size, update, rng)
-
     def minibatches(self) -> list[list[int]]:
         """The places of the prompts that share an optimizer step."""
-        size = self.config.rollout.prompts_per_update // self.config.optimizer.steps_per_update
-        return [list(range(i, i + size)) for i in range(0, self.config.rollout.prompts_per_update, size)]
-
-    def _rate(self, part: str) -> float:
-        return self.config.optimizer.rates.get(part, self.config.optimizer.lr)
+        return [list(slots) for slots in self.config.optimizer.minibatches(self.config.rollout.prompts_per_update)]
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -265,11 +255,8 @@ class Trainer:
 
     def _set_learning_rate(self) -> None:
         optimizer = self.config.optimizer
-        share = min(1.0, (self.updates + 1) / optimizer.warmup) if optimizer.warmup else 1.0
-        if optimizer.decay_over:
-            share *= 1.0 - self.updates / optimizer.decay_over
         for part, group in zip(self.parts, self.optimizer.param_groups, strict=True):
-            group["lr"] = self._rate(part) * share
+            group["lr"] = optimizer.rate_of(part) * optimizer.share_of_rate(self.updates)
 
     def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         """Everything that a resumed run needs: (named tensors, facts)."""
