@@ -19,7 +19,7 @@ from flowgrpo.objective.credit.gain import Gain
 from flowgrpo.policies.protocol import Policy
 from flowgrpo.sampling.kernels.calibrated import Calibrated
 from flowgrpo.scoring.scorer import Scorer
-from flowgrpo.training.scored import scored_trees
+from flowgrpo.training.collect import Rollouts, scored_trees
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,8 @@ def with_levels(config: Config, levels: Sequence[float]) -> Config:
 def _signs(config: Config, policy: Policy, prompts: Sequence[Prompt], scorer: Scorer, round_: int) -> tuple[np.ndarray, int]:
     """([2, S], network evaluations): how many transitions of each step raised and how many lowered the value."""
     shape = config.shape(draw=("calibration plan", round_))
-    trees, cost = scored_trees(config, policy, scorer, prompts, shape, (config.seed, "calibration", round_))
+    key = (config.seed, "calibration", round_)
+    trees, cost = scored_trees(Rollouts.of(config, policy), scorer, config.rewards, prompts, shape, key)
     counts = np.zeros((2, config.policy.steps), int)
     for tree in trees:
         gains = Gain().assign(tree).value

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import pytest
 import yaml
+from pydantic import Field
 
 from flowgrpo.cli.main import main
 from flowgrpo.config.bill import bill_of
@@ -323,7 +324,7 @@ class Renamed(Section):
 
     renamed: ClassVar[dict[str, str]] = {"old": "new", "flat": "inner.deep"}
     new: int = 0
-    inner: dict[str, int] = {}
+    inner: dict[str, int] = Field(default_factory=dict)
 
 
 def test_an_old_key_stands_for_its_new_name_and_says_so():
