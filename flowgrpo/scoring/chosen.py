@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flowgrpo.config.recipes import read_recipe
-from flowgrpo.config.run import RewardConfig
+from flowgrpo.config.sections import RewardConfig
 from flowgrpo.config.tree import with_overrides
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.section import Section, checked

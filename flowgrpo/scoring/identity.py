@@ -5,7 +5,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from flowgrpo.config.run import RewardConfig
+from flowgrpo.config.sections import RewardConfig
 from flowgrpo.core.digests import digest
 from flowgrpo.core.held import OBJECT, fingerprint_of
 from flowgrpo.core.identity import named, own

@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from flowgrpo.config.run import RewardConfig
+from flowgrpo.config.sections import RewardConfig
 from flowgrpo.core.errors import Unavailable, UserError, user_code
 from flowgrpo.core.held import OBJECT, held
 from flowgrpo.core.plugins import attribute, resolve

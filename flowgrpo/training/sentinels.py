@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from flowgrpo.config.run import RewardConfig, SentinelConfig
+from flowgrpo.config.sections import RewardConfig, SentinelConfig
 from flowgrpo.core.rounding import rounding
 from flowgrpo.runs.run import Alarm
 

@@ -22,10 +22,7 @@ from flowgrpo.runs.run import Run
 from flowgrpo.sampling.canvas import DRAWN, NOTHING, TOKENS
 from flowgrpo.sampling.completion import Completion
 from flowgrpo.sampling.kernels import Move
-from flowgrpo.sampling.kernels.entropy import Entropy
-from flowgrpo.sampling.kernels.low_confidence import LowConfidence
-from flowgrpo.sampling.kernels.origin import Origin
-from flowgrpo.sampling.kernels.random_order import RandomOrder
+from flowgrpo.sampling.kernels.orders import Entropy, LowConfidence, Origin, RandomOrder
 from flowgrpo.sampling.kernels.rcr import Rcr
 from flowgrpo.sampling.kernels.threshold import Threshold
 from flowgrpo.sampling.likelihood.coupled import Coupled

@@ -319,7 +319,7 @@ def test_runs_of_the_same_second_have_folders_of_their_own(tmp_path, monkeypatch
 def test_a_broken_number_is_never_a_checkpoint(run, capsys, monkeypatch):
     def poison(self):
         original(self)
-        next(iter(self.trainer.parameters.values())).data.fill_(float("nan"))
+        next(iter(self.trainer.weights.parameters.values())).data.fill_(float("nan"))
 
     original = Training._update
     monkeypatch.setattr(Training, "_update", poison)

@@ -207,7 +207,7 @@ def test_the_step_0_gate_names_the_step(capsys, monkeypatch):
     monkeypatch.setattr(DiffusersPolicy, "predict", drift)
     assert main(["train", "mini/flow_grpo", *SMALL, "updates=1", "evaluation=null"]) == 2
     error = capsys.readouterr().err
-    assert "step-0 gate" in error and "at step 1" in error
+    assert "on-policy check" in error and "at step 1" in error
 
 
 COMMON = ["mini/flow_grpo", *SMALL, "evaluation=null"]
