@@ -16,7 +16,7 @@ from flowgrpo.policies.masked._policy import MaskedPolicy
 from flowgrpo.sampling.canvas import DRAWN, NOTHING, TOKENS, Vocabulary, canvas
 from flowgrpo.sampling.kernels import Move
 from flowgrpo.sampling.kernels._unmasking import UnmaskingKernel
-from flowgrpo.sampling.kernels.low_confidence import LowConfidence
+from flowgrpo.sampling.kernels.orders import LowConfidence
 from flowgrpo.sampling.laws.unmasking import UnmaskingLaw
 
 CPU = torch.device("cpu")

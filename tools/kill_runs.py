@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import load_file
 
 from flowgrpo.runs.report import write_report
+from flowgrpo.runs.run import Run
 
 CONFIG = """
 base: mini/dense_grpo
@@ -89,7 +90,7 @@ def _report(run: Path, rows: list[dict[str, object]]) -> str:
         shutil.copytree(run, copy)
         (copy / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         (copy / "config.yaml").write_text((run / "config.yaml").read_text().replace(str(run.parent), "OUTPUT"))
-        return write_report(copy).read_text()
+        return write_report(Run(copy)).read_text()
 
 
 def differences(run: Path, undisturbed: Path) -> list[str]:

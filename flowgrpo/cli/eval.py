@@ -13,7 +13,7 @@ from flowgrpo.core.whole import require_writable
 from flowgrpo.scoring.chosen import ARGUMENTS, REWARDS, chosen_rewards, of_rewards
 
 if TYPE_CHECKING:
-    from flowgrpo.evaluation.benchmarks.run import Exam
+    from flowgrpo.evaluation.exam import Exam
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,27 +53,30 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace, source: Source, settings: list[str]) -> int:
+    from flowgrpo.core.processes import Processes
     from flowgrpo.data.samples import spread
     from flowgrpo.evaluation.benchmarks.catalogue import find_benchmark, measuring, name_of
-    from flowgrpo.evaluation.benchmarks.evaluate import evaluate
-    from flowgrpo.evaluation.benchmarks.pins import names_of
+    from flowgrpo.evaluation.benchmarks.evaluate import candidates, evaluate, with_call
     from flowgrpo.evaluation.benchmarks.report import last_line, markdown
-    from flowgrpo.evaluation.benchmarks.run import Exam
+    from flowgrpo.evaluation.exam import Exam
+    from flowgrpo.evaluation.pins import names_of
 
     benchmark, name = find_benchmark(arguments.benchmark), name_of(arguments.benchmark)
     benchmark = measuring(benchmark, chosen_rewards(arguments.rewards), settings)
     exam = Exam(
-        benchmark=benchmark,
         prompts=spread(benchmark.load(Path(arguments.file) if arguments.file else None), arguments.limit),
         steps=benchmark.steps or source.steps,
         seed=arguments.seed,
         batch=arguments.batch or source.batch,
-        keep=arguments.keep,
         batch_key=source.policy.batch_key,
+        samples_per_prompt=benchmark.samples_per_prompt,
+        keep=arguments.keep,
     )
     trained = names_of([Path(folder) for folder in arguments.checkpoint])
     out = require_writable(arguments.out or f"evals/{name}-{_called(arguments.source)}", "--out")
-    report = evaluate(name, exam, source.policy, trained, out, _command(arguments, exam, out))
+    policy = with_call(source.policy, benchmark)
+    models = candidates(policy, trained, Processes.alone().device)
+    report = evaluate(name, benchmark, exam, policy, models, out, _command(arguments, exam, out))
     print(markdown(report))
     print(last_line(report))
     return 0

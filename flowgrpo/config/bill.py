@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from flowgrpo.config.run import Config
-from flowgrpo.config.tree import checked, with_overrides
+from flowgrpo.config.tree import with_overrides
 from flowgrpo.core.errors import UserError
-from flowgrpo.core.keys import numpy_generator
+from flowgrpo.core.section import checked
 from flowgrpo.policies import Cost, Memory, Work
 from flowgrpo.sampling.shape import Shape
 
@@ -17,7 +17,7 @@ FEW_STATES = 4
 def bill_of(config: Config, processes: int = 1) -> dict[str, Any]:
     """What an update costs; where the plan changes over training, its first update."""
     rollout, optimizer = config.rollout, config.optimizer
-    shape = _shape(config)
+    shape = config.shape()
     blocks = _blocks(config)
     memory = memory_of(config, processes)
     per_group = shape.network_evaluations + config.policy.posed_states * len(shape.trained)
@@ -26,7 +26,7 @@ def bill_of(config: Config, processes: int = 1) -> dict[str, Any]:
         "steps": config.policy.steps,
         "prompts_per_update": rollout.prompts_per_update,
         "group_size": rollout.group_size,
-        "samples_per_update": config.samples_per_update,
+        "samples_per_update": rollout.samples_per_update,
         "samples_scored_per_update": len(shape.leaves) * rollout.prompts_per_update,
         "network_evaluations_per_group": per_group,
         "network_evaluations_per_sample": per_group / rollout.group_size,
@@ -45,7 +45,7 @@ def bill_of(config: Config, processes: int = 1) -> dict[str, Any]:
 def memory_of(config: Config, processes: int = 1) -> Memory:
     """Of one of the processes, by phase and purpose."""
     rollout, objective = config.rollout, config.objective
-    shape = _shape(config)
+    shape = config.shape()
     prompts = -(-rollout.prompts_per_update // processes)
     if rollout.keep == "host":
         prompts = min(prompts, rollout.prompts_per_block)
@@ -116,15 +116,10 @@ def _possible(config: Config, switch: str) -> Config | None:
         return None
 
 
-def _shape(config: Config) -> Shape:
-    rng = numpy_generator((config.seed, "plan", 0))
-    return config.rollout.plan.shape(config.policy.steps, config.rollout.group_size, 0, rng)
-
-
 def _blocks(config: Config) -> int:
     """Blocks of prompts that an optimizer step goes through."""
-    minibatch = config.rollout.prompts_per_update // config.optimizer.steps_per_update
-    return -(-minibatch // config.rollout.prompts_per_block)
+    minibatch = config.optimizer.minibatches(config.rollout.prompts_per_update)[0]
+    return -(-len(minibatch) // config.rollout.prompts_per_block)
 
 
 def _calibration(config: Config, shape: Shape) -> int:

@@ -21,14 +21,16 @@ from typing import Any, NamedTuple, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from flowgrpo.config.tree import Place, checked, complaint, first_error, merge, parse_yaml, with_overrides, without, yaml_says
+from flowgrpo.config.tree import merge, parse_yaml, with_overrides, without, yaml_says
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.paths import configs
 from flowgrpo.core.plugins import meant
-from flowgrpo.core.section import Section
+from flowgrpo.core.plugins import shipped as shipped_components
+from flowgrpo.core.section import Place, Section, checked, complaint, first_error
 from flowgrpo.data.kinds import Kind
 
 MODELS, METHODS, TASKS = FOLDERS = ("models", "methods", "tasks")
+POLICIES = "flowgrpo.policies"
 Words = str | Sequence[str]
 HELP = "a YAML file, or MODEL METHOD TASK as `flowgrpo recipes` lists them, or several files and names: merged from left to right"
 Tree = dict[str, Any]
@@ -185,7 +187,7 @@ class Recipe:
                 return f"task '{path.stem}' judges {' or '.join(about.judges)}, and the model makes {kinds[-1]}"
             if kinds and (missing := {*about.needs} - {name for other in self.about.values() for name in other.takes}):
                 return f"task '{path.stem}' needs a model that works from an {min(missing)}, and this one does not"
-            if about.policies and policy and policy not in about.policies and ":" not in policy:
+            if about.policies and policy not in about.policies and policy in shipped_components(POLICIES):
                 return (
                     f"method '{path.stem}' trains policies of type {' or '.join(about.policies)}, not '{policy}' as the model's"
                 )

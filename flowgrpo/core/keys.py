@@ -3,10 +3,13 @@
 from dataclasses import dataclass
 from hashlib import blake2b
 from math import sqrt
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 Key = tuple[int | str, ...]
 
@@ -17,7 +20,9 @@ def seed_of(key: Key) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def torch_generator(key: Key) -> torch.Generator:
+def torch_generator(key: Key) -> "torch.Generator":
+    import torch
+
     return torch.Generator().manual_seed(seed_of(key))
 
 
@@ -33,8 +38,12 @@ class Noise:
     common: Key | None = None
     correlation: float = 0.0
 
-    def draw(self, shape: torch.Size, dtype: torch.dtype = torch.float32) -> Tensor:
-        """sqrt(rho) common + sqrt(1 - rho) own, made on the CPU so that every device sees the same numbers."""
+    def draw(self, shape: "torch.Size", dtype: "torch.dtype | None" = None) -> "Tensor":
+        """sqrt(rho) common + sqrt(1 - rho) own, made on the CPU so that every device sees the same numbers; float32 where no
+        `dtype` is named."""
+        import torch
+
+        dtype = dtype or torch.float32
         own = torch.randn(shape, generator=torch_generator(self.key), dtype=dtype)
         if self.common is None:
             return own

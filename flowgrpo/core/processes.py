@@ -33,12 +33,26 @@ def once(make: Callable[[], T]) -> T:
 class Processes:
     """The processes of a run, as `accelerate launch` or torchrun started them; a lone process otherwise."""
 
-    def __init__(self, accelerator: Accelerator) -> None:
-        self.accelerator = accelerator
-        self.rank: int = accelerator.process_index
-        self.count: int = accelerator.num_processes
-        self.is_main: bool = accelerator.is_main_process
-        self.device: torch.device = accelerator.device
+    def __init__(self, rank: int, count: int, device: torch.device) -> None:
+        self.rank, self.count, self.device = rank, count, device
+        self.is_main = rank == 0
+
+    @classmethod
+    def of(cls, accelerator: Accelerator) -> "Processes":
+        return cls(accelerator.process_index, accelerator.num_processes, accelerator.device)
+
+    @classmethod
+    def alone(cls) -> "Processes":
+        """This process, on a GPU where there is one."""
+        return cls(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+
+    def once(self, make: Callable[[], T]) -> T:
+        """What the main process makes, on all of them; a UserError of it is raised on all."""
+        return once(make) if self.count > 1 else make()
+
+    def rounds(self, items: Sequence[T]) -> list[Sequence[T]]:
+        """As many at a time as there are processes."""
+        return [items[i : i + self.count] for i in range(0, len(items), self.count)]
 
     def share(self, items: Sequence[T]) -> list[T]:
         """This process's part of a list that all processes hold."""

@@ -1,47 +1,19 @@
-"""Held-out evaluation: the model's own sampler, fixed prompts and seeds, before and after."""
+"""Held-out scores before and after training, and what was gained."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from flowgrpo.config.run import EvaluationConfig
 from flowgrpo.core.intervals import mean_interval
-from flowgrpo.core.processes import Processes
-from flowgrpo.core.progress import bar
 from flowgrpo.core.rounding import gains
-from flowgrpo.data.prompts import Prompt, batches
-from flowgrpo.data.samples import Shown, spread
-from flowgrpo.policies.protocol import Sampler
-from flowgrpo.runs.folder import HeldOut
-from flowgrpo.scoring.scorer import Scorer
+from flowgrpo.data.prompts import Prompt
+from flowgrpo.data.records import Record
 
 
-def evaluate(
-    policy: Sampler,
-    scorer: Scorer,
-    prompts: Sequence[Prompt],
-    config: EvaluationConfig,
-    processes: Processes,
-    pictures: int,
-    batch_key: Callable[[Prompt], Hashable],
-) -> HeldOut:
-    """One sample per prompt, seed `config.seed + row in the file`, scored alone; `pictures` of them are kept to look at.
-
-    `batch_key` says which prompts may share a batch (`PolicyConfig`).
-    """
-    seeds = [config.seed + prompt.index for prompt in prompts]
-    shown = set(spread(range(len(prompts)), pictures))
-    mine: list[tuple[list[int], dict[str, np.ndarray], dict[int, Shown]]] = []
-    for rows in bar(processes.share(batches(prompts, config.batch, batch_key)), "evaluate", processes.is_main):
-        samples = policy.generate([prompts[row] for row in rows], [seeds[row] for row in rows], config.steps)
-        kept = {row: samples[i : i + 1].shown()[0] for i, row in enumerate(rows) if row in shown}
-        mine.append((rows, scorer.alone(samples), kept))
-    parts = processes.gather(mine)
-    order = np.argsort([row for rows, _, _ in parts for row in rows])
-    scores = {label: np.concatenate([found[label] for _, found, _ in parts])[order] for label in parts[0][1]}
-    pictured = {row: sample for _, _, kept in parts for row, sample in kept.items()}
-    return HeldOut(list(prompts), seeds, scores, dict(sorted(pictured.items())))
+def scores_by_label(records: Sequence[Record]) -> dict[str, np.ndarray]:
+    """[N] of N records, all with the same rewards."""
+    return {label: np.array([record.scores[label] for record in records]) for label in records[0].scores}
 
 
 def compare(prompts: Sequence[Prompt], old: np.ndarray, new: np.ndarray, metric: str) -> dict[str, Any]:

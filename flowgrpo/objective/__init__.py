@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import NonNegativeFloat, PositiveFloat, model_validator
 
 from flowgrpo.core.section import Section
+from flowgrpo.sampling.kernels import KernelFamily
 
 Scope = Literal["group", "group_step", "root", "root_step", "global"]
 """Transitions are compared within a group (one prompt), or those of a group at one step, from one start, from one start at one
@@ -74,6 +75,14 @@ class ObjectiveConfig(Section):
         used = {"ratio: guard": self.ratio == "guard", "weight: noise": self.weight == "noise"}
         used[f"kl.unit: {self.kl.unit}"] = bool(self.kl.coefficient) and self.kl.unit != "nats"
         return next((setting for setting, on in used.items() if on), None)
+
+    def complaint(self, kernels: KernelFamily, posed: bool) -> str | None:
+        """Why it can't train steps of these kernels, or None; `posed`: outcomes are scored as wholes."""
+        if not kernels.noise_scale and (setting := self.needs_noise_scale):
+            return f"objective.{setting} needs a Gaussian law; the steps of this policy's kernels have no noise scale"
+        if self.weight == "confidence" and (kernels.noise_scale or posed):
+            return "objective.weight: confidence needs ids that are drawn step by step, and policy.likelihood: trajectory"
+        return None
 
     @model_validator(mode="before")
     @classmethod

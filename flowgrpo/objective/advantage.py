@@ -1,6 +1,6 @@
 """Advantages: credit made comparable within a group.
 
-C trained transitions of a whole update. A `scope` column says which set a transition belongs to.
+C trained transitions of a whole update; all arrays are [C]. A scope says which transitions are compared: a set of them.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,15 +14,15 @@ from flowgrpo.objective import AdvantageConfig
 
 
 @dataclass(frozen=True)
-class Place:
+class Scopes:
     """Where each transition belongs, [C] each: its group (prompt), its start within the group, its step."""
 
     group: np.ndarray
     root: np.ndarray
     step: np.ndarray
 
-    def __getitem__(self, rows: np.ndarray) -> "Place":
-        return Place(self.group[rows], self.root[rows], self.step[rows])
+    def __getitem__(self, rows: np.ndarray) -> "Scopes":
+        return Scopes(self.group[rows], self.root[rows], self.step[rows])
 
     def sets(self, scope: str) -> np.ndarray:
         """[C] numbers 0 ..: transitions with the same number are compared with each other."""
@@ -60,23 +60,23 @@ class Stream:
 
 
 def advantages(
-    credit: Mapping[str, Stream], weights: Mapping[str, float], place: Place, config: AdvantageConfig
+    credit: Mapping[str, Stream], weights: Mapping[str, float], scopes: Scopes, config: AdvantageConfig
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(advantage [C], kept [C]): the streams' advantages, summed by weight.
+    """(advantage [C], in_loss [C]): the streams' advantages, summed by weight.
 
-    `kept` is False for transitions of sets without variance when those are dropped; dropped ones enter no statistic.
+    `in_loss` is False for transitions of sets without variance when those are dropped; dropped ones enter no statistic.
     """
     total = np.sum([weights[k] * stream.value for k, stream in credit.items()], axis=0)
     scope = "group" if config.mean == "global" else config.mean
     bound = np.sum([abs(weights[k]) * stream.bound for k, stream in credit.items()], axis=0)
-    kept = varies(total, place.sets(scope), bound) if config.zero_variance == "drop" else np.ones(len(total), bool)
-    out = np.zeros(len(total))
-    if not kept.any():
-        return out, kept
+    in_loss = varies(total, scopes.sets(scope), bound) if config.zero_variance == "drop" else np.ones(len(total), bool)
+    advantage = np.zeros(len(total))
+    if not in_loss.any():
+        return advantage, in_loss
     for label, stream in credit.items():
-        normalised = _normalise(stream.value[kept], stream.bound[kept], place[kept], config)
-        out[kept] += weights[label] * (stream.scale[kept] * normalised + stream.offset[kept])
-    return (np.clip(out, -config.clip, config.clip) if config.clip else out), kept
+        normalised = _normalise(stream.value[in_loss], stream.bound[in_loss], scopes[in_loss], config)
+        advantage[in_loss] += weights[label] * (stream.scale[in_loss] * normalised + stream.offset[in_loss])
+    return (np.clip(advantage, -config.clip, config.clip) if config.clip else advantage), in_loss
 
 
 def varies(values: np.ndarray, sets: np.ndarray, bound: np.ndarray) -> np.ndarray:
@@ -84,23 +84,23 @@ def varies(values: np.ndarray, sets: np.ndarray, bound: np.ndarray) -> np.ndarra
     return _per(sets, values, np.ptp) > _per(sets, bound, np.max)
 
 
-def _normalise(values: np.ndarray, bound: np.ndarray, place: Place, config: AdvantageConfig) -> np.ndarray:
+def _normalise(values: np.ndarray, bound: np.ndarray, scopes: Scopes, config: AdvantageConfig) -> np.ndarray:
     """Values that are equal but for rounding have the deviation 0, and those that are compared with such ones only are 0."""
-    own, sets = place.sets(config.mean), place.sets(config.std if config.std != "none" else config.mean)
-    centred = values - _per(own, values, np.mean)
+    mean_sets, std_sets = scopes.sets(config.mean), scopes.sets(config.std if config.std != "none" else config.mean)
+    centred = values - _per(mean_sets, values, np.mean)
     if config.std == "none":
         return centred
-    flat = ~varies(values, sets, bound)
-    spread = _per(sets, values, lambda x: np.std(x, ddof=min(config.ddof, len(x) - 1)))
-    centred, spread = np.where(flat & ~varies(values, own, bound), 0.0, centred), np.where(flat, 0.0, spread)
+    flat = ~varies(values, std_sets, bound)
+    spread = _per(std_sets, values, lambda x: np.std(x, ddof=min(config.ddof, len(x) - 1)))
+    centred, spread = np.where(flat & ~varies(values, mean_sets, bound), 0.0, centred), np.where(flat, 0.0, spread)
     scale = np.maximum(spread + config.eps, config.floor)
     return np.divide(centred, scale, out=np.zeros(len(values)), where=scale > 0.0)
 
 
 def _per(sets: np.ndarray, values: np.ndarray, statistic: Callable[[np.ndarray], Any]) -> np.ndarray:
     """A statistic of the values over each set, spread back over its members."""
-    out = np.empty(len(values))
+    spread_back = np.empty(len(values))
     for key in range(sets.max() + 1):
         rows = sets == key
-        out[rows] = statistic(values[rows])
-    return out
+        spread_back[rows] = statistic(values[rows])
+    return spread_back

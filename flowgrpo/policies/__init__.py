@@ -113,8 +113,15 @@ class PolicyConfig(Component):
         return 0
 
     def complaint(self, shape: Shape) -> str | None:
-        """Why the policy can't train on trees of this shape, or None."""
+        """Why the policy can't train on trees of this shape, all of its own kernels, or None."""
         return None
+
+    def refusal(self, shape: Shape) -> str | None:
+        """Why the policy can't train on trees of this shape, whatever their kernels, or None."""
+        foreign = (node.kernel for node in shape.nodes if node.kernel and not isinstance(node.kernel, self.kernels))
+        if kernel := next(foreign, None):
+            return f"kernel '{kernel.type}' can't move the states of policy '{self.type}'"
+        return self.complaint(shape)
 
     def sampling_complaint(self, steps: int) -> str | None:
         """Why the policy's own sampler can't take this many steps, or None."""
@@ -152,4 +159,4 @@ class PolicyConfig(Component):
         raise UserError(f"policy '{self.type}' has no measure of its model; leave --measure out")
 
 
-AnyPolicy = Annotated[SerializeAsAny[PolicyConfig], component(PolicyConfig, "flowgrpo.policies")]
+AnyPolicy = Annotated[SerializeAsAny[PolicyConfig], component(PolicyConfig)]

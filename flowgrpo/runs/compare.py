@@ -15,7 +15,7 @@ from flowgrpo.core.errors import UserError
 from flowgrpo.core.intervals import Interval, percentiles, resampled_means, t_interval
 from flowgrpo.core.rounding import gains as gains_of
 from flowgrpo.core.rounding import rounding
-from flowgrpo.runs.curve import EVALUATIONS, HELD_OUT, SECONDS, Run, find_runs, read_run
+from flowgrpo.runs.curve import EVALUATIONS, HELD_OUT, SECONDS, Curve, curve_of, find_runs
 
 Word = Literal["better", "worse", "no difference shown"]
 NOT_TRAINING = {"seed", "output", "tracker", "checkpoints", "evaluation"}
@@ -39,7 +39,7 @@ class Difference(Estimate):
 
 @dataclass(frozen=True)
 class Seed:
-    """One run; `curve` [K, 3] as in `runs.curve.Run`."""
+    """One run; `curve` [K, 3] as in `runs.curve.Curve`."""
 
     run: str
     seed: int
@@ -80,13 +80,13 @@ class Comparison:
 
 def compare(sources: Sequence[str | Path]) -> Comparison:
     """Compare run folders, or folders of them."""
-    runs = [read_run(path) for path in find_runs(sources)]
+    runs = [curve_of(run) for run in find_runs(sources)]
     _check_same_exam(runs)
     by_recipe = {name: [run for run in runs if run.recipe == name] for name in dict.fromkeys(run.recipe for run in runs)}
     for seeds in by_recipe.values():
         seeds.sort(key=lambda run: run.seed)
         _check_seeds(seeds)
-    reached = np.min([run.curve[-1] for run in runs], axis=0)
+    reached = np.min([run.points[-1] for run in runs], axis=0)
     baseline = by_recipe[runs[0].recipe]
     return Comparison(
         metric=runs[0].metric,
@@ -98,11 +98,11 @@ def compare(sources: Sequence[str | Path]) -> Comparison:
     )
 
 
-def _scores(run: Run) -> list[np.ndarray]:
+def _scores(run: Curve) -> list[np.ndarray]:
     return [run.before] if run.after is None else [run.before, run.after]
 
 
-def _check_same_exam(runs: list[Run]) -> None:
+def _check_same_exam(runs: list[Curve]) -> None:
     """Same metric, same prompts, same scores before training.
 
     Rounding on another machine may change a few: a mean change of `ROUNDING` standard deviations passes.
@@ -121,7 +121,7 @@ def _check_same_exam(runs: list[Run]) -> None:
             )
 
 
-def _check_seeds(runs: list[Run]) -> None:
+def _check_seeds(runs: list[Curve]) -> None:
     """Runs of one name must differ in the seed, and in nothing else that matters to training."""
     first = runs[0]
     for previous, run in pairwise(runs):
@@ -134,19 +134,19 @@ def _check_seeds(runs: list[Run]) -> None:
             )
 
 
-def _training(run: Run) -> dict[str, Any]:
+def _training(run: Curve) -> dict[str, Any]:
     return {key: value for key, value in run.config.items() if key not in NOT_TRAINING}
 
 
-def _recipe(runs: list[Run], reached: np.ndarray, baseline: list[Run] | None) -> Recipe:
+def _recipe(runs: list[Curve], reached: np.ndarray, baseline: list[Curve] | None) -> Recipe:
     """`reached` [3] is the cost that every run reached; the baseline itself has none to stand against."""
     finished = [run for run in runs if run.after is not None]
     updates = np.mean([run.updates for run in finished or runs])
-    costs = np.mean([run.curve[-1] for run in finished or runs], axis=0)
+    costs = np.mean([run.points[-1] for run in finished or runs], axis=0)
     gains = _gains(runs)
     return Recipe(
         recipe=runs[0].recipe,
-        seeds=[Seed(str(run.path), run.seed, run.updates, run.after is not None, run.curve.tolist()) for run in runs],
+        seeds=[Seed(str(run.path), run.seed, run.updates, run.after is not None, run.points.tolist()) for run in runs],
         updates=float(updates),
         network_evaluations=float(costs[EVALUATIONS]),
         seconds=float(costs[SECONDS]),
@@ -160,26 +160,26 @@ def _recipe(runs: list[Run], reached: np.ndarray, baseline: list[Run] | None) ->
     )
 
 
-def _at(runs: list[Run], column: int, reached: np.ndarray) -> Estimate:
+def _at(runs: list[Curve], column: int, reached: np.ndarray) -> Estimate:
     gains = np.array([run.gain_at(column, reached[column]) for run in runs])
     return Estimate(float(gains.mean()), t_interval(gains))
 
 
-def _difference(runs: list[Run], baseline: list[Run]) -> Difference:
+def _difference(runs: list[Curve], baseline: list[Curve]) -> Difference:
     low, high = percentiles(_resampled(runs) - _resampled(baseline))
     word: Word = "better" if low > 0 else "worse" if high < 0 else "no difference shown"
     return Difference(float(_gains(runs).mean() - _gains(baseline).mean()), (low, high), word)
 
 
-def _gains(runs: list[Run]) -> np.ndarray:
+def _gains(runs: list[Curve]) -> np.ndarray:
     """[S, N] of the finished seeds."""
     return np.array([gains_of(run.after, run.before) for run in runs if run.after is not None])
 
 
-def _resampled(runs: list[Run]) -> np.ndarray:
+def _resampled(runs: list[Curve]) -> np.ndarray:
     return resampled_means(_gains(runs), runs[0].recipe)
 
 
-def _by_tag(finished: list[Run]) -> dict[str, float]:
+def _by_tag(finished: list[Curve]) -> dict[str, float]:
     tags = dict.fromkeys(tag for run in finished for tag in run.by_tag)
     return {tag: float(np.mean([run.by_tag[tag]["after"] - run.by_tag[tag]["before"] for run in finished])) for tag in tags}

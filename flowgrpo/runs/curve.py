@@ -7,31 +7,36 @@ from typing import Any
 
 import numpy as np
 
-from flowgrpo.config.tree import parse_yaml
 from flowgrpo.core.errors import UserError
-from flowgrpo.core.whole import read_json
 from flowgrpo.data.samples import spread
-from flowgrpo.runs.folder import STAMP, load_metrics, load_scores
+from flowgrpo.runs.run import Run
 
 EVALUATIONS, SECONDS, HELD_OUT = range(3)
 
 
 @dataclass(frozen=True)
-class Run:
+class Curve:
     """Held-out scores [N], one per prompt, before and (None: unfinished) after training.
 
-    `curve` [K, 3] goes from the untrained model, row (0, 0, mean score), to the last evaluation; its columns are network
+    `points` [K, 3] go from the untrained model, row (0, 0, mean score), to the last evaluation; its columns are network
     evaluations and seconds spent on training so far, and the held-out mean.
     """
 
-    path: Path
-    recipe: str
+    run: Run
     config: dict[str, Any]
     updates: int
     before: np.ndarray
     after: np.ndarray | None
-    curve: np.ndarray
+    points: np.ndarray
     by_tag: dict[str, dict[str, Any]]
+
+    @property
+    def path(self) -> Path:
+        return self.run.path
+
+    @property
+    def recipe(self) -> str:
+        return self.run.recipe
 
     @property
     def seed(self) -> int:
@@ -43,18 +48,13 @@ class Run:
 
     def gain_at(self, column: int, cost: float) -> float:
         """Gain when `cost` had been spent, on straight lines between evaluations."""
-        return float(np.interp(cost, self.curve[:, column], self.curve[:, HELD_OUT])) - self.curve[0, HELD_OUT]
+        return float(np.interp(cost, self.points[:, column], self.points[:, HELD_OUT])) - self.points[0, HELD_OUT]
 
 
-def recipe_of(run: Path) -> str:
-    """`NAME` of a run folder `NAME-TIME`."""
-    return STAMP.sub("", run.resolve().name)
-
-
-def find_runs(sources: Sequence[str | Path]) -> list[Path]:
+def find_runs(sources: Sequence[str | Path]) -> list[Run]:
     """The run folders that are named or lie in the named folders, each once, in the order of the sources."""
-    found = [log.parent for source in sources for log in _logs(Path(source))]
-    return list({run.resolve(): run for run in found}.values())
+    folders = [log.parent for source in sources for log in _logs(Path(source))]
+    return [Run(folder) for folder in {folder.resolve(): folder for folder in folders}.values()]
 
 
 def _logs(source: Path) -> list[Path]:
@@ -64,37 +64,31 @@ def _logs(source: Path) -> list[Path]:
     return logs
 
 
-def read_run(path: Path) -> Run:
-    config = _config(path)
+def curve_of(run: Run) -> Curve:
+    """Errors: UserError for a run without held-out evaluations."""
+    config = run.settings
+    if not run.records("before"):
+        raise UserError(f"{run} has no held-out scores; leave it out, or train it again with an `evaluation` section")
     metric = config["evaluation"]["metric"]
-    before = load_scores(path, "before")[metric]
-    rows = load_metrics(path)
+    before, rows, held_out = run.scores("before", metric), run.metrics, run.held_out
     training = [row for row in rows if "network_evaluations" in row]
-    costs = np.cumsum([_calibration(path), *((row["network_evaluations"], _seconds(row)) for row in training)], axis=0)
+    costs = np.cumsum([_calibration(run), *((row["network_evaluations"], _seconds(row)) for row in training)], axis=0)
     spent = {row["update"]: cost for row, cost in zip(training, costs[1:], strict=True)}
-    finished = (path / "held_out.json").is_file() and len(training) == config["updates"]
-    after = load_scores(path, "after")[metric] if finished else None
-    curve = [(0.0, 0.0, before.mean()), *_between(rows, spent, before, config)]
+    finished = held_out is not None and len(training) == config["updates"]
+    after = run.scores("after", metric) if finished else None
+    points = [(0.0, 0.0, before.mean()), *_between(rows, spent, before, config)]
     if after is not None:
-        curve.append((*costs[-1], after.mean()))
-    if len(curve) == 1:
-        raise UserError(f"{path} has no held-out evaluation after its start; go on with --resume, or leave it out")
-    by_tag = read_json(path / "held_out.json").get("by_tag", {}) if finished else {}
-    return Run(path, recipe_of(path), config, len(training), before, after, np.array(curve), by_tag)
+        points.append((*costs[-1], after.mean()))
+    if len(points) == 1:
+        raise UserError(f"{run} has no held-out evaluation after its start; go on with --resume, or leave it out")
+    by_tag = held_out.get("by_tag", {}) if held_out and finished else {}
+    return Curve(run, config, len(training), before, after, np.array(points), by_tag)
 
 
-def _config(path: Path) -> dict[str, Any]:
-    for needed in ("config.yaml", "samples/before.json"):
-        if not (path / needed).is_file():
-            raise UserError(f"{path} has no {needed}; leave it out, or train it again with an `evaluation` section")
-    return parse_yaml((path / "config.yaml").read_text(encoding="utf-8"))
-
-
-def _calibration(path: Path) -> tuple[float, float]:
+def _calibration(run: Run) -> tuple[float, float]:
     """What a run spent before its first update."""
-    file = path / "calibration.json"
-    found = read_json(file) if file.is_file() else {"network_evaluations": 0.0, "seconds": 0.0}
-    return found["network_evaluations"], found["seconds"]
+    spent = run.calibration or {"network_evaluations": 0.0, "seconds": 0.0}
+    return spent["network_evaluations"], spent["seconds"]
 
 
 def _seconds(row: dict[str, Any]) -> float:

@@ -9,14 +9,14 @@ from typing import Any
 
 from flowgrpo.config.recipes import Words, name_of, read_recipe, words_of
 from flowgrpo.config.run import Config, load_config
-from flowgrpo.config.tree import checked, with_overrides
+from flowgrpo.config.tree import with_overrides
 from flowgrpo.core.digests import digest_of
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.identity import named
+from flowgrpo.core.section import checked
 from flowgrpo.core.whole import write_json
 from flowgrpo.data.prompts import digest_of_prompts
-from flowgrpo.runs.checkpoint import PREFIX
-from flowgrpo.runs.folder import newest_run
+from flowgrpo.runs.run import PREFIX, Run
 from flowgrpo.scoring.identity import identity
 
 MAY_CHANGE = (
@@ -75,22 +75,20 @@ def resumed(where: str, source: Words, overrides: Sequence[str]) -> Resumed:
     the overrides. Errors: UserError that names what may not change.
     """
     name, said = name_of(source), " ".join(words_of(source))
-    path = Path(where) if where else newest_run(load_config(source, overrides).output, name)
-    checkpoint = path if path.name.startswith(PREFIX) else None
-    run = path.parent if checkpoint else path
-    if checkpoint and not checkpoint.is_dir():
-        raise UserError(f"{checkpoint}: no such checkpoint; --resume {run} goes on from the last one")
-    provenance = Provenance.load(run)
-    if provenance.recipe != name:
-        raise UserError(f"{run} is a run of '{provenance.recipe}', not of '{name}'; name its own config, or begin a new run")
-    saved = load_config(str(run / "config.yaml"))
+    path = Path(where) if where else Run.newest(load_config(source, overrides).output, name).path
+    run, _, provenance = _begun(path, name)
     edited = _differences(provenance.sections, json.loads(json.dumps(read_recipe(source).tree)))
-    _refuse(run, edited, f"in {said}")
-    tree = saved.model_dump(mode="json")
+    _refuse(run.path, edited, f"in {said}")
+    tree = run.config.model_dump(mode="json")
     for key, (_, new) in edited.items():
         _set(tree, key, new)
-    config = checked(Config, with_overrides(tree, overrides), said)
-    _refuse(run, _differences(saved.model_dump(mode="json"), config.model_dump(mode="json")), "here")
+    return going_on(path, name, checked(Config, with_overrides(tree, overrides), said))
+
+
+def going_on(path: Path, name: str, config: Config) -> Resumed:
+    """A run of the recipe `name`, or one of its checkpoints, with this config. Errors: UserError that names what may not change."""
+    run, checkpoint, provenance = _begun(path, name)
+    _refuse(run.path, _differences(run.config.model_dump(mode="json"), config.model_dump(mode="json")), "here")
     now = _digests(config)
     for file, before in provenance.digests.items():
         if now.get(file) != before:
@@ -100,7 +98,19 @@ def resumed(where: str, source: Words, overrides: Sequence[str]) -> Resumed:
             print(
                 f"flowgrpo: reward '{label}' is not what it was when {run} began; its scores are of two rewards", file=sys.stderr
             )
-    return Resumed(run, config, checkpoint)
+    return Resumed(run.path, config, checkpoint)
+
+
+def _begun(path: Path, name: str) -> tuple[Run, Path | None, Provenance]:
+    """The run of a run folder or a checkpoint, that checkpoint, and what the run began from."""
+    checkpoint = path if path.name.startswith(PREFIX) else None
+    run = Run(path.parent if checkpoint else path)
+    if checkpoint and not checkpoint.is_dir():
+        raise UserError(f"{checkpoint}: no such checkpoint; --resume {run} goes on from the last one")
+    provenance = Provenance.load(run.path)
+    if provenance.recipe != name:
+        raise UserError(f"{run} is a run of '{provenance.recipe}', not of '{name}'; name its own config, or begin a new run")
+    return run, checkpoint, provenance
 
 
 def _digests(config: Config) -> dict[str, str]:

@@ -9,14 +9,14 @@ from typing import Any
 from flowgrpo.config.tree import parse_yaml
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.whole import read_json, write_text
+from flowgrpo.data.records import Record
 from flowgrpo.pages.line_plots import Point, plot
 from flowgrpo.pages.marks import colour, number, score_mark, signed
 from flowgrpo.pages.page import PAGE, STYLE
 from flowgrpo.pages.pictures import sample
-from flowgrpo.runs.folder import load_metrics
+from flowgrpo.runs.run import Row, Run
 from flowgrpo.runs.tree_drawing import draw_tree
 
-Row = dict[str, Any]
 ROUNDING = 1e-6
 HEALTH = {
     "advantage/zero_variance_groups": "groups without variance",
@@ -29,57 +29,70 @@ HEALTH = {
 SHOWN = 12
 
 
-def write_report(run: Path) -> Path:
-    """Write `run/report.html`. What the run folder lacks is left out; only metrics.jsonl is required."""
-    if not (run / "metrics.jsonl").is_file():
+def write_report(run: Run) -> Path:
+    """Write report.html. What the run folder lacks is left out; only metrics.jsonl is required."""
+    if not (run.path / "metrics.jsonl").is_file():
         raise UserError(f"{run} holds no metrics.jsonl, so there is nothing to report")
-    metrics = load_metrics(run)
-    held_out, tree = _json(run / "held_out.json"), _json(run / "tree.json")
-    index = _json(run / "samples" / "index.json") or []
-    metric = held_out["metric"] if held_out else None
-    watched = _watched(run)
-    rate = _is_rate(metric, index)
-    name = run.resolve().name
-    sections = [
-        _rehearsal(run / "config.yaml"),
-        _header(name, held_out, rate),
-        _facts(metrics),
-        "".join(f"<p>{html.escape(note)}</p>" for note in _json(run / "notes.json") or []),
-        _by_tag(held_out["by_tag"], rate) if held_out and held_out.get("by_tag") else "",
-        _pictures(run / "samples", index, metric) if index else "",
-        _sentinels(run, metrics, watched) if watched or _alarms(run) else "",
-        _curves(metrics, held_out, watched),
-        _schedule(run),
-        draw_tree(run, tree) if tree and tree["nodes"] else "",
-        _config(run / "config.yaml"),
-    ]
-    report = run / "report.html"
-    page = PAGE.format(title=html.escape(name), style=STYLE, body="\n".join(filter(None, sections)))
-    write_text(report, page)
+    report = run.path / "report.html"
+    write_text(report, report_page(run))
     return report
 
 
-def _json(path: Path) -> Any:
-    return read_json(path) if path.is_file() else None
+def report_page(run: Run) -> str:
+    metrics, held_out, tree, index = run.metrics, run.held_out, run.tree, _index(run)
+    metric = held_out["metric"] if held_out else None
+    watched = _watched(run)
+    rate = _is_rate(metric, index)
+    sections = [
+        _rehearsal(run),
+        _header(run.name, held_out, rate),
+        _facts(metrics),
+        "".join(f"<p>{html.escape(note)}</p>" for note in run.notes),
+        _by_tag(held_out["by_tag"], rate) if held_out and held_out.get("by_tag") else "",
+        _pictures(run.path / "samples", index, metric) if index else "",
+        _sentinels(run, metrics, watched) if watched or run.alarms else "",
+        _curves(metrics, held_out, watched),
+        _schedule(run),
+        draw_tree(run.path, tree) if tree and tree["nodes"] else "",
+        _config(run),
+    ]
+    return PAGE.format(title=html.escape(run.name), style=STYLE, body="\n".join(filter(None, sections)))
 
 
-def _yaml(path: Path) -> Row:
-    return parse_yaml(path.read_text(encoding="utf-8")) if path.is_file() else {}
+def _index(run: Run) -> list[Row]:
+    """The held-out prompts of which samples were kept, with what was made before and after; paths relative to samples/."""
+    before, after = ({record.row: record for record in run.records(when) if record.shown} for when in ("before", "after"))
+    return [
+        {
+            "prompt": (before.get(row) or after[row]).prompt,
+            "tag": (before.get(row) or after[row]).metadata.get("tag"),
+            **{when: _shown(records[row], when) for when, records in (("before", before), ("after", after)) if row in records},
+        }
+        for row in dict.fromkeys([*before, *after])
+    ]
 
 
-def _rehearsal(config: Path) -> str:
+def _shown(record: Record, when: str) -> Row:
+    files = {kind: content if kind == "text" else f"{when}/{content}" for kind, content in record.shown.items()}
+    return {**files, "scores": record.scores}
+
+
+def _rehearsal(run: Run) -> str:
     """What stands in for what, before any number."""
-    said = [html.escape(sentence) for sentence in _yaml(config).get("rehearsal") or []]
+    said = [html.escape(sentence) for sentence in _settings(run).get("rehearsal") or []]
     if not said:
         return ""
     return f"<aside class=rehearsal><b>{said[0]}</b><ul>{''.join(f'<li>{sentence}</li>' for sentence in said[1:])}</ul></aside>"
 
 
-def _config(path: Path) -> str:
-    if not path.is_file():
+def _settings(run: Run) -> Row:
+    return parse_yaml(run.config_text) or {}
+
+
+def _config(run: Run) -> str:
+    if not run.config_text:
         return ""
-    text = html.escape(path.read_text(encoding="utf-8"))
-    return f"<details class=config><summary>Resolved config</summary><pre>{text}</pre></details>"
+    return f"<details class=config><summary>Resolved config</summary><pre>{html.escape(run.config_text)}</pre></details>"
 
 
 def _is_rate(metric: str | None, index: Sequence[Row]) -> bool:
@@ -199,33 +212,28 @@ def _curves(metrics: Sequence[Row], held_out: Row | None, elsewhere: Sequence[st
     return f"<h2>Training</h2>{intro}<div class=plots>{''.join(plots)}</div>" if any(plots) else ""
 
 
-def _watched(run: Path) -> list[str]:
+def _watched(run: Run) -> list[str]:
     """The labels of the rewards that sentinels watch."""
-    sentinels = _yaml(run / "config.yaml").get("sentinels") or {}
+    sentinels = _settings(run).get("sentinels") or {}
     return [*sentinels.get("panel", []), *sentinels.get("drift", {})]
 
 
-def _alarms(run: Path) -> Row:
-    return _json(run / "alarms.json") or {}
-
-
-def _sentinels(run: Path, metrics: Sequence[Row], watched: Sequence[str]) -> str:
+def _sentinels(run: Run, metrics: Sequence[Row], watched: Sequence[str]) -> str:
     """Alarms, and the curves of what is watched."""
-    alarms = _alarms(run)
-    said = [f"<li class=bad>Update {alarm['update']}: {html.escape(alarm['sentence'])}.</li>" for alarm in alarms.values()]
+    said = [f"<li class=bad>Update {alarm['update']}: {html.escape(alarm['sentence'])}.</li>" for alarm in run.alarms.values()]
     verdict = f"<ul>{''.join(said)}</ul>" if said else "<p class=good>No alarm.</p>"
     plots = "".join(plot(label, {"": _series(metrics, f"reward/{label}")}, []) for label in watched)
     words = "Watched and never trained on: what a hacked reward would change. What is trained on comes next."
     return f"<h2>Sentinels</h2><p>{words}</p>{verdict}<div class=plots>{plots}</div>"
 
 
-def _schedule(run: Path) -> str:
+def _schedule(run: Run) -> str:
     """What the last checkpoint sets the steps of a rollout to, if that was learned; of averaged weights where there are any."""
-    found = sorted(run.glob("checkpoint-*/schedule.json"))
-    if not found:
+    learned = [folder / "schedule.json" for folder in run.checkpoints if (folder / "schedule.json").is_file()]
+    if not learned:
         return ""
-    averaged = found[-1].parent / "ema" / "schedule.json"
-    settings = _json(averaged if averaged.is_file() else found[-1])
+    averaged = learned[-1].parent / "ema" / "schedule.json"
+    settings = read_json(averaged if averaged.is_file() else learned[-1])
     plots = "".join(
         plot(
             name.replace("_", " "),

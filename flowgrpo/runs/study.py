@@ -18,13 +18,11 @@ from pathlib import Path
 from flowgrpo.config.bill import bill_of
 from flowgrpo.config.recipes import name_of, words_of
 from flowgrpo.config.run import Config, load_config
-from flowgrpo.config.tree import parse_yaml
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.whole import write_json
-from flowgrpo.runs.checkpoint import checkpoints
 from flowgrpo.runs.compare import Comparison, compare
-from flowgrpo.runs.curve import recipe_of
 from flowgrpo.runs.provenance import Provenance
+from flowgrpo.runs.run import Run
 
 ALL_PROMPTS = 1_000_000
 NOT_EXAM = {"every", "limit_between", "batch", "pictures"}
@@ -50,11 +48,11 @@ class Trial:
 
     def finished(self) -> Path | None:
         """The run folder, once it holds what a run writes last."""
-        return next((run for run in self._runs() if (run / "report.html").is_file()), None)
+        return next((run.path for run in self._runs() if (run.path / "report.html").is_file()), None)
 
     def begin(self, threads: int) -> subprocess.Popen[bytes]:
         """Train in a new process, on from the last checkpoint if there is one."""
-        stopped = [run for run in self._runs() if checkpoints(run)]
+        stopped = [run for run in self._runs() if run.checkpoints]
         resume = ["--resume", f"{stopped[-1]}"] if stopped else []
         command = [sys.executable, "-m", "flowgrpo", "train", *words_of(self.source), *self.overrides, *resume]
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -62,15 +60,14 @@ class Trial:
             environment = {**os.environ, "OMP_NUM_THREADS": f"{threads}"}
             return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
 
-    def _runs(self) -> list[Path]:
+    def _runs(self) -> list[Run]:
         """The folders of this trial, oldest first."""
-        folders = [file.parent for file in sorted((self.out / "runs").glob("*/run.json"))]
-        return [run for run in folders if recipe_of(run) == self.name and self._made(run)]
+        runs = [Run(file.parent) for file in sorted((self.out / "runs").glob("*/run.json"))]
+        return [run for run in runs if run.recipe == self.name and self._made(run)]
 
-    def _made(self, run: Path) -> bool:
-        saved = parse_yaml((run / "config.yaml").read_text(encoding="utf-8"))
+    def _made(self, run: Run) -> bool:
         asked = self.config.model_dump(mode="json")
-        return {**saved, "output": ""} == {**asked, "output": ""} and Provenance.load(run).stands_for(self.config)
+        return {**run.settings, "output": ""} == {**asked, "output": ""} and Provenance.load(run.path).stands_for(self.config)
 
 
 def plan(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from flowgrpo.config.run import RewardConfig
+from flowgrpo.config.sections import RewardConfig
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.rounding import rounding
 

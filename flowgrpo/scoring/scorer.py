@@ -13,8 +13,9 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from flowgrpo.config.run import RewardConfig
+from flowgrpo.config.sections import RewardConfig
 from flowgrpo.core.errors import Unavailable, UserError, user_code
+from flowgrpo.core.held import OBJECT, held
 from flowgrpo.core.plugins import attribute, resolve
 from flowgrpo.core.rounding import SHARE, rounding
 from flowgrpo.data.prompts import Prompt
@@ -30,6 +31,8 @@ PACKAGE = "flowgrpo.rewards"
 
 def find_reward(use: str) -> tuple[Callable, Card]:
     """The function or class that `use` names, and its card. A module alone names its `reward`, or the one with a card in it."""
+    if use.startswith(OBJECT):
+        return held(use), card_of(held(use))
     module, attr = resolve(use, PACKAGE)
     if attr is None and "reward" not in vars(module):
         found = stated(module)
@@ -102,16 +105,17 @@ class Scorer:
         """[B] float64 per label, of all or of these; the first failure of any reward on any sample is raised."""
         return self._each(self._scores, samples, self.rewards if labels is None else labels)
 
-    def alone(self, samples: Samples) -> dict[str, np.ndarray]:
-        """The same by those rewards that do not compare, for samples of which each is the only one of its prompt."""
-        return self._each(self._scores, samples, [label for label, card in self.cards.items() if not card.compares])
+    @property
+    def alone(self) -> list[str]:
+        """The labels of the rewards that do not compare: they can score a sample that is the only one of its prompt."""
+        return [label for label, card in self.cards.items() if not card.compares]
 
-    def attempt(self, samples: Samples) -> dict[str, list[float | UserError]]:
+    def attempt(self, samples: Samples, labels: Collection[str] | None = None) -> dict[str, list[float | UserError]]:
         """For each sample its score, or what failed. A group that fails takes no other group with it.
 
         A reward that changes its samples is `Spoilt`, and ends it all.
         """
-        return self._each(self._attempt, samples, self.rewards)
+        return self._each(self._attempt, samples, self.rewards if labels is None else labels)
 
     def _each(self, score: Callable[[str, Samples], T], samples: Samples, labels: Collection[str]) -> dict[str, T]:
         """Served rewards are asked all at once, about samples of their own; meanwhile those of this process score one after the

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flowgrpo.config.run import CalibrationConfig, Config
-from flowgrpo.core.keys import numpy_generator
+from flowgrpo.config.run import Config
+from flowgrpo.config.sections import CalibrationConfig
 from flowgrpo.core.processes import Processes
 from flowgrpo.core.progress import bar
 from flowgrpo.data.prompts import Prompt
@@ -19,7 +19,7 @@ from flowgrpo.objective.credit.gain import Gain
 from flowgrpo.policies.protocol import Policy
 from flowgrpo.sampling.kernels.calibrated import Calibrated
 from flowgrpo.scoring.scorer import Scorer
-from flowgrpo.training.scored import scored_trees
+from flowgrpo.training.collect import Rollouts, scored_trees
 
 
 @dataclass(frozen=True)
@@ -61,17 +61,14 @@ def adjusted(levels: np.ndarray, raised: np.ndarray, lowered: np.ndarray, calibr
 
 
 def with_levels(config: Config, levels: Sequence[float]) -> Config:
-    plan = config.rollout.plan
-    kernel = plan.kernel.model_copy(update={"levels": tuple(levels)})
-    changed = config.rollout.model_copy(update={"plan": plan.model_copy(update={"kernel": kernel})})
-    return config.model_copy(update={"rollout": changed})
+    return config.with_plan(kernel=config.rollout.plan.kernel.model_copy(update={"levels": tuple(levels)}))
 
 
 def _signs(config: Config, policy: Policy, prompts: Sequence[Prompt], scorer: Scorer, round_: int) -> tuple[np.ndarray, int]:
     """([2, S], network evaluations): how many transitions of each step raised and how many lowered the value."""
-    plan, group_size = config.rollout.plan, config.rollout.group_size
-    shape = plan.shape(config.policy.steps, group_size, 0, numpy_generator((config.seed, "calibration plan", round_)))
-    trees, cost = scored_trees(config, policy, scorer, prompts, shape, (config.seed, "calibration", round_))
+    shape = config.shape(draw=("calibration plan", round_))
+    key = (config.seed, "calibration", round_)
+    trees, cost = scored_trees(Rollouts.of(config, policy), scorer, config.rewards, prompts, shape, key)
     counts = np.zeros((2, config.policy.steps), int)
     for tree in trees:
         gains = Gain().assign(tree).value

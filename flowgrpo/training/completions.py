@@ -10,7 +10,6 @@ import numpy as np
 
 from flowgrpo.config.run import Config
 from flowgrpo.core.errors import UserError
-from flowgrpo.core.keys import numpy_generator
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.objective.credit import Credit, ScoredTree
 from flowgrpo.objective.credit.gain import Gain
@@ -20,7 +19,7 @@ from flowgrpo.sampling.completion import Completion
 from flowgrpo.sampling.kernels.dpmpp_2m import DpmPp2m
 from flowgrpo.sampling.shape import Shape
 from flowgrpo.scoring.scorer import Scorer
-from flowgrpo.training.scored import scored_trees
+from flowgrpo.training.collect import Rollouts, scored_trees
 
 EXACT = Completion()
 CANDIDATES = {
@@ -66,7 +65,7 @@ def measure(config: Config, policy: Policy, prompts: Sequence[Prompt], scorer: S
     exact, least = _credit(Gain(), trees["exact"]), max(tree.rounding for tree in trees["exact"])
     if np.abs(exact).max() <= least:
         raise UserError("no transition changed the reward; give more --prompts, a stronger noise level or a finer reward")
-    qualities = [_quality(name, own, exact, least, config.rollout.group_size) for name, own in trees.items()]
+    qualities = [_quality(name, completed, exact, least, config.rollout.group_size) for name, completed in trees.items()]
     after, final = _credit(Gain(baseline=0.0), trees["exact"]), _credit(Terminal(), trees["exact"])
     centred = [_centred(values, steps) for values in (after, after - exact, exact, final)]
     return qualities, [_worth(step, least, *(x[:, steps == step].ravel() for x in centred)) for step in np.unique(steps)]
@@ -103,12 +102,10 @@ def _credit(rule: Credit, trees: list[ScoredTree]) -> np.ndarray:
 
 def _trees(config: Config, policy: Policy, prompts: Sequence[Prompt], scorer: Scorer, completion: Completion) -> list[ScoredTree]:
     """P trees under a completion."""
-    plan = config.rollout.plan.model_copy(update={"completion": completion})
-    shape = plan.shape(config.policy.steps, config.rollout.group_size, 0, numpy_generator((config.seed, "plan", 0)))
+    shape = config.with_plan(completion=completion).shape()
     if complaint := Gain().complaint(shape):
         raise UserError(f"this plan has no gains to measure: {complaint}")
-    trees, _ = scored_trees(config, policy, scorer, prompts, shape, (config.seed, "completions"))
-    return trees
+    return scored_trees(Rollouts.of(config, policy), scorer, config.rewards, prompts, shape, (config.seed, "completions"))[0]
 
 
 def _centred(gains: np.ndarray, steps: np.ndarray) -> np.ndarray:

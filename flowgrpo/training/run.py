@@ -2,41 +2,35 @@
 
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 
-from flowgrpo.config.run import Config
+from flowgrpo.config.run import Config, dump
 from flowgrpo.core.errors import NotFinite, UserError, short
+from flowgrpo.core.pin import renew
 from flowgrpo.core.processes import Processes
 from flowgrpo.core.progress import bar
 from flowgrpo.core.signals import Signals, Stopped
-from flowgrpo.core.whole import require_writable, write_json
-from flowgrpo.data.prompts import Prompt, batches, load_prompts
+from flowgrpo.core.whole import require_writable, write_text
+from flowgrpo.data.prompts import Prompt, load_prompts
+from flowgrpo.data.records import Record
 from flowgrpo.data.samples import spread
-from flowgrpo.evaluation.held_out import compare, evaluate
+from flowgrpo.evaluation.exam import Exam, answer
+from flowgrpo.evaluation.held_out import compare, scores_by_label
 from flowgrpo.policies.prompt_check import check_files, tell
 from flowgrpo.policies.protocol import Policy
-from flowgrpo.runs import folder
-from flowgrpo.runs.checkpoint import (
-    PREFIX,
-    checkpoints,
-    damaged,
-    load_state,
-    retain,
-    save_state,
-    set_aside,
-    tidy,
-    write_checkpoint,
-)
-from flowgrpo.runs.folder import HeldOut
+from flowgrpo.runs.checkpoint import damaged, load_state, retain, save_state, set_aside, tidy, write_checkpoint
 from flowgrpo.runs.model_card import model_card
 from flowgrpo.runs.provenance import Provenance, Resumed
 from flowgrpo.runs.report import write_report
+from flowgrpo.runs.run import PREFIX, Run, When
 from flowgrpo.scoring.scorer import Scorer, constant, probe
 from flowgrpo.training.calibration import calibrate, with_levels
 from flowgrpo.training.sentinels import Sentinels, why_idle
@@ -46,20 +40,42 @@ from flowgrpo.training.tree import save_tree
 PROBE_PROMPTS = 32
 
 
-def train(config: Config, provenance: Provenance, resume: Resumed | None = None) -> dict[str, Any] | None:
+OnUpdate = Callable[[Mapping[str, Any]], object]
+"""Sees the metrics of every update; what it returns is compared with STOP."""
+STOP = "stop"
+
+
+def train(
+    config: Config,
+    provenance: Provenance,
+    resume: Resumed | None = None,
+    policy: Policy | None = None,
+    on_update: OnUpdate | None = None,
+) -> Run:
     """Train, in a new folder called after the provenance's recipe, or on with a run.
 
-    Returns the run's summary, the last line that `flowgrpo train` prints; None on all but the main process.
+    `policy` is trained where it is given, instead of one that the config builds; it ends with the run's final weights, their
+    average if the config keeps one. `on_update` is called on the main process after every update, and may end the run there.
     Errors: UserError, and Stopped for a signal; each says how to go on, and what was trained is kept.
     """
-    return Training(config, provenance, resume)()
+    return Training(config, provenance, resume, policy, on_update)()
 
 
 class Training:
-    def __init__(self, config: Config, provenance: Provenance, resume: Resumed | None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        provenance: Provenance,
+        resume: Resumed | None,
+        policy: Policy | None = None,
+        on_update: OnUpdate | None = None,
+    ) -> None:
         self.config, self.provenance, self.resume = config, provenance, resume
+        self.given, self.on_update = policy, on_update
+        self.stopped = False
+        """Whether an alarm or `on_update` ends the run."""
         self.signals = Signals()
-        self.run: Path | None = resume.run if resume else None
+        self.started: Run | None = Run(resume.run) if resume else None
         self.settled = 0
         """How many updates are whole and in metrics.jsonl."""
         self.seconds = 0.0
@@ -67,7 +83,7 @@ class Training:
         self.written = time.monotonic()
         """When the last checkpoint was."""
 
-    def __call__(self) -> dict[str, Any] | None:
+    def __call__(self) -> Run:
         with self.signals, ExitStack() as self.held:
             try:
                 self._prepare()
@@ -94,24 +110,24 @@ class Training:
             project_dir=config.output,
             cpu=not torch.cuda.is_available(),
         )
-        self.processes = Processes(self.accelerator)
+        self.processes = Processes.of(self.accelerator)
         if self.processes.is_main:
             require_writable(config.output, "output")
-            if self.run:
-                self.held.enter_context(folder.locked(self.run))
+            if self.started:
+                self.held.enter_context(self.started.locked())
             tell(config.rehearsal)
         files = self._files()
         prompts = files[config.rollout.prompts]
         notes = check_files(config.policy, files)
-        self.policy: Policy = config.policy.build(self.processes.device, config.seed)
+        self.policy: Policy = self.given or config.policy.build(self.processes.device, config.seed)
         notes = check_files(config.policy, files) if notes is None else notes
-        if self.run is None:
+        if self.started is None:
             self._probe(prompts)
-            self.run = self._new_run()
+            self.started = self.processes.once(self._new_run)
         if self.processes.is_main:
-            folder.save_notes(self.run, notes or [])
+            self.run.save_notes(notes or [])
             tell(notes or [])
-        self.trainer = Trainer(self._calibrated(self.run, prompts), self.policy, prompts, self.scorer, self.processes)
+        self.trainer = Trainer(self._calibrated(prompts), self.policy, prompts, self.scorer, self.processes)
         self.signals.busy = self._busy
         if config.tracker != "none":
             self.accelerator.init_trackers("flowgrpo", config=config.model_dump(mode="json"))
@@ -132,40 +148,43 @@ class Training:
             )
         return files
 
-    def _new_run(self) -> Path:
-        made: list[Path] = []
-        if self.processes.is_main:
-            made = [folder.new_run(self.config.output, self.provenance.recipe)]
-            self.held.enter_context(folder.locked(made[0]))
-            folder.write_config(made[0], self.config)
-            self.provenance.save(made[0])
-        return self.processes.gather(made)[0]
+    @property
+    def run(self) -> Run:
+        assert self.started is not None, "it is made before the first update"
+        return self.started
 
-    def _calibrated(self, run: Path, prompts: list[Prompt]) -> Config:
+    def _new_run(self) -> Run:
+        run = Run.begin(self.config.output, self.provenance.recipe)
+        self.held.enter_context(run.locked())
+        run.save_config(self.config)
+        self.provenance.save(run.path)
+        return run
+
+    def _calibrated(self, prompts: list[Prompt]) -> Config:
         """The config to train with; what was calibrated once stays with the run."""
         if self.config.calibration is None:
             return self.config
-        levels = folder.load_calibration(run)
-        if levels is None:
-            found = calibrate(self.config, self.policy, prompts, self.scorer, self.processes)
-            levels = found.levels
+        known = self.run.calibration
+        if known is None:
+            calibration = calibrate(self.config, self.policy, prompts, self.scorer, self.processes)
+            known = asdict(calibration)
             if self.processes.is_main:
-                folder.save_calibration(run, asdict(found))
-        return with_levels(self.config, levels)
+                self.run.save_calibration(known)
+        return with_levels(self.config, known["levels"])
 
     def _begin(self) -> None:
         """Restore the last checkpoint, or evaluate the untrained policy."""
-        run = self._folder
         if self.resume:
             self._restore(self.resume)
-        if self.config.evaluation and not (run / "samples" / "before.json").exists():
+        if self.config.evaluation and len(self.processes.once(partial(self.run.records, "before"))) < len(self.held_out):
             if self.trainer.updates:
-                raise UserError(f"{run}/samples/before.json is missing; it can't be made again after training began")
-            self._evaluate("before")
+                lost = self.run.scores_file("before")
+                raise UserError(f"{lost} is missing or cut short; it can't be made again after training began: bring it back")
+            self._evaluate("before", self.held_out)
 
     def _restore(self, resume: Resumed) -> None:
-        run = resume.run
-        found = resume.checkpoint or next(reversed(checkpoints(run)), None)
+        run = self.run
+        found = resume.checkpoint or next(reversed(run.checkpoints), None)
         if found:
             tensors, facts = load_state(found, self.trainer.kinds)
             try:
@@ -177,29 +196,29 @@ class Training:
         if done > self.config.updates:
             raise UserError(f"{run} has {done} updates already, and updates = {self.config.updates}; set updates={done} or more")
         if self.processes.is_main:
-            tidy(run)
-            set_aside(later for later in checkpoints(run) if found and later.name > found.name)
-            folder.rewind_metrics(run, done)
-            folder.write_config(run, self.config)
-        rows = self.processes.gather(folder.load_metrics(run) if self.processes.is_main else [])
+            tidy(run.path)
+            set_aside(later for later in run.checkpoints if found and later.name > found.name)
+            run.rewind_metrics(done)
+            run.save_config(self.config)
+        rows = self.processes.once(lambda: run.metrics)
         for row in rows:
             self.sentinels.see(row)
-        if self.processes.is_main and (self.sentinels.raised or (run / "alarms.json").is_file()):
-            folder.save_alarms(run, self.sentinels.raised)
+        if self.processes.is_main and (self.sentinels.raised or run.alarms):
+            run.save_alarms(self.sentinels.raised)
         if self._evaluates(done) and not any(row["update"] == done - 1 and "reward" not in row for row in rows):
             self._evaluate_between()
 
     def _probe(self, prompts: list[Prompt]) -> None:
         """A reward may be constant where the weights that it judges are random."""
+        config = self.config
         chosen = spread(prompts, PROBE_PROMPTS)
-        chosen = [chosen[i] for i in batches(chosen, PROBE_PROMPTS, self.config.policy.batch_key)[0]]
-        seeds = [self.config.seed + i for i in range(len(chosen))]
-        check = constant if self.config.rehearsal else probe
-        check(self.scorer, self.policy.generate(chosen, seeds, self.config.policy.steps))
+        exam = Exam(chosen, config.policy.steps, config.seed, PROBE_PROMPTS, config.policy.batch_key)
+        check = constant if config.rehearsal else probe
+        check(self.scorer, exam.samples(exam.batches[0], self.policy))
 
     def _loop(self) -> None:
         for _ in bar(range(self.trainer.updates, self.config.updates), "train", self.processes.is_main):
-            if self.sentinels.stop:
+            if self.stopped:
                 break
             self._update()
             self.signals.check()
@@ -215,13 +234,14 @@ class Training:
         metrics, parts, scored = self.trainer.update()
         self.seconds += time.perf_counter() - start
         self._watch(metrics)
+        self.stopped = self.sentinels.stop or self.processes.once(lambda: self.on_update and self.on_update(metrics)) == STOP
         if self._last(self.trainer.updates) and self.processes.is_main:
-            save_tree(self._folder, parts[0], scored)
+            save_tree(self.run.path, parts[0], scored)
         self._record(metrics)
         self.settled = self.trainer.updates
 
     def _last(self, done: int) -> bool:
-        return done == self.config.updates or self.sentinels.stop
+        return done == self.config.updates or self.stopped
 
     def _evaluates(self, done: int) -> bool:
         evaluation = self.config.evaluation
@@ -232,18 +252,13 @@ class Training:
         overdue = time.monotonic() - self.written > 60.0 * when.minutes
         return done % when.every == 0 or overdue or (evaluated and when.keep_best > 0) or self._last(done)
 
-    @property
-    def _folder(self) -> Path:
-        assert self.run is not None, "it is made before the first update"
-        return self.run
-
     def _busy(self) -> bool:
         """Whether an update is neither undone nor done."""
         return not (self.trainer.whole and self.trainer.updates == self.settled)
 
     def _keep(self) -> str:
         """Write a checkpoint of what is done, if the last one is older; how to go on."""
-        if self.settled and not self._busy() and not (self._folder / f"{PREFIX}{self.settled:06d}").is_dir():
+        if self.settled and not self._busy() and not (self.run.path / f"{PREFIX}{self.settled:06d}").is_dir():
             try:
                 self._checkpoint()
             except UserError as error:
@@ -251,9 +266,9 @@ class Training:
         return self._way_on()
 
     def _way_on(self) -> str:
-        if self.config.rehearsal or self.run is None or not self.processes.is_main or not self.run.is_dir():
+        if self.config.rehearsal or self.started is None or not self.processes.is_main or not self.run.path.is_dir():
             return ""
-        whole = checkpoints(self.run)
+        whole = self.run.checkpoints
         return f"{f'{whole[-1].name} is kept' if whole else 'no update was kept'}; go on with --resume {self.run}"
 
     def _watch(self, metrics: dict[str, Any]) -> None:
@@ -264,36 +279,34 @@ class Training:
         if self.sentinels.idle == 1:
             print(f"flowgrpo: update {metrics['update']} had no optimizer step: {why_idle(metrics)}", file=sys.stderr)
         if fresh:
-            folder.save_alarms(self._folder, self.sentinels.raised)
+            self.run.save_alarms(self.sentinels.raised)
             print(*(f"flowgrpo: update {alarm.update}: {alarm.sentence}" for alarm in fresh), sep="\n", file=sys.stderr)
 
     def _record(self, metrics: dict[str, Any]) -> None:
         if not self.processes.is_main:
             return
-        folder.append_metrics(self._folder, metrics)
+        self.run.append_metrics(metrics)
         self.accelerator.log(metrics, step=metrics["update"])
 
-    def _evaluate_between(self) -> None:
+    def _between(self) -> list[Prompt]:
         assert self.config.evaluation is not None
-        prompts = spread(self.held_out, self.config.evaluation.limit_between)
-        found = self._held_out(prompts, 0)
-        means = {f"held_out/{label}": float(values.mean()) for label, values in found.scores.items()}
+        return spread(self.held_out, self.config.evaluation.limit_between)
+
+    def _evaluate_between(self) -> None:
+        scores = scores_by_label(self._evaluate("latest", self._between()))
+        means = {f"held_out/{label}": float(values.mean()) for label, values in scores.items()}
         self._record({"update": self.trainer.updates - 1, **means})
 
-    def _held_out(self, prompts: list[Prompt], pictures: int) -> HeldOut:
-        assert self.config.evaluation is not None
+    def _evaluate(self, when: When, prompts: list[Prompt]) -> list[Record]:
+        """One sample per prompt, scored alone. Kept to look at are always the same prompts."""
+        evaluation = self.config.evaluation
+        assert evaluation is not None
+        pictured = {prompt.index for prompt in spread(self._between(), evaluation.pictures)}
         batch_key = self.config.policy.batch_key
-        arguments = (self.policy, self.scorer, prompts, self.config.evaluation, self.processes, pictures, batch_key)
-        if self.trainer.ema is None:
-            return evaluate(*arguments)
-        with self.trainer.ema.applied():
-            return evaluate(*arguments)
-
-    def _evaluate(self, when: folder.When) -> None:
-        assert self.config.evaluation is not None
-        found = self._held_out(self.held_out, self.config.evaluation.pictures)
-        if self.processes.is_main:
-            folder.save_held_out(self._folder, when, found)
+        exam = Exam(prompts, evaluation.steps, evaluation.seed, evaluation.batch, batch_key, pictured=pictured)
+        self.processes.once(partial(renew, self.run.samples(when), {"updates": self.trainer.updates}))
+        with self.trainer.ema.applied() if self.trainer.ema else nullcontext():
+            return answer(exam, lambda: self.policy, self.scorer, self.run.scores_file(when), "evaluate", self.processes)
 
     def _checkpoint(self) -> None:
         """Only the main process writes; `ema/` holds the averaged weights in the same format."""
@@ -307,44 +320,50 @@ class Training:
             if self.trainer.ema is not None:
                 with self.trainer.ema.applied():
                     self.policy.export(target / "ema")
-            folder.write_config(target, self.config)
+            write_text(target / "config.yaml", dump(self.config))
             (target / "README.md").write_text(model_card(self.config, self.trainer.updates))
 
-        write_checkpoint(self._folder, self.settled, write)
+        write_checkpoint(self.run.path, self.settled, write)
         self.written = time.monotonic()
-        retain(self._folder, self.config.checkpoints, self._scores())
+        retain(self.run.path, self.config.checkpoints, self._scores())
 
     def _scores(self) -> dict[int, float]:
         """Held-out scores between updates, by number of updates."""
         if not self.config.evaluation:
             return {}
         label = f"held_out/{self.config.evaluation.metric}"
-        return {row["update"] + 1: row[label] for row in folder.load_metrics(self._folder) if label in row}
+        return {row["update"] + 1: row[label] for row in self.run.metrics if label in row}
 
-    def _finish(self) -> dict[str, Any] | None:
+    def _finish(self) -> Run:
         if self.config.evaluation:
-            self._evaluate("after")
+            self._evaluate("after", self.held_out)
         self.accelerator.end_training()
-        if not self.processes.is_main:
-            return None
+        if self.processes.is_main:
+            self._conclude()
+        if self.given and self.trainer.ema:
+            self.trainer.ema.settle()
+        return self.run
+
+    def _conclude(self) -> None:
         held_out = self._compare() if self.config.evaluation else None
-        write_report(self._folder)
-        return {
-            **({"rehearsal": self.config.rehearsal[0]} if self.config.rehearsal else {}),
-            "run": str(self.run),
-            "held_out": held_out,
-            "updates": self.trainer.updates,
-            "alarms": [alarm.sentence for alarm in self.sentinels.raised.values()],
-            "seconds": round(self.seconds, 1),
-        }
+        self.run.save_summary(
+            {
+                **({"rehearsal": self.config.rehearsal[0]} if self.config.rehearsal else {}),
+                "run": str(self.run),
+                "held_out": held_out,
+                "updates": self.trainer.updates,
+                "alarms": [alarm.sentence for alarm in self.sentinels.raised.values()],
+                "seconds": round(self.seconds, 1),
+            }
+        )
+        write_report(self.run)
 
     def _compare(self) -> dict[str, Any]:
         assert self.config.evaluation is not None
         metric = self.config.evaluation.metric
-        before, after = (folder.load_scores(self._folder, when)[metric] for when in ("before", "after"))
-        found = compare(self.held_out, before, after, metric)
-        write_json(self._folder / "held_out.json", found, indent=1)
-        return {key: found[key] for key in ("metric", "before", "after", "ci95")}
+        comparison = compare(self.held_out, self.run.scores("before", metric), self.run.scores("after", metric), metric)
+        self.run.save_held_out(comparison)
+        return {key: comparison[key] for key in ("metric", "before", "after", "ci95")}
 
 
 def joined(sentence: str, way_on: str) -> str:

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from flowgrpo.config.run import RewardConfig, SentinelConfig
+from flowgrpo.config.sections import RewardConfig, SentinelConfig
 from flowgrpo.core.rounding import rounding
-from flowgrpo.runs.folder import Alarm
+from flowgrpo.runs.run import Alarm
 
 IDLE = "optimizer steps"
 Ends = tuple[np.ndarray, np.ndarray]

@@ -7,27 +7,27 @@ import numpy as np
 
 from flowgrpo.core.whole import write_json
 from flowgrpo.data.media import kept
+from flowgrpo.training.collect import UpdateBlock
 from flowgrpo.training.scored import Scored
-from flowgrpo.training.trainer import Part
 
 
-def save_tree(run: Path, part: Part, scored: Scored) -> None:
-    """Write `tree.json` and the pictures of the part's most varied group.
+def save_tree(run: Path, block: UpdateBlock, scored: Scored) -> None:
+    """Write `tree.json` and the pictures of the block's most varied group.
 
     A state that was completed only to be valued (by probes, which are not listed) has that completion's picture and reward.
     """
-    shape = part.block.shape
-    spread = [scored.total[slot, list(shape.outcomes)].std() for slot in part.slots]
+    shape = block.block.shape
+    spread = [scored.total[slot, list(shape.outcomes)].std() for slot in block.slots]
     group = int(np.argmax(spread))
     folder = run / "samples" / "tree"
     folder.mkdir(parents=True, exist_ok=True)
-    samples = part.block.samples[group * len(shape.leaves) : (group + 1) * len(shape.leaves)].shown()
-    made = {leaf: kept(sample, run, f"samples/tree/{leaf:04d}") for leaf, sample in zip(shape.leaves, samples, strict=True)}
-    nodes = [_node(i, scored, part.slots[group], made) for i, node in enumerate(shape.nodes) if not node.probe]
-    write_json(run / "tree.json", {"prompt": part.block.prompts[group].text, "nodes": nodes})
+    samples = block.block.samples[group * len(shape.leaves) : (group + 1) * len(shape.leaves)].shown()
+    files = {leaf: kept(sample, run, f"samples/tree/{leaf:04d}") for leaf, sample in zip(shape.leaves, samples, strict=True)}
+    nodes = [_node(i, scored, block.slots[group], files) for i, node in enumerate(shape.nodes) if not node.probe]
+    write_json(run / "tree.json", {"prompt": block.block.prompts[group].text, "nodes": nodes})
 
 
-def _node(i: int, scored: Scored, slot: int, made: dict[int, dict[str, str]]) -> dict[str, Any]:
+def _node(i: int, scored: Scored, slot: int, files: dict[int, dict[str, str]]) -> dict[str, Any]:
     node, leaf = scored.shape.nodes[i], scored.shape.completions[i]
     shown = leaf if leaf is not None and (leaf == i or scored.shape.nodes[leaf].probe) else None
     return {
@@ -38,8 +38,8 @@ def _node(i: int, scored: Scored, slot: int, made: dict[int, dict[str, str]]) ->
         "stochastic": bool(node.kernel and node.kernel.stochastic),
         "trained": node.trained,
         "value": None if shown is None else float(scored.total[slot, shown]),
-        "advantage": float(scored.advantage[slot, i]) if scored.kept[slot, i] else None,
+        "advantage": float(scored.advantage[slot, i]) if scored.in_loss[slot, i] else None,
         "turning": bool(scored.turning[slot, i]),
-        "image": None if shown is None else made[shown].get("image") or made[shown].get("video"),
-        "text": None if shown is None else made[shown].get("text"),
+        "image": None if shown is None else files[shown].get("image") or files[shown].get("video"),
+        "text": None if shown is None else files[shown].get("text"),
     }

@@ -5,15 +5,19 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import yaml
+from pydantic import Field
 
 from flowgrpo.cli.main import main
 from flowgrpo.config.bill import bill_of
 from flowgrpo.config.recipes import names, shipped
-from flowgrpo.config.run import RewardConfig, dump, load_config
+from flowgrpo.config.run import dump, load_config
+from flowgrpo.config.sections import OptimizerConfig, RewardConfig, RolloutConfig
 from flowgrpo.core.errors import UserError
+from flowgrpo.core.section import Section
 
 
 @pytest.mark.parametrize("name", [*shipped()])
@@ -304,3 +308,38 @@ def test_held_out_prompts_take_the_steps_of_the_policy_where_nothing_is_said(tmp
 
 def without_evaluation(model: str) -> str:
     return re.sub(r"(?m)^evaluation:.*\n", "", names()[model].read_text())
+
+
+def test_the_shape_of_an_update_is_drawn_once_for_all():
+    config = load_config("mini/flow_grpo_fast")
+    assert config.shape() == config.shape(0) == config.with_plan(shared_start=False).shape()
+    starts = {min(config.shape(update).nodes[i].step for i in config.shape(update).trained) for update in range(20)}
+    assert len(starts) > 1 and len({config.shape(0, ("calibration plan", round_)) for round_ in range(20)}) > 1
+    bill = bill_of(config)
+    assert bill["network_evaluations_per_group"] == config.shape().network_evaluations
+
+
+class Renamed(Section):
+    """A section with keys that had other names."""
+
+    renamed: ClassVar[dict[str, str]] = {"old": "new", "flat": "inner.deep"}
+    new: int = 0
+    inner: dict[str, int] = Field(default_factory=dict)
+
+
+def test_an_old_key_stands_for_its_new_name_and_says_so():
+    with pytest.warns(FutureWarning, match=r"old is now new; the old name goes"):
+        assert Renamed.model_validate({"old": 3}) == Renamed(new=3)
+    with pytest.warns(FutureWarning, match=r"flat is now inner\.deep"):
+        assert Renamed.model_validate({"flat": 4, "inner": {"other": 1}}) == Renamed(inner={"other": 1, "deep": 4})
+    with pytest.raises(ValueError, match="unknown key 'older'"):
+        Renamed.model_validate({"older": 1})
+
+
+def test_a_section_refuses_what_it_can_see_alone():
+    with pytest.raises(ValueError, match="a group of 1 has nothing to compare with"):
+        RolloutConfig(prompts="asset:none", prompts_per_update=2, group_size=1)
+    with pytest.raises(ValueError, match=r"plan\.kernel 'ode' is deterministic"):
+        RolloutConfig(prompts="asset:none", prompts_per_update=2, group_size=2, plan={"type": "all", "kernel": "ode"})
+    assert "must divide" in OptimizerConfig(lr=1e-4, steps_per_update=3).complaint(prompts=4, updates=1)
+    assert [*OptimizerConfig(lr=1e-4, steps_per_update=2).minibatches(4)] == [range(0, 2), range(2, 4)]

@@ -8,15 +8,15 @@ from flowgrpo.core.errors import UserError
 from flowgrpo.core.intervals import sign_flip_p
 from flowgrpo.core.rounding import LEAST, rounding, sign
 from flowgrpo.data.prompts import Prompt
+from flowgrpo.data.records import Record
 from flowgrpo.data.samples import Samples
 from flowgrpo.evaluation.benchmarks.comparison import difference, prompt_gains
-from flowgrpo.evaluation.benchmarks.records import Record
 from flowgrpo.objective import AdvantageConfig
-from flowgrpo.objective.advantage import Place, Stream, advantages
+from flowgrpo.objective.advantage import Scopes, Stream, advantages
 from flowgrpo.objective.credit.turning_point import turning_points
 from flowgrpo.scoring.combine import summands
 from flowgrpo.scoring.scorer import probe
-from flowgrpo.training.scored import Group, assess
+from flowgrpo.training.scored import Assessment, Group
 from flowgrpo.training.sentinels import Sentinels
 
 LEVELS = [21.3, -21.3, 0.27, 1e4, -1e-3, 0.0]
@@ -31,7 +31,7 @@ def wobbling(level, count=8):
 
 def of_one_group(values, **options):
     ones = np.zeros(len(values), int)
-    return advantages({"r": Stream.of(values)}, {"r": 1.0}, Place(ones, ones, ones), AdvantageConfig(**options))
+    return advantages({"r": Stream.of(values)}, {"r": 1.0}, Scopes(ones, ones, ones), AdvantageConfig(**options))
 
 
 def test_rounding_is_relative_and_by_row():
@@ -60,9 +60,9 @@ def test_an_equal_group_has_no_advantage(level, eps):
 
 
 def test_a_reward_that_is_equal_adds_nothing_to_another_that_is_not():
-    place = Place(*np.zeros((3, 4), int))
+    scopes = Scopes(*np.zeros((3, 4), int))
     streams = {"equal": Stream.of(wobbling(21.3, 4)), "other": Stream.of(np.array([0.0, 1.0, 0.0, 1.0]))}
-    values, _ = advantages(streams, {"equal": 5.0, "other": 1.0}, place, AdvantageConfig(eps=0.0))
+    values, _ = advantages(streams, {"equal": 5.0, "other": 1.0}, scopes, AdvantageConfig(eps=0.0))
     assert values.tolist() == [-1.0, 1.0, -1.0, 1.0]
 
 
@@ -97,7 +97,7 @@ def test_no_method_trains_on_rounding(overrides, level):
         )
         for _ in range(3)
     ]
-    scored = assess(config, shape, [Prompt(i, "p") for i in range(3)], groups, 0)
+    scored = Assessment.of(config)(shape, [Prompt(i, "p") for i in range(3)], groups, 0)
     assert np.abs(scored.advantage).max() < 1e-3 and not scored.turning.any()
     assert scored.metrics()["advantage/zero_variance_groups"] == 1.0
 
@@ -129,7 +129,8 @@ def test_sentinels_do_not_hear_rounding():
 
 def test_checkpoints_that_score_the_same_but_for_rounding_do_not_differ():
     prompts = [Prompt(i, "p") for i in range(20)]
-    base, other = ([Record(i, 0, 0, "p", {"r": 21.3 + 1e-3 * i + shift}, {}, {}) for i in range(20)] for shift in (0.0, 1.9e-6))
+    row = {"prompt": "p"}
+    base, other = ([Record(i, 0, 0, row, {}, {"r": 21.3 + 1e-3 * i + shift}) for i in range(20)] for shift in (0.0, 1.9e-6))
     found = difference("c", "r", prompt_gains(prompts, 1, "r", base, other))
     assert (found.mean, found.p, found.better, found.word) == (0.0, 1.0, 0, "no difference shown")
 

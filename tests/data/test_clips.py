@@ -10,11 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from flowgrpo.data.media import FRAME, frames_of, kept, read
+from flowgrpo.data.media import FRAME, PIXELATED, address, frames_of, kept, read
+from flowgrpo.data.records import Record, write_records
 from flowgrpo.data.samples import Samples
 from flowgrpo.evaluation.sheet.source import read_source
-from flowgrpo.pages.pictures import PICTURE, PIXELATED, address, sample
+from flowgrpo.pages.pictures import PICTURE, sample
 from flowgrpo.runs.report import write_report
+from flowgrpo.runs.run import Run
 
 
 def noise(*shape):
@@ -89,14 +91,14 @@ def test_pictures_and_texts_are_kept_as_ever(tmp_path):
 
 def test_the_report_plays_before_beside_after(tmp_path):
     clips = samples_of(noise(2, 4, 3, 8, 8)).shown()
-    sides = {}
     for when, clip in zip(("before", "after"), clips, strict=True):
-        (tmp_path / "samples" / when).mkdir(parents=True)
-        sides[when] = {**kept(clip, tmp_path / "samples", f"{when}/0000"), "scores": {"strict": 1.0}}
-    (tmp_path / "samples" / "index.json").write_text(json.dumps([{"prompt": "it moves", "seed": 1, **sides}]))
+        folder = tmp_path / "samples" / when
+        folder.mkdir(parents=True)
+        shown = kept(clip, folder, "0000")
+        write_records(folder / "scores.jsonl", [Record(0, 0, 1, {"prompt": "it moves"}, shown, {"strict": 1.0})])
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"update": 0, "reward": 0.1}) + "\n")
     node = {"id": 0, "parent": None, "step": 0, "kernel": None, "stochastic": False, "trained": False, "value": 1.0}
     node |= {"advantage": None, "turning": False, "image": "samples/before/0000.webp", "text": None}
     (tmp_path / "tree.json").write_text(json.dumps({"prompt": "it moves", "nodes": [node]}))
-    found = played(write_report(tmp_path).read_text())
+    found = played(write_report(Run(tmp_path)).read_text())
     assert [(form, clip.n_frames) for form, clip in found] == [("webp", 4)] * 3

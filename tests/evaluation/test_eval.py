@@ -15,13 +15,15 @@ from flowgrpo.config.source import read_source
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.intervals import sign_flip_p
 from flowgrpo.core.paths import locate
+from flowgrpo.core.pin import pin
 from flowgrpo.core.plugins import built_in_names
 from flowgrpo.data.prompts import Prompt
+from flowgrpo.data.records import Record, read_records
 from flowgrpo.eval._own import shipped
 from flowgrpo.evaluation.benchmarks.benchmark import Benchmark
 from flowgrpo.evaluation.benchmarks.comparison import difference, prompt_gains, prompt_means, result, score_table
-from flowgrpo.evaluation.benchmarks.pins import fingerprint, names_of, pin, weights
-from flowgrpo.evaluation.benchmarks.records import Record, read_records
+from flowgrpo.evaluation.pins import fingerprint, names_of, weights
+from flowgrpo.runs.run import Run
 
 OWN = """
 from flowgrpo.evaluation.benchmarks.benchmark import Benchmark
@@ -94,7 +96,7 @@ def test_ones_own_benchmark_is_evaluated_twice_with_the_same_figures(capsys):
     assert Path("a/base/scores.jsonl").read_bytes() == Path("b/base/scores.jsonl").read_bytes()
     records = lines("a/base/scores.jsonl")
     assert [(r["row"], r["sample"], r["seed"]) for r in records] == [(i, k, 7 + 2 * i + k) for i in range(10) for k in range(2)]
-    assert all(set(r["made"]) == {"text"} and set(r["scores"]) == {"valid", "length"} for r in records)
+    assert all(r["shown"] == "text" and "text" in r and set(r["scores"]) == {"valid", "length"} for r in records)
     summary = json.loads(Path("a/summary.json").read_text())
     (base,) = summary["models"]
     assert base["figures"]["valid"] == pytest.approx(np.mean([r["scores"]["valid"] for r in records]))
@@ -186,12 +188,12 @@ def test_a_checkpoint_scores_what_its_run_said(capsys, lora):
     options = ["--limit", "6", "--seed", "1000", "--out", "out", "--checkpoint", last]
     found = evaluate(capsys, "held_out.py:benchmark", "quickstart", *lora, *options)
     name = f"{run.name}-checkpoint-000001-ema"
-    said = {when: json.loads((run / "samples" / f"{when}.json").read_text()) for when in ("before", "after")}
-    assert said["before"]["bright"] != pytest.approx(said["after"]["bright"], rel=1e-3)
+    said = {when: Run(run).scores(when, "bright") for when in ("before", "after")}
+    assert said["before"] != pytest.approx(said["after"], rel=1e-3)
     for model, when in (("base", "before"), (name, "after")):
         scores = [record["scores"] for record in lines(f"out/{model}/scores.jsonl")]
         assert all(row.keys() == {"strict", "soft", "bright"} for row in scores)
-        assert [row["bright"] for row in scores] == pytest.approx(said[when]["bright"], rel=1e-4)
+        assert [row["bright"] for row in scores] == pytest.approx(said[when], rel=1e-4)
     assert [(d["checkpoint"], d["reward"]) for d in found["differences"]] == [(name, r) for r in ("strict", "soft", "bright")]
     page = Path("out/report.html").read_text()
     assert page.count("<img") >= 12 and "http" not in page and "<script" not in page
@@ -212,7 +214,15 @@ def records(scores: list[list[float | None]], label: str = "score") -> list[Reco
     """Of PROMPTS, a list of samples each; None: the reward failed."""
     places = [(p, k, score) for p, row in zip(PROMPTS, scores, strict=True) for k, score in enumerate(row)]
     return [
-        Record(p.index, k, 0, p.text, {} if s is None else {label: s}, {label: "broken"} if s is None else {}, {"text": ""})
+        Record(
+            p.index,
+            k,
+            0,
+            {"prompt": p.text},
+            {"text": ""},
+            {} if s is None else {label: s},
+            {label: "broken"} if s is None else {},
+        )
         for p, k, s in places
     ]
 
@@ -378,8 +388,8 @@ def test_a_source_is_a_config_or_a_pipeline(pipelines):
 
 def test_records_that_are_damaged_are_named(tmp_path):
     (tmp_path / "scores.jsonl").write_text('{"row": 0}\n{"row"')
-    with pytest.raises(UserError, match=r"scores\.jsonl has a line that `flowgrpo eval` has not written"):
+    with pytest.raises(UserError, match=r"scores\.jsonl has a line that flowgrpo has not written"):
         read_records(tmp_path / "scores.jsonl")
     (tmp_path / "settings.json").write_text('{"seed"')
     with pytest.raises(UserError, match=r"settings\.json is damaged"):
-        pin(tmp_path, {"seed": 0})
+        pin(tmp_path, {"seed": 0}, "scores.jsonl")

@@ -7,18 +7,18 @@ import pytest
 import torch
 
 from flowgrpo.objective import AdvantageConfig, KLConfig, ObjectiveConfig
-from flowgrpo.objective.advantage import Place, Stream, advantages
+from flowgrpo.objective.advantage import Scopes, Stream, advantages
 from flowgrpo.objective.loss import LossInputs, clipped_surrogate, kl_masked_surrogate, noise_weights, terms
 
 GROUP = np.array([0, 0, 1, 1])
 STEP = np.array([1, 1, 1, 1])
 
 
-PLACE = Place(GROUP, GROUP, STEP)
+SCOPES = Scopes(GROUP, GROUP, STEP)
 
 
-def one(values, place=PLACE, **options):
-    return advantages({"r": Stream.of(np.array(values, float))}, {"r": 1.0}, place, AdvantageConfig(**options))
+def one(values, scopes=SCOPES, **options):
+    return advantages({"r": Stream.of(np.array(values, float))}, {"r": 1.0}, scopes, AdvantageConfig(**options))
 
 
 def test_group_mean_and_std():
@@ -51,7 +51,7 @@ def test_groups_without_variance_leave_the_loss_and_the_statistics():
 
 
 def test_a_set_of_one_has_nothing_to_compare_with():
-    alone = Place(GROUP, np.arange(4), STEP)
+    alone = Scopes(GROUP, np.arange(4), STEP)
     values, kept = one([0.0, 1.0, 2.0, 6.0], alone, mean="root", std="root", ddof=1, eps=0.0)
     assert values.tolist() == [0.0] * 4 and not kept.any()
     values, _ = one([0.0, 1.0, 2.0, 6.0], alone, mean="root", std="root", ddof=1, zero_variance="keep")
@@ -69,35 +69,37 @@ def test_a_set_of_one_has_nothing_to_compare_with():
     ],
 )
 def test_scopes_compare_what_they_say(scope, expected):
-    place = Place(np.repeat([0, 1], 4), np.tile([0, 0, 1, 1], 2), np.tile([1, 2], 4))
-    values, kept = one([0.0, 2.0, 4.0, 6.0, 3.0, 3.0, 3.0, 3.0], place, mean=scope, std="none", clip=None)
+    scopes = Scopes(np.repeat([0, 1], 4), np.tile([0, 0, 1, 1], 2), np.tile([1, 2], 4))
+    values, kept = one([0.0, 2.0, 4.0, 6.0, 3.0, 3.0, 3.0, 3.0], scopes, mean=scope, std="none", clip=None)
     assert values.tolist() == expected
     assert kept.tolist() == [value != 0 for value in expected]
 
 
 def test_scale_and_offset_apply_after_normalising():
     stream = Stream(np.array([0.0, 2.0, 0.0, 2.0]), np.array([1.0, 2.0, 3.0, 4.0]), np.array([0.5, 0.0, 0.0, -0.5]))
-    values, _ = advantages({"r": stream}, {"r": 2.0}, PLACE, AdvantageConfig(eps=0.0))
+    values, _ = advantages({"r": stream}, {"r": 2.0}, SCOPES, AdvantageConfig(eps=0.0))
     assert values.tolist() == [-1.0, 4.0, -5.0, 5.0]  # 2 (1 x -1 + 0.5), 2 (2 x 1), 2 (3 x -1) and 2 (4 - 0.5) clipped
 
 
 def test_rewards_normalise_apart_and_sum_by_weight():
     easy, hard = np.array([0.0, 100.0, 0.0, 100.0]), np.array([1.0, 0.0, 1.0, 0.0])
     streams, weights = {"easy": Stream.of(easy), "hard": Stream.of(hard)}, {"easy": 1.0, "hard": 2.0}
-    values, _ = advantages(streams, weights, PLACE, AdvantageConfig(eps=0.0))
+    values, _ = advantages(streams, weights, SCOPES, AdvantageConfig(eps=0.0))
     assert values.tolist() == [1, -1, 1, -1]
 
 
 def inputs(log_prob, advantage, **extra):
     count = len(advantage)
     log_prob = torch.tensor(log_prob, requires_grad=True)
-    fixed = {"log_prob_old": torch.zeros(count), "weight": torch.ones(count), "tau": torch.full((count,), 0.5)}
     return LossInputs(
-        log_prob=log_prob,
-        advantage=torch.tensor(advantage),
-        dt=torch.full((count,), 0.1),
-        g=torch.full((count,), -0.2),
-        **{**fixed, **extra},
+        log_prob_CD=log_prob,
+        log_prob_old_CD=torch.zeros(count),
+        advantage_C1=torch.tensor(advantage),
+        weight_CD=torch.ones(count),
+        tau_C1=torch.full((count,), 0.5),
+        dt_C1=torch.full((count,), 0.1),
+        g_C1=torch.full((count,), -0.2),
+        **extra,
     )
 
 
@@ -119,12 +121,12 @@ def test_on_policy_gradient_is_minus_the_advantage():
     batch = inputs([0.0, 0.0], [2.0, -3.0])
     found = terms(batch, ObjectiveConfig(clip=1e-4))
     found.loss.sum().backward()
-    assert batch.log_prob.grad.tolist() == [-2.0, 3.0]
+    assert batch.log_prob_CD.grad.tolist() == [-2.0, 3.0]
     assert found.loss.tolist() == [-2.0, 3.0]
 
 
 def test_guard_removes_the_bias_scales_by_tau_and_divides_by_dt():
-    batch = inputs([0.3], [1.0], kl_old=torch.tensor([0.1]))
+    batch = inputs([0.3], [1.0], kl_old_CD=torch.tensor([0.1]))
     found = terms(batch, ObjectiveConfig(ratio="guard", clip=0.5))
     assert float(found.log_ratio) == pytest.approx(0.4 * 0.5)
     assert float(found.loss) == pytest.approx(-math.exp(0.2) / 0.1)
@@ -132,7 +134,7 @@ def test_guard_removes_the_bias_scales_by_tau_and_divides_by_dt():
 
 @pytest.mark.parametrize(("unit", "factor"), [("nats", 1.0), ("nats_dt", 0.1), ("velocity", 2 * 0.25 / 0.04)])
 def test_kl_units(unit, factor):
-    batch = inputs([0.0], [0.0], kl_reference=torch.tensor([0.7]))
+    batch = inputs([0.0], [0.0], kl_reference_CD=torch.tensor([0.7]))
     found = terms(batch, ObjectiveConfig(kl=KLConfig(coefficient=2.0, unit=unit)))
     assert float(found.loss) == pytest.approx(2.0 * 0.7 * factor)
 

@@ -18,7 +18,7 @@ from flowgrpo.policies.amused import AmusedConfig
 from flowgrpo.policies.tiny.parts import clip_tokenizer, clip_with_projection
 from flowgrpo.sampling.canvas import TOKENS
 from flowgrpo.sampling.kernels import Move
-from flowgrpo.sampling.kernels.maskgit import Maskgit
+from flowgrpo.sampling.kernels.orders import Maskgit
 from flowgrpo.sampling.plans.all import AllSteps
 from flowgrpo.training.rollout import rollout
 

@@ -20,7 +20,7 @@ from flowgrpo.policies.diffusers._measure import activations, measured_size
 from flowgrpo.policies.diffusers._memory import memory
 from flowgrpo.policies.masked import LanguageSize, MaskedConfig
 from flowgrpo.policies.masked.transformer import MiniMdlm, MiniMdlmConfig
-from flowgrpo.sampling.kernels.low_confidence import LowConfidence
+from flowgrpo.sampling.kernels.orders import LowConfidence
 
 HEADS, LAYERS, TEXT = 2, 2, 16
 LORA = AttentionLora(rank=4)

@@ -17,15 +17,12 @@ from flowgrpo.data.prompts import Prompt
 from flowgrpo.policies import LoraAdapter, Work
 from flowgrpo.policies.masked._adapter import Adapter
 from flowgrpo.policies.tiny.mdlm import make_model, make_tokenizer, save
-from flowgrpo.runs.checkpoint import checkpoints
 from flowgrpo.runs.provenance import Provenance, resumed
+from flowgrpo.runs.run import Run
 from flowgrpo.sampling.canvas import DRAWN, NOTHING, TOKENS
 from flowgrpo.sampling.completion import Completion
 from flowgrpo.sampling.kernels import Move
-from flowgrpo.sampling.kernels.entropy import Entropy
-from flowgrpo.sampling.kernels.low_confidence import LowConfidence
-from flowgrpo.sampling.kernels.origin import Origin
-from flowgrpo.sampling.kernels.random_order import RandomOrder
+from flowgrpo.sampling.kernels.orders import Entropy, LowConfidence, Origin, RandomOrder
 from flowgrpo.sampling.kernels.rcr import Rcr
 from flowgrpo.sampling.kernels.threshold import Threshold
 from flowgrpo.sampling.likelihood.coupled import Coupled
@@ -486,6 +483,6 @@ def test_one_update_and_then_another_are_two_updates(mdlm, name, tmp_path, monke
     whole, half = (Path(train(config, Provenance.of(source, config))["run"]) for config in configs)
     rest = resumed(str(half), source, ["updates=2"])
     train(rest.config, Provenance.load(half), rest)
-    weights = [next(checkpoints(run)[-1].glob("*model.safetensors")).read_bytes() for run in (whole, half)]
+    weights = [next(Run(run).checkpoints[-1].glob("*model.safetensors")).read_bytes() for run in (whole, half)]
     assert weights[0] == weights[1]
     assert [row["loss"] for row in rows(whole)] == [row["loss"] for row in rows(half)]

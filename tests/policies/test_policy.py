@@ -22,7 +22,7 @@ from flowgrpo.sampling.plans.branch import Branch
 from flowgrpo.sampling.plans.comb import Comb
 from flowgrpo.sampling.plans.fixed import FixedSteps
 from flowgrpo.sampling.plans.sliding import SlidingWindow
-from flowgrpo.training.gate import tolerance
+from flowgrpo.training.on_policy import tolerance
 from flowgrpo.training.rollout import rollout
 
 CPU = torch.device("cpu")

@@ -8,13 +8,14 @@ import torch
 from PIL import Image
 
 from flowgrpo.cli.main import main
-from flowgrpo.config.tree import checked
 from flowgrpo.core.errors import UserError
+from flowgrpo.core.section import checked
 from flowgrpo.data.prompts import Prompt, batches
 from flowgrpo.policies import tiny
 from flowgrpo.policies.amused import AmusedConfig
 from flowgrpo.policies.diffusers import DiffusersConfig
 from flowgrpo.policies.diffusers._sizes import size_of
+from flowgrpo.runs.run import Run
 
 CPU = torch.device("cpu")
 SIZES = [[16, 16], [16, 32], [32, 16]]
@@ -100,9 +101,9 @@ def test_a_run_of_several_sizes_trains_evaluates_and_reports(flux, tmp_path, mon
     run = Path(json.loads(capsys.readouterr().out.splitlines()[-1])["run"])
     first = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
     assert first["grad_norm"] > 0
-    index = json.loads((run / "samples" / "index.json").read_text())
-    assert [entry["prompt"] for entry in index] == [row["prompt"] for row in rows]
-    sizes = [Image.open(run / "samples" / entry["before"]["image"]).size[::-1] for entry in index]
+    records = Run(run).records("before")
+    assert [record.prompt for record in records] == [row["prompt"] for row in rows]
+    sizes = [Image.open(run / "samples" / "before" / record.shown["image"]).size[::-1] for record in records]
     assert sizes == [size_of({"sizes": SIZES}, prompt) for prompt in PROMPTS]
 
 

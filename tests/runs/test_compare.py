@@ -18,12 +18,13 @@ from flowgrpo.config.bill import bill_of
 from flowgrpo.config.run import load_config
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.intervals import mean_interval, percentiles, resampled_means, t_interval
+from flowgrpo.data.records import Record, write_records
 from flowgrpo.pages.plot import apart, round_ticks
 from flowgrpo.runs.compare import compare
 from flowgrpo.runs.compare_page import markdown, write_comparison
-from flowgrpo.runs.curve import find_runs, read_run, recipe_of
-from flowgrpo.runs.folder import write_config
+from flowgrpo.runs.curve import curve_of, find_runs
 from flowgrpo.runs.provenance import Provenance
+from flowgrpo.runs.run import Run
 from flowgrpo.runs.study import Trial, plan
 
 BEFORE = [0.0, 0.0, 1.0, 1.0] * 10
@@ -55,36 +56,38 @@ def make_run(folder, name, seed=0, gain=0.0, **changes):
 
 
 def save_scores(run, when, metric, scores):
-    (run / "samples" / f"{when}.json").write_text(json.dumps({metric: np.asarray(scores).tolist()}))
+    records = [Record(i, 0, i, {"prompt": "p"}, {}, {metric: float(score)}) for i, score in enumerate(scores)]
+    write_records(Run(run).scores_file(when), records)
 
 
 def test_the_curve_of_a_finished_and_of_an_unfinished_run(tmp_path):
     between = {0: 0.55, 1: 0.625}
-    run = read_run(make_run(tmp_path, "a", gain=0.25, between=between))
-    assert run.curve.tolist() == [[0, 0, 0.5], [100, 2, 0.55], [200, 4, 0.625], [400, 8, 0.75]]
+    run = curve_of(Run(make_run(tmp_path, "a", gain=0.25, between=between)))
+    assert run.points.tolist() == [[0, 0, 0.5], [100, 2, 0.55], [200, 4, 0.625], [400, 8, 0.75]]
     assert run.gain_at(0, 150) == pytest.approx(0.0875) and run.gain_at(1, 6.0) == pytest.approx(0.1875)
-    cut = read_run(make_run(tmp_path, "a", between=between, finished=False))
-    assert cut.after is None and cut.updates == 2 and cut.curve[-1].tolist() == [200, 4, 0.625]
+    cut = curve_of(Run(make_run(tmp_path, "a", between=between, finished=False)))
+    assert cut.after is None and cut.updates == 2 and cut.points[-1].tolist() == [200, 4, 0.625]
 
 
 def test_an_evaluation_on_fewer_prompts_adds_its_gain_on_these_prompts(tmp_path):
     before = [0.0, 1.0, 0.0, 0.0]
-    run = read_run(make_run(tmp_path, "a", before=before, between={1: 0.75}, limit=2))
-    assert run.curve[1].tolist() == [200, 4, 0.25 + 0.75 - 0.0]
+    run = curve_of(Run(make_run(tmp_path, "a", before=before, between={1: 0.75}, limit=2)))
+    assert run.points[1].tolist() == [200, 4, 0.25 + 0.75 - 0.0]
 
 
 def test_a_run_resumed_past_its_end_is_not_finished(tmp_path):
     run = make_run(tmp_path, "a", between={1: 0.6})
     (run / "config.yaml").write_text((run / "config.yaml").read_text().replace("updates: 4", "updates: 9"))
-    assert read_run(run).after is None and read_run(run).curve[-1, 0] == 200
+    curve = curve_of(Run(run))
+    assert curve.after is None and curve.points[-1, 0] == 200
 
 
 def test_folders_are_expanded_and_names_lose_their_time(tmp_path):
     (tmp_path / "runs").mkdir()
     first, second = (make_run(tmp_path / "runs", name) for name in ("mini-a", "mini-b"))
-    assert find_runs([second, tmp_path]) == [second, first]
+    assert [run.path for run in find_runs([second, tmp_path])] == [second, first]
     names = ("mini-b-20250101-000001", "mini-b-20250101-000001-2", "renamed")
-    assert [recipe_of(Path(name)) for name in names] == ["mini-b", "mini-b", "renamed"]
+    assert [Run(name).recipe for name in names] == ["mini-b", "mini-b", "renamed"]
 
 
 def test_gains_at_the_end_and_at_equal_cost(tmp_path):
@@ -165,8 +168,8 @@ def test_folders_that_are_no_runs_are_refused(tmp_path):
     with pytest.raises(UserError, match="holds no run"):
         compare([tmp_path])
     run = make_run(tmp_path, "a")
-    (run / "samples" / "before.json").unlink()
-    with pytest.raises(UserError, match=r"has no samples/before\.json"):
+    Run(run).scores_file("before").unlink()
+    with pytest.raises(UserError, match="has no held-out scores"):
         compare([run])
     whole = make_run(tmp_path, "b")
     (whole / "metrics.jsonl").write_text('{"update": 0, "rew\n')
@@ -316,7 +319,7 @@ def test_a_run_of_other_prompts_or_another_reward_is_not_the_trials(study, tmp_p
     (trial,) = plan(["whole.yaml"], [0], 1, 1, ["rollout.prompts=p.jsonl"], tmp_path / "out")
     run = tmp_path / "out" / "runs" / "whole-20260101-000000"
     run.mkdir(parents=True)
-    write_config(run, trial.config)
+    Run(run).save_config(trial.config)
     (run / "report.html").touch()
     assert trial.finished() is None
     Provenance.of("whole.yaml", trial.config).save(run)

@@ -2,18 +2,24 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from PIL import Image
 
 from flowgrpo.core.errors import UserError
+from flowgrpo.data.records import Record, write_records
 from flowgrpo.runs.report import write_report
+from flowgrpo.runs.run import Run
+
+RECORD = Record(0, 0, 1, {"prompt": "<b>a & b</b>"}, {"image": "000.png"}, {"strict": 1.0, "soft": 0.25})
 
 
 @pytest.fixture
 def run(tmp_path):
-    (tmp_path / "samples" / "before").mkdir(parents=True)
-    for name in ("samples/before/000.png", "samples/leaf.png"):
+    for when in ("before", "after"):
+        (tmp_path / "samples" / when).mkdir(parents=True)
+    for name in ("samples/before/000.png", "samples/after/000.png", "samples/leaf.png"):
         Image.new("RGB", (4, 4), "red").save(tmp_path / name)
     rows = [{"update": u, "reward": 0.1 * u, "reward/strict": 0.2, "seconds/rollout": 1.5} for u in range(3)]
     (tmp_path / "metrics.jsonl").write_text(
@@ -23,10 +29,8 @@ def run(tmp_path):
     by_tag = {"counting": {"before": 0.1, "after": 0.2, "n": 5}}
     held_out = {"metric": "strict", "before": 0.4, "after": 0.553, "ci95": [0.09, 0.21], "n": 300, "by_tag": by_tag}
     (tmp_path / "held_out.json").write_text(json.dumps(held_out))
-    side = {"image": "before/000.png", "scores": {"strict": 1.0, "soft": 0.25}}
-    (tmp_path / "samples" / "index.json").write_text(
-        json.dumps([{"prompt": "<b>a & b</b>", "seed": 1, "before": side, "after": side}])
-    )
+    for when in ("before", "after"):
+        write_records(Run(tmp_path).scores_file(when), [RECORD])
     node = {"kernel": "flow_sde", "trained": True, "value": None, "advantage": 0.5, "turning": False, "image": None}
     node |= {"stochastic": True, "text": None}
     nodes = [
@@ -51,7 +55,7 @@ def run(tmp_path):
 
 
 def test_the_whole_report(run):
-    page = write_report(run).read_text()
+    page = write_report(Run(run)).read_text()
     assert "40.0%" in page and "55.3%" in page and "+9.0%" in page and "300 held-out prompts" in page
     assert "&lt;b&gt;a &amp; b&lt;/b&gt;" in page and "<b>a" not in page and "&lt;tag&gt;" in page
     assert not re.search(r"(src|href)='(?!data:)", page) and "http" not in page
@@ -61,12 +65,12 @@ def test_the_whole_report(run):
 
 
 def test_missing_pieces_are_left_out(run):
-    for name in ("held_out.json", "tree.json", "config.yaml", "samples/index.json"):
+    for name in ("held_out.json", "tree.json", "config.yaml", "samples/before/scores.jsonl"):
         (run / name).unlink()
-        assert "Training" in write_report(run).read_text()
+        assert "Training" in write_report(Run(run)).read_text()
     (run / "metrics.jsonl").unlink()
     with pytest.raises(UserError, match="nothing to report"):
-        write_report(run)
+        write_report(Run(run))
 
 
 def change(path, edit):
@@ -76,36 +80,32 @@ def change(path, edit):
 
 
 def test_pictures_that_changed_come_first(run):
-    def add(index):
-        row = index[0]
-        worse = {**row["after"], "scores": {"strict": 0.0, "soft": 0.25}}
-        index.append({**row, "prompt": "now worse", "tag": "counting", "after": worse})
-        gone = {**row["before"], "image": "before/gone.png"}
-        index.append({"prompt": "cut short", "seed": 2, "before": gone})
-
-    change(run / "samples" / "index.json", add)
-    page = write_report(run).read_text()
+    worse = replace(RECORD, row=1, metadata={"prompt": "now worse", "tag": "counting"})
+    gone = replace(RECORD, row=2, metadata={"prompt": "cut short"}, shown={"image": "gone.png"})
+    write_records(Run(run).scores_file("before"), [RECORD, worse, gone])
+    write_records(Run(run).scores_file("after"), [RECORD, replace(worse, scores={"strict": 0.0, "soft": 0.25})])
+    page = write_report(Run(run)).read_text()
     order = [page.index(f"<figcaption>{text}") for text in ("now worse", "&lt;b&gt;a", "cut short")]
     assert order == sorted(order) and "0 of 3 better, 1 worse" in page
     assert page.count("<img") == 4 and page.count("alt='now worse, after training'") == 1
 
 
 def test_an_interval_with_zero_proves_nothing(run):
-    assert "no proven change" not in write_report(run).read_text()
+    assert "no proven change" not in write_report(Run(run)).read_text()
     change(run / "held_out.json", lambda held_out: held_out.update(ci95=[-0.02, 0.3]))
-    assert "no proven change" in write_report(run).read_text()
+    assert "no proven change" in write_report(Run(run)).read_text()
 
 
 def test_a_score_that_is_no_rate_is_not_shown_in_percent(run):
-    change(run / "samples" / "index.json", lambda index: index[0]["after"]["scores"].update(strict=0.5))
-    page = write_report(run).read_text()
+    write_records(Run(run).scores_file("after"), [replace(RECORD, scores={"strict": 0.5, "soft": 0.25})])
+    page = write_report(Run(run)).read_text()
     assert "0.400" in page and "0.553" in page and "40.0%" not in page
 
 
 def test_numbers_that_are_null_or_not_finite_are_skipped(run):
     rows = [{"update": 0, "reward": None, "kl": float("nan")}, {"update": 1, "reward": 0.5, "kl": 0.0}]
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    page = write_report(run).read_text()
+    page = write_report(Run(run)).read_text()
     assert "last nan" not in page and "KL to the reference" in page and "gradient norm" not in page
 
 
@@ -116,7 +116,7 @@ def test_independent_chains_have_a_row_each(run):
             node["parent"] = parent
 
     change(run / "tree.json", cut)
-    page = write_report(run).read_text()
+    page = write_report(Run(run)).read_text()
     leaves = re.findall(r"<image x=[\d.]+ y=([\d.]+) width=44", page)
     assert page.count("<path") == 1 and len(set(leaves)) == 2
 
@@ -124,4 +124,4 @@ def test_independent_chains_have_a_row_each(run):
 def test_a_broken_line_is_named(run):
     (run / "metrics.jsonl").write_text('{"update": 0, "rew\n')
     with pytest.raises(UserError, match=r"metrics\.jsonl, line 1 is damaged"):
-        write_report(run)
+        write_report(Run(run))

@@ -20,11 +20,7 @@ from flowgrpo.policies.tiny.mdlm import save
 from flowgrpo.sampling.canvas import DRAWN, SETTINGS
 from flowgrpo.sampling.kernels import Move
 from flowgrpo.sampling.kernels.entropy_bound import EntropyBound
-from flowgrpo.sampling.kernels.left_to_right import LeftToRight
-from flowgrpo.sampling.kernels.low_confidence import LowConfidence
-from flowgrpo.sampling.kernels.maskgit import Maskgit
-from flowgrpo.sampling.kernels.origin import Origin
-from flowgrpo.sampling.kernels.random_order import RandomOrder
+from flowgrpo.sampling.kernels.orders import LeftToRight, LowConfidence, Maskgit, Origin, RandomOrder
 from flowgrpo.sampling.kernels.threshold import Threshold
 from flowgrpo.sampling.laws.scheduled import NAMES, effective, hand_made, moved
 from flowgrpo.sampling.laws.unmasking import UnmaskingLaw

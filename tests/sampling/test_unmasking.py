@@ -11,15 +11,17 @@ from flowgrpo.core.keys import Noise
 from flowgrpo.sampling.canvas import CONFIDENCE, DRAWN, TOKENS, answer_length, in_answer
 from flowgrpo.sampling.kernels import Move
 from flowgrpo.sampling.kernels._unmasking import Draft, highest
-from flowgrpo.sampling.kernels.entropy import Entropy
 from flowgrpo.sampling.kernels.entropy_bound import EntropyBound
-from flowgrpo.sampling.kernels.left_to_right import LeftToRight
-from flowgrpo.sampling.kernels.low_confidence import LowConfidence
-from flowgrpo.sampling.kernels.margin import Margin
-from flowgrpo.sampling.kernels.maskgit import Maskgit
-from flowgrpo.sampling.kernels.maskgit_plus import MaskgitPlus
-from flowgrpo.sampling.kernels.origin import Origin
-from flowgrpo.sampling.kernels.random_order import RandomOrder
+from flowgrpo.sampling.kernels.orders import (
+    Entropy,
+    LeftToRight,
+    LowConfidence,
+    Margin,
+    Maskgit,
+    MaskgitPlus,
+    Origin,
+    RandomOrder,
+)
 from flowgrpo.sampling.kernels.rcr import Rcr
 from flowgrpo.sampling.kernels.threshold import Threshold
 from flowgrpo.sampling.laws.unmasking import UnmaskingLaw, categorical_kl

@@ -71,7 +71,7 @@ def test_lists_and_rows_belong_to_the_reward_that_gets_them(tmp_path, made):
 def test_a_reward_that_changes_pixels_is_named_and_ends_it_all(tmp_path, statement):
     function = f"def harmful(samples):\n    {statement}\n    return [0.0] * len(samples)\n"
     scorer = scorer_of(tmp_path, PIXELS.format(function=function), "harmful", "seen")
-    for asked in (scorer, scorer.alone, scorer.attempt):
+    for asked in (scorer, scorer.attempt):
         with pytest.raises(Spoilt, match=r"reward 'harmful' changes its samples in place.*samples.images.clone"):
             asked(pictures())
 

@@ -2,7 +2,6 @@
 
 from inspect import signature
 
-import numpy as np
 import pytest
 from torch import nn
 
@@ -39,7 +38,7 @@ def entry(recipe: str) -> tiny.Tiny:
 def test_published_hyper_parameters_survive_the_bases(recipe):
     config = load_config(recipe)
     rollout, objective, lora = config.rollout, config.objective, config.policy.lora
-    shape = rollout.plan.shape(config.policy.steps, rollout.group_size, 0, np.random.default_rng(0))
+    shape = config.shape()
     sizes = (config.policy.steps, rollout.prompts_per_update, rollout.group_size, len(shape.trained) // rollout.group_size)
     rates = (config.optimizer.lr, objective.clip[0], objective.kl.coefficient, lora and lora.rank)
     assert (*sizes, *rates) == PUBLISHED[recipe]

@@ -12,9 +12,10 @@ from safetensors.torch import load_file, save_file
 from flowgrpo.cli.main import main
 from flowgrpo.core.paths import locate
 from flowgrpo.policies.diffusers._policy import DiffusersPolicy
-from flowgrpo.training import run as training_run
+from flowgrpo.training.collect import Collector
+from flowgrpo.training.learn import Learner
 from flowgrpo.training.rollout import Transitions
-from flowgrpo.training.trainer import Trainer
+from flowgrpo.training.weights import TrainedWeights
 
 SMALL = ["rollout.prompts_per_update=2", "rollout.group_size=4", "rollout.micro_batch=8", "evaluation=null", "policy.steps=2"]
 CALL = ["call.height=32", "call.width=32", "call.max_sequence_length=1", "call.guidance_scale=1.0"]
@@ -117,27 +118,27 @@ def test_a_selection_that_keeps_nothing_is_said_too(home, capsys):
 
 
 def test_a_step_that_the_scaler_leaves_out_is_none(home, capsys, monkeypatch):
-    def take(self):
+    def take(self, update):
         self.scaler = torch.amp.GradScaler("cpu", enabled=True, init_scale=2.0**10)
         self.scaler.scale(torch.ones(1))
         next(iter(self.parameters.values())).grad.fill_(float("inf"))
         self.scaler.unscale_(self.optimizer)
-        return original(self)
+        return original(self, update)
 
-    original = Trainer._take
-    monkeypatch.setattr(Trainer, "_take", take)
+    original = TrainedWeights.step
+    monkeypatch.setattr(TrainedWeights, "step", take)
     assert main(["train", "mini/flow_grpo", *SMALL, "optimizer.steps_per_update=1", "updates=1"]) == 0
     (file,) = home.rglob("metrics.jsonl")
     assert json.loads(file.read_text())["optimizer_steps"] == 0
 
 
 def test_the_first_of_two_steps_is_not_kept_when_the_second_is_not_finite(home, capsys, monkeypatch):
-    def step(self, totals):
+    def step(self, totals, update):
         totals.finite = totals.finite and len(totals.norms) == 0
-        original(self, totals)
+        original(self, totals, update)
 
-    original = Trainer._step
-    monkeypatch.setattr(Trainer, "_step", step)
+    original = Learner._step
+    monkeypatch.setattr(Learner, "_step", step)
     options = ["rollout.micro_batch=4", "optimizer.steps_per_update=2", "updates=2"]
     assert main(["train", "mini/flow_grpo", *SMALL, *options]) == 2
     assert "nothing of this update is kept" in capsys.readouterr().err
@@ -152,7 +153,7 @@ def test_the_transitions_of_an_update_are_gone_when_the_next_one_begins(home, mo
         alive.append(sum(isinstance(thing, Transitions) for thing in gc.get_objects()))
         return original(*arguments)
 
-    original = training_run.Trainer._roll_out
-    monkeypatch.setattr(training_run.Trainer, "_roll_out", rollout)
+    original = Collector.roll_out
+    monkeypatch.setattr(Collector, "roll_out", rollout)
     assert main(["train", "mini/flow_grpo", *SMALL, "updates=3", "ema={decay: 0.5}"]) == 0
     assert alive == [0, 0, 0]

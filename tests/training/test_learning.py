@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 
 from flowgrpo.config.run import load_config
 from flowgrpo.core.processes import Processes
@@ -72,16 +71,16 @@ def made(recipe, overrides, reward):
     for parameter in policy.trainable().values():
         parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
     prompts = [Prompt(0, "1+2=:"), Prompt(1, "7:")]
-    return Trainer(config, policy, prompts, Judged("it", reward), Processes(Accelerator(cpu=True)))
+    return Trainer(config, policy, prompts, Judged("it", reward), Processes.alone())
 
 
-def objective(trainer, parts, scored):
+def objective(trainer, blocks, scored):
     """Mean of advantage x log-prob over the trained transitions, with a graph."""
     total, count = 0.0, scored.counted([0, 1], trainer.config.objective.reduce)
-    for part in parts:
-        for t in part.block.transitions:
-            at = [(part.slots[g], node) for g, node in t.places]
-            weight = torch.tensor([scored.advantage[p] * scored.kept[p] for p in at])[:, None] * t.decisions
+    for block in blocks:
+        for t in block.block.transitions:
+            at = [(block.slots[g], node) for g, node in t.places]
+            weight = torch.tensor([scored.advantage[p] * scored.in_loss[p] for p in at])[:, None] * t.decisions
             if trainer.config.objective.reduce == "transition":
                 weight = weight / t.decisions.sum(1, keepdim=True).clamp(min=1.0)
             prediction = trainer.policy.predict(t.states, t.prompts, t.step)[t.parent]
@@ -92,35 +91,48 @@ def objective(trainer, parts, scored):
 def test_the_first_gradient_is_that_of_reinforce(trainer, monkeypatch):
     """At ratio 1 the loss has the gradient of -mean(A log p)."""
     seen = {}
-    step = trainer.scaler.step
+    step = trainer.weights.scaler.step
     monkeypatch.setattr(
-        trainer.scaler,
+        trainer.weights.scaler,
         "step",
-        lambda optimizer: seen.update({name: p.grad.clone() for name, p in trainer.parameters.items()}) or step(optimizer),
+        lambda optimizer: (
+            seen.update({name: p.grad.clone() for name, p in trainer.weights.parameters.items()}) or step(optimizer)
+        ),
     )
-    before = {name: p.detach().clone() for name, p in trainer.parameters.items()}
-    _, parts, scored = trainer.update()
-    for name, parameter in trainer.parameters.items():
+    before = {name: p.detach().clone() for name, p in trainer.weights.parameters.items()}
+    _, blocks, scored = trainer.update()
+    for name, parameter in trainer.weights.parameters.items():
         parameter.data.copy_(before[name])
-    (-objective(trainer, parts, scored)).backward()
-    expected = torch.cat([p.grad.flatten() for p in trainer.parameters.values()])
-    found = torch.cat([seen[name].flatten() for name in trainer.parameters])
+    (-objective(trainer, blocks, scored)).backward()
+    expected = torch.cat([p.grad.flatten() for p in trainer.weights.parameters.values()])
+    found = torch.cat([seen[name].flatten() for name in trainer.weights.parameters])
     assert expected.norm() > 0 and (found - expected).norm() < 1e-3 * expected.norm()
 
 
 def test_an_update_raises_what_it_climbs_by_what_its_gradient_says(trainer):
     """Adam's first step is the learning rate times the gradient's signs, so the objective rises by it times sum |gradient|."""
-    before = {name: p.detach().clone() for name, p in trainer.parameters.items()}
-    _, parts, scored = trainer.update()
-    after = {name: p.detach().clone() for name, p in trainer.parameters.items()}
+    before = {name: p.detach().clone() for name, p in trainer.weights.parameters.items()}
+    _, blocks, scored = trainer.update()
+    after = {name: p.detach().clone() for name, p in trainer.weights.parameters.items()}
     with torch.no_grad():
-        high = objective(trainer, parts, scored)
-    for name, parameter in trainer.parameters.items():
+        high = objective(trainer, blocks, scored)
+    for name, parameter in trainer.weights.parameters.items():
         parameter.data.copy_(before[name])
-    low = objective(trainer, parts, scored)
+    low = objective(trainer, blocks, scored)
     low.backward()
-    predicted = sum(float((p.grad * (after[name] - before[name])).sum()) for name, p in trainer.parameters.items())
+    predicted = sum(float((p.grad * (after[name] - before[name])).sum()) for name, p in trainer.weights.parameters.items())
     assert predicted > 0 and float(high - low) == pytest.approx(predicted, rel=0.2)
+
+
+def test_the_weights_are_whole_but_between_the_first_step_of_an_update_and_its_end(trainer, monkeypatch):
+    steps, step = [], trainer.weights.step
+    monkeypatch.setattr(trainer.weights, "step", lambda update: steps.append(trainer.whole) or step(update))
+    gathered, gather = [], trainer.processes.gather
+    monkeypatch.setattr(type(trainer.processes), "gather", lambda self, rows: gathered.append(trainer.whole) or gather(rows))
+    assert trainer.whole
+    trainer.update()
+    assert steps == [False] and trainer.whole and trainer.updates == 1
+    assert gathered[0] and not gathered[-1], "what is gathered after the last step belongs to the update"
 
 
 def test_a_bandit_converges(mdlm):

@@ -13,6 +13,7 @@ from flowgrpo.config.bill import bill_of
 from flowgrpo.config.run import load_config
 from flowgrpo.data.media import read
 from flowgrpo.data.prompts import load_prompts
+from flowgrpo.runs.run import Run
 
 FOLDER = Path(flowgrpo.assets.__file__).parent / "mini-wan"
 
@@ -28,8 +29,8 @@ def test_every_recipe_trains_and_its_report_plays_the_clips(recipe, tmp_path, mo
     bill = bill_of(load_config(recipe, options))
     assert [row["network_evaluations"] for row in rows] == [bill["network_evaluations_per_update"]] * 2
     assert rows[0]["ratio/first_log_abs_max"] <= REPLAYED
-    shown = json.loads((run / "samples" / "index.json").read_text())
-    clips = [read(run / "samples" / row[when]["video"]) for row in shown for when in ("before", "after")]
+    sides = [(run / "samples" / when, record) for when in ("before", "after") for record in Run(run).records(when)]
+    clips = [read(folder / record.shown["video"]) for folder, record in sides]
     assert [clip.shape for clip in clips] == [(9, 32, 32, 3)] * 4
     assert (run / "report.html").read_text().count("<img class='pixels'") == 4
     assert (run / "report.html").read_text().count("src='data:image/webp") == 4

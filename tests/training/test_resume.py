@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from flowgrpo.cli.main import main
 from flowgrpo.core.paths import locate
-from flowgrpo.runs import folder
-from flowgrpo.runs.checkpoint import checkpoints
+from flowgrpo.core.whole import write_text
+from flowgrpo.runs.run import Run
 from flowgrpo.training.run import Training
 
 RECIPE = """
@@ -84,15 +84,16 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 def cut_back(run: Path, updates: int) -> None:
     """As if the run had been killed right after this checkpoint."""
-    for checkpoint in checkpoints(run)[updates:]:
+    for checkpoint in Run(run).checkpoints[updates:]:
         shutil.rmtree(checkpoint)
-    for name in ("report.html", "held_out.json", "samples/after.json", "tree.json"):
+    for name in ("report.html", "held_out.json", "tree.json"):
         (run / name).unlink()
-    folder.write_text(run / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows(run) if row["update"] < updates))
+    shutil.rmtree(run / "samples" / "after")
+    write_text(run / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows(run) if row["update"] < updates))
 
 
 def same(one: Path, other: Path) -> bool:
-    a, b = (load_file(checkpoints(path)[-1] / "state" / "trainable.safetensors") for path in (one, other))
+    a, b = (load_file(Run(path).checkpoints[-1] / "state" / "trainable.safetensors") for path in (one, other))
     return quiet(one) == quiet(other) and a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
@@ -162,7 +163,7 @@ def test_a_run_goes_on_from_any_checkpoint_to_the_same_end(updates, begun, run):
     cut_back(run, updates)
     assert main(["train", "e.yaml", "--resume"]) == 0
     assert same(run, begun)
-    for name in ("held_out.json", "tree.json", "samples/before.json", "samples/after.json", "samples/index.json"):
+    for name in ("held_out.json", "tree.json", "samples/before/scores.jsonl", "samples/after/scores.jsonl"):
         assert (run / name).read_bytes() == (begun / name).read_bytes()
 
 
@@ -195,7 +196,7 @@ def test_a_damaged_line_and_a_lost_row_are_named(run, capsys):
     [("cut", "trainable.safetensors"), ("gone", "optimizer.safetensors"), ("cut", "ema.safetensors"), ("cut", "trainer.json")],
 )
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_the_way_on(harm, name, run, begun, capsys):
-    last = checkpoints(run)[-1]
+    last = Run(run).checkpoints[-1]
     file = last / "state" / name
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]) if harm == "cut" else file.unlink()
     said = refused(capsys, "e.yaml", "--resume", str(run))
@@ -207,7 +208,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_the_way_on(harm,
 
 
 def test_weights_of_another_model_and_a_lost_optimizer_are_refused(run, capsys):
-    file = checkpoints(run)[-1] / "state" / "trainable.safetensors"
+    file = Run(run).checkpoints[-1] / "state" / "trainable.safetensors"
     tensors = load_file(file)
     save_file({name: value[..., :1].contiguous() for name, value in tensors.items()}, file)
     assert "trainable tensors are not those of this model" in refused(capsys, "e.yaml", "--resume", str(run))
@@ -227,7 +228,7 @@ def test_folders_that_are_no_runs_are_refused(run, capsys, tmp_path):
 
 
 def test_a_run_belongs_to_one_process(run, capsys):
-    with folder.locked(run):
+    with Run(run).locked():
         assert "is being trained by another process" in refused(capsys, "e.yaml", "updates=5", "--resume", str(run))
     assert main(["train", "e.yaml", "updates=5", "--resume", str(run)]) == 0
 
@@ -255,7 +256,7 @@ def test_a_run_that_is_stopped_keeps_what_is_done_and_goes_on_to_the_same_end(ha
         return
     (stopped,) = Path("runs").iterdir()
     done = {"second update": 1, "between": 2, "third update": 2, "after": 4}.get(phase, 0)
-    assert [checkpoint.name for checkpoint in checkpoints(stopped)] == ([f"checkpoint-{done:06d}"] if done else [])
+    assert [checkpoint.name for checkpoint in Run(stopped).checkpoints] == ([f"checkpoint-{done:06d}"] if done else [])
     assert said.endswith(f"go on with --resume {stopped}")
     assert main(["train", "e.yaml", "--resume"]) == 0
     assert same(stopped, begun)
@@ -295,7 +296,7 @@ def test_the_newest_and_the_best_checkpoints_are_kept(run, capsys, monkeypatch):
     monkeypatch.setattr(Training, "_evaluate_between", between)
     options = ["updates=8", "evaluation.every=2", "checkpoints={every: 3, keep_last: 2, keep_best: 1}"]
     assert main(["train", "e.yaml", *options]) == 0
-    assert [c.name[-1] for c in checkpoints(next(Path("runs").iterdir()))] == ["4", "6", "8"]
+    assert [c.name[-1] for c in Run(next(Path("runs").iterdir())).checkpoints] == ["4", "6", "8"]
     said = refused(capsys, "e.yaml", "evaluation=null", "checkpoints.keep_best=1")
     assert "keep_best needs held-out scores between updates" in said
 
@@ -309,20 +310,19 @@ def test_output_that_can_not_be_written_is_said_before_anything_is_loaded(run, c
 
 
 def test_runs_of_the_same_second_have_folders_of_their_own(tmp_path, monkeypatch):
-    monkeypatch.setattr(folder.time, "strftime", lambda form: "20260101-000000")
-    made = [folder.new_run(str(tmp_path), "a").name for _ in range(3)]
-    assert made == ["a-20260101-000000", "a-20260101-000000-2", "a-20260101-000000-3"]
-    for name in made:
-        assert folder.STAMP.sub("", name) == "a"
+    monkeypatch.setattr("flowgrpo.runs.run.time.strftime", lambda form: "20260101-000000")
+    begun = [Run.begin(str(tmp_path), "a") for _ in range(3)]
+    assert [run.name for run in begun] == ["a-20260101-000000", "a-20260101-000000-2", "a-20260101-000000-3"]
+    assert {run.recipe for run in begun} == {"a"}
 
 
 def test_a_broken_number_is_never_a_checkpoint(run, capsys, monkeypatch):
     def poison(self):
         original(self)
-        next(iter(self.trainer.parameters.values())).data.fill_(float("nan"))
+        next(iter(self.trainer.weights.parameters.values())).data.fill_(float("nan"))
 
     original = Training._update
     monkeypatch.setattr(Training, "_update", poison)
     shutil.rmtree("runs")
     assert "holds NaN or infinity, so no checkpoint was written" in refused(capsys, "e.yaml")
-    assert not checkpoints(next(Path("runs").iterdir()))
+    assert not Run(next(Path("runs").iterdir())).checkpoints

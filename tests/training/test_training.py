@@ -22,7 +22,8 @@ from flowgrpo.config.recipes import METHODS, fitting
 from flowgrpo.config.run import load_config
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.paths import locate
-from flowgrpo.runs.checkpoint import checkpoints, write_checkpoint
+from flowgrpo.runs.checkpoint import write_checkpoint
+from flowgrpo.runs.run import Run
 
 SMALL = [
     "rewards.bright={use: 'brightness.py:brightness'}",
@@ -69,7 +70,7 @@ def test_every_miniature_recipe_trains_and_the_plan_counts_right(recipe, capsys)
     assert [row["network_evaluations"] for row in rows] == [bill["network_evaluations_per_update"]] * 2
     assert rows[0]["ratio/first_log_abs_max"] <= REPLAYED
     assert rows[0]["grad_norm"] > 0
-    for part in ("config.yaml", "report.html", "tree.json", "samples/index.json", "checkpoint-000002/README.md"):
+    for part in ("config.yaml", "report.html", "tree.json", "samples/before/scores.jsonl", "checkpoint-000002/README.md"):
         assert (run / part).is_file()
 
 
@@ -206,7 +207,7 @@ def test_the_step_0_gate_names_the_step(capsys, monkeypatch):
     monkeypatch.setattr(DiffusersPolicy, "predict", drift)
     assert main(["train", "mini/flow_grpo", *SMALL, "updates=1", "evaluation=null"]) == 2
     error = capsys.readouterr().err
-    assert "step-0 gate" in error and "at step 1" in error
+    assert "on-policy check" in error and "at step 1" in error
 
 
 COMMON = ["mini/flow_grpo", *SMALL, "evaluation=null"]
@@ -214,7 +215,7 @@ COMMON = ["mini/flow_grpo", *SMALL, "evaluation=null"]
 
 def launch(processes: int, *arguments: str) -> Path:
     """Train in real processes, one thread each."""
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--master-port=29541"]
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command += ["-m", "flowgrpo", "train", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
@@ -258,7 +259,7 @@ def test_kill_9_in_the_middle_of_a_checkpoint_leaves_the_last_good_one(capsys, t
     process.send_signal(signal.SIGKILL)
     process.wait()
     (run,) = (tmp_path / "runs").iterdir()
-    assert [c.name for c in checkpoints(run)] == ["checkpoint-000001"] and list(run.glob(".checkpoint-*.partial"))
+    assert [c.name for c in Run(run).checkpoints] == ["checkpoint-000001"] and list(run.glob(".checkpoint-*.partial"))
     summary = train(capsys, "mini/flow_grpo", "--resume")
     assert summary["run"] == str(run.relative_to(tmp_path)) and summary["updates"] == 3
     assert [row["update"] for row in metrics(run)] == [0, 1, 2]
@@ -276,7 +277,7 @@ def test_a_full_disk_is_said_and_nothing_is_lost(tmp_path):
     write_checkpoint(tmp_path, 1, good)
     with pytest.raises(UserError, match=r"000002 could not be written .*No space left.*checkpoint-000001.*--resume"):
         write_checkpoint(tmp_path, 2, full)
-    assert [c.name for c in checkpoints(tmp_path)] == ["checkpoint-000001"]
+    assert [c.name for c in Run(tmp_path).checkpoints] == ["checkpoint-000001"]
     assert not list(tmp_path.glob(".*partial"))
 
 

@@ -170,7 +170,7 @@ def batches(prompts: Sequence[Prompt], size: int, key: Callable[[Prompt], Hashab
     return [alike[i : i + size] for alike in places.values() for i in range(0, len(alike), size)]
 
 
-class PromptSampler:
+class PromptOrder:
     """Draws the prompts of update u: a fresh permutation per epoch, without replacement, a function of (seed, u) only."""
 
     def __init__(self, prompts: Sequence[Prompt], per_update: int, seed: int) -> None:

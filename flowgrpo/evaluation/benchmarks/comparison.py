@@ -12,8 +12,8 @@ from flowgrpo.core.errors import UserError
 from flowgrpo.core.intervals import Interval, mean_interval, sign_flip_p
 from flowgrpo.core.rounding import gains
 from flowgrpo.data.prompts import Prompt
+from flowgrpo.data.records import Record
 from flowgrpo.evaluation.benchmarks.benchmark import Benchmark, Figures
-from flowgrpo.evaluation.benchmarks.records import Record
 
 LEVEL = 0.05
 

@@ -1,49 +1,74 @@
 """Every model takes the benchmark, then they are compared."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from flowgrpo.core.errors import UserError
+from flowgrpo.core.pin import pin
+from flowgrpo.core.processes import Processes
 from flowgrpo.evaluation.benchmarks.benchmark import Benchmark
 from flowgrpo.evaluation.benchmarks.page import write_page
-from flowgrpo.evaluation.benchmarks.pins import pin, settings, weights
 from flowgrpo.evaluation.benchmarks.report import Report, report_on, write_summary
-from flowgrpo.evaluation.benchmarks.run import Exam, take
+from flowgrpo.evaluation.exam import PATIENCE, Exam, answer
+from flowgrpo.evaluation.pins import settings, weights
 from flowgrpo.policies import PolicyConfig
 from flowgrpo.policies.diffusers import DiffusersConfig
 from flowgrpo.policies.prompt_check import check_files, tell
+from flowgrpo.policies.protocol import Sampler
 from flowgrpo.scoring.scorer import Scorer
 
 BASE = "base"
+RESULTS = "scores.jsonl"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model that takes the benchmark: how it is loaded, and what its results are of, for their pin."""
+
+    build: Callable[[], Sampler]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def candidates(policy: PolicyConfig, trained: Mapping[str, Path], device: torch.device) -> dict[str, Candidate]:
+    """The model as it is, and with each checkpoint, by name. Errors: UserError where a folder is no checkpoint."""
+    found = {BASE: Candidate(partial(policy.build_sampler, device, None))}
+    for name, folder in trained.items():
+        found[name] = Candidate(partial(policy.build_sampler, device, folder), {"weights": weights(folder)})
+    return found
 
 
 def evaluate(
-    name: str, exam: Exam, policy: PolicyConfig, trained: Mapping[str, Path], out: Path, command: Sequence[str]
+    name: str,
+    benchmark: Benchmark,
+    exam: Exam,
+    policy: PolicyConfig,
+    models: Mapping[str, Candidate],
+    out: Path,
+    command: Sequence[str],
 ) -> Report:
-    """The base model and the checkpoints `trained`, by name. `out` holds a folder of each, summary.json and report.html.
+    """The models by name, the base model first; all have this `policy`, the benchmark's call in it (`with_call`).
 
-    What can be refused is refused before a model is loaded.
+    `out` holds a folder of each, summary.json and report.html. What can be refused is refused before a model is loaded.
     """
-    policy = with_call(policy, exam.benchmark)
     if complaint := policy.sampling_complaint(exam.steps):
         raise UserError(f"the benchmark has {exam.steps} steps: {complaint}")
-    found = {model: weights(folder) for model, folder in trained.items()}
-    scorer = _scorer(exam.benchmark, policy)
+    scorer = _scorer(benchmark, policy)
     scorer.check(exam.prompts, name)
     tell(check_files(policy, {name: exam.prompts}))
-    pin(out, settings(exam, policy))
-    for model, digests in found.items():
-        pin(out / model, {"weights": digests})
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    models: dict[str, Path | None] = {BASE: None, **trained}
+    pin(out, settings(benchmark, exam, policy), f"**/{RESULTS}")
+    for model, candidate in models.items():
+        pin(out / model, candidate.facts, RESULTS)
+    processes = Processes.alone()
     records = {
-        model: take(exam, partial(policy.build_sampler, device, folder), scorer, out / model, model)
-        for model, folder in models.items()
+        model: answer(exam, candidate.build, scorer, out / model / RESULTS, model, processes, PATIENCE)
+        for model, candidate in models.items()
     }
-    report = report_on(name, exam, out, command, _called(device), records)
+    report = report_on(name, benchmark, exam, out, command, _called(processes.device), records)
     write_summary(report)
     write_page(report)
     return report

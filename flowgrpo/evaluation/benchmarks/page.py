@@ -7,10 +7,10 @@ import numpy as np
 
 from flowgrpo.core.whole import write_text
 from flowgrpo.data.prompts import Prompt
+from flowgrpo.data.records import Record
 from flowgrpo.data.samples import spread
 from flowgrpo.evaluation.benchmarks.benchmark import Figures
 from flowgrpo.evaluation.benchmarks.comparison import prompt_gains
-from flowgrpo.evaluation.benchmarks.records import Record
 from flowgrpo.evaluation.benchmarks.report import Report, evidence, figure, figure_names, versions
 from flowgrpo.pages.marks import colour, number, score_mark, signed
 from flowgrpo.pages.page import PAGE, STYLE
@@ -50,7 +50,7 @@ def write_page(report: Report) -> None:
 
 def _sizes(report: Report) -> str:
     """Pictures and short texts stand close, long texts need room."""
-    longest = max(len(record.made.get("text", "")) for records in report.records.values() for record in records)
+    longest = max(len(record.shown.get("text", "")) for records in report.records.values() for record in records)
     models, side = len(report.results), SIDE if longest <= SHORT else LONG_SIDE
     return f":root {{ --models: {models}; --card-width: {side * max(models, 2)}px; }}"
 
@@ -64,7 +64,7 @@ def labels(report: Report) -> dict[str, str]:
 
 def _header(report: Report) -> str:
     first, last = report.results[0], report.results[-1]
-    benchmark = report.exam.benchmark
+    benchmark = report.benchmark
     top = f"<p class=eyebrow>flowgrpo eval {html.escape(report.name)}: {html.escape(benchmark.summary)}</p>"
     top += f"<p class=metric>{html.escape(benchmark.metric)} on {last.prompts} prompts</p>"
     if first is last:
@@ -84,7 +84,7 @@ def _facts(report: Report) -> str:
     failed = sum(count for found in report.results for count in found.failed.values())
     facts = {
         "prompts": f"{len(exam.prompts):,}",
-        "samples of each": f"{exam.benchmark.samples_per_prompt}",
+        "samples of each": f"{exam.samples_per_prompt}",
         "models": f"{len(report.results)}",
         "steps": f"{exam.steps}",
         "seed": f"{exam.seed}",
@@ -140,7 +140,7 @@ def _line(report: Report, name: str, values: Sequence[float]) -> str:
 
 def _table(report: Report, names: Sequence[str]) -> str:
     """Models by figures; published ones below, in grey."""
-    published = report.exam.benchmark.published
+    published = report.benchmark.published
     columns = [*names, *dict.fromkeys(name for row in published.values() for name in row if name not in names)]
     short = labels(report)
     rows = [_row(report, short[found.name], found.figures, columns, "td") for found in report.results]
@@ -174,7 +174,7 @@ def _losses(report: Report) -> str:
 def _gains(report: Report) -> dict[int, float]:
     """By row: the last model minus the first, in the metric's mean over a prompt's samples; 0 where it is not known."""
     exam, (first, *_, last) = report.exam, [*report.records.values()] * 2
-    values = prompt_gains(exam.prompts, exam.benchmark.samples_per_prompt, exam.benchmark.metric, first, last)
+    values = prompt_gains(exam.prompts, exam.samples_per_prompt, report.benchmark.metric, first, last)
     return {prompt.index: float(gain) for prompt, gain in zip(exam.prompts, np.nan_to_num(values), strict=True)}
 
 
@@ -190,7 +190,7 @@ def _cards(report: Report, prompts: Sequence[Prompt]) -> str:
 
 
 def _card(report: Report, prompt: Prompt, gain: float, sides: str) -> str:
-    samples = report.exam.benchmark.samples_per_prompt
+    samples = report.exam.samples_per_prompt
     remark = f"<small>{signed(gain, report.rate)} over its {samples} samples</small>" if gain and samples > 1 else ""
     return (
         f"<figure class='card {colour(gain)}'><div class=pair>{sides}</div>"
@@ -201,12 +201,12 @@ def _card(report: Report, prompt: Prompt, gain: float, sides: str) -> str:
 def _side(report: Report, name: str, short: str, record: Record) -> str:
     scores = "".join(score_mark(label, value) for label, value in record.scores.items())
     errors = "".join(f"<div class=error>{html.escape(error)}</div>" for error in record.errors.values())
-    made = sample(report.folder / name, record.made, f"{record.prompt}, {short}")
+    made = sample(report.folder / name, record.shown, f"{record.prompt}, {short}")
     return f"<div>{made}<small>{html.escape(short)}</small>{scores}{errors}</div>"
 
 
 def _about(report: Report) -> str:
-    benchmark = report.exam.benchmark
+    benchmark = report.benchmark
     facts = ", ".join(f"{name} {number}" for name, number in versions().items())
     return (
         "<section class=about><h2>How to repeat it</h2>"

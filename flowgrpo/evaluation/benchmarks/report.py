@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from flowgrpo.core.whole import write_json
-from flowgrpo.evaluation.benchmarks.benchmark import Figures
+from flowgrpo.data.records import Record
+from flowgrpo.evaluation.benchmarks.benchmark import Benchmark, Figures
 from flowgrpo.evaluation.benchmarks.comparison import Difference, Result, difference, prompt_gains, result
-from flowgrpo.evaluation.benchmarks.records import Record
-from flowgrpo.evaluation.benchmarks.run import Exam
+from flowgrpo.evaluation.exam import Exam
 from flowgrpo.pages.marks import number, signed
 from flowgrpo.pages.tables import markdown_table
 
@@ -29,6 +29,7 @@ class Report:
     """
 
     name: str
+    benchmark: Benchmark
     exam: Exam
     folder: Path
     command: str
@@ -40,7 +41,7 @@ class Report:
     @property
     def rate(self) -> bool:
         """Whether the metric is 0 or 1 for every sample and all figures are shares, so that they can be read in per cent."""
-        benchmark = self.exam.benchmark
+        benchmark = self.benchmark
         every = [record for records in self.records.values() for record in records]
         figures = [*(found.figures for found in self.results), *benchmark.published.values()]
         zero_or_one = all(record.scores.get(benchmark.metric, 0) in (0, 1) for record in every)
@@ -48,18 +49,25 @@ class Report:
 
 
 def report_on(
-    name: str, exam: Exam, folder: Path, command: Sequence[str], device: str, records: Mapping[str, Sequence[Record]]
+    name: str,
+    benchmark: Benchmark,
+    exam: Exam,
+    folder: Path,
+    command: Sequence[str],
+    device: str,
+    records: Mapping[str, Sequence[Record]],
 ) -> Report:
     """`records` of the base model come first."""
-    benchmark, (base, *others) = exam.benchmark, records
+    base, *others = records
     labels = sorted(benchmark.rewards, key=lambda label: label != benchmark.metric)
 
     def compared(model: str, label: str) -> Difference:
-        samples = benchmark.samples_per_prompt
+        samples = exam.samples_per_prompt
         return difference(model, label, prompt_gains(exam.prompts, samples, label, records[base], records[model]))
 
     return Report(
         name=name,
+        benchmark=benchmark,
         exam=exam,
         folder=folder,
         command=shlex.join(command),
@@ -72,12 +80,12 @@ def report_on(
 
 def summary(report: Report) -> dict[str, Any]:
     """What summary.json holds."""
-    exam, benchmark = report.exam, report.exam.benchmark
+    exam, benchmark = report.exam, report.benchmark
     return {
         "benchmark": report.name,
         "metric": benchmark.metric,
         "prompts": len(exam.prompts),
-        "samples_per_prompt": benchmark.samples_per_prompt,
+        "samples_per_prompt": exam.samples_per_prompt,
         "steps": exam.steps,
         "seed": exam.seed,
         "models": [asdict(found) for found in report.results],

@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import SerializeAsAny
 
 from flowgrpo.core.errors import NotFinite, UserError, user_code
+from flowgrpo.core.plugins import components_of
 from flowgrpo.core.section import Component, component
 from flowgrpo.sampling.shape import Shape
 
@@ -98,4 +99,5 @@ def needs_every_value(name: str, shape: Shape) -> str | None:
     return needs_values(name, shape)
 
 
-AnyCredit = Annotated[SerializeAsAny[Credit], component(Credit, "flowgrpo.objective.credit")]
+AnyCredit = Annotated[SerializeAsAny[Credit], component(Credit)]
+__getattr__, __dir__ = components_of(__name__)

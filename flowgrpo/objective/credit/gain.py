@@ -16,7 +16,6 @@ class Gain(Credit):
     Where only some states are completed, every transition between two of them gets the gain from the one to the other.
     """
 
-    type: str = "gain"
     baseline: float = Field(default=1.0, ge=0.0, le=1.0)
 
     def assign(self, tree: ScoredTree) -> Credited:

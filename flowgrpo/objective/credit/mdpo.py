@@ -13,8 +13,6 @@ class Mdpo(Credit):
     completion is (`completion: {steps: 1}` fills all masks at once), so V_0 is known. Its constant 1 falls out of any advantage.
     """
 
-    type: str = "mdpo"
-
     def assign(self, tree: ScoredTree) -> Credited:
         """A transition that several trajectories share gets their mean."""
         count, credit = np.zeros((2, len(tree.shape.nodes)))

@@ -12,7 +12,6 @@ class Terminal(Credit):
     fusion); log p(l | n) is the sum over the trained transitions between them, in the policy's unit.
     """
 
-    type: str = "terminal"
     path_weight: float = 0.0
 
     def assign(self, tree: ScoredTree) -> Credited:

@@ -18,7 +18,6 @@ class TurningPoint(Credit):
     |B_t|; the others fall back to d_t. Groups with one sign only are left alone. The released code ranks by D instead.
     """
 
-    type: str = "turning_point"
     consistent: bool = True
     balance: bool = True
 
@@ -38,7 +37,7 @@ class TurningPoint(Credit):
 
     def complaint(self, shape: Shape) -> str | None:
         if len({i for path in shape.trajectories for i in path}) < sum(map(len, shape.trajectories)):
-            return "credit 'turning_point' follows trajectories, and the plan forks them on the way; use credit 'gain' on trees"
+            return f"credit '{self.type}' follows trajectories, and the plan forks them on the way; use credit 'gain' on trees"
         return needs_every_value(self.type, shape)
 
 

@@ -18,7 +18,6 @@ class Value(Credit):
     The paper's equation 13 is reconstructed from its description: alpha = k std(Q) inside (1 + alpha) Q - mean Q over std.
     """
 
-    type: str = "value"
     gamma: float = Field(default=0.99, ge=0.0, le=1.0)
     absolute: NonNegativeFloat = 0.1
     absolute_steps: NonNegativeInt = 5
@@ -39,7 +38,7 @@ class Value(Credit):
     def complaint(self, shape: Shape) -> str | None:
         if all(shape.completions[i] is not None for i in shape.trained):
             return None
-        return "credit 'value' needs the value of every state; set rollout.plan.completion, e.g. {steps: 1}"
+        return f"credit '{self.type}' needs the value of every state; set rollout.plan.completion, e.g. {{steps: 1}}"
 
 
 def discounted(rewards: np.ndarray, gamma: float) -> np.ndarray:

@@ -7,6 +7,7 @@ import numpy as np
 from pydantic import SerializeAsAny
 
 from flowgrpo.core.errors import UserError, user_code
+from flowgrpo.core.plugins import components_of
 from flowgrpo.core.section import Component, component
 from flowgrpo.sampling.shape import Shape
 
@@ -35,4 +36,5 @@ class Selection(Component):
         return None
 
 
-AnySelection = Annotated[SerializeAsAny[Selection], component(Selection, "flowgrpo.objective.selection")]
+AnySelection = Annotated[SerializeAsAny[Selection], component(Selection)]
+__getattr__, __dir__ = components_of(__name__)

@@ -10,7 +10,6 @@ from flowgrpo.sampling.shape import Shape
 class BestWorst(Selection):
     """The trajectories with the `keep` / 2 highest and the `keep` / 2 lowest mean advantages."""
 
-    type: str = "best_worst"
     keep: int = Field(default=8, ge=2, multiple_of=2)
 
     def choose(self, shape: Shape, advantage: np.ndarray, update: int, rng: np.random.Generator) -> np.ndarray:
@@ -22,4 +21,6 @@ class BestWorst(Selection):
 
     def complaint(self, shape: Shape) -> str | None:
         count = len(shape.trajectories)
-        return f"best_worst keeps {self.keep} trajectories, but a group has only {count}" if self.keep > count else None
+        if self.keep <= count:
+            return None
+        return f"selection '{self.type}' keeps {self.keep} trajectories, but a group has only {count}"

@@ -14,7 +14,6 @@ class Depth(Selection):
     The released code moves it towards the noise (`first` > `last`), the paper describes the other way; both are possible.
     """
 
-    type: str = "depth"
     size: PositiveInt = 4
     first: NonNegativeInt = 15
     last: NonNegativeInt = 9
@@ -29,5 +28,5 @@ class Depth(Selection):
         steps = {shape.nodes[i].step - 1 for i in shape.trained}
         for begin in (self.first, self.last):
             if steps <= set(range(begin, begin + self.size)):
-                return f"selection 'depth' of {self.size} steps from step {begin} on leaves nothing to train"
+                return f"selection '{self.type}' of {self.size} steps from step {begin} on leaves nothing to train"
         return None

@@ -10,7 +10,6 @@ from flowgrpo.sampling.shape import Shape
 class StepFraction(Selection):
     """max(1, floor(`fraction` w)) of the w trained steps of each trajectory, drawn anew in each update."""
 
-    type: str = "step_fraction"
     fraction: float = Field(default=0.6, gt=0.0, le=1.0)
 
     def choose(self, shape: Shape, advantage: np.ndarray, update: int, rng: np.random.Generator) -> np.ndarray:

@@ -10,7 +10,6 @@ from flowgrpo.sampling.shape import Shape
 class TopSteps(Selection):
     """The `keep` steps with the largest sum of |advantage| over the group; ties go to the earlier step."""
 
-    type: str = "top_steps"
     keep: PositiveInt = 8
 
     def choose(self, shape: Shape, advantage: np.ndarray, update: int, rng: np.random.Generator) -> np.ndarray:
@@ -22,4 +21,6 @@ class TopSteps(Selection):
 
     def complaint(self, shape: Shape) -> str | None:
         count = len({shape.nodes[i].step for i in shape.trained})
-        return f"top_steps keeps {self.keep} steps, but only {count} are trained" if self.keep > count else None
+        if self.keep <= count:
+            return None
+        return f"selection '{self.type}' keeps {self.keep} steps, but only {count} are trained"

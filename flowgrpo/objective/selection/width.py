@@ -17,7 +17,6 @@ class Width(Selection):
     steps instead, since the advantages that it compares are equal.)
     """
 
-    type: str = "width"
     keep: Literal["best", "extremes"] = "best"
     fraction: float = Field(default=0.25, gt=0.0, le=0.5)
 
@@ -47,7 +46,7 @@ class Width(Selection):
     def complaint(self, shape: Shape) -> str | None:
         if all(any(len(_siblings(shape, node)) > 1 for node in path) for path in shape.trajectories):
             return None
-        return "selection 'width' prunes what follows forks, and the plan has none"
+        return f"selection '{self.type}' prunes what follows forks, and the plan has none"
 
 
 def _siblings(shape: Shape, node: int) -> list[int]:

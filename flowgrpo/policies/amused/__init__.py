@@ -9,7 +9,7 @@ from flowgrpo.policies.diffusers import DiffusersConfig
 from flowgrpo.policies.diffusers._sizes import SIZES
 from flowgrpo.sampling.kernels import KernelFamily
 from flowgrpo.sampling.kernels._unmasking import UnmaskingKernel
-from flowgrpo.sampling.kernels.maskgit import Maskgit
+from flowgrpo.sampling.kernels.orders import Maskgit
 from flowgrpo.sampling.shape import Shape
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ class AmusedConfig(DiffusersConfig):
     """A diffusers pipeline over image ids. `length` is L, the number of ids of a picture; kernel `maskgit` is the pipeline's
     own. `schedule` trains what its steps are set to; held-out pictures then follow it rather than the pipeline's scheduler."""
 
-    type: str = "amused"
     length: PositiveInt
     schedule: ScheduleConfig | None = None
 

@@ -27,7 +27,7 @@ from flowgrpo.policies.diffusers._policy import DiffusersPolicy, PipelineSampler
 from flowgrpo.policies.diffusers._tap import StepCall, Stop, Tap, unchanged
 from flowgrpo.sampling.canvas import TOKENS, Vocabulary, canvas
 from flowgrpo.sampling.kernels import Move
-from flowgrpo.sampling.kernels.maskgit import Maskgit
+from flowgrpo.sampling.kernels.orders import Maskgit
 from flowgrpo.sampling.laws.scheduled import ScheduledLaw
 from flowgrpo.sampling.laws.unmasking import UnmaskingLaw
 

@@ -130,7 +130,6 @@ class DiffusersConfig(PolicyConfig):
         "policy.runtime.quantise_encoders=true": "exactness",
     }
 
-    type: str = "diffusers"
     model: str
     revision: str | None = None
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32"

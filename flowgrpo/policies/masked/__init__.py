@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from flowgrpo.data.prompts import Prompt
     from flowgrpo.policies.masked._policy import MaskedPolicy, MaskedSampler
 
-AnyUnmasking = Annotated[SerializeAsAny[UnmaskingKernel], component(UnmaskingKernel, "flowgrpo.sampling.kernels")]
+AnyUnmasking = Annotated[SerializeAsAny[UnmaskingKernel], component(UnmaskingKernel)]
 
 
 class LanguageSize(Section):
@@ -50,7 +50,6 @@ class MaskedConfig(PolicyConfig):
     makes: ClassVar[tuple[str, ...]] = ("texts",)
     switches: ClassVar[dict[str, Cost]] = {"policy.gradient_checkpointing=true": "time"}
 
-    type: str = "masked"
     model: str
     revision: str | None = None
     trust_remote_code: bool = False

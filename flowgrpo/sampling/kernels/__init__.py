@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 from pydantic import SerializeAsAny
 
 from flowgrpo.core.errors import NotFinite, UserError, user_code
+from flowgrpo.core.plugins import components_of
 from flowgrpo.core.section import Component, component
 from flowgrpo.sampling.levels import Step
 
@@ -98,4 +99,5 @@ class Move:
     before: int | None = None
 
 
-AnyKernel = Annotated[SerializeAsAny[Kernel], component(Kernel, "flowgrpo.sampling.kernels")]
+AnyKernel = Annotated[SerializeAsAny[Kernel], component(Kernel)]
+__getattr__, __dir__ = components_of(__name__)

@@ -17,7 +17,6 @@ class BlockRefinement(UnmaskingKernel):
     masked positions. The scheduler is the same with `editing_threshold=None`.)
     """
 
-    type: str = "block_refinement"
     schedule: Literal["even", "cosine", "fixed"] = "fixed"
     threshold: PositiveFloat = 0.95
 

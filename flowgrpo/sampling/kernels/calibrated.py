@@ -13,7 +13,6 @@ class Calibrated(GaussianKernel):
     The section `calibration` finds the levels before training.
     """
 
-    type: str = "calibrated"
     level: PositiveFloat = 0.7
     levels: tuple[PositiveFloat, ...] = ()
 

@@ -16,7 +16,6 @@ class Cps(GaussianKernel):
     log-ratios by 2 tau^2; clip ranges of the two are not interchangeable.
     """
 
-    type: str = "cps"
     noise_level: float = Field(default=0.8, gt=0.0, le=1.0)
     log_prob: Literal["gaussian", "unscaled"] = "gaussian"
 

@@ -10,7 +10,6 @@ from flowgrpo.sampling.levels import Step
 class DanceSde(GaussianKernel):
     """c = sigma' - eta^2 dt / (2 sigma), tau = eta sqrt(dt)."""
 
-    type: str = "dance_sde"
     eta: PositiveFloat = 0.3
 
     def coefficients(self, step: Step) -> tuple[float, float]:

@@ -14,7 +14,6 @@ class Ddim(GaussianKernel):
     eta = 1 is the posterior of the forward process (DDPM), eta = 0 the ODE.
     """
 
-    type: str = "ddim"
     eta: float = Field(default=1.0, gt=0.0, le=1.0)
 
     def coefficients(self, step: Step) -> tuple[float, float]:

@@ -13,8 +13,6 @@ class DpmPp2m(GaussianKernel):
     the clean sample (where h is infinite), are the first-order ODE step. History never crosses a stochastic transition.
     """
 
-    type: str = "dpmpp_2m"
-
     def coefficients(self, step: Step) -> tuple[float, float]:
         return step.sigma_next, 0.0
 

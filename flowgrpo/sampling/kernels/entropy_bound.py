@@ -16,7 +16,6 @@ class EntropyBound(UnmaskingKernel):
     """
 
     sets_quota: ClassVar[bool] = False
-    type: str = "entropy_bound"
     bound: NonNegativeFloat = 0.1
 
     def score(self, draft: Draft) -> Tensor:

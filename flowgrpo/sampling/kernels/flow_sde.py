@@ -15,7 +15,6 @@ class FlowSde(GaussianKernel):
     At sigma = 1 the denominator 1 - sigma uses the schedule's second level, as the published code does.
     """
 
-    type: str = "flow_sde"
     noise_level: PositiveFloat = 0.7
 
     def coefficients(self, step: Step) -> tuple[float, float]:

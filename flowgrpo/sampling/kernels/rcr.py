@@ -16,8 +16,6 @@ class Rcr(UnmaskingKernel):
     irrevocable; here it is the first to go.)
     """
 
-    type: str = "rcr"
-
     def score(self, draft: Draft) -> Tensor:
         return torch.where(draft.masked, draft.probability(draft.logits), draft.running)
 

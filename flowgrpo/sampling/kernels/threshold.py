@@ -16,7 +16,6 @@ class Threshold(UnmaskingKernel):
     """
 
     sets_quota: ClassVar[bool] = False
-    type: str = "threshold"
     threshold: float = Field(default=0.9, gt=0.0, lt=1.0)
 
     def score(self, draft: Draft) -> Tensor:

@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import SerializeAsAny
 
 from flowgrpo.core.errors import NotFinite, UserError, user_code
+from flowgrpo.core.plugins import components_of
 from flowgrpo.core.section import Component, component
 
 Level = Literal["decision", "sum", "mean"]
@@ -84,4 +85,5 @@ def whole(masked: Sequence[np.ndarray], weights: Sequence[np.ndarray], prompt: n
     return Masks(np.stack(masked), np.stack(weights).astype(float), np.zeros((len(masked), len(prompt)), bool))
 
 
-AnyLikelihood = Annotated[SerializeAsAny[Likelihood], component(Likelihood, "flowgrpo.sampling.likelihood")]
+AnyLikelihood = Annotated[SerializeAsAny[Likelihood], component(Likelihood)]
+__getattr__, __dir__ = components_of(__name__)

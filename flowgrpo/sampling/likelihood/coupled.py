@@ -12,7 +12,6 @@ class Coupled(Likelihood):
     A surrogate: a position's expected weights add up to 3/2, not 1.
     """
 
-    type: str = "coupled"
     low: float = Field(default=0.2, gt=0.0, lt=1.0)
     high: float = Field(default=0.8, gt=0.0, lt=1.0)
 

@@ -16,7 +16,6 @@ class Elbo(Likelihood):
     weights (n + 1) / k and (n + 1) / (n - k), halved. All are unbiased.
     """
 
-    type: str = "elbo"
     level: Level = "mean"
     draw: Literal["uniform", "count", "stratified", "antithetic"] = "stratified"
     states_drawn: PositiveInt = 3

@@ -12,7 +12,6 @@ class LeftToRight(Likelihood):
     After a rollout with kernel `left_to_right` and as many steps, `trajectory` gives the same without them.
     """
 
-    type: str = "left_to_right"
     length: PositiveInt
 
     @property

@@ -12,7 +12,6 @@ class OneStep(Likelihood):
     A mean-field surrogate, far below the log-likelihood; clip ranges do not carry over to other likelihoods.
     """
 
-    type: str = "one_step"
     prompt_mask: float = Field(default=0.15, ge=0.0, lt=1.0)
 
     @property

@@ -13,7 +13,6 @@ class Quadrature(Likelihood):
     biased upwards.) GDPO takes the `sum`, which needs a small learning rate; the `mean` is the default here.
     """
 
-    type: str = "quadrature"
     level: Level = "mean"
     nodes: PositiveInt = 3
 

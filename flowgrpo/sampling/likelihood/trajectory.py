@@ -11,7 +11,6 @@ class Trajectory(Likelihood):
     """Exact for the ids drawn, given the positions. No network evaluation beyond the rollout's. A part of the steps is trained
     with `selection: [{type: step_fraction}]`."""
 
-    type: str = "trajectory"
     level: Literal["decision"] = "decision"
 
     def masks(self, answer: np.ndarray, prompt: np.ndarray, rng: np.random.Generator) -> Masks:

@@ -7,6 +7,7 @@ import numpy as np
 from pydantic import SerializeAsAny
 
 from flowgrpo.core.errors import UserError, user_code
+from flowgrpo.core.plugins import components_of
 from flowgrpo.core.section import Component, component
 from flowgrpo.sampling.completion import Completion, complete
 from flowgrpo.sampling.kernels import AnyKernel
@@ -44,4 +45,5 @@ class Plan(Component):
         return complete(grown, self.completion, steps) if self.completion else grown
 
 
-AnyPlan = Annotated[SerializeAsAny[Plan], component(Plan, "flowgrpo.sampling.plans")]
+AnyPlan = Annotated[SerializeAsAny[Plan], component(Plan)]
+__getattr__, __dir__ = components_of(__name__)

@@ -21,7 +21,6 @@ class Branch(Plan):
     The last step is deterministic: the picture is the clean prediction, and the last transition is not trained.
     """
 
-    type: str = "branch"
     forks: tuple[NonNegativeInt, ...] = (0, 3, 6, 9)
     fan_out: int = Field(default=2, ge=2)
     split_scale: NonNegativeFloat = 4.0
@@ -52,7 +51,7 @@ class Branch(Plan):
 
     def complaint(self, steps: int, group_size: int) -> str | None:
         if self.shared_start:
-            return "the leaves of a tree share their start already; shared_start has no meaning in plan 'branch'"
+            return f"the leaves of a tree share their start already; shared_start has no meaning in plan '{self.type}'"
         if not self.forks:
             return "the list of forks is empty; use plan 'all' for trajectories without forks"
         if len(set(self.forks)) < len(self.forks) or max(self.forks) > steps - 2:

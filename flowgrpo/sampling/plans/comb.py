@@ -14,7 +14,6 @@ class Comb(Plan):
     A group of G is G / teeth starts. Terminal credit with advantages per `root_step` compares the teeth of one state.
     """
 
-    type: str = "comb"
     teeth: PositiveInt = 6
     at: tuple[NonNegativeInt, ...] | None = None
 
@@ -39,11 +38,11 @@ class Comb(Plan):
 
     def complaint(self, steps: int, group_size: int) -> str | None:
         if self.shared_start:
-            return "plan 'comb' compares the teeth of one start; shared_start has no meaning in it"
+            return f"plan '{self.type}' compares the teeth of one start; shared_start has no meaning in it"
         if self.at is not None and (not self.at or max(self.at) > steps - 2):
             return f"at = {list(self.at)} must name steps out of 0 .. {steps - 2} (the last step is deterministic)"
         if steps < 2:
-            return "plan 'comb' needs at least 2 steps, since the last one is deterministic"
+            return f"plan '{self.type}' needs at least 2 steps, since the last one is deterministic"
         if self.teeth < 2:
             return "a single tooth has nothing to compare with; teeth must be at least 2"
         if group_size % self.teeth:

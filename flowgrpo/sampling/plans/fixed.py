@@ -9,7 +9,6 @@ from flowgrpo.sampling.plans._steps import StepsPlan
 class FixedSteps(StepsPlan):
     """The steps named in `steps`, in every update."""
 
-    type: str = "fixed"
     steps: tuple[NonNegativeInt, ...]
 
     def stochastic_steps(self, steps: int, update: int, rng: np.random.Generator) -> list[int]:

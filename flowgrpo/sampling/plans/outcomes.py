@@ -11,11 +11,11 @@ from flowgrpo.sampling.shape import Shape
 class Outcomes(Plan):
     """G trajectories of `kernel`; only the last state of each is trained."""
 
-    type: str = "outcomes"
-
     def grow(self, steps: int, group_size: int, update: int, rng: np.random.Generator) -> Shape:
         shape = Shape.chains([(self.kernel, i + 1) for i in range(steps)], group_size, self.shared_start)
         return Shape(tuple(replace(node, trained=node.step == steps) for node in shape.nodes))
 
     def complaint(self, steps: int, group_size: int) -> str | None:
-        return None if self.completion is None else "plan 'outcomes' scores nothing on the way, so completion must be null"
+        if self.completion is None:
+            return None
+        return f"plan '{self.type}' scores nothing on the way, so completion must be null"

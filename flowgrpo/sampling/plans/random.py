@@ -12,7 +12,6 @@ class RandomWindow(StepsPlan):
     `last` is the last step a window may hold; by default the one before the deterministic final step.
     """
 
-    type: str = "random"
     size: PositiveInt = 2
     first: NonNegativeInt = 0
     last: NonNegativeInt | None = None

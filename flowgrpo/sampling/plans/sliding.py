@@ -19,7 +19,6 @@ class SlidingWindow(StepsPlan):
     never cut short: the published code can give empty and short windows there.
     """
 
-    type: str = "sliding"
     size: PositiveInt = 4
     schedule: Literal["progressive", "decay", "exp_decay", "frozen"] = "progressive"
     every: PositiveInt = 25

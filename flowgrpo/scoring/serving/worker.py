@@ -11,7 +11,7 @@ from contextlib import suppress
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 
-from flowgrpo.config.run import RewardConfig
+from flowgrpo.config.sections import RewardConfig
 from flowgrpo.config.tree import parse_yaml
 from flowgrpo.core.digests import digest_of
 from flowgrpo.core.errors import UserError

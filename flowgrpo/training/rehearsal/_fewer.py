@@ -8,6 +8,9 @@ from itertools import product
 from typing import Any
 
 from flowgrpo.config.tree import merge
+from flowgrpo.core.section import class_of
+from flowgrpo.policies import PolicyConfig
+from flowgrpo.policies.masked import MaskedConfig
 
 Tree = dict[str, Any]
 GROUP, STEPS, PROMPTS, IDS, BATCH = 4, 4, 2, 16, 8
@@ -47,7 +50,7 @@ def _shortened(tree: Tree) -> Tree:
 def _fewer_steps(tree: Tree) -> Iterator[Tree]:
     """Of a language model the ids of an answer, of a block, and the steps shrink by one factor."""
     policy = tree["policy"]
-    if policy["type"] != "masked":
+    if not issubclass(class_of(policy["type"], PolicyConfig), MaskedConfig):
         for steps in range(min(_least_steps(tree["rollout"]), policy["steps"]), policy["steps"] + 1):
             yield _with_steps(tree, steps)
         return

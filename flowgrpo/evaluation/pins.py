@@ -1,18 +1,17 @@
-"""What results on the disk are of, so that results of something else are never mixed with them."""
+"""What samples on the disk, and their scores, are of."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from flowgrpo.core.digests import digest, digest_of
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.identity import files_in, named
-from flowgrpo.core.whole import read_json, write_json
 from flowgrpo.data.prompts import Prompt
-from flowgrpo.evaluation.benchmarks.run import Exam
+from flowgrpo.evaluation.benchmarks.benchmark import Benchmark
+from flowgrpo.evaluation.exam import Exam
 from flowgrpo.policies import PolicyConfig
-from flowgrpo.runs.checkpoint import checkpoints
+from flowgrpo.runs.run import Run
 from flowgrpo.scoring.identity import identity
 
 WEIGHTS = ("*.safetensors", "*/*.safetensors", "*.json", "*/*.json")
@@ -20,31 +19,23 @@ APART = ("state", "ema")
 """What a checkpoint holds besides: the trainer's state, and averaged weights, which are a checkpoint of their own."""
 
 
-def pin(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Write down what the results in `folder` are of, or refuse it if they are of something else."""
-    file, facts = folder / "settings.json", json.loads(json.dumps(facts))
-    if file.is_file():
-        before = read_json(file)
-        if differ := [key for key in facts if before.get(key) != facts[key]]:
-            raise UserError(f"{folder} holds results with other {', '.join(differ)}; choose another --out, or remove that folder")
-    elif next(folder.glob("**/scores.jsonl"), None):
-        raise UserError(f"{folder} holds results without {file.name}, which says what they are of; choose another --out")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(file, facts, indent=1)
+def settings(benchmark: Benchmark, exam: Exam, policy: PolicyConfig) -> dict[str, Any]:
+    """Whatever decides what the base model scores."""
+    rewards = {label: identity(reward) for label, reward in benchmark.rewards.items()}
+    return {**of_samples(exam, policy), "samples_per_prompt": exam.samples_per_prompt, "rewards": rewards}
 
 
-def settings(exam: Exam, policy: PolicyConfig) -> dict[str, Any]:
-    """Whatever decides what the base model scores; `model` has the files, folders and code that the policy names."""
+def of_samples(exam: Exam, policy: PolicyConfig, trained: Path | None = None) -> dict[str, Any]:
+    """Whatever decides what a model makes; `model` has the files, folders and code that the policy names."""
     stated = policy.model_dump(mode="json")
     return {
         "prompts": fingerprint(exam.prompts),
-        "samples_per_prompt": exam.benchmark.samples_per_prompt,
         "steps": exam.steps,
         "seed": exam.seed,
         "batch": exam.batch,
-        "rewards": {label: identity(reward) for label, reward in exam.benchmark.rewards.items()},
         "policy": stated,
         "model": named(stated),
+        **({"weights": digest(trained)} if trained else {}),
     }
 
 
@@ -59,7 +50,7 @@ def weights(checkpoint: Path) -> dict[str, str]:
     """sha256 of each file of weights in a run's checkpoint, and of those that say how they are read."""
     if not checkpoint.is_dir():
         raise UserError(f"{checkpoint}: no such checkpoint folder")
-    if whole := checkpoints(checkpoint):
+    if whole := Run(checkpoint).checkpoints:
         raise UserError(f"{checkpoint} is a run; name one of its checkpoints, such as {whole[-1]}")
     found = {file.relative_to(checkpoint) for pattern in WEIGHTS for file in checkpoint.glob(pattern)}
     own = sorted(file for file in found if file.parent.name not in APART)

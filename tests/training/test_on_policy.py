@@ -1,4 +1,4 @@
-"""The step-0 gate: rounding passes, everything else is told with its cause."""
+"""The on-policy check: rounding passes, everything else is told with its cause."""
 
 from math import sqrt
 
@@ -14,7 +14,7 @@ from flowgrpo.policies.tiny.asked import config_of, prompt_of
 from flowgrpo.sampling.kernels.ddim import Ddim
 from flowgrpo.sampling.laws.gaussian import GaussianLaw
 from flowgrpo.sampling.plans.all import AllSteps
-from flowgrpo.training.gate import DRAWS, ROUNDINGS, Gate, tolerance
+from flowgrpo.training.on_policy import DRAWS, ROUNDINGS, OnPolicyCheck, tolerance
 from flowgrpo.training.rollout import rollout
 
 CPU = torch.device("cpu")
@@ -58,12 +58,12 @@ def test_the_tolerance_is_what_one_rounding_does_to_a_gaussian(unit):
 @pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp32"])
 def test_a_batch_of_another_size_is_rounding(tmp_path, name, dtype):
     policy, prompt = built(tmp_path, name, dtype=dtype)
-    gate = Gate(policy)
+    check = OnPolicyCheck(policy)
     for t in rolled(policy, prompt):
         assert_replayed(ratios(policy, t)[1], torch.zeros_like(t.log_prob))
         thin = t.take([1])
-        gate.see(thin, *ratios(policy, thin))
-    gate.check()
+        check.see(thin, *ratios(policy, thin))
+    check()
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp32"])
@@ -73,11 +73,11 @@ def test_moved_weights_are_not(tmp_path, dtype):
     with torch.no_grad():
         for parameter in policy.trainable().values():
             parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
-    gate = Gate(policy)
+    check = OnPolicyCheck(policy)
     for t in transitions:
-        gate.see(t, *ratios(policy, t))
+        check.see(t, *ratios(policy, t))
     with pytest.raises(UserError, match=r"not those of the rollout any more; no weight was changed"):
-        gate.check()
+        check()
 
 
 class Draws:
@@ -112,10 +112,10 @@ def test_the_cause_is_named(tmp_path, monkeypatch, fault, told):
     transitions = rolled(policy, prompt)
     predict, faulty = policy.predict, fault()
     monkeypatch.setattr(policy, "predict", lambda states, prompts, step: faulty(predict, states, prompts, step))
-    gate = Gate(policy)
+    check = OnPolicyCheck(policy)
     t = transitions[1]
     with torch.enable_grad():
         v = policy.predict(t.states, t.prompts, t.step)[t.parent].detach()
-    gate.see(t, v, t.law.log_prob(t.states[t.parent], v, t.next_states) - t.log_prob)
+    check.see(t, v, t.law.log_prob(t.states[t.parent], v, t.next_states) - t.log_prob)
     with pytest.raises(UserError, match=told):
-        gate.check()
+        check()

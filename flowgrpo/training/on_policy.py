@@ -1,4 +1,4 @@
-"""The step-0 gate: before the first optimizer step the policy is still the one that sampled, so every log-ratio must be 0.
+"""The on-policy check: before the first optimizer step the policy is still the one that sampled, so every log-ratio must be 0.
 
 Shapes: C transitions of D decisions each, which leave B states.
 """
@@ -35,7 +35,7 @@ def tolerance(law: Law, x: Tensor, prediction: Tensor, x_next: Tensor, unit: flo
 
 
 @dataclass
-class Gate:
+class OnPolicyCheck:
     """Sees the transitions of the first optimizer step, and keeps the one that is furthest off."""
 
     policy: Policy
@@ -52,17 +52,17 @@ class Gate:
         sizes = log_ratio.detach().abs() * t.decisions
         excess = (sizes / allowed).nan_to_num(nan=0.0)
         if excess.numel() and float(excess.max()) > self.excess:
-            place = int(excess.argmax())
+            at = int(excess.argmax())
             self.excess = float(excess.max())
-            self.size, self.allowed, self.worst = float(sizes.flatten()[place]), float(allowed.flatten()[place]), t
+            self.size, self.allowed, self.worst = float(sizes.flatten()[at]), float(allowed.flatten()[at]), t
 
-    def check(self) -> None:
+    def __call__(self) -> None:
         """Errors: UserError where a log-ratio is further from 0 than rounding can take it, with the cause where one is found."""
         if self.worst is None or self.excess <= 1.0:
             return
         raise UserError(
-            f"step-0 gate: replaying the rollout gives a log-ratio of {self.size:.1e} at step {self.worst.step} where it must be "
-            f"0 (rounding explains {self.allowed:.0e}); {cause(self.policy, self.worst)}; no weight was changed"
+            f"on-policy check: replaying the rollout gives a log-ratio of {self.size:.1e} at step {self.worst.step}, and it "
+            f"must be 0 (rounding explains {self.allowed:.0e}); {cause(self.policy, self.worst)}; no weight was changed"
         )
 
 

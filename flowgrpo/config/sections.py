@@ -1,0 +1,256 @@
+"""The sections of a run's config. Each checks itself, and by its `complaint` whether it fits what it is used with."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from flowgrpo.core.plugins import nearest
+from flowgrpo.core.section import Section
+from flowgrpo.objective.credit.gain import Gain
+from flowgrpo.policies import PolicyConfig
+from flowgrpo.sampling.kernels import Kernel
+from flowgrpo.sampling.kernels.calibrated import Calibrated
+from flowgrpo.sampling.plans import AnyPlan
+from flowgrpo.sampling.plans.all import AllSteps
+from flowgrpo.sampling.shape import Shape
+
+Rate = Annotated[float, Field(gt=0.0, le=1.0)]
+"""A learning rate: about what a step of AdamW moves every weight by."""
+Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Count = Annotated[int, Field(gt=0, le=1_000_000)]
+MOST_NODES = 1_000_000
+"""States of one group's tree."""
+
+
+class RewardConfig(Section):
+    """`use` names the reward: a shipped one (`scene:strict`), `module:attr`, `file.py:attr` or an entry point; or `url` names the
+    server (`flowgrpo serve-reward`) that scores.
+
+    `arguments` go to the constructor when `use` names a class. A call of a served reward, with all its retries, may take
+    `timeout` seconds; `token` names the environment variable with the bearer token of its server. `weight` 0 measures without
+    training on it. Before rewards are summed, `normalise: group` makes the scores of each group have mean 0 and standard
+    deviation 1, then `clip` keeps them within [low, high]. A `gate` is not added: the sum is multiplied by it.
+    With `beside` a slow reward of this process scores while the next samples are made, as a served one does, in a thread of its
+    own: it must not draw from torch's global random state, change torch's settings, or need the main thread.
+    """
+
+    use: str | None = None
+    url: str | None = None
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    timeout: PositiveFloat = 120.0
+    token: str | None = None
+    weight: float = 1.0
+    normalise: Literal["none", "group"] = "none"
+    clip: tuple[float, float] | None = None
+    gate: bool = False
+    beside: bool = False
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.use is None) == (self.url is None):
+            raise ValueError("a reward has either 'use' (it runs in this process) or 'url' (a server)")
+        if self.url is not None and self.arguments:
+            raise ValueError("arguments are given to the server (`flowgrpo serve-reward NAME key=value`), not to its url")
+        if self.use is not None and self.token:
+            raise ValueError("a 'token' is sent to the server of a 'url'")
+        if self.url is not None and self.beside:
+            raise ValueError("'beside' is for rewards of this process; a server always scores beside the rollout")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_combined(self) -> Self:
+        if self.clip and self.clip[0] >= self.clip[1]:
+            raise ValueError(f"clip = {list(self.clip)} must be [low, high] with low below high")
+        if self.gate and self.weight != 1.0:
+            raise ValueError("a gate multiplies the weighted sum of the others and has no weight of its own")
+        if self.gate and self.normalise != "none":
+            raise ValueError("a gate can't be normalised: half of its values would be negative")
+        return self
+
+
+class RolloutConfig(Section):
+    """P = `prompts_per_update` prompts with G = `group_size` samples each; `micro_batch` states per network evaluation.
+
+    `prompts` are a file, a generator such as `geneval:train?count=2000&seed=0`, or `hub:OWNER/NAME[/CONFIG]:COLUMN?split=train`.
+
+    Prompts go through the model in blocks of whole groups, so results do not depend on the number of processes. States wait for
+    the update on the device, or where `keep` says `host` in main memory.
+    """
+
+    prompts: str
+    prompts_per_update: Count
+    group_size: Count
+    micro_batch: Count = 64
+    keep: Literal["device", "host"] = "device"
+    plan: AnyPlan = AllSteps()
+
+    @model_validator(mode="after")
+    def _has_something_to_train(self) -> Self:
+        if self.group_size < 2:
+            raise ValueError("group_size must be at least 2: a group of 1 has nothing to compare with")
+        if not self.plan.kernel.stochastic:
+            raise ValueError(f"plan.kernel '{self.plan.kernel.type}' is deterministic: there is nothing to train")
+        return self
+
+    @property
+    def prompts_per_block(self) -> int:
+        return max(1, self.micro_batch // self.group_size)
+
+    @property
+    def samples_per_update(self) -> int:
+        return self.prompts_per_update * self.group_size
+
+    def complaint(self, steps: int) -> str | None:
+        """Why there can't be rollouts of this many steps, or None."""
+        if steps * self.group_size > MOST_NODES:
+            return f"policy.steps = {steps} x rollout.group_size = {self.group_size} is more than {MOST_NODES:,} states"
+        if complaint := self.plan.complaint(steps, self.group_size):
+            return f"rollout.plan: {complaint}"
+        if complaint := self.plan.kernel.complaint(steps):
+            return f"rollout.plan.{complaint}"
+        if self.plan.completion and (complaint := self.plan.completion.complaint(steps)):
+            return f"rollout.plan: {complaint}"
+        return None
+
+
+class CalibrationConfig(Section):
+    """Noise levels of kernel `calibrated` from reward statistics before training (DenseGRPO, arXiv 2601.20218).
+
+    `rounds` of groups of `prompts` prompts; a step's level rises by `change` while the transitions that raise and that lower
+    the value differ by less than the share `tolerance`, and falls else, within `least` .. `most`.
+    """
+
+    rounds: PositiveInt = 10
+    prompts: PositiveInt = 12
+    tolerance: float = Field(default=0.1, gt=0.0, lt=1.0)
+    change: PositiveFloat = 0.05
+    least: PositiveFloat = 0.1
+    most: PositiveFloat = 1.2
+
+    def complaint(self, kernel: Kernel, shape: Shape) -> str | None:
+        """Why the levels of this kernel can't be calibrated by rollouts of this shape, or None."""
+        if not isinstance(kernel, Calibrated):
+            return f"calibration finds the levels of kernel 'calibrated', but rollout.plan.kernel is '{kernel.type}'"
+        return Gain().complaint(shape)
+
+
+class OptimizerConfig(Section):
+    """AdamW. `steps_per_update` optimizer steps share a rollout, each on its own share of the prompts, `epochs` times over.
+
+    The learning rate rises linearly over `warmup` updates, and falls linearly to 0 over `decay_over` updates. It depends on the
+    number of the update only, so a run that is resumed with more `updates` is the one that had them from the start.
+    What is trained are modules, the first words of the parameters' names: transformer, model, schedule. `rates` gives modules a
+    learning rate other than `lr`. `turns` trains one module an update, in this order, over and over; all at once where empty.
+    """
+
+    lr: Rate
+    rates: dict[str, Rate] = Field(default_factory=dict)
+    turns: tuple[str, ...] = ()
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    weight_decay: NonNegativeFloat = 1e-4
+    eps: PositiveFloat = 1e-8
+    max_grad_norm: PositiveFloat = 1.0
+    steps_per_update: PositiveInt = 1
+    epochs: PositiveInt = 1
+    warmup: NonNegativeInt = 0
+    decay_over: PositiveInt | None = None
+
+    def minibatches(self, prompts: int) -> list[range]:
+        """Of an update's prompts, by number: those that share an optimizer step."""
+        size = prompts // self.steps_per_update
+        return [range(i, i + size) for i in range(0, prompts, size)]
+
+    def rate_of(self, module: str) -> float:
+        return self.rates.get(module, self.lr)
+
+    def share_of_rate(self, update: int) -> float:
+        """What warm-up and decay leave of the learning rate in an update."""
+        share = min(1.0, (update + 1) / self.warmup) if self.warmup else 1.0
+        return share * (1.0 - update / self.decay_over) if self.decay_over else share
+
+    def complaint(self, prompts: int, updates: int) -> str | None:
+        """Why it can't train so many updates of so many prompts, or None."""
+        if prompts % self.steps_per_update:
+            return f"optimizer.steps_per_update = {self.steps_per_update} must divide rollout.prompts_per_update = {prompts}"
+        if updates > (decay_over := self.decay_over or updates):
+            return (
+                f"updates = {updates}, but the learning rate is 0 from update optimizer.decay_over = {decay_over} on; "
+                f"set optimizer.decay_over={updates} too"
+            )
+        return None
+
+
+class EmaConfig(Section):
+    """Exponential moving average of the trained weights with decay min((1 + k) / (10 + k), decay) at optimizer step k."""
+
+    decay: float = Field(default=0.9, ge=0.0, lt=1.0)
+
+
+class EvaluationConfig(Section):
+    """Held-out prompts, generated by the model's own sampler with `steps` steps (by default the policy's) and fixed seeds, before
+    and after training.
+
+    `metric` is the label of the reward that is reported. `every` updates in between on `limit_between` prompts (0: never).
+    """
+
+    prompts: str
+    metric: str
+    steps: PositiveInt
+    limit: PositiveInt | None = None
+    seed: Seed = 1000
+    every: NonNegativeInt = 0
+    limit_between: PositiveInt = 60
+    batch: PositiveInt = 64
+    pictures: NonNegativeInt = 24
+
+    def complaint(self, rewards: Mapping[str, RewardConfig], policy: PolicyConfig) -> str | None:
+        """Why this policy can't be evaluated by these rewards, or None."""
+        if complaint := policy.sampling_complaint(self.steps):
+            return f"evaluation.steps = {self.steps}: {complaint}"
+        return None if self.metric in rewards else f"evaluation.metric '{self.metric}' is not one of {sorted(rewards)}"
+
+
+class SentinelConfig(Section):
+    """Watch for reward hacking, on rewards with weight 0: the first `window` updates against the last.
+
+    A reward of the `panel` parts from what is trained when a trained reward has risen and the panel's has fallen, both by more
+    than `sigmas` standard errors. A statistic has drifted when its mean has changed by more than its share in `drift`. Then the
+    run says so, and ends there if `stop` is true. The same goes for `idle` updates in a row without an optimizer step.
+    """
+
+    panel: tuple[str, ...] = ()
+    drift: dict[str, PositiveFloat] = Field(default_factory=dict)
+    window: int = Field(default=10, ge=2)
+    sigmas: PositiveFloat = 3.0
+    idle: PositiveInt = 10
+    stop: bool = False
+
+    def complaint(self, rewards: Mapping[str, RewardConfig]) -> str | None:
+        """Why these rewards can't be watched, or None."""
+        watched = {*self.panel, *self.drift}
+        if unknown := sorted(watched - {*rewards}):
+            return f"sentinels watch '{unknown[0]}', which is not one of the rewards ({nearest(unknown[0], rewards)})"
+        if trained := sorted(label for label in watched if rewards[label].weight):
+            return f"sentinels watch '{trained[0]}', which is trained on; give it weight 0, or watch another"
+        return None
+
+
+class CheckpointConfig(Section):
+    """When the state of a run is written, and how much of it is kept.
+
+    After `every` updates, or once `minutes` have passed since the last, whichever comes first; and when the run ends or is
+    stopped. The newest `keep_last` stay, and the `keep_best` of those that a held-out evaluation found best.
+    """
+
+    every: PositiveInt = 25
+    minutes: PositiveFloat = 30.0
+    keep_last: PositiveInt = 2
+    keep_best: NonNegativeInt = 0
+
+    def complaint(self, evaluation: EvaluationConfig | None) -> str | None:
+        """Why the best can't be told by this evaluation, or None."""
+        if self.keep_best and not (evaluation and evaluation.every):
+            return "checkpoints.keep_best needs held-out scores between updates; set evaluation.every, or keep_best to 0"
+        return None

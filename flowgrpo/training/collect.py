@@ -1,0 +1,123 @@
+"""Roll out groups for many prompts, block by block, and have them scored.
+
+P prompts (groups) of an update, N nodes of a group's shape.
+"""
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from flowgrpo.config.run import Config
+from flowgrpo.config.sections import RewardConfig, RolloutConfig
+from flowgrpo.core.keys import Key
+from flowgrpo.core.processes import Processes
+from flowgrpo.core.progress import bar
+from flowgrpo.data.prompts import Prompt, batches
+from flowgrpo.objective.credit import ScoredTree
+from flowgrpo.policies.protocol import Policy
+from flowgrpo.sampling.shape import Shape
+from flowgrpo.scoring.combine import sum_rounding, summands, weighted_sum
+from flowgrpo.scoring.scorer import Scorer
+from flowgrpo.training.beside import Beside
+from flowgrpo.training.rollout import Block, Transitions, rollout
+from flowgrpo.training.scored import Group, group_rewards
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """How groups are rolled out: in blocks of prompts with one `batch_key`, and where their states wait."""
+
+    policy: Policy
+    config: RolloutConfig
+    batch_key: Callable[[Prompt], Hashable]
+    keep_predictions: bool = False
+
+    @classmethod
+    def of(cls, config: Config, policy: Policy, keep_predictions: bool = False) -> "Rollouts":
+        return cls(policy, config.rollout, config.policy.batch_key, keep_predictions)
+
+    def blocks(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """The prompts, by number, that are rolled out together."""
+        return batches(prompts, self.config.prompts_per_block, self.batch_key)
+
+    def __call__(self, prompts: Sequence[Prompt], shape: Shape, key: Key) -> Block:
+        """One group of this shape for each prompt of a block."""
+        block = rollout(self.policy, prompts, shape, key, self.config.micro_batch, self.keep_predictions)
+        block.transitions = [self.waiting(t) for t in block.transitions]
+        return block
+
+    def waiting(self, transitions: Transitions) -> Transitions:
+        """The transitions where they wait for the update."""
+        return transitions.on_host() if self.config.keep == "host" else transitions
+
+
+@dataclass(frozen=True)
+class UpdateBlock:
+    """A block of an update: the slots of its groups, their numbers in the update, and the way to their scores."""
+
+    slots: list[int]
+    block: Block
+    scores: Callable[[], dict[str, np.ndarray]]
+
+
+class Collector:
+    """Prompts -> groups, rolled out and scored."""
+
+    def __init__(self, rollouts: Rollouts, scorer: Scorer, processes: Processes, seed: int) -> None:
+        self.rollouts, self.processes, self.seed = rollouts, processes, seed
+        self.beside = Beside(scorer)
+
+    def roll_out(
+        self, prompts: Sequence[Prompt], shape: Shape, update: int, minibatches: Sequence[Sequence[int]]
+    ) -> list[UpdateBlock]:
+        """This process's share of the blocks. No block reaches over two minibatches, the slots that share an optimizer step."""
+        blocks = [
+            [slots[i] for i in rows] for slots in minibatches for rows in self.rollouts.blocks([prompts[slot] for slot in slots])
+        ]
+        return [
+            self._block(slots, [prompts[slot] for slot in slots], shape, update)
+            for slots in bar(self.processes.share(blocks), "roll out", self.processes.is_main)
+        ]
+
+    def _block(self, slots: list[int], prompts: list[Prompt], shape: Shape, update: int) -> UpdateBlock:
+        block = self.rollouts(prompts, shape, (self.seed, update))
+        return UpdateBlock(slots, block, self.beside.scores(block.samples))
+
+    def score(self, blocks: Sequence[UpdateBlock]) -> list[Group]:
+        """[P]: the groups of all processes."""
+        groups = dict(self.processes.gather([row for block in blocks for row in _groups(block)]))
+        return [groups[slot] for slot in sorted(groups)]
+
+
+def scored_trees(
+    rollouts: Rollouts, scorer: Scorer, rewards: Mapping[str, RewardConfig], prompts: Sequence[Prompt], shape: Shape, key: Key
+) -> tuple[list[ScoredTree], int]:
+    """One group of this shape for each prompt, scored by the combined rewards; and the network evaluations of it all."""
+    trees: dict[int, ScoredTree] = {}
+    evaluations = 0
+    for numbers in rollouts.blocks(prompts):
+        block = rollouts([prompts[i] for i in numbers], shape, key)
+        rows = group_rewards(shape, scorer(block.samples))
+        values = {label: np.stack([row[label] for row in rows]) for label in rewards}
+        trees |= dict(zip(numbers, _trees(shape, summands(values, rewards), rewards), strict=True))
+        evaluations += block.network_evaluations
+    return [trees[i] for i in range(len(prompts))], evaluations
+
+
+def _trees(shape: Shape, terms: Mapping[str, np.ndarray], rewards: Mapping[str, RewardConfig]) -> list[ScoredTree]:
+    totals, bounds = weighted_sum(terms, rewards), sum_rounding(terms, rewards)
+    return [ScoredTree(shape, total, rounding=float(bound)) for total, bound in zip(totals, bounds, strict=True)]
+
+
+def _groups(update_block: UpdateBlock) -> list[tuple[int, Group]]:
+    """[(slot, group)]"""
+    shape = update_block.block.shape
+    log_probs = np.full((len(update_block.slots), len(shape.nodes)), np.nan)
+    decisions = np.zeros_like(log_probs)
+    for t in update_block.block.transitions:
+        rows, nodes = zip(*t.places, strict=True)
+        log_probs[rows, nodes] = (t.log_prob * t.decisions).sum(1).cpu().numpy()
+        decisions[rows, nodes] = t.decisions.sum(1).cpu().numpy()
+    rewards = group_rewards(shape, update_block.scores())
+    return [(slot, Group(*group)) for slot, *group in zip(update_block.slots, rewards, log_probs, decisions, strict=True)]

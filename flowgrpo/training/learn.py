@@ -1,0 +1,189 @@
+"""Scored transitions -> updated weights.
+
+B states of one network evaluation, C trained transitions that leave them, D decisions of a transition. Suffixes say shapes:
+`log_prob_CD` is [C, D], `tau_C1` is [C, 1].
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flowgrpo.config.sections import OptimizerConfig
+from flowgrpo.core.processes import Processes
+from flowgrpo.core.progress import bar
+from flowgrpo.objective import ObjectiveConfig
+from flowgrpo.objective.loss import LossInputs, Terms, noise_weights, shares, terms
+from flowgrpo.policies.protocol import Policy
+from flowgrpo.training.collect import Rollouts, UpdateBlock
+from flowgrpo.training.host import ahead, on_host
+from flowgrpo.training.on_policy import OnPolicyCheck
+from flowgrpo.training.rollout import Transitions
+from flowgrpo.training.scored import Scored
+from flowgrpo.training.weights import TrainedWeights
+
+
+@dataclass(frozen=True)
+class Work:
+    """What an update does with a block: the batches that hold something to train."""
+
+    slots: list[int]
+    batches: list[Transitions]
+
+
+class Learner:
+    """Takes the optimizer steps of an update. `begun`: it has taken one, and the update has not ended."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        weights: TrainedWeights,
+        rollouts: Rollouts,
+        objective: ObjectiveConfig,
+        optimizer: OptimizerConfig,
+        processes: Processes,
+    ) -> None:
+        self.policy, self.weights, self.rollouts, self.processes = policy, weights, rollouts, processes
+        self.objective, self.epochs = objective, optimizer.epochs
+        self.on_host = rollouts.config.keep == "host"
+        self.check: OnPolicyCheck | None = OnPolicyCheck(policy)
+        self.begun = False
+
+    def __call__(
+        self,
+        blocks: Sequence[UpdateBlock],
+        scored: Scored,
+        minibatches: Sequence[Sequence[int]],
+        update: int,
+        thinned: bool,
+    ) -> dict[str, float]:
+        """All epochs of an update; its metrics. `thinned`: a selection has dropped transitions."""
+        totals = Totals()
+        work = [self._work(block, scored, thinned) for block in blocks]
+        mean_tau = self._mean_tau(work)
+        steps = [slots for _ in range(self.epochs) for slots in minibatches]
+        for slots in bar(steps, "optimise", self.processes.is_main):
+            count = scored.counted(slots, self.objective.reduce)
+            if count:
+                totals.begin()
+                for block in work:
+                    if block.slots[0] in slots:
+                        self._accumulate(block, scored, mean_tau, count, totals)
+                self._step(totals, update)
+        return totals.metrics(self.processes)
+
+    def _work(self, block: UpdateBlock, scored: Scored, thinned: bool) -> Work:
+        """The batches are the rollout's own, unless a selection thins them out."""
+        rows = [
+            [i for i, (g, node) in enumerate(t.places) if scored.in_loss[block.slots[g], node]] for t in block.block.transitions
+        ]
+        pairs = [(t, chosen) for t, chosen in zip(block.block.transitions, rows, strict=True) if chosen]
+        return Work(block.slots, [self.rollouts.waiting(t.take(chosen)) if thinned else t for t, chosen in pairs])
+
+    def _mean_tau(self, work: Sequence[Work]) -> float:
+        """Over the transitions of all processes."""
+        sums = self.processes.gather([(float(t.law.tau.sum()), len(t.law.tau)) for block in work for t in block.batches])
+        return sum(tau for tau, _ in sums) / max(1, sum(count for _, count in sums))
+
+    def _accumulate(self, work: Work, scored: Scored, mean_tau: float, count: float, totals: "Totals") -> None:
+        """Add the gradient of this block's share of the loss, the mean over `count` transitions or decisions."""
+        for waiting, t in self._on_device(work.batches):
+            at = [(work.slots[g], node) for g, node in t.places]
+            in_loss_C = torch.tensor([bool(scored.in_loss[p]) for p in at], device=self.policy.device)
+            advantage_C1 = torch.tensor([scored.advantage[p] for p in at], device=self.policy.device).float()[:, None]
+            terms_CD = self._terms(t, advantage_C1, mean_tau)
+            if self.on_host and t.reference is not None:
+                waiting.reference = on_host(t.reference)
+            share_CD = shares(t.decisions, in_loss_C, self.objective)
+            loss = (terms_CD.loss * share_CD).sum() / count
+            self.weights.backward(loss)
+            totals.add(terms_CD, share_CD, t.decisions, loss)
+
+    def _on_device(self, batches: list[Transitions]) -> Iterator[tuple[Transitions, Transitions]]:
+        """Pairs (the batch where it waits, the batch on the device)."""
+        yield from zip(batches, ahead(batches, self.policy.device) if self.on_host else batches, strict=True)
+
+    def _terms(self, t: Transitions, advantage_C1: Tensor, mean_tau: float) -> Terms:
+        reference = self._reference(t) if self.objective.kl.coefficient else None
+        t.reference = reference if self.epochs > 1 else None
+        x, law = t.states[t.parent], t.law
+        prediction = self.policy.predict(t.states, t.prompts, t.step)[t.parent]
+        log_prob_CD = law.log_prob(x, prediction, t.next_states)
+        if self.check:
+            self.check.see(t, prediction, log_prob_CD - t.log_prob)
+        inputs = LossInputs(
+            log_prob_CD=log_prob_CD,
+            log_prob_old_CD=t.log_prob,
+            advantage_C1=advantage_C1,
+            weight_CD=self._weight_CD(t, mean_tau),
+            tau_C1=law.tau[:, None],
+            dt_C1=law.dt[:, None],
+            g_C1=law.g[:, None],
+            kl_old_CD=None if t.prediction is None else law.kl(x, prediction, t.prediction[t.parent], t.next_states),
+            kl_reference_CD=None if reference is None else law.kl(x, prediction, reference[t.parent], t.next_states),
+        )
+        return terms(inputs, self.objective)
+
+    def _weight_CD(self, t: Transitions, mean_tau: float) -> Tensor:
+        """[C, 1], or [C, D] where decisions weigh differently."""
+        if self.objective.weight == "confidence":
+            return t.law.confidence(t.next_states)
+        return noise_weights(t.law.tau, self.objective, mean_tau)[:, None]
+
+    @torch.no_grad()
+    def _reference(self, t: Transitions) -> Tensor:
+        """[B, ...]: what the policy before training predicts."""
+        if t.reference is not None:
+            return t.reference
+        with self.policy.reference():
+            return self.policy.predict(t.states, t.prompts, t.step)
+
+    def _step(self, totals: "Totals", update: int) -> None:
+        if self.check:
+            self.check()
+            self.check = None
+        norm = self.weights.gradient_norm()
+        self.weights.require_finite(totals.finite, norm, update)
+        self.begun = True
+        if self.weights.step(update):
+            totals.norms.append(float(norm))
+
+
+class Totals:
+    """Sums over the transitions of an update; `worst` is the largest |log-ratio| of each optimizer step, `norms` are the
+    gradients'."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, float] = defaultdict(float)
+        self.norms: list[float] = []
+        self.worst: list[float] = []
+        self.finite = True
+
+    def begin(self) -> None:
+        """What is added from here on belongs to another optimizer step."""
+        self.worst.append(0.0)
+
+    def add(self, terms_CD: Terms, share_CD: Tensor, decisions_CD: Tensor, loss: Tensor) -> None:
+        self.worst[-1] = max(self.worst[-1], (terms_CD.log_ratio * decisions_CD).abs().max().item())
+        self.finite = self.finite and bool(torch.isfinite(loss))
+        self.sums["count"] += float(share_CD.sum())
+        self.sums["loss"] += loss.item()
+        self.sums["clipped"] += float((terms_CD.clipped * share_CD).sum())
+        self.sums["kl"] += float((terms_CD.kl * share_CD).sum())
+
+    def metrics(self, processes: Processes) -> dict[str, float]:
+        everyone = processes.gather([(dict(self.sums), self.worst)])
+        total = {key: sum(s.get(key, 0.0) for s, _ in everyone) for key in ("count", "loss", "clipped", "kl")}
+        count = max(total["count"], 1.0)
+        return {
+            "loss": total["loss"] / max(len(self.norms), 1),
+            "ratio/first_log_abs_max": max(sum(worst[:1]) for _, worst in everyone),
+            "ratio/log_abs_max": max(max(worst, default=0.0) for _, worst in everyone),
+            "ratio/clip_fraction": total["clipped"] / count,
+            "kl": total["kl"] / count,
+            "grad_norm": float(np.mean(self.norms)) if self.norms else 0.0,
+            "optimizer_steps": len(self.norms),
+        }

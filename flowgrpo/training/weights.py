@@ -1,0 +1,127 @@
+"""What is trained: the weights, their optimizer and their average; one step at a time, and their state for checkpoints."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowgrpo.config.sections import EmaConfig, OptimizerConfig
+from flowgrpo.core.errors import NotFinite, UserError
+from flowgrpo.core.processes import Processes
+from flowgrpo.policies.protocol import Policy
+from flowgrpo.runs.checkpoint import load_optimizer, optimizer_tensors
+from flowgrpo.training.ema import Ema
+
+Parameters = dict[str, torch.nn.Parameter]
+
+
+class TrainedWeights:
+    """`modules` are the parameters by the first word of their names; `steps` counts optimizer steps."""
+
+    def __init__(self, policy: Policy, config: OptimizerConfig, ema: EmaConfig | None, processes: Processes) -> None:
+        self.config, self.processes = config, processes
+        self.modules = _by_module(policy.trainable())
+        if unknown := {*config.rates, *config.turns} - {*self.modules}:
+            raise UserError(f"optimizer.rates or turns: {sorted(unknown)} is not trained here; there is {sorted(self.modules)}")
+        self.parameters = {name: p for module in self.modules.values() for name, p in module.items()}
+        self.optimizer = torch.optim.AdamW(
+            [{"params": list(module.values()), "lr": config.rate_of(name)} for name, module in self.modules.items()],
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+            eps=config.eps,
+        )
+        self.scaler = torch.amp.GradScaler(policy.device.type, enabled=policy.needs_loss_scaling)
+        self.ema = Ema(self.parameters, ema.decay) if ema else None
+        self.steps = 0
+
+    @contextmanager
+    def turn(self, update: int) -> Iterator[None]:
+        """Inside, only the module whose turn it is has gradients."""
+        turns = self.config.turns
+        waiting = {*self.modules} - {turns[update % len(turns)]} if turns else set()
+        parameters = [p for module in waiting for p in self.modules[module].values()]
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        yield
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of a loss."""
+        self.scaler.scale(loss).backward()
+
+    def gradient_norm(self) -> Tensor:
+        """Sum the gradients of all processes, clip them, and return the norm that they had."""
+        parameters = [p for p in self.parameters.values() if p.requires_grad]
+        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+        self.processes.sum(gradients)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        self.scaler.unscale_(self.optimizer)
+        return torch.nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm)
+
+    def require_finite(self, loss_is_finite: bool, norm: Tensor, update: int) -> None:
+        """Errors: NotFinite for a loss or gradient that no step may follow. Scaled gradients may overflow: such a step is left
+        out."""
+        if not (loss_is_finite and (torch.isfinite(norm) or self.scaler.is_enabled())):
+            raise NotFinite(
+                f"update {update}: the loss or its gradient is not finite; nothing of this update is kept; take a lower "
+                "optimizer.lr"
+            )
+
+    def step(self, update: int) -> bool:
+        """One optimizer step; False where the scaler has left it out because scaled gradients overflow."""
+        for module, group in zip(self.modules, self.optimizer.param_groups, strict=True):
+            group["lr"] = self.config.rate_of(module) * self.config.share_of_rate(update)
+        scale = self.scaler.get_scale()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        if self.scaler.get_scale() < scale:
+            return False
+        self.steps += 1
+        if self.ema:
+            self.ema.update(self.steps)
+        return True
+
+    @property
+    def kinds(self) -> list[str]:
+        """What the tensors of `state` are."""
+        return ["trainable", "optimizer", *(["ema"] if self.ema else [])]
+
+    def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+        """(named tensors, facts)."""
+        tensors: dict[str, dict[str, Tensor]] = {
+            "trainable": dict(self.parameters),
+            "optimizer": optimizer_tensors(self.optimizer, list(self.parameters)),
+        }
+        if self.ema:
+            tensors["ema"] = self.ema.average
+        return tensors, {"optimizer_steps": self.steps, "scaler": self.scaler.state_dict()}
+
+    @torch.no_grad()
+    def load(self, tensors: dict[str, dict[str, Tensor]], facts: dict[str, Any]) -> None:
+        """The inverse of `state`. Errors: ValueError where the tensors are of another model."""
+        for kind in ("trainable", "ema")[: 2 if self.ema else 1]:
+            shapes = {name: value.shape for name, value in tensors[kind].items()}
+            if shapes != {name: parameter.shape for name, parameter in self.parameters.items()}:
+                raise ValueError(f"its {kind} tensors are not those of this model")
+        if facts["optimizer_steps"] and not tensors["optimizer"]:
+            raise ValueError("it has no state of the optimizer")
+        for name, parameter in self.parameters.items():
+            parameter.copy_(tensors["trainable"][name])
+        load_optimizer(self.optimizer, tensors["optimizer"], list(self.parameters))
+        if self.ema:
+            self.ema.load(tensors["ema"])
+        self.steps = facts["optimizer_steps"]
+        self.scaler.load_state_dict(facts["scaler"])
+
+
+def _by_module(parameters: Parameters) -> dict[str, Parameters]:
+    """Parameters by the first word of their names."""
+    modules: dict[str, Parameters] = {}
+    for name, parameter in parameters.items():
+        modules.setdefault(name.partition(".")[0], {})[name] = parameter
+    return modules
