@@ -116,9 +116,7 @@ def _listening(answer: Callable[[Request], Reply | None], host: str, port: int) 
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise UserError(f"port {port} of {host} is in use; choose another with --port, or 0 for any free one") from error
-        raise UserError(
-            f"can't listen at {host}, port {port} ({error.strerror}); choose others with --host and --port"
-        ) from error
+        raise UserError(f"can't listen at {host}, port {port} ({error.strerror}); choose another --host or --port") from error
 
 
 class _Handler(BaseHTTPRequestHandler):

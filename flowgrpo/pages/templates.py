@@ -1,4 +1,4 @@
-"""Pages are Jinja templates, each beside the module that fills it. All values are escaped, and one that is missing is an error."""
+"""Pages are Jinja templates, each beside the module that fills it. Values are escaped, and one that is missing is an error."""
 
 from functools import cache
 from typing import Any

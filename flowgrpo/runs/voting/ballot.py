@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
+from typing import TypeVar
 
 from flowgrpo.core.digests import digest, digest_of
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.keys import Key, numpy_generator
 from flowgrpo.runs.run import Run, When
 
+T = TypeVar("T")
 UNTRAINED = "untrained"
 Asked = tuple[str, int]
 """A prompt and a seed."""
@@ -119,7 +121,7 @@ def _samples(run: Run, when: When) -> Samples:
     raise UserError(f"{run} has no samples of {when} training; were they removed, or is evaluation.pictures 0?")
 
 
-def _shuffled[T](values: Sequence[T], key: Key) -> list[T]:
+def _shuffled(values: Sequence[T], key: Key) -> list[T]:
     return [values[i] for i in numpy_generator(key).permutation(len(values))]
 
 
