@@ -62,8 +62,7 @@ class Tree:
         advantage: AdvantageConfig | None = None,
         weights: Mapping[str, float] | None = None,
     ) -> Scored:
-        """What the trainer makes of rewards [P x leaves] by label, of weight 1 where `weights` says nothing: advantages [P, N] among
-        others."""
+        """Advantages [P, N], and what else the trainer makes of rewards [P x leaves] by label. A weight that is not given is 1."""
         weighted = {label: RewardConfig(use=label, weight=(weights or {}).get(label, 1.0)) for label in rewards}
         leaves = len(self.shape.leaves)
         groups: dict[int, Group] = {}
