@@ -57,9 +57,9 @@ def _evaluate(arguments: argparse.Namespace, source: Source, settings: list[str]
     from flowgrpo.data.samples import spread
     from flowgrpo.evaluation.benchmarks.catalogue import find_benchmark, measuring, name_of
     from flowgrpo.evaluation.benchmarks.evaluate import candidates, evaluate, with_call
-    from flowgrpo.evaluation.benchmarks.pins import names_of
     from flowgrpo.evaluation.benchmarks.report import last_line, markdown
     from flowgrpo.evaluation.exam import Exam
+    from flowgrpo.evaluation.pins import names_of
 
     benchmark, name = find_benchmark(arguments.benchmark), name_of(arguments.benchmark)
     benchmark = measuring(benchmark, chosen_rewards(arguments.rewards), settings)

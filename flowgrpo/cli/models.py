@@ -4,8 +4,9 @@ import argparse
 import json
 
 from flowgrpo.cli._numbers import positive
-from flowgrpo.config.tree import checked, with_overrides
+from flowgrpo.config.tree import with_overrides
 from flowgrpo.core.errors import UserError
+from flowgrpo.core.section import checked
 from flowgrpo.data.prompts import Prompt, load_prompts
 from flowgrpo.training.conformance import table
 

@@ -2,8 +2,9 @@
 
 import argparse
 
-from flowgrpo.config.tree import checked, with_overrides
+from flowgrpo.config.tree import with_overrides
 from flowgrpo.core.errors import UserError
+from flowgrpo.core.section import checked
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from flowgrpo.config.run import Config
-from flowgrpo.config.tree import checked, with_overrides
+from flowgrpo.config.tree import with_overrides
 from flowgrpo.core.errors import UserError
+from flowgrpo.core.section import checked
 from flowgrpo.policies import Cost, Memory, Work
 from flowgrpo.sampling.shape import Shape
 

@@ -21,12 +21,12 @@ from typing import Any, NamedTuple, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from flowgrpo.config.tree import Place, checked, complaint, first_error, merge, parse_yaml, with_overrides, without, yaml_says
+from flowgrpo.config.tree import merge, parse_yaml, with_overrides, without, yaml_says
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.paths import configs
 from flowgrpo.core.plugins import meant
 from flowgrpo.core.plugins import shipped as shipped_components
-from flowgrpo.core.section import Section
+from flowgrpo.core.section import Place, Section, checked, complaint, first_error
 from flowgrpo.data.kinds import Kind
 
 MODELS, METHODS, TASKS = FOLDERS = ("models", "methods", "tasks")

@@ -1,46 +1,18 @@
-"""Sections as trees: YAML, `a.b=c` overrides, and what is wrong with them in one sentence."""
+"""Sections as trees: YAML and `a.b=c` overrides."""
 
 import copy
 import math
 import re
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
-from pydantic import ValidationError
 
 from flowgrpo.core.errors import UserError, short
-from flowgrpo.core.section import Section, UnknownKey
+from flowgrpo.core.section import Place
 
-S = TypeVar("S", bound=Section)
 NAMES = ("use", "url", "reward", "judge", "detector")
 """What names whoever the `arguments` beside it are for."""
-Place = tuple[int | str, ...]
-"""A key, and the keys of the sections around it."""
-
-
-def checked(section: type[S], tree: dict[str, Any], source: str) -> S:
-    try:
-        return section.model_validate(tree)
-    except ValidationError as error:
-        where, message, _ = first_error(error)
-        raise UserError(complaint(source, where, message)) from error
-
-
-def complaint(source: str, where: Place, message: str) -> str:
-    """One sentence."""
-    return ": ".join(filter(None, [source, ".".join(map(str, where)), message]))
-
-
-def first_error(error: ValidationError, prefix: Place = ()) -> tuple[Place, str, Place]:
-    """Where it is, what it is, and the key that is unknown there, if it is that."""
-    first = error.errors()[0]
-    where = prefix + first["loc"]
-    inner = first.get("ctx", {}).get("error")
-    if isinstance(inner, ValidationError):
-        return first_error(inner, where)
-    key = (inner.key,) if isinstance(inner, UnknownKey) else ()
-    return where, str(inner) if inner else first["msg"], key
 
 
 def merge(base: dict[str, Any], over: dict[str, Any], place: Place = ()) -> dict[str, Any]:

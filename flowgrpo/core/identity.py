@@ -9,6 +9,7 @@ from typing import Any
 
 from flowgrpo import __version__
 from flowgrpo.core.digests import digest, digest_of
+from flowgrpo.core.held import OBJECT, fingerprint_of
 from flowgrpo.core.paths import ASSET, locate
 from flowgrpo.core.sources import source_digest, user_module
 
@@ -25,7 +26,7 @@ def own() -> str:
 
 
 def named(settings: Any) -> dict[str, str]:
-    """Digests by name of what exists of the files, folders and modules of the user's that texts in `settings` name.
+    """Digests by name of what exists of the objects, files, folders and modules of the user's that texts in `settings` name.
 
     `settings` is made of mappings, sequences and plain values. Code is named as everywhere, `file.py:attr` or `module:attr`, and
     counts with what it imports.
@@ -40,6 +41,8 @@ def files_in(rows: Any) -> dict[str, str]:
 
 
 def _digest(text: str) -> str | None:
+    if text.startswith(OBJECT):
+        return fingerprint_of(text)
     module = text if text.endswith(".py") else text.rpartition(":")[0]
     if module.endswith(".py") and os.path.isfile(module):
         return source_digest(Path(module))

@@ -2,12 +2,16 @@
 
 import warnings
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
 from flowgrpo.core.errors import UserError, user_code
 from flowgrpo.core.plugins import component_class, name_of, nearest
+
+S = TypeVar("S", bound="Section")
+Place = tuple[int | str, ...]
+"""A key, and the keys of the sections around it."""
 
 
 class UnknownKey(ValueError):
@@ -93,3 +97,28 @@ def component(base: type[Component]) -> BeforeValidator:
             raise ValueError(str(error)) from error
 
     return BeforeValidator(build)
+
+
+def checked(section: type[S], tree: dict[str, Any], source: str) -> S:
+    """Errors: UserError, one sentence that begins with the source."""
+    try:
+        return section.model_validate(tree)
+    except ValidationError as error:
+        where, message, _ = first_error(error)
+        raise UserError(complaint(source, where, message)) from error
+
+
+def complaint(source: str, where: Place, message: str) -> str:
+    """One sentence."""
+    return ": ".join(filter(None, [source, ".".join(map(str, where)), message]))
+
+
+def first_error(error: ValidationError, prefix: Place = ()) -> tuple[Place, str, Place]:
+    """Where it is, what it is, and the key that is unknown there, if it is that."""
+    first = error.errors()[0]
+    where = prefix + first["loc"]
+    inner = first.get("ctx", {}).get("error")
+    if isinstance(inner, ValidationError):
+        return first_error(inner, where)
+    key = (inner.key,) if isinstance(inner, UnknownKey) else ()
+    return where, str(inner) if inner else first["msg"], key

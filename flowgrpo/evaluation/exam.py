@@ -71,6 +71,11 @@ class Exam:
     def count(self) -> int:
         return len(self.prompts) * self.samples_per_prompt
 
+    def name(self, question: Question) -> str:
+        """Of its file."""
+        row, sample = question.key
+        return f"{row:05d}" if self.samples_per_prompt == 1 else f"{row:05d}-{sample}"
+
     def keeps(self, question: Question, kind: Kind) -> bool:
         pictured = self.pictured is None or question.prompt.index in self.pictured
         return pictured and (kind == "texts" or self.keep == "all" or question.sample == 0)
@@ -104,7 +109,7 @@ def answer(
         sampler, judge = build(), partial(_scores, scorer, patience > 0)
         for rounds in bar(processes.rounds(missing), phase, processes.is_main):
             answers = processes.gather([a for batch in processes.share(rounds) for a in _answers(exam, batch, sampler, judge)])
-            records += processes.once(partial(_write, answers, file))
+            records += processes.once(partial(_write, exam, answers, file))
             _refuse_if_hopeless(records, scorer, min(patience, exam.count))
     return sorted(records, key=lambda record: record.key)
 
@@ -128,19 +133,19 @@ def _scores(scorer: Scorer, tolerant: bool, samples: Samples) -> Scores:
     return {label: values.tolist() for label, values in scorer(samples, scorer.alone).items()}
 
 
-def _write(answers: Sequence[Answer], file: Path) -> list[Record]:
-    records = [_record(*one, file.parent) for one in answers]
+def _write(exam: Exam, answers: Sequence[Answer], file: Path) -> list[Record]:
+    records = [_record(exam, *one, file.parent) for one in answers]
     append_records(file, records)
     return records
 
 
-def _record(question: Question, scores: Mapping[str, float | UserError], shown: Shown | None, folder: Path) -> Record:
+def _record(exam: Exam, question: Question, scores: Mapping[str, float | UserError], shown: Shown | None, folder: Path) -> Record:
     return Record(
         row=question.prompt.index,
         sample=question.sample,
         seed=question.seed,
         metadata=question.prompt.metadata,
-        shown={} if shown is None else kept(shown, folder, f"{question.prompt.index:05d}-{question.sample}"),
+        shown={} if shown is None else kept(shown, folder, exam.name(question)),
         scores={label: score for label, score in scores.items() if not isinstance(score, UserError)},
         errors={label: str(error) for label, error in scores.items() if isinstance(error, UserError)},
     )

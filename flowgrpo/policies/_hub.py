@@ -6,6 +6,7 @@ from huggingface_hub import model_info, snapshot_download
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
 from flowgrpo.core.errors import UserError
+from flowgrpo.core.held import OBJECT
 from flowgrpo.core.paths import locate
 
 PATIENCE = 30.0
@@ -29,7 +30,9 @@ def require_reachable(model: str, revision: str | None) -> None:
 
 
 def on_this_disk(model: str, revision: str | None) -> Path | None:
-    """The folder of a model that is here, the hub's cache included."""
+    """The folder of a model that is here, the hub's cache included; None for a loaded one, which is nobody's file."""
+    if model.startswith(OBJECT):
+        return None
     if locate(model).exists():
         return locate(model)
     try:

@@ -9,10 +9,11 @@ from typing import Any
 
 from flowgrpo.config.recipes import Words, name_of, read_recipe, words_of
 from flowgrpo.config.run import Config, load_config
-from flowgrpo.config.tree import checked, with_overrides
+from flowgrpo.config.tree import with_overrides
 from flowgrpo.core.digests import digest_of
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.identity import named
+from flowgrpo.core.section import checked
 from flowgrpo.core.whole import write_json
 from flowgrpo.data.prompts import digest_of_prompts
 from flowgrpo.runs.run import PREFIX, Run

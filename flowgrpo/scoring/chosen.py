@@ -5,9 +5,9 @@ from typing import Any
 
 from flowgrpo.config.recipes import read_recipe
 from flowgrpo.config.sections import RewardConfig
-from flowgrpo.config.tree import checked, with_overrides
+from flowgrpo.config.tree import with_overrides
 from flowgrpo.core.errors import UserError
-from flowgrpo.core.section import Section
+from flowgrpo.core.section import Section, checked
 
 REWARDS = """separated by commas: rewards as a config names them, or .yaml files with a section `rewards:` as in a training
 config (labels, arguments, urls)"""

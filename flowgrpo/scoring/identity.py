@@ -7,6 +7,7 @@ from typing import Any
 
 from flowgrpo.config.sections import RewardConfig
 from flowgrpo.core.digests import digest
+from flowgrpo.core.held import OBJECT, fingerprint_of
 from flowgrpo.core.identity import named, own
 from flowgrpo.core.plugins import resolve
 from flowgrpo.core.sources import source_digest, user_module
@@ -23,7 +24,8 @@ def identity(config: RewardConfig) -> dict[str, Any]:
     if config.url is not None:
         return {**stated, "served": Served(config.url, config.timeout, config.token).health.fingerprint, "flowgrpo": own()}
     assert config.use is not None
-    code = _code(config.use, resolve(config.use, PACKAGE)[0])
+    held = config.use.startswith(OBJECT)
+    code = fingerprint_of(config.use) if held else _code(config.use, resolve(config.use, PACKAGE)[0])
     return {**stated, "code": code, "files": named(config.arguments), "flowgrpo": own()}
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from flowgrpo.config.sections import RewardConfig
 from flowgrpo.core.errors import Unavailable, UserError, user_code
+from flowgrpo.core.held import OBJECT, held
 from flowgrpo.core.plugins import attribute, resolve
 from flowgrpo.core.rounding import SHARE, rounding
 from flowgrpo.data.prompts import Prompt
@@ -30,6 +31,8 @@ PACKAGE = "flowgrpo.rewards"
 
 def find_reward(use: str) -> tuple[Callable, Card]:
     """The function or class that `use` names, and its card. A module alone names its `reward`, or the one with a card in it."""
+    if use.startswith(OBJECT):
+        return held(use), card_of(held(use))
     module, attr = resolve(use, PACKAGE)
     if attr is None and "reward" not in vars(module):
         found = stated(module)

@@ -19,7 +19,7 @@ from flowgrpo.data.prompts import sudoku as grids
 from flowgrpo.data.prompts._rows import distinct
 from flowgrpo.eval import countdown, geneval, gsm8k, math500, ocr, sudoku
 from flowgrpo.evaluation.benchmarks.catalogue import find_benchmark, measuring, name_of
-from flowgrpo.evaluation.benchmarks.pins import fingerprint
+from flowgrpo.evaluation.pins import fingerprint
 from flowgrpo.rewards.objects import Row
 from flowgrpo.scoring.chosen import chosen_rewards
 from flowgrpo.scoring.exemplars import photos, samples

@@ -22,7 +22,7 @@ from flowgrpo.data.records import Record, read_records
 from flowgrpo.eval._own import shipped
 from flowgrpo.evaluation.benchmarks.benchmark import Benchmark
 from flowgrpo.evaluation.benchmarks.comparison import difference, prompt_gains, prompt_means, result, score_table
-from flowgrpo.evaluation.benchmarks.pins import fingerprint, names_of, weights
+from flowgrpo.evaluation.pins import fingerprint, names_of, weights
 from flowgrpo.runs.run import Run
 
 OWN = """
@@ -380,4 +380,4 @@ def test_records_that_are_damaged_are_named(tmp_path):
         read_records(tmp_path / "scores.jsonl")
     (tmp_path / "settings.json").write_text('{"seed"')
     with pytest.raises(UserError, match=r"settings\.json is damaged"):
-        pin(tmp_path, {"seed": 0})
+        pin(tmp_path, {"seed": 0}, "scores.jsonl")

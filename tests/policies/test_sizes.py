@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from flowgrpo.cli.main import main
-from flowgrpo.config.tree import checked
 from flowgrpo.core.errors import UserError
+from flowgrpo.core.section import checked
 from flowgrpo.data.prompts import Prompt, batches
 from flowgrpo.policies import tiny
 from flowgrpo.policies.amused import AmusedConfig

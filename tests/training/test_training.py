@@ -215,7 +215,7 @@ COMMON = ["mini/flow_grpo", *SMALL, "evaluation=null"]
 
 def launch(processes: int, *arguments: str) -> Path:
     """Train in real processes, one thread each."""
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--master-port=29541"]
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command += ["-m", "flowgrpo", "train", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)

@@ -13,9 +13,9 @@ from flowgrpo.core.pin import pin
 from flowgrpo.core.processes import Processes
 from flowgrpo.evaluation.benchmarks.benchmark import Benchmark
 from flowgrpo.evaluation.benchmarks.page import write_page
-from flowgrpo.evaluation.benchmarks.pins import settings, weights
 from flowgrpo.evaluation.benchmarks.report import Report, report_on, write_summary
 from flowgrpo.evaluation.exam import PATIENCE, Exam, answer
+from flowgrpo.evaluation.pins import settings, weights
 from flowgrpo.policies import PolicyConfig
 from flowgrpo.policies.diffusers import DiffusersConfig
 from flowgrpo.policies.prompt_check import check_files, tell

@@ -4,8 +4,11 @@ import copy
 import inspect
 import json
 import sys
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
+from hashlib import sha256
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +19,12 @@ from diffusers import DiffusionPipeline
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from flowgrpo.core.digests import digest_of
 from flowgrpo.core.errors import UserError
+from flowgrpo.core.held import OBJECT, held, hold
 from flowgrpo.core.keys import Key, torch_generator
 from flowgrpo.core.paths import ASSET, locate
+from flowgrpo.core.section import checked
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.data.samples import Samples
 from flowgrpo.policies import _finite
@@ -40,12 +46,25 @@ from flowgrpo.sampling.kernels import Move
 from flowgrpo.sampling.laws.gaussian import GaussianLaw
 from flowgrpo.sampling.levels import Schedule
 
+NUMBERS = count(1)
+"""Of loaded pipelines that were passed in."""
+
 
 def load_pipeline(config: DiffusersConfig, device: torch.device) -> DiffusionPipeline:
-    """A pipeline folder, `asset:NAME` or a hub id; safetensors only, no remote code.
+    """A pipeline folder, `asset:NAME` or a hub id; safetensors only, no remote code. Or one that is loaded already.
 
     Without the checker that blackens pictures it does not like (SD 1.5): a black picture would be scored as if it were made.
     """
+    pipe = held(config.model) if config.model.startswith(OBJECT) else _from_files(config, device)
+    _finite.weights(pipe.components, config.model)
+    pipe.set_progress_bar_config(disable=True)
+    if "run_safety_checker" in dir(pipe):
+        pipe.safety_checker = None
+    apply(pipe, config, device)
+    return pipe
+
+
+def _from_files(config: DiffusersConfig, device: torch.device) -> DiffusionPipeline:
     model, path = config.model, locate(config.model)
     if model.startswith((ASSET, ".", "/", "~")) and not (path / "model_index.json").is_file():
         raise UserError(f"model '{model}': {path} is not a diffusers pipeline folder (no model_index.json)")
@@ -56,17 +75,11 @@ def load_pipeline(config: DiffusersConfig, device: torch.device) -> DiffusionPip
         transformers.utils.logging.disable_progress_bar()
     try:
         options = {**quantised(config, device, source), **_absent(path)}
-        pipe = DiffusionPipeline.from_pretrained(
+        return DiffusionPipeline.from_pretrained(
             source, revision=config.revision, dtype=DTYPES[config.dtype], use_safetensors=True, **options
         )
     except (OSError, SafetensorError) as error:
         raise UserError(f"model '{model}' can't be loaded: {str(error).splitlines()[0]}") from error
-    _finite.weights(pipe.components, model)
-    pipe.set_progress_bar_config(disable=True)
-    if "run_safety_checker" in dir(pipe):
-        pipe.safety_checker = None
-    apply(pipe, config, device)
-    return pipe
 
 
 def _absent(folder: Path) -> dict[str, None]:
@@ -74,6 +87,29 @@ def _absent(folder: Path) -> dict[str, None]:
     index = folder / "model_index.json"
     entries = json.loads(index.read_text()) if index.is_file() else {}
     return {name: None for name, value in entries.items() if value == [None, None]}
+
+
+def config_of(model: DiffusersConfig | DiffusionPipeline | Path | str, settings: Mapping[str, Any]) -> DiffusersConfig:
+    """Errors: UserError for settings that don't fit, and for a pipeline that another policy has."""
+    if isinstance(model, DiffusersConfig):
+        return model
+    if isinstance(model, DiffusionPipeline):
+        stored = {value: key for key, value in DTYPES.items()}.get(next(iter(denoisers(model).values())).dtype)
+        settings = ({"dtype": stored} if stored else {}) | dict(settings)
+        model = hold(model, f"{type(model).__name__}-{next(NUMBERS)}", partial(_fingerprint, model))
+    return checked(DiffusersConfig, {"model": str(model), **settings}, "DiffusersPolicy")
+
+
+def _fingerprint(pipe: DiffusionPipeline) -> str:
+    """Of its class and all weights; adapters that a policy has attached count not."""
+    weights = {
+        f"{name}.{key}": sha256(value.detach().cpu().contiguous().view(torch.uint8).numpy()).hexdigest()
+        for name, module in pipe.components.items()
+        if isinstance(module, nn.Module)
+        for key, value in module.state_dict().items()
+        if "lora_" not in key
+    }
+    return digest_of([type(pipe).__name__, weights])
 
 
 class PipelineSampler:
@@ -144,10 +180,21 @@ class PipelineSampler:
 
 
 class DiffusersPolicy(PipelineSampler):
-    """Shapes: B states; latents [B, ...] as the pipeline keeps them, float32."""
+    """A pipeline with what is trained attached to it. B states; latents [B, ...] as the pipeline keeps them, float32.
 
-    def __init__(self, config: DiffusersConfig, device: torch.device, seed: int) -> None:
-        super().__init__(config, device)
+    `model` is a loaded pipeline, which is the policy's from then on, a pipeline folder, `asset:NAME`, a hub id, or a config that
+    says all of it. `settings` are the keys of a config's section `policy`: `steps` (S transitions of a rollout), `call`, `lora`,
+    `dtype`, ...; a loaded pipeline has the dtype that it was loaded in. `seed` keys the initial values of adapters.
+
+    >>> call = {"height": 32, "width": 32, "guidance_scale": 1.0, "max_sequence_length": 1}
+    >>> policy = DiffusersPolicy("asset:mini-sd3", steps=3, call=call)
+    >>> len(policy.generate([Prompt(0, "a red circle")], seeds=[0], steps=3))
+    1
+    """
+
+    def __init__(self, model: Any, device: torch.device | str | None = None, seed: int = 0, **settings: Any) -> None:
+        config = config_of(model, settings)
+        super().__init__(config, torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
         name = type(self.pipe).__name__
         if name in REFUSED:
             raise UserError(f"{name} can't be trained: {REFUSED[name]}")

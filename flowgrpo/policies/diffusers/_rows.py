@@ -8,14 +8,16 @@ number in their code (`_table.CUTS`). What a pipeline puts around a prompt is no
 import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import transformers
-from transformers import PreTrainedTokenizerBase, ProcessorMixin
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from flowgrpo.core.errors import UserError
+from flowgrpo.core.held import OBJECT, held
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.policies._hub import on_this_disk
 from flowgrpo.policies.diffusers import DiffusersConfig
@@ -28,19 +30,31 @@ UNLIMITED = 10**6
 Parameters = Mapping[str, inspect.Parameter]
 
 
+@dataclass(frozen=True)
+class Encoders:
+    """What takes prompts: the pipeline's class, its tokenizers, and the configs of their encoders, by the tokenizers' names."""
+
+    pipeline: type
+    tokenizers: Mapping[str, Any]
+    geometries: Mapping[str, Mapping[str, Any]]
+
+
 def check(config: DiffusersConfig, prompts: Sequence[Prompt]) -> list[str] | None:
     """As `PolicyConfig.check`."""
-    folder = _folder(config)
-    if folder is None:
+    if config.model.startswith(OBJECT):
+        return _notes(_loaded(held(config.model)), config.call, prompts)
+    folder = on_this_disk(config.model, config.revision)
+    if folder is None or not (folder / "model_index.json").is_file():
         return None
-    index = json.loads((folder / "model_index.json").read_text())
-    if index["_class_name"] not in dir(diffusers):
-        return []
-    pipeline = getattr(diffusers, index["_class_name"])
-    parameters = inspect.signature(pipeline.__call__).parameters
-    rows = Rows(pipeline.__name__, parameters)
+    encoders = _on_disk(folder)
+    return [] if encoders is None else _notes(encoders, config.call, prompts)
+
+
+def _notes(encoders: Encoders, call: Mapping[str, Any], prompts: Sequence[Prompt]) -> list[str]:
+    parameters = inspect.signature(encoders.pipeline.__call__).parameters
+    rows = Rows(encoders.pipeline.__name__, parameters)
     rows.check(prompts)
-    tokenizers = list(_tokenizers(folder, index, config.call, parameters))
+    tokenizers = list(_limits(encoders, call, parameters))
     texts = {
         "prompts": [prompt.text for prompt in prompts] if rows.text else [],
         "negative prompts": rows.negative(prompts) or [],
@@ -52,31 +66,48 @@ def check(config: DiffusersConfig, prompts: Sequence[Prompt]) -> list[str] | Non
     return [f"{sentence}; they are cut there" for sentence in said]
 
 
-def _folder(config: DiffusersConfig) -> Path | None:
-    """The pipeline's files, if they are on this disk."""
-    path = on_this_disk(config.model, config.revision)
-    return path if path and (path / "model_index.json").is_file() else None
+def _loaded(pipe: diffusers.DiffusionPipeline) -> Encoders:
+    names = [name for name, part in pipe.components.items() if name.startswith("tokenizer") and part is not None]
+    encoders = {name: pipe.components.get(_encoder(name)) for name in names}
+    geometries = {name: encoder.config.to_dict() for name, encoder in encoders.items() if isinstance(encoder, PreTrainedModel)}
+    return Encoders(type(pipe), {name: pipe.components[name] for name in names}, geometries)
 
 
-def _tokenizers(
-    folder: Path, index: Mapping[str, Any], call: Mapping[str, Any], parameters: Parameters
-) -> Iterator[tuple[str, PreTrainedTokenizerBase, int]]:
-    """Each tokenizer with the tokens at which it cuts."""
-    known = dict(zip(("tokenizer", "tokenizer_2"), CUTS.get(index["_class_name"], ()), strict=False))
+def _on_disk(folder: Path) -> Encoders | None:
+    """None for a pipeline whose class is not one of diffusers."""
+    index = json.loads((folder / "model_index.json").read_text())
+    if index["_class_name"] not in dir(diffusers):
+        return None
+    tokenizers, geometries = {}, {}
     for name, stated in index.items():
         if name.startswith("tokenizer") and stated[0] == "transformers" and (folder / name).is_dir():
-            loaded = getattr(transformers, stated[1]).from_pretrained(str(folder / name))
-            tokenizer = loaded.tokenizer if isinstance(loaded, ProcessorMixin) else loaded
-            encoder = folder / name.replace("tokenizer", "text_encoder")
-            limit = known[name] if name in known else _limit(tokenizer, encoder, call, parameters)
-            if limit is not None:
-                yield name, tokenizer, limit
+            tokenizers[name] = getattr(transformers, stated[1]).from_pretrained(str(folder / name))
+            file = folder / _encoder(name) / "config.json"
+            geometries[name] = json.loads(file.read_text()) if file.is_file() else {}
+    return Encoders(getattr(diffusers, index["_class_name"]), tokenizers, geometries)
 
 
-def _limit(tokenizer: PreTrainedTokenizerBase, encoder: Path, call: Mapping[str, Any], parameters: Parameters) -> int | None:
+def _encoder(tokenizer: str) -> str:
+    return tokenizer.replace("tokenizer", "text_encoder")
+
+
+def _limits(
+    encoders: Encoders, call: Mapping[str, Any], parameters: Parameters
+) -> Iterator[tuple[str, PreTrainedTokenizerBase, int]]:
+    """Each tokenizer with the tokens at which it cuts."""
+    known = dict(zip(("tokenizer", "tokenizer_2"), CUTS.get(encoders.pipeline.__name__, ()), strict=False))
+    for name, part in encoders.tokenizers.items():
+        tokenizer = part.tokenizer if isinstance(part, ProcessorMixin) else part
+        limit = known[name] if name in known else _limit(tokenizer, encoders.geometries.get(name, {}), call, parameters)
+        if limit is not None:
+            yield name, tokenizer, limit
+
+
+def _limit(
+    tokenizer: PreTrainedTokenizerBase, geometry: Mapping[str, Any], call: Mapping[str, Any], parameters: Parameters
+) -> int | None:
     own = tokenizer.model_max_length if tokenizer.model_max_length < UNLIMITED else None
-    geometry = json.loads((encoder / "config.json").read_text()) if (encoder / "config.json").is_file() else {}
-    geometry = geometry.get("text_config", geometry)
+    geometry = geometry.get("text_config") or geometry
     table = None if any(key.startswith("rope") for key in geometry) else geometry.get("max_position_embeddings")
     if table is not None:
         return min(own or table, table)

@@ -1,4 +1,4 @@
-"""What the results of an evaluation are of."""
+"""What samples on the disk, and their scores, are of."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,17 +20,22 @@ APART = ("state", "ema")
 
 
 def settings(benchmark: Benchmark, exam: Exam, policy: PolicyConfig) -> dict[str, Any]:
-    """Whatever decides what the base model scores; `model` has the files, folders and code that the policy names."""
+    """Whatever decides what the base model scores."""
+    rewards = {label: identity(reward) for label, reward in benchmark.rewards.items()}
+    return {**of_samples(exam, policy), "samples_per_prompt": exam.samples_per_prompt, "rewards": rewards}
+
+
+def of_samples(exam: Exam, policy: PolicyConfig, trained: Path | None = None) -> dict[str, Any]:
+    """Whatever decides what a model makes; `model` has the files, folders and code that the policy names."""
     stated = policy.model_dump(mode="json")
     return {
         "prompts": fingerprint(exam.prompts),
-        "samples_per_prompt": exam.samples_per_prompt,
         "steps": exam.steps,
         "seed": exam.seed,
         "batch": exam.batch,
-        "rewards": {label: identity(reward) for label, reward in benchmark.rewards.items()},
         "policy": stated,
         "model": named(stated),
+        **({"weights": digest(trained)} if trained else {}),
     }
 
 
