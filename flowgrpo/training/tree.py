@@ -14,7 +14,7 @@ from flowgrpo.training.scored import Scored
 def save_tree(run: Path, block: UpdateBlock, scored: Scored) -> None:
     """Write `tree.json` and the pictures of the block's most varied group.
 
-    A state that was completed only to be valued (by probes, which are not listed) has that completion's picture and reward.
+    A state that was completed only to be valued has that completion's picture and reward; the completing nodes are not listed.
     """
     shape = block.block.shape
     spread = [scored.total[slot, list(shape.outcomes)].std() for slot in block.slots]
@@ -23,13 +23,13 @@ def save_tree(run: Path, block: UpdateBlock, scored: Scored) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     samples = block.block.samples[group * len(shape.leaves) : (group + 1) * len(shape.leaves)].shown()
     files = {leaf: kept(sample, run, f"samples/tree/{leaf:04d}") for leaf, sample in zip(shape.leaves, samples, strict=True)}
-    nodes = [_node(i, scored, block.slots[group], files) for i, node in enumerate(shape.nodes) if not node.probe]
+    nodes = [_node(i, scored, block.slots[group], files) for i, node in enumerate(shape.nodes) if not node.completing]
     write_json(run / "tree.json", {"prompt": block.block.prompts[group].text, "nodes": nodes})
 
 
 def _node(i: int, scored: Scored, slot: int, files: dict[int, dict[str, str]]) -> dict[str, Any]:
     node, leaf = scored.shape.nodes[i], scored.shape.completions[i]
-    shown = leaf if leaf is not None and (leaf == i or scored.shape.nodes[leaf].probe) else None
+    shown = leaf if leaf is not None and (leaf == i or scored.shape.nodes[leaf].completing) else None
     return {
         "id": i,
         "parent": node.parent,
