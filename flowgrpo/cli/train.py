@@ -44,14 +44,16 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         resume = resumed(where, source, overrides)
         config, provenance = resume.config, Provenance.load(resume.run)
+    from accelerate import PartialState
+
     from flowgrpo.training.run import train
 
-    summary = train(config, provenance, resume)
-    if summary is not None:
+    finished = train(config, provenance, resume)
+    if PartialState().is_main_process:
         if config.rehearsal:
             print(f"flowgrpo: {config.rehearsal[0]}", file=sys.stderr)
-        print(f"open {summary['run']}/report.html", file=sys.stderr)
-        print(json.dumps(summary))
+        print(f"open {finished}/report.html", file=sys.stderr)
+        print(json.dumps(finished.summary))
     return 0
 
 

@@ -20,6 +20,7 @@ every frame stored, equal ones too, so that what is read is what was written, fr
 refused.
 """
 
+import base64
 import io
 import math
 import os
@@ -47,6 +48,8 @@ CLIPS = frozenset({".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi"})
 ANIMATED = ("GIF", "WEBP", "PNG")
 TICKS = {"GIF": 10.0}
 """Milliseconds that durations are rounded to, where it is not one."""
+PIXELATED = 128
+"""A picture that has no more pixels a side is shown with its pixels seen."""
 FRAME = 125
 """Milliseconds that a frame is seen."""
 MOST_PIXELS = 500_000_000
@@ -217,3 +220,20 @@ def kept(sample: Shown, folder: Path, name: str) -> dict[str, str]:
         return {"video": f"{name}.webp"}
     sample.save(folder / f"{name}.png")
     return {"image": f"{name}.png"}
+
+
+def address(frames: Sequence[Image.Image], limit: int) -> tuple[str, bool]:
+    """RGB frames, made smaller in place, as a data address at most `limit` pixels wide or high; and whether its pixels are few.
+
+    What has many pixels loses some detail.
+    """
+    buffer = io.BytesIO()
+    small = max(frames[0].size) <= PIXELATED
+    for frame in frames:
+        frame.thumbnail((limit, limit))
+    form = "webp" if len(frames) > 1 else "png" if small else "jpeg"
+    if form == "webp":
+        animate(frames, buffer, lossless=small)
+    else:
+        frames[0].save(buffer, form, quality=88)
+    return f"data:image/{form};base64,{base64.b64encode(buffer.getvalue()).decode()}", small

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from html import escape
 from typing import Any, TypeVar, cast
 
 import torch
@@ -10,9 +11,11 @@ from torch import Tensor
 
 from flowgrpo.core.errors import UserError
 from flowgrpo.data.kinds import Kind
-from flowgrpo.data.media import Shown, rounded
+from flowgrpo.data.media import Shown, address, rounded
 
 T = TypeVar("T")
+LOOKED_AT, SIDE = 24, 128
+"""So many samples are shown in a notebook, so many pixels wide."""
 Made = Tensor | list[str]
 
 
@@ -72,6 +75,14 @@ class Samples:
             return [Image.fromarray(picture) for picture in rounded(self.made)]
         return [[Image.fromarray(frame) for frame in rounded(clip)] for clip in self.made]
 
+    def _repr_html_(self) -> str:
+        """The first samples of every group, for a notebook."""
+        firsts = list({number: i for i, number in reversed(list(enumerate(self.group)))}.values())[::-1]
+        rows = (firsts + [i for i in range(len(self)) if i not in firsts])[:LOOKED_AT]
+        cells = "".join(_cell(self.prompts[i], shown) for i, shown in zip(rows, self.take(rows).shown(), strict=True))
+        note = f"<p>{len(rows)} of {len(self)}</p>" if len(rows) < len(self) else ""
+        return f"<div style='display:flex;flex-wrap:wrap;gap:8px'>{cells}</div>{note}"
+
     def meaningless(self) -> "list[Samples]":
         """As many samples of noise, and as many of nothing: what no reward should take for good."""
         if isinstance(self.made, list):
@@ -92,6 +103,17 @@ class Samples:
             [group for p in parts for group in p.group],
             made,
         )
+
+
+def _cell(prompt: str, shown: Shown) -> str:
+    caption = f"<figcaption style='font-size:11px;max-width:128px'>{escape(prompt)}</figcaption>"
+    if isinstance(shown, str):
+        return (
+            f"<figure style='margin:0'><pre style='max-width:320px;white-space:pre-wrap'>{escape(shown)}</pre>{caption}</figure>"
+        )
+    source, small = address(shown if isinstance(shown, list) else [shown], SIDE)
+    style = f"width:{SIDE}px;{'image-rendering:pixelated' if small else ''}"
+    return f"<figure style='margin:0'><img style='{style}' src='{source}'>{caption}</figure>"
 
 
 def spread(items: Sequence[T], limit: int | None) -> list[T]:

@@ -1,4 +1,10 @@
-"""The skeleton and style of report.html."""
+"""The skeleton and style of report.html, and a page of its kind to look at in a notebook."""
+
+import html
+from dataclasses import dataclass
+from pathlib import Path
+
+from flowgrpo.core.whole import write_text
 
 PAGE = """<!doctype html>
 <html lang=en><head><meta charset=utf-8><meta name=viewport content="width=device-width,initial-scale=1">
@@ -75,3 +81,28 @@ pre { overflow-x: auto; font-size: 13px; background: var(--card); padding: 20px;
 @media (max-width: 640px) { main { padding: 28px 16px 64px; } h2 { margin-top: 56px; }
   .tags > div { grid-template-columns: 1fr auto 64px; } .tags svg { grid-row: 2; grid-column: 1 / -1; } }
 """
+
+
+@dataclass(frozen=True)
+class Page:
+    """Shown by a notebook as it is, or saved as a file that opens offline. `body` is HTML."""
+
+    title: str
+    body: str
+    style: str = ""
+
+    def __str__(self) -> str:
+        return PAGE.format(title=html.escape(self.title), style=STYLE + self.style, body=self.body)
+
+    def save(self, file: Path | str) -> Path:
+        write_text(Path(file), str(self))
+        return Path(file)
+
+    def _repr_html_(self) -> str:
+        return framed(str(self))
+
+
+def framed(page: str) -> str:
+    """A whole page as a part of another, in a frame of its own that is as high as it is."""
+    fit = "this.style.height=this.contentDocument.documentElement.scrollHeight+'px'"
+    return f'<iframe style="width:100%;height:600px;border:0" onload="{fit}" srcdoc="{html.escape(page)}"></iframe>'

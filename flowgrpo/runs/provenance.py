@@ -76,21 +76,19 @@ def resumed(where: str, source: Words, overrides: Sequence[str]) -> Resumed:
     """
     name, said = name_of(source), " ".join(words_of(source))
     path = Path(where) if where else Run.newest(load_config(source, overrides).output, name).path
-    checkpoint = path if path.name.startswith(PREFIX) else None
-    run = path.parent if checkpoint else path
-    if checkpoint and not checkpoint.is_dir():
-        raise UserError(f"{checkpoint}: no such checkpoint; --resume {run} goes on from the last one")
-    provenance = Provenance.load(run)
-    if provenance.recipe != name:
-        raise UserError(f"{run} is a run of '{provenance.recipe}', not of '{name}'; name its own config, or begin a new run")
-    saved = Run(run).config
+    run, _, provenance = _begun(path, name)
     edited = _differences(provenance.sections, json.loads(json.dumps(read_recipe(source).tree)))
-    _refuse(run, edited, f"in {said}")
-    tree = saved.model_dump(mode="json")
+    _refuse(run.path, edited, f"in {said}")
+    tree = run.config.model_dump(mode="json")
     for key, (_, new) in edited.items():
         _set(tree, key, new)
-    config = checked(Config, with_overrides(tree, overrides), said)
-    _refuse(run, _differences(saved.model_dump(mode="json"), config.model_dump(mode="json")), "here")
+    return going_on(path, name, checked(Config, with_overrides(tree, overrides), said))
+
+
+def going_on(path: Path, name: str, config: Config) -> Resumed:
+    """A run of the recipe `name`, or one of its checkpoints, with this config. Errors: UserError that names what may not change."""
+    run, checkpoint, provenance = _begun(path, name)
+    _refuse(run.path, _differences(run.config.model_dump(mode="json"), config.model_dump(mode="json")), "here")
     now = _digests(config)
     for file, before in provenance.digests.items():
         if now.get(file) != before:
@@ -100,7 +98,19 @@ def resumed(where: str, source: Words, overrides: Sequence[str]) -> Resumed:
             print(
                 f"flowgrpo: reward '{label}' is not what it was when {run} began; its scores are of two rewards", file=sys.stderr
             )
-    return Resumed(run, config, checkpoint)
+    return Resumed(run.path, config, checkpoint)
+
+
+def _begun(path: Path, name: str) -> tuple[Run, Path | None, Provenance]:
+    """The run of a run folder or a checkpoint, that checkpoint, and what the run began from."""
+    checkpoint = path if path.name.startswith(PREFIX) else None
+    run = Run(path.parent if checkpoint else path)
+    if checkpoint and not checkpoint.is_dir():
+        raise UserError(f"{checkpoint}: no such checkpoint; --resume {run} goes on from the last one")
+    provenance = Provenance.load(run.path)
+    if provenance.recipe != name:
+        raise UserError(f"{run} is a run of '{provenance.recipe}', not of '{name}'; name its own config, or begin a new run")
+    return run, checkpoint, provenance
 
 
 def _digests(config: Config) -> dict[str, str]:

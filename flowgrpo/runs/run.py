@@ -9,6 +9,7 @@ alarms.json         what its sentinels have said
 samples/WHEN/       held-out samples and their scores.jsonl; WHEN is before, latest (between updates) or after
 samples/tree/, tree.json    a group of the last update
 held_out.json       before and after, compared
+    summary.json        the last line that `flowgrpo train` prints
 checkpoint-N/       weights in the model's own format, and the state of the trainer
 report.html
 """
@@ -156,6 +157,14 @@ class Run:
 
     def save_held_out(self, comparison: Mapping[str, Any]) -> None:
         write_json(self.path / "held_out.json", comparison, indent=1)
+
+    @property
+    def summary(self) -> Row:
+        """What `flowgrpo train` ends with. Errors: UserError where the run is not at its end."""
+        return read_json(self.path / "summary.json")
+
+    def save_summary(self, summary: Mapping[str, Any]) -> None:
+        write_json(self.path / "summary.json", summary)
 
     def samples(self, when: When) -> Path:
         """The folder of held-out samples and their records."""

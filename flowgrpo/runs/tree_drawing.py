@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flowgrpo.data.media import frames_of
-from flowgrpo.pages.pictures import address
+from flowgrpo.data.media import address, frames_of
 
 Row = dict[str, Any]
 Point = tuple[float, float]

@@ -26,6 +26,10 @@ class Ema:
         for name, average in self.average.items():
             average.copy_(values[name])
 
+    def settle(self) -> None:
+        """From now on the parameters hold the average."""
+        place([self.parameters[name] for name in self.average], self.average.values())
+
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Inside, the parameters hold the average."""

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
 from functools import partial
@@ -39,18 +40,40 @@ from flowgrpo.training.tree import save_tree
 PROBE_PROMPTS = 32
 
 
-def train(config: Config, provenance: Provenance, resume: Resumed | None = None) -> dict[str, Any] | None:
+OnUpdate = Callable[[Mapping[str, Any]], object]
+"""Sees the metrics of every update; what it returns is compared with STOP."""
+STOP = "stop"
+
+
+def train(
+    config: Config,
+    provenance: Provenance,
+    resume: Resumed | None = None,
+    policy: Policy | None = None,
+    on_update: OnUpdate | None = None,
+) -> Run:
     """Train, in a new folder called after the provenance's recipe, or on with a run.
 
-    Returns the run's summary, the last line that `flowgrpo train` prints; None on all but the main process.
+    `policy` is trained where it is given, instead of one that the config builds; it ends with the run's final weights, their
+    average if the config keeps one. `on_update` is called on the main process after every update, and may end the run there.
     Errors: UserError, and Stopped for a signal; each says how to go on, and what was trained is kept.
     """
-    return Training(config, provenance, resume)()
+    return Training(config, provenance, resume, policy, on_update)()
 
 
 class Training:
-    def __init__(self, config: Config, provenance: Provenance, resume: Resumed | None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        provenance: Provenance,
+        resume: Resumed | None,
+        policy: Policy | None = None,
+        on_update: OnUpdate | None = None,
+    ) -> None:
         self.config, self.provenance, self.resume = config, provenance, resume
+        self.given, self.on_update = policy, on_update
+        self.stopped = False
+        """Whether an alarm or `on_update` ends the run."""
         self.signals = Signals()
         self.started: Run | None = Run(resume.run) if resume else None
         self.settled = 0
@@ -60,7 +83,7 @@ class Training:
         self.written = time.monotonic()
         """When the last checkpoint was."""
 
-    def __call__(self) -> dict[str, Any] | None:
+    def __call__(self) -> Run:
         with self.signals, ExitStack() as self.held:
             try:
                 self._prepare()
@@ -96,7 +119,7 @@ class Training:
         files = self._files()
         prompts = files[config.rollout.prompts]
         notes = check_files(config.policy, files)
-        self.policy: Policy = config.policy.build(self.processes.device, config.seed)
+        self.policy: Policy = self.given or config.policy.build(self.processes.device, config.seed)
         notes = check_files(config.policy, files) if notes is None else notes
         if self.started is None:
             self._probe(prompts)
@@ -195,7 +218,7 @@ class Training:
 
     def _loop(self) -> None:
         for _ in bar(range(self.trainer.updates, self.config.updates), "train", self.processes.is_main):
-            if self.sentinels.stop:
+            if self.stopped:
                 break
             self._update()
             self.signals.check()
@@ -211,13 +234,14 @@ class Training:
         metrics, parts, scored = self.trainer.update()
         self.seconds += time.perf_counter() - start
         self._watch(metrics)
+        self.stopped = self.sentinels.stop or self.processes.once(lambda: self.on_update and self.on_update(metrics)) == STOP
         if self._last(self.trainer.updates) and self.processes.is_main:
             save_tree(self.run.path, parts[0], scored)
         self._record(metrics)
         self.settled = self.trainer.updates
 
     def _last(self, done: int) -> bool:
-        return done == self.config.updates or self.sentinels.stop
+        return done == self.config.updates or self.stopped
 
     def _evaluates(self, done: int) -> bool:
         evaluation = self.config.evaluation
@@ -310,22 +334,29 @@ class Training:
         label = f"held_out/{self.config.evaluation.metric}"
         return {row["update"] + 1: row[label] for row in self.run.metrics if label in row}
 
-    def _finish(self) -> dict[str, Any] | None:
+    def _finish(self) -> Run:
         if self.config.evaluation:
             self._evaluate("after", self.held_out)
         self.accelerator.end_training()
-        if not self.processes.is_main:
-            return None
+        if self.processes.is_main:
+            self._conclude()
+        if self.given and self.trainer.ema:
+            self.trainer.ema.settle()
+        return self.run
+
+    def _conclude(self) -> None:
         held_out = self._compare() if self.config.evaluation else None
+        self.run.save_summary(
+            {
+                **({"rehearsal": self.config.rehearsal[0]} if self.config.rehearsal else {}),
+                "run": str(self.run),
+                "held_out": held_out,
+                "updates": self.trainer.updates,
+                "alarms": [alarm.sentence for alarm in self.sentinels.raised.values()],
+                "seconds": round(self.seconds, 1),
+            }
+        )
         write_report(self.run)
-        return {
-            **({"rehearsal": self.config.rehearsal[0]} if self.config.rehearsal else {}),
-            "run": str(self.run),
-            "held_out": held_out,
-            "updates": self.trainer.updates,
-            "alarms": [alarm.sentence for alarm in self.sentinels.raised.values()],
-            "seconds": round(self.seconds, 1),
-        }
 
     def _compare(self) -> dict[str, Any]:
         assert self.config.evaluation is not None

@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from flowgrpo.data.media import FRAME, frames_of, kept, read
+from flowgrpo.data.media import FRAME, PIXELATED, address, frames_of, kept, read
 from flowgrpo.data.records import Record, write_records
 from flowgrpo.data.samples import Samples
 from flowgrpo.evaluation.sheet.source import read_source
-from flowgrpo.pages.pictures import PICTURE, PIXELATED, address, sample
+from flowgrpo.pages.pictures import PICTURE, sample
 from flowgrpo.runs.report import write_report
 from flowgrpo.runs.run import Run
 

@@ -1,0 +1,31 @@
+"""Rewards as they are passed in from Python."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from flowgrpo.config.run import RewardConfig
+from flowgrpo.core.errors import UserError
+from flowgrpo.core.held import hold_code
+from flowgrpo.core.section import checked
+
+Reward = str | Callable | Mapping[str, Any] | RewardConfig
+"""A name, a function or an object that is called like one, a class that is made without arguments, or a section of a config."""
+Rewards = Mapping[str, Reward] | Sequence[str] | str
+
+
+def reward_configs(rewards: Rewards) -> dict[str, RewardConfig]:
+    """By label. A name alone is its own label."""
+    named = {name: name for name in ([rewards] if isinstance(rewards, str) else rewards)}
+    given: Mapping[str, Reward] = rewards if isinstance(rewards, Mapping) else named
+    if not given:
+        raise UserError("there is no reward; pass at least one, such as {'bright': my_function}")
+    return {label: reward_config(label, reward) for label, reward in given.items()}
+
+
+def reward_config(label: str, reward: Reward) -> RewardConfig:
+    if isinstance(reward, RewardConfig):
+        return reward
+    section = dict(reward) if isinstance(reward, Mapping) else {"use": reward}
+    if callable(section.get("use")):
+        section["use"] = hold_code(section["use"], label)
+    return checked(RewardConfig, section, f"reward '{label}'")

@@ -1,0 +1,107 @@
+"""Recipes as objects, and their runs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffusers import DiffusionPipeline
+
+from flowgrpo.api.rewards import Reward, reward_config, reward_configs
+from flowgrpo.config.recipes import name_of, read_recipe
+from flowgrpo.config.run import Config, RewardConfig, dump
+from flowgrpo.config.tree import merge, with_overrides
+from flowgrpo.core.errors import UserError
+from flowgrpo.core.section import Section, checked
+from flowgrpo.policies.diffusers._policy import DiffusersPolicy, config_of
+from flowgrpo.policies.masked._policy import MaskedPolicy
+from flowgrpo.runs.provenance import Provenance, going_on
+from flowgrpo.runs.run import Run
+from flowgrpo.training.run import OnUpdate
+from flowgrpo.training.run import train as train_run
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What `train` trains: the words of a sentence, and their config with what was changed in it."""
+
+    words: tuple[str, ...]
+    config: Config
+
+    @property
+    def name(self) -> str:
+        return name_of(list(self.words))
+
+    def __str__(self) -> str:
+        return dump(self.config)
+
+
+def recipe(*sentence: str, **changes: Any) -> Recipe:
+    """A model, a method and a task, a shipped recipe or your own file, as `flowgrpo train` takes it, with changes.
+
+    Words may hold `a.b=c`. `changes` are keys of the config; a mapping changes the section's keys that it names. Objects stand
+    where a config has names: a kernel, plan or credit of `plans`, `kernels` and `credits` or a class of your own, a function as a
+    reward, a loaded pipeline as `policy={"model": pipe}`. Errors: UserError that names what does not fit.
+
+    >>> recipe("mini flow_grpo", updates=3, rollout={"group_size": 6}).config.rollout.group_size
+    6
+    """
+    words = [word for part in sentence for word in part.split()]
+    overrides = [word for word in words if "=" in word]
+    words = [word for word in words if word not in overrides]
+    if not words:
+        raise UserError("a recipe needs a word: a shipped name (`flowgrpo recipes` lists them) or a file")
+    found = read_recipe(words)
+    tree = merge(with_overrides(found.tree, overrides), _plain(changes))
+    if unfit := found.complaint(tree):
+        raise UserError(f"{' '.join(words)}: {unfit}")
+    return Recipe(tuple(words), checked(Config, tree, " ".join(words)))
+
+
+def train(
+    what: Recipe | str,
+    *,
+    rewards: Mapping[str, Reward] | None = None,
+    policy: DiffusersPolicy | MaskedPolicy | None = None,
+    on_update: OnUpdate | None = None,
+    resume: Run | Path | str | None = None,
+) -> Run:
+    """Train a recipe, in a new folder below its `output`; its run, which is also on the disk.
+
+    `rewards` are trained on; those of the recipe are measured still. `policy` is trained in place of the recipe's model, and ends
+    with the final weights. `on_update(metrics)` is called after every update; the run ends there if it returns `STOP`. `resume`
+    goes on with a run folder or a checkpoint. Errors: UserError, which says how to go on where something was trained.
+    """
+    chosen = recipe(what) if isinstance(what, str) else what
+    config = chosen.config
+    if rewards is not None:
+        config = _changed(config, {"rewards": _measured(config.rewards) | reward_configs(rewards)}, "rewards")
+    if policy is not None:
+        config = _changed(config, {"policy": policy.config}, "policy")
+    if resume is None:
+        return train_run(config, Provenance.of(list(chosen.words), config), None, policy, on_update)
+    run = going_on(resume.path if isinstance(resume, Run) else Path(resume), chosen.name, config)
+    return train_run(run.config, Provenance.load(run.run), run, policy, on_update)
+
+
+def _measured(rewards: Mapping[str, RewardConfig]) -> dict[str, RewardConfig]:
+    """The same, and none is trained on."""
+    return {label: reward.model_copy(update={"weight": 0.0, "gate": False}) for label, reward in rewards.items()}
+
+
+def _changed(config: Config, sections: Mapping[str, Any], said: str) -> Config:
+    """With other sections, checked anew."""
+    return checked(Config, {**dict(config), **sections}, said)
+
+
+def _plain(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """As a config's tree: sections as mappings, functions and pipelines by their names."""
+    tree = {key: value.model_dump() if isinstance(value, Section) else value for key, value in changes.items()}
+    if isinstance(rewards := tree.get("rewards"), Mapping):
+        tree["rewards"] = {
+            label: reward_config(label, reward).model_dump(exclude_unset=True) for label, reward in rewards.items()
+        }
+    policy = tree.get("policy")
+    if isinstance(policy, Mapping) and isinstance(policy.get("model"), DiffusionPipeline):
+        tree["policy"] = {**policy, "model": config_of(policy["model"], {"steps": 1}).model}
+    return tree
