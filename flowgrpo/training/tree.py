@@ -23,13 +23,13 @@ def save_tree(run: Path, block: UpdateBlock, scored: Scored) -> None:
 def drawable(folder: Path, block: Block, group: int, scored: Scored | None = None, slot: int = 0) -> dict[str, Any]:
     """A group of a block as `draw_tree` draws it; its pictures are written below the folder. `slot` is the group's in `scored`.
 
-    A state that was completed only to be valued (by probes, which are not listed) has that completion's picture and reward.
+    A state that was completed only to be valued has that completion's picture and reward; the completing nodes are not listed.
     """
     shape = block.shape
     (folder / "samples" / "tree").mkdir(parents=True, exist_ok=True)
     samples = block.samples[group * len(shape.leaves) : (group + 1) * len(shape.leaves)].shown()
     files = {leaf: kept(sample, folder, f"samples/tree/{leaf:04d}") for leaf, sample in zip(shape.leaves, samples, strict=True)}
-    nodes = [_node(shape, i, files) for i, node in enumerate(shape.nodes) if not node.probe]
+    nodes = [_node(shape, i, files) for i, node in enumerate(shape.nodes) if not node.completing]
     if scored is not None:
         nodes = [node | _judged(scored, slot, node["id"], node["shows"]) for node in nodes]
     return {"prompt": block.prompts[group].text, "nodes": nodes}
@@ -37,7 +37,7 @@ def drawable(folder: Path, block: Block, group: int, scored: Scored | None = Non
 
 def _node(shape: Shape, i: int, files: dict[int, dict[str, str]]) -> dict[str, Any]:
     node, leaf = shape.nodes[i], shape.completions[i]
-    shows = leaf if leaf is not None and (leaf == i or shape.nodes[leaf].probe) else None
+    shows = leaf if leaf is not None and (leaf == i or shape.nodes[leaf].completing) else None
     return {
         "id": i,
         "parent": node.parent,
