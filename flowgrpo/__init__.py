@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowgrpo.core import moved
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from flowgrpo.api.evaluate import compare, evaluate
