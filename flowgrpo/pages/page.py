@@ -83,16 +83,19 @@ pre { overflow-x: auto; font-size: 13px; background: var(--card); padding: 20px;
 """
 
 
+CLOSE = "main { padding-top: 16px; padding-bottom: 16px; } h2:first-child { margin-top: 0; }"
+"""A page that is a part of another has no room around it."""
+
+
 @dataclass(frozen=True)
 class Page:
     """Shown by a notebook as it is, or saved as a file that opens offline. `body` is HTML."""
 
     title: str
     body: str
-    style: str = ""
 
     def __str__(self) -> str:
-        return PAGE.format(title=html.escape(self.title), style=STYLE + self.style, body=self.body)
+        return PAGE.format(title=html.escape(self.title), style=STYLE + CLOSE, body=self.body)
 
     def save(self, file: Path | str) -> Path:
         write_text(Path(file), str(self))

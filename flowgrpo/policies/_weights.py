@@ -70,6 +70,8 @@ class LoraWeights:
 
 
 def _add_adapter(name: str, module: Any, peft: LoraConfig) -> None:
+    if any(isinstance(layer, BaseTunerLayer) for layer in module.modules()):
+        raise UserError(f"'{name}' has adapters already, perhaps another policy's; load the model anew, or merge them into it")
     try:
         if "add_adapter" in dir(module):
             module.add_adapter(peft)
@@ -83,7 +85,7 @@ def _add_adapter(name: str, module: Any, peft: LoraConfig) -> None:
 
 
 class FullWeights:
-    """All weights of the modules, in float32; the reference is a copy, kept on the CPU, that changes places with them."""
+    """All weights of the modules, in float32; the reference is a copy on the CPU that is swapped in."""
 
     def __init__(self, modules: Mapping[str, Any]) -> None:
         self.parameters = [p for module in modules.values() for p in module.float().requires_grad_(True).parameters()]
@@ -93,14 +95,14 @@ class FullWeights:
     def reference(self) -> Iterator[None]:
         trained = [p.data for p in self.parameters]
         try:
-            place(self.parameters, [w.to(t.device) for w, t in zip(self.initial, trained, strict=True)])
+            put(self.parameters, [w.to(t.device) for w, t in zip(self.initial, trained, strict=True)])
             yield
         finally:
-            place(self.parameters, trained)
+            put(self.parameters, trained)
 
 
-def place(parameters: Iterable[nn.Parameter], values: Iterable[torch.Tensor]) -> None:
-    """Let each parameter hold the value in its place, all of them or none."""
+def put(parameters: Iterable[nn.Parameter], values: Iterable[torch.Tensor]) -> None:
+    """Let each parameter hold its value, all of them or none."""
     with uninterrupted():
         for parameter, value in zip(parameters, values, strict=True):
             parameter.data = value

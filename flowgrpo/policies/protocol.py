@@ -54,11 +54,11 @@ class Law(Protocol):
 class StepLaw(Law, Protocol):
     """How they are made."""
 
-    def memory(self, x: Tensor, prediction: Tensor) -> Tensor:
+    def history(self, x: Tensor, prediction: Tensor) -> Tensor:
         """What a multistep kernel remembers of states."""
         ...
 
-    def sample(self, x: Tensor, prediction: Tensor, noises: Sequence[Noise], memories: Sequence[Tensor | None]) -> Tensor: ...
+    def sample(self, x: Tensor, prediction: Tensor, noises: Sequence[Noise], histories: Sequence[Tensor | None]) -> Tensor: ...
 
 
 @dataclass(frozen=True)

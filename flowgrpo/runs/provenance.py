@@ -86,7 +86,10 @@ def resumed(where: str, source: Words, overrides: Sequence[str]) -> Resumed:
 
 
 def going_on(path: Path, name: str, config: Config) -> Resumed:
-    """A run of the recipe `name`, or one of its checkpoints, with this config. Errors: UserError that names what may not change."""
+    """A run of the recipe `name`, or one of its checkpoints, with this config.
+
+    Errors: UserError that names what may not change.
+    """
     run, checkpoint, provenance = _begun(path, name)
     _refuse(run.path, _differences(run.config.model_dump(mode="json"), config.model_dump(mode="json")), "here")
     now = _digests(config)

@@ -12,7 +12,7 @@ from flowgrpo.core.whole import read_json, write_text
 from flowgrpo.data.records import Record
 from flowgrpo.pages.line_plots import Point, plot
 from flowgrpo.pages.marks import colour, number, score_mark, signed
-from flowgrpo.pages.page import PAGE, STYLE
+from flowgrpo.pages.page import PAGE, STYLE, Page
 from flowgrpo.pages.pictures import sample
 from flowgrpo.runs.run import Row, Run
 from flowgrpo.runs.tree_drawing import draw_tree
@@ -36,6 +36,10 @@ def write_report(run: Run) -> Path:
     report = run.path / "report.html"
     write_text(report, report_page(run))
     return report
+
+
+def curves_page(run: Run) -> Page:
+    return Page(run.name, _curves(run.metrics, run.held_out, _watched(run)))
 
 
 def report_page(run: Run) -> str:

@@ -22,8 +22,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -33,6 +34,10 @@ from flowgrpo.config.tree import parse_yaml
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.whole import read_json, write_json, write_text
 from flowgrpo.data.records import Record, read_records
+from flowgrpo.pages.page import Page, framed
+
+if TYPE_CHECKING:
+    from flowgrpo.policies.protocol import Sampler
 
 When = Literal["before", "latest", "after"]
 Row = dict[str, Any]
@@ -226,6 +231,35 @@ class Run:
     def checkpoints(self) -> list[Path]:
         """Whole ones, oldest first."""
         return sorted(self.path.glob(f"{PREFIX}[0-9]*"))
+
+    @property
+    def weights(self) -> Path:
+        """The folder of the last weights, averaged ones where the run keeps them. Errors: UserError where there are none."""
+        if not self.checkpoints:
+            raise UserError(f"{self} has no checkpoint yet; let it train, or go on with --resume {self}")
+        last = self.checkpoints[-1]
+        return last / "ema" if (last / "ema").is_dir() else last
+
+    @cached_property
+    def policy(self) -> "Sampler":
+        """The trained model, to generate with: loaded from the last weights, or the policy that was passed to `train`."""
+        from flowgrpo.core.processes import Processes
+
+        return self.config.policy.build_sampler(Processes.alone().device, self.weights)
+
+    def plot(self) -> Page:
+        """The curves of training."""
+        from flowgrpo.runs.report import curves_page
+
+        return curves_page(self)
+
+    def _repr_html_(self) -> str:
+        from flowgrpo.runs.report import report_page
+
+        return framed(report_page(self))
+
+    def __repr__(self) -> str:
+        return f"Run('{self.path}')"
 
     def _json(self, name: str) -> Any:
         file = self.path / name

@@ -15,7 +15,7 @@ TEXT = 60
 THUMBNAIL, SMALL_THUMBNAIL, TREE_ROW, TREE_TOP, TREE_LEFT = 44, 28, 54, 34, 20
 
 
-def draw_tree(run: Path, tree: Row) -> str:
+def draw_tree(run: Path, tree: Row, heading: str = "One group of the last update") -> str:
     nodes = {node["id"]: node for node in tree["nodes"]}
     steps = max(node["step"] for node in nodes.values())
     parents = {node["parent"] for node in nodes.values()}
@@ -31,7 +31,7 @@ def draw_tree(run: Path, tree: Row) -> str:
     inner = " A picture on the way: what its state becomes without further noise, and the reward of that." if valued else ""
     turns = " <span class='key turn'></span>turning point." if any(n["turning"] for n in nodes.values()) else ""
     return (
-        "<h2>One group of the last update</h2>"
+        f"<h2>{heading}</h2>"
         f"<p class=prompt>&ldquo;{html.escape(tree['prompt'])}&rdquo;</p>"
         "<p>From noise (step 0) to pictures with their reward. Solid: stochastic step, "
         "<span class='key up'></span>advantage above zero, <span class='key down'></span>below, "

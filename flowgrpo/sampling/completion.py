@@ -42,7 +42,7 @@ def levels(start: int, end: int, count: int | None) -> list[int]:
 
 
 def complete(shape: Shape, completion: Completion, steps: int) -> Shape:
-    """The shape with a chain of probes added to every wanted state that no deterministic transition leaves yet."""
+    """The shape with a chain of completing nodes added to every wanted state that no deterministic transition leaves yet."""
     nodes = list(shape.nodes)
     for i, node in enumerate(shape.nodes):
         kernels = [kernel for child in shape.children[i] if (kernel := shape.nodes[child].kernel)]
@@ -55,5 +55,5 @@ def complete(shape: Shape, completion: Completion, steps: int) -> Shape:
 def _append(nodes: list[Node], start: int, kernel: Kernel, targets: list[int]) -> None:
     parent, member = start, nodes[start].member
     for target in targets:
-        nodes.append(Node(parent, target, member, kernel=kernel, probe=True))
+        nodes.append(Node(parent, target, member, kernel=kernel, completing=True))
         parent = len(nodes) - 1

@@ -18,7 +18,8 @@ class Node:
 
     `parent` is an index into the shape (None for a start); `step` is its noise level, from 0 (noise) to S (sample);
     `member` and `branch` key its noise: (seed, update, prompt, member, branch, step). `correlation` is that of its noise
-    with its siblings'. A `probe` exists only to value the state that it completes; it is no sample of the policy.
+    with its siblings'. A `completing` node exists only to value the state that it completes; it is no sample
+    of the policy.
     """
 
     parent: int | None
@@ -28,7 +29,7 @@ class Node:
     kernel: Kernel | None = None
     trained: bool = False
     correlation: float = 0.0
-    probe: bool = False
+    completing: bool = False
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,11 @@ class Shape:
 
     @cached_property
     def children(self) -> tuple[tuple[int, ...], ...]:
-        found: list[list[int]] = [[] for _ in self.nodes]
+        children: list[list[int]] = [[] for _ in self.nodes]
         for i, node in enumerate(self.nodes):
             if node.parent is not None:
-                found[node.parent].append(i)
-        return tuple(tuple(c) for c in found)
+                children[node.parent].append(i)
+        return tuple(tuple(c) for c in children)
 
     @cached_property
     def leaves(self) -> tuple[int, ...]:
@@ -53,7 +54,7 @@ class Shape:
     @cached_property
     def outcomes(self) -> tuple[int, ...]:
         """The leaves that are samples of the policy."""
-        return tuple(i for i in self.leaves if not self.nodes[i].probe)
+        return tuple(i for i in self.leaves if not self.nodes[i].completing)
 
     @cached_property
     def trained(self) -> tuple[int, ...]:
@@ -67,29 +68,29 @@ class Shape:
     @cached_property
     def roots(self) -> tuple[int, ...]:
         """For each node, the start that it grew from."""
-        found: list[int] = []
+        roots: list[int] = []
         for i, node in enumerate(self.nodes):
-            found.append(i if node.parent is None else found[node.parent])
-        return tuple(found)
+            roots.append(i if node.parent is None else roots[node.parent])
+        return tuple(roots)
 
     @cached_property
     def outcomes_below(self) -> tuple[tuple[int, ...], ...]:
         """For each node, the outcomes below it (itself, when it is one)."""
-        found: list[list[int]] = [[] for _ in self.nodes]
+        below: list[list[int]] = [[] for _ in self.nodes]
         for leaf in self.outcomes:
-            for at in self.path(leaf):
-                found[at].append(leaf)
-        return tuple(tuple(f) for f in found)
+            for node in self.path(leaf):
+                below[node].append(leaf)
+        return tuple(tuple(leaves) for leaves in below)
 
     @cached_property
     def completions(self) -> tuple[int | None, ...]:
         """For each node, the leaf that it reaches by deterministic transitions alone, if there is one."""
-        found: list[int | None] = [None if c else i for i, c in enumerate(self.children)]
+        leaves: list[int | None] = [None if c else i for i, c in enumerate(self.children)]
         for i in reversed(range(len(self.nodes))):
             node = self.nodes[i]
             if node.parent is not None and node.kernel is not None and not node.kernel.stochastic:
-                found[node.parent] = found[i]
-        return tuple(found)
+                leaves[node.parent] = leaves[i]
+        return tuple(leaves)
 
     @cached_property
     def trajectories(self) -> tuple[tuple[int, ...], ...]:
@@ -100,18 +101,18 @@ class Shape:
 
     def path(self, node: int) -> list[int]:
         """The node and its ancestors, the start last."""
-        found = [node]
-        while (parent := self.nodes[found[-1]].parent) is not None:
-            found.append(parent)
-        return found
+        path = [node]
+        while (parent := self.nodes[path[-1]].parent) is not None:
+            path.append(parent)
+        return path
 
     def move(self, i: int) -> Move:
         """The transition that makes node i."""
         node = self.nodes[i]
         assert node.parent is not None and node.kernel is not None
         parent = self.nodes[node.parent]
-        remembered = parent.parent if parent.kernel is not None and parent.kernel.multistep else None
-        return Move(node.kernel, parent.step, node.step, None if remembered is None else self.nodes[remembered].step)
+        before = parent.parent if parent.kernel is not None and parent.kernel.multistep else None
+        return Move(node.kernel, parent.step, node.step, None if before is None else self.nodes[before].step)
 
     @classmethod
     def chains(cls, moves: Sequence[tuple[Kernel, int]], group_size: int, shared_start: bool) -> Self:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from flowgrpo.policies._weights import place
+from flowgrpo.policies._weights import put
 
 
 class Ema:
@@ -36,7 +36,7 @@ class Ema:
         parameters = [self.parameters[name] for name in self.average]
         raw = [parameter.data for parameter in parameters]
         try:
-            place(parameters, self.average.values())
+            put(parameters, self.average.values())
             yield
         finally:
-            place(parameters, raw)
+            put(parameters, raw)

@@ -33,7 +33,12 @@ class Transitions:
     The update evaluates the same B states together again, so that its log-probs start out equal bit for bit.
     `parent` holds rows of `states`, [C], or [C, K] for outcomes that are scored as wholes at K states each. `log_prob` and
     `decisions` are [C, D]; decisions with 0 are in no loss. `prediction` and `reference` are [B, ...] and present only when the
-    objective needs them.
+    objective needs them. A state that forks is evaluated once and left several times; B = 2, C = 3:
+
+        states        next_states         parent = [0, 0, 1]
+        row 0 --+---> row 0               states[parent] [C, ...] is what each transition leaves,
+                +---> row 1               prediction[parent] what the network said there
+        row 1 ------> row 2
     """
 
     step: int
@@ -51,20 +56,20 @@ class Transitions:
     def take(self, rows: list[int]) -> "Transitions":
         """These transitions, and only the states that they leave."""
         index = torch.tensor(rows, device=self.parent.device)
-        used, parent = torch.unique(self.parent[index], return_inverse=True)
-        there, chosen = used.to(self.states.device), index.to(self.states.device)
+        left, parent = torch.unique(self.parent[index], return_inverse=True)
+        state_rows, transition_rows = left.to(self.states.device), index.to(self.states.device)
         return Transitions(
             self.step,
-            [self.prompts[i] for i in used.tolist()],
-            self.states[there],
+            [self.prompts[i] for i in left.tolist()],
+            self.states[state_rows],
             parent,
             [self.places[i] for i in rows],
             self.law.select(index),
-            self.next_states[chosen],
+            self.next_states[transition_rows],
             self.log_prob[index],
             self.decisions[index],
-            None if self.prediction is None else self.prediction[there],
-            None if self.reference is None else self.reference[there],
+            None if self.prediction is None else self.prediction[state_rows],
+            None if self.reference is None else self.reference[state_rows],
         )
 
     def on_host(self) -> "Transitions":
@@ -106,7 +111,7 @@ class _Run:
     key: Key
     keep_predictions: bool
     states: dict[Place, Tensor] = field(default_factory=dict)
-    memories: dict[Place, Tensor] = field(default_factory=dict)
+    histories: dict[Place, Tensor] = field(default_factory=dict)
     transitions: list[Transitions] = field(default_factory=list)
     evaluations: int = 0
 
@@ -170,20 +175,20 @@ def _advance(run: _Run, step: int, places: list[Place]) -> None:
     run.evaluations += len(places)
     children = [(row, (g, child)) for row, (g, i) in enumerate(places) for child in run.shape.children[i]]
     parent = torch.tensor([row for row, _ in children], device=states.device)
-    made = [place for _, place in children]
-    law = run.policy.law([run.shape.move(i) for _, i in made], prompts)
-    memories = [run.memories.get(places[row]) for row, _ in children]
-    next_states = law.sample(states[parent], prediction[parent], [run.noise(place) for place in made], memories)
-    run.states.update(zip(made, next_states, strict=True))
-    _remember(run, made, law.memory, states[parent], prediction[parent])
+    targets = [place for _, place in children]
+    law = run.policy.law([run.shape.move(i) for _, i in targets], prompts)
+    histories = [run.histories.get(places[row]) for row, _ in children]
+    next_states = law.sample(states[parent], prediction[parent], [run.noise(place) for place in targets], histories)
+    run.states.update(zip(targets, next_states, strict=True))
+    _remember(run, targets, law.history, states[parent], prediction[parent])
     for place in places:
-        run.memories.pop(place, None)
-    trained = [i for i, (_, node) in enumerate(made) if run.shape.nodes[node].trained]
+        run.histories.pop(place, None)
+    trained = [i for i, (_, node) in enumerate(targets) if run.shape.nodes[node].trained]
     if trained and run.policy.posing is None:
         rows = torch.tensor(trained, device=states.device)
-        kept = law.select(rows)
-        _require_density(kept, run.shape.nodes[made[trained[0]][1]].kernel, step)
-        _record(run, step, prompts, states, parent[rows], [made[i] for i in trained], kept, prediction, next_states[rows])
+        trained_law, trained_places = law.select(rows), [targets[i] for i in trained]
+        _require_density(trained_law, run.shape.nodes[trained_places[0][1]].kernel, step)
+        _record(run, step, prompts, states, parent[rows], trained_places, trained_law, prediction, next_states[rows])
 
 
 def _record(
@@ -198,9 +203,9 @@ def _record(
     next_states: Tensor,
 ) -> None:
     log_prob = law.log_prob(states[parent], prediction[parent], next_states)
-    kept = prediction if run.keep_predictions else None
+    old = prediction if run.keep_predictions else None
     run.transitions.append(
-        Transitions(step, prompts, states, parent, places, law, next_states, log_prob, torch.ones_like(log_prob), kept)
+        Transitions(step, prompts, states, parent, places, law, next_states, log_prob, torch.ones_like(log_prob), old)
     )
 
 
@@ -222,16 +227,16 @@ def _settle(run: _Run) -> None:
         below = [(row, (g, leaf)) for row, (g, node) in enumerate(t.places) for leaf in run.shape.outcomes_below[node]]
         rows = torch.tensor([row for row, _ in below], device=t.parent.device)
         outcomes = torch.stack([run.states[place] for _, place in below])
-        found = t.law.select(rows).decisions(t.next_states[rows], outcomes)
-        t.decisions = torch.zeros_like(t.log_prob).index_add_(0, rows, found).clamp(max=1.0)
+        used = t.law.select(rows).decisions(t.next_states[rows], outcomes)
+        t.decisions = torch.zeros_like(t.log_prob).index_add_(0, rows, used).clamp(max=1.0)
 
 
-def _remember(run: _Run, made: list[Place], memory: Callable[[Tensor, Tensor], Tensor], x: Tensor, prediction: Tensor) -> None:
-    """Keep what a multistep kernel will want to know of the states before these."""
-    multistep = [i for i, (_, node) in enumerate(made) if run.shape.move(node).kernel.multistep]
+def _remember(run: _Run, places: list[Place], history: Callable[[Tensor, Tensor], Tensor], x: Tensor, prediction: Tensor) -> None:
+    """Keep what a multistep kernel will want to know of these states once it has left them."""
+    multistep = [i for i, (_, node) in enumerate(places) if run.shape.move(node).kernel.multistep]
     if multistep:
-        kept = memory(x, prediction)
-        run.memories.update({made[i]: kept[i] for i in multistep})
+        rows = history(x, prediction)
+        run.histories.update({places[i]: rows[i] for i in multistep})
 
 
 def _require_density(law: Law, kernel: Kernel | None, step: int) -> None:

@@ -207,12 +207,12 @@ def test_dpmpp_2m_equals_diffusers_solver():
     sigmas = tuple(float(s / (1.0 + s**2) ** 0.5) for s in scheduler.sigmas)
     schedule = Schedule(alphas, sigmas, tuple(float(t) for t in scheduler.timesteps), "epsilon")
     x = expected = torch.linspace(-2.0, 2.0, 16, dtype=torch.float64)[None]
-    memory: list[torch.Tensor | None] = [None]
+    history: list[torch.Tensor | None] = [None]
     for i, t in enumerate(scheduler.timesteps):
         v = torch.tanh(0.3 * x) + 0.1 * i
         law = GaussianLaw.of([Move(DpmPp2m(), i, i + 1, i - 1 if i else None)], schedule, CPU)
         expected = scheduler.step(v, t, expected).prev_sample
-        x, memory = law.sample(x, v, [Noise(("k",))], memory), [law.memory(x, v)[0]]
+        x, history = law.sample(x, v, [Noise(("k",))], history), [law.history(x, v)[0]]
         torch.testing.assert_close(x.double(), expected.double(), atol=1e-4, rtol=1e-4)
 
 
@@ -222,12 +222,12 @@ def test_dpmpp_2m_is_second_order_and_a_jump_of_it_is_exact_for_a_constant_veloc
     def final(kernel, steps):
         sigmas = (*np.linspace(1.0, 0.0, 257)[:: 256 // steps][:-1].tolist(), 0.0)
         schedule = Schedule(tuple(1 - s for s in sigmas), sigmas, sigmas[:-1], "velocity")
-        x, memory = torch.ones(1, 1, dtype=torch.float64), [None]
+        x, history = torch.ones(1, 1, dtype=torch.float64), [None]
         for i in range(steps):
             a, s = schedule.alphas[i], schedule.sigmas[i]
             v = x * (s - a * 0.25) / (a**2 * 0.25 + s**2)
             law = GaussianLaw.of([Move(kernel, i, i + 1, i - 1 if i else None)], schedule, CPU)
-            x, memory = law.sample(x, v, [Noise(("k",))], memory), [law.memory(x, v)[0]]
+            x, history = law.sample(x, v, [Noise(("k",))], history), [law.history(x, v)[0]]
         return abs(float(x) - 0.5)
 
     assert final(Ode(), 8) / final(Ode(), 16) < 2.6

@@ -93,9 +93,9 @@ def test_every_plan_keeps_the_promises_of_a_shape(plan, completion, steps, facto
         parent = None if node.parent is None else shape.nodes[node.parent]
         assert (parent is None) == (node.step == 0) == (node.kernel is None)
         assert parent is None or (node.parent < i and parent.step < node.step)
-        assert not node.trained or (node.kernel.stochastic and not node.probe and parent.step == node.step - 1)
-        assert not node.probe or not node.kernel.stochastic
-        assert not (parent and parent.probe) or node.probe
+        assert not node.trained or (node.kernel.stochastic and not node.completing and parent.step == node.step - 1)
+        assert not node.completing or not node.kernel.stochastic
+        assert not (parent and parent.completing) or node.completing
     assert all(shape.nodes[leaf].step == steps for leaf in shape.leaves)
     assert shape.trained and set(shape.trained) == {i for path in shape.trajectories for i in path}
     drawn = [(n.member, n.branch, n.step) for n in shape.nodes if n.kernel is None or n.kernel.stochastic]

@@ -37,4 +37,4 @@ def _after(tree: ScoredTree, node: int) -> float:
     """The node's own value or else that of its trained descendants' first states with one, averaged over forks."""
     if not np.isnan(tree.values[node]):
         return float(tree.values[node])
-    return float(np.mean([_after(tree, c) for c in tree.shape.children[node] if not tree.shape.nodes[c].probe]))
+    return float(np.mean([_after(tree, c) for c in tree.shape.children[node] if not tree.shape.nodes[c].completing]))

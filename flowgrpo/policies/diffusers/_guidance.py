@@ -73,15 +73,15 @@ class Guidance:
     @torch.no_grad()
     def learn(self, steps: int, evaluate: Evaluate, unit_roundoff: float) -> None:
         """Errors: UserError where no step has a prediction that guidance moves away from, or where it can't be made apart."""
-        probed = {step: self._probe(step, evaluate) for step in range(steps)}
-        if not any(call.away for calls, _ in probed.values() for call in calls):
+        weighed = {step: self._weigh(step, evaluate) for step in range(steps)}
+        if not any(call.away for calls, _ in weighed.values() for call in calls):
             raise _refusal("no step of the pipeline is guided by a second prediction")
         compared: list[list[Call]] = []
-        for step, (calls, gain) in probed.items():
+        for step, (calls, gain) in weighed.items():
             if calls not in compared and any(call.split for call in calls):
                 self._compare(calls, step, evaluate, ROUNDINGS * gain * unit_roundoff)
                 compared.append(calls)
-        self.steps.update({step: calls for step, (calls, _) in probed.items()})
+        self.steps.update({step: calls for step, (calls, _) in weighed.items()})
 
     def _shadow(self, forward: Any) -> Any:
         @wraps(forward)
@@ -99,20 +99,20 @@ class Guidance:
         finally:
             self.trial = None
 
-    def _probe(self, step: int, evaluate: Evaluate) -> tuple[list[Call], float]:
+    def _weigh(self, step: int, evaluate: Evaluate) -> tuple[list[Call], float]:
         """The calls of an iteration, and the sum of their weights' sizes.
 
         All blocks answer the same n, so guidance changes nothing; then one block, or all of them, answer n + d m. If the
         prediction moves by r_b or r, the weight of the block is <r_b, r> / <r, r>: w and 1 - w in u + w (c - u).
         """
-        first = Probe(self.idle, lambda block: False)
+        first = MadeUp(self.idle, lambda block: False)
         base = self._tried(first, step, evaluate)
-        every = self._tried(Probe(self.idle, lambda block: True), step, evaluate) - base
+        every = self._tried(MadeUp(self.idle, lambda block: True), step, evaluate) - base
         weights: dict[Block, float] = {}
         for block in first.blocks:
-            moved = self._tried(Probe(self.idle, block.__eq__), step, evaluate) - base
+            moved = self._tried(MadeUp(self.idle, block.__eq__), step, evaluate) - base
             weights[block] = float((moved @ every) / (every @ every))
-        if not torch.equal(self._tried(Probe(self.idle, lambda block: False), step, evaluate), base):
+        if not torch.equal(self._tried(MadeUp(self.idle, lambda block: False), step, evaluate), base):
             raise _refusal("the pipeline remembers its earlier predictions")
         calls = []
         for number, (blocks, rowed) in enumerate(first.calls):
@@ -131,7 +131,7 @@ class Guidance:
             raise _refusal("the network says something else where it evaluates the two sides of guidance apart")
 
 
-class Probe:
+class MadeUp:
     """Answers that are made up, the same for all rows but for those of blocks that `moves`; made for one sample."""
 
     def __init__(self, idle: Idle, moves: Callable[[Block], bool]) -> None:
@@ -152,8 +152,8 @@ class Probe:
         def fill(leaf: Any) -> Any:
             if not _has(leaf, rows):
                 return leaf
-            made = [_normal(row, 0) + size * _normal(row, 1) for row, size in zip(leaf, sizes, strict=True)]
-            return torch.stack(made) if isinstance(leaf, Tensor) else made
+            answers = [_normal(row, 0) + size * _normal(row, 1) for row, size in zip(leaf, sizes, strict=True)]
+            return torch.stack(answers) if isinstance(leaf, Tensor) else answers
 
         return tree_map(fill, answer, is_leaf=_is_list)
 
@@ -176,16 +176,16 @@ class Halves:
             return forward(*args, **kwargs)
 
     def _apart(self, call: Call, forward: Callable[..., Any], given: Any) -> Any:
-        away = [row for block in sorted(call.away) for row in self._rows(block)]
-        kept = [row for block in range(call.blocks) if block not in call.away for row in self._rows(block)]
-        total = len(kept) + len(away)
-        toward = _part(forward, _taken(given, total, call.rowed, kept), kept)
+        away_rows = [row for block in sorted(call.away) for row in self._rows(block)]
+        toward_rows = [row for block in range(call.blocks) if block not in call.away for row in self._rows(block)]
+        total = len(toward_rows) + len(away_rows)
+        toward = _part(forward, _taken(given, total, call.rowed, toward_rows), toward_rows)
         with _no_graph():
-            against = _part(forward, _taken(given, total, call.rowed, away), away)
-        order = sorted(range(total), key=[*kept, *away].__getitem__)
+            against = _part(forward, _taken(given, total, call.rowed, away_rows), away_rows)
+        order = sorted(range(total), key=[*toward_rows, *away_rows].__getitem__)
 
         def join(a: Any, b: Any) -> Any:
-            if not _has(a, len(kept)):
+            if not _has(a, len(toward_rows)):
                 return a
             return torch.cat([a, b])[order] if isinstance(a, Tensor) else [[*a, *b][i] for i in order]
 

@@ -1,6 +1,19 @@
 """A pipeline's denoising loop, one step at a time.
 
-Shapes: B samples; a state is [B, ...] (`_state`).
+Shapes: B samples; a state is [B, ...] (`_state`). The pipeline's own code runs, and Tap stands at three doors of it:
+
+    pipe.__call__ { prepare latents   <- the state is injected here
+                    for i, t in enumerate(timesteps):   <- which i are gone through
+                        output = network(latents, t)
+                        latents = scheduler.step(output, t, latents) }   <- taken over: a StepCall, and what it returns
+                    decode }
+
+    begin()       no iteration       the prepared latents are the first state
+    predict(x, 3) iteration 3 only   x is injected; the StepCall holds the network's output at x; then Stop
+    finish(x)     the last iteration its step returns x, and the rest of the call decodes it
+
+Where an iteration needs those before it (`walks`), they are gone through with the network at rest (`idle`), and their steps give
+back x; a `primed` network computes in the first of them.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,7 +27,7 @@ from torch import Tensor, nn
 from flowgrpo.core.errors import UserError
 from flowgrpo.policies.diffusers._guidance import Guidance
 from flowgrpo.policies.diffusers._idle import Idle
-from flowgrpo.policies.diffusers._state import StateMap, probe
+from flowgrpo.policies.diffusers._state import StateMap, find_state
 from flowgrpo.policies.diffusers._tap import Site, Span, StepCall, Stop, Tap
 
 
@@ -35,7 +48,7 @@ class Loop:
     @torch.no_grad()
     def learn(self, arguments: dict[str, Any], dtype: torch.dtype) -> None:
         """Find out, with the arguments of a call for one sample, what the state is."""
-        self.map = probe(self.tap, self.idle, arguments, dtype)
+        self.map = find_state(self.tap, self.idle, arguments, dtype)
 
     @property
     def known(self) -> StateMap:
@@ -46,15 +59,15 @@ class Loop:
         """The initial state, and the part of the scheduler's timesteps that the loop runs over; they are set."""
         prepared: dict[Site, Tensor] = {}
 
-        def keep(site: Site, own: Tensor) -> Tensor:
-            prepared[site] = own
-            return own
+        def note(site: Site, latents: Tensor) -> Tensor:
+            prepared[site] = latents
+            return latents
 
         def stop(length: int) -> Iterator[int]:
             raise Stop
             yield
 
-        self.tap.run(arguments, stop, keep, _unreachable)
+        self.tap.run(arguments, stop, note, _unreachable)
         return self.known.gather(prepared), self.tap.spans[0]
 
     def predict(self, state: Tensor, step: int, arguments: dict[str, Any]) -> Tensor:
@@ -72,13 +85,13 @@ class Loop:
 
         with self.guidance(step, len(state)):
             self.tap.run(arguments, self._window([*before, (step, False)]), self._injecting(state), take)
-        made = self.known.prediction(seen[-self.known.calls :], len(state))
-        if made.shape != state.shape:
+        prediction = self.known.prediction(seen[-self.known.calls :], len(state))
+        if prediction.shape != state.shape:
             raise UserError(
-                f"{type(self.tap.pipe).__name__} changes the size of its latents within the loop, to {list(made.shape)} at step "
-                f"{step} from {list(state.shape)}; switch that off in policy.call"
+                f"{type(self.tap.pipe).__name__} changes the size of its latents within the loop, to {list(prediction.shape)} at "
+                f"step {step} from {list(state.shape)}; switch that off in policy.call"
             )
-        return made
+        return prediction
 
     def finish(self, state: Tensor, arguments: dict[str, Any]) -> Any:
         """The pipeline's output for a final state.
@@ -121,7 +134,7 @@ class Loop:
         return window
 
     def _injecting(self, state: Tensor) -> Any:
-        return lambda site, own: self.known.inject(site, own, state)
+        return lambda site, prepared: self.known.inject(site, prepared, state)
 
 
 def _unreachable(call: StepCall) -> Tensor:

@@ -2,6 +2,18 @@
 
 Shapes: B samples, D elements of a state. Most pipelines step the tensor that they prepare, and a state is that tensor. Others
 step a part of it, another view of it, or several tensors (pictures and sound), and a state is [B, D], all elements stepped.
+
+A pipeline that packs 6 prepared elements and holds the first one fixed (the picture that a clip begins with); base b = 2048, so
+that the digits are b .. 2 b - 1 and a step adds b:
+
+    prepared at a site     b+0  b+1  b+2  b+3  b+4  b+5       element i holds its number
+    sample of step 1       b+0  b+3  b+1  b+4  b+2  b+5       the loop has another order: positions 0 .. 5
+    it returns             2b+0 2b+3 2b+1 2b+4 2b+2 2b+5
+    sample of step 2       b+0  2b+3 2b+1 2b+4 2b+2 2b+5      position 0 is as it was: held fixed, no state
+
+    Stream(stepped=[1 2 3 4 5], prepared=[3 1 4 2 5])         the state's elements in the sample, and in what was prepared
+
+Where there are more elements than digits, one pass more shows the next digit of each number, in base b.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +35,7 @@ BASE = {torch.float32: 2**11, torch.float16: 512, torch.bfloat16: 80}
 
 @dataclass(frozen=True)
 class Stream:
-    """D_k elements of a state: their places in a sample that is stepped, and in the tensor that was prepared at `site`."""
+    """D_k elements of a state: their positions in a sample that is stepped, and in the tensor that was prepared at `site`."""
 
     stepped: np.ndarray
     site: Site
@@ -50,26 +62,26 @@ class StateMap:
         """The state [B, ...] in what was prepared."""
         if self.whole:
             return prepared[self.whole].float() * self.factor
-        parts = [_rows(prepared[s.site])[:, torch.from_numpy(s.prepared)] for _, s in self.streams]
-        return torch.cat(parts, dim=1).float() * self.factor
+        columns = [_rows(prepared[s.site])[:, torch.from_numpy(s.prepared)] for _, s in self.streams]
+        return torch.cat(columns, dim=1).float() * self.factor
 
-    def inject(self, site: Site, own: Tensor, state: Tensor) -> Tensor:
+    def inject(self, site: Site, prepared: Tensor, state: Tensor) -> Tensor:
         """What was prepared at a site, with the state in it."""
         if site == self.whole:
-            if own.shape != state.shape:
+            if prepared.shape != state.shape:
                 raise UserError(
-                    f"the pipeline prepares latents {list(own.shape)}, but the state is {list(state.shape)}: give "
+                    f"the pipeline prepares latents {list(prepared.shape)}, but the state is {list(state.shape)}: give "
                     "height and width (and num_frames) in policy.call, so that all prompts have one size"
                 )
-            return (state / self.factor).to(own.dtype)
+            return (state / self.factor).to(prepared.dtype)
         if self.whole:
-            return own
+            return prepared
         for (_, stream), columns in self._columns(state):
             if stream.site == site:
-                rows = _rows(own).clone()
-                rows[:, torch.from_numpy(stream.prepared)] = (columns / self.factor).to(own.dtype)
-                own = rows.view(own.shape)
-        return own
+                rows = _rows(prepared).clone()
+                rows[:, torch.from_numpy(stream.prepared)] = (columns / self.factor).to(prepared.dtype)
+                prepared = rows.view(prepared.shape)
+        return prepared
 
     def prediction(self, calls: Sequence[StepCall], samples: int) -> Tensor:
         """The model's outputs at the state [B, ...]."""
@@ -104,7 +116,7 @@ class StateMap:
         return sample[: len(sample) // self.copies]
 
 
-def probe(tap: Tap, idle: Idle, arguments: dict[str, Any], dtype: torch.dtype) -> StateMap:
+def find_state(tap: Tap, idle: Idle, arguments: dict[str, Any], dtype: torch.dtype) -> StateMap:
     """Two iterations of a call for one sample, whose prepared latents are numbered.
 
     A number that arrives at a step is an element that is stepped, and part of the state, unless it arrives at the next step as it
@@ -115,11 +127,11 @@ def probe(tap: Tap, idle: Idle, arguments: dict[str, Any], dtype: torch.dtype) -
     passes = [_pass(tap, arguments, numbered, 0)]
     numbered.factor = numbered.scale(passes[0].first)
     digits = range(ceil(log(numbered.total, numbered.base)))
-    passes = [_pass(tap, arguments, numbered, place) for place in [*digits, *([0, 0] if passes[0].draws else [])]]
-    calls = [numbered.decode([(p.place, p.first[k]) for p in passes], 1) for k in range(len(passes[0].first))]
+    passes = [_pass(tap, arguments, numbered, power) for power in [*digits, *([0, 0] if passes[0].draws else [])]]
+    calls = [numbered.decode([(p.power, p.first[k]) for p in passes], 1) for k in range(len(passes[0].first))]
     later, stay = calls, [np.full_like(codes, -1) for codes in calls]
     if passes[0].second:
-        later, stay = ([numbered.decode([(p.place, p.second[k]) for p in passes], n) for k in range(len(calls))] for n in (2, 1))
+        later, stay = ([numbered.decode([(p.power, p.second[k]) for p in passes], n) for k in range(len(calls))] for n in (2, 1))
     streams: list[tuple[int, Stream]] = []
     copies = 1
     walks = passes[0].draws or not _skips(tap, arguments, numbered, idle)
@@ -127,12 +139,12 @@ def probe(tap: Tap, idle: Idle, arguments: dict[str, Any], dtype: torch.dtype) -
         coded = (codes >= 0) & (codes < numbered.total)
         live = coded & (stay[k] != codes)
         walks |= bool((live & (later[k] != codes)).any())
-        places = np.flatnonzero(live)
-        _, chosen = np.unique(codes[places], return_index=True)
-        copies = max(copies, len(places) // max(1, len(chosen)))
-        places = places[np.sort(chosen)]
+        positions = np.flatnonzero(live)
+        _, chosen = np.unique(codes[positions], return_index=True)
+        copies = max(copies, len(positions) // max(1, len(chosen)))
+        positions = positions[np.sort(chosen)]
         for site, (offset, tensor) in numbered.sites.items():
-            inside = places[(codes[places] >= offset) & (codes[places] < offset + tensor.numel())]
+            inside = positions[(codes[positions] >= offset) & (codes[positions] < offset + tensor.numel())]
             if len(inside):
                 streams.append((k, Stream(inside, site, codes[inside] - offset)))
     if not streams:
@@ -152,66 +164,68 @@ class _Numbers:
 
     def scale(self, samples: Sequence[Tensor]) -> float:
         """Between what was prepared and what is stepped, where that is one tensor at another scale; else 1."""
-        tensors = [own for _, own in self.sites.values()]
+        tensors = [prepared for _, prepared in self.sites.values()]
         if len(tensors) != 1 or len(samples) != 1 or samples[0].shape != tensors[0].shape:
             return 1.0
-        (own,) = tensors
-        ratios = samples[0].double().flatten().cpu() / self.digits(own, 0, 0).double().flatten().cpu()
-        found = float(ratios[0])
-        return found if found > 0.0 and bool((ratios - found).abs().max() < 1e-6 * found) else 1.0
+        (prepared,) = tensors
+        ratios = samples[0].double().flatten().cpu() / self.digits(prepared, 0, 0).double().flatten().cpu()
+        ratio = float(ratios[0])
+        return ratio if ratio > 0.0 and bool((ratios - ratio).abs().max() < 1e-6 * ratio) else 1.0
 
-    def digit(self, site: Site, own: Tensor, place: int) -> Tensor:
+    def digit(self, site: Site, prepared: Tensor, power: int) -> Tensor:
+        """For what is prepared at a site, the same tensor with the digits of its numbers at a power of the base."""
         if site not in self.sites:
-            self.sites[site] = (self.total, own)
-            self.total += own.numel()
-        return self.digits(own, self.sites[site][0], place)
+            self.sites[site] = (self.total, prepared)
+            self.total += prepared.numel()
+        return self.digits(prepared, self.sites[site][0], power)
 
-    def digits(self, own: Tensor, offset: int, place: int) -> Tensor:
-        codes = offset + torch.arange(own.numel(), device=own.device)
-        digit = codes // self.base**place % self.base
-        return (digit + self.base).view(own.shape).to(own.dtype)
+    def digits(self, prepared: Tensor, offset: int, power: int) -> Tensor:
+        codes = offset + torch.arange(prepared.numel(), device=prepared.device)
+        digit = codes // self.base**power % self.base
+        return (digit + self.base).view(prepared.shape).to(prepared.dtype)
 
     def decode(self, samples: Sequence[tuple[int, Tensor]], level: int) -> np.ndarray:
-        """The numbers in samples, of which each shows the digit at a place, from `level` times the base on; -1 for none."""
+        """The numbers in samples, of which each shows the digit at a power of the base, from `level` times the base on; -1 for
+        none."""
         digits: dict[int, np.ndarray] = {}
         known = np.ones(samples[0][1].numel(), dtype=bool)
-        for place, sample in samples:
+        for power, sample in samples:
             value = sample.double().flatten().cpu().numpy() / self.factor - level * self.base
-            known &= (value >= 0) & (value < self.base) & (value == np.round(value)) & (value == digits.get(place, value))
-            digits[place] = value
-        codes = sum(np.where(known, digit, 0).astype(np.int64) * self.base**place for place, digit in digits.items())
+            known &= (value >= 0) & (value < self.base) & (value == np.round(value)) & (value == digits.get(power, value))
+            digits[power] = value
+        codes = sum(np.where(known, digit, 0).astype(np.int64) * self.base**power for power, digit in digits.items())
         return np.where(known, codes, -1)
 
 
 @dataclass(frozen=True)
 class _Pass:
     """The samples at the steps of the first iteration and of the second, which is empty where there is just one, when they showed
-    the digit at `place`; and whether the second iteration drew from a generator."""
+    the digit at `power`; and whether the second iteration drew from a generator."""
 
-    place: int
+    power: int
     first: list[Tensor]
     second: list[Tensor]
     draws: bool
 
 
-def _pass(tap: Tap, arguments: dict[str, Any], numbered: _Numbers, place: int) -> _Pass:
-    found: list[list[Tensor]] = []
+def _pass(tap: Tap, arguments: dict[str, Any], numbered: _Numbers, power: int) -> _Pass:
+    iterations: list[list[Tensor]] = []
     seeds: list[Tensor] = []
 
     def window(length: int) -> Iterator[int]:
         for i in range(min(2, length)):
-            found.append([])
+            iterations.append([])
             seeds.append(_seed(arguments["generator"]))
             yield i
         seeds.append(_seed(arguments["generator"]))
         raise Stop
 
     def step(call: StepCall) -> Tensor:
-        found[-1].append(call.sample.detach().clone())
+        iterations[-1].append(call.sample.detach().clone())
         return call.sample + numbered.base * numbered.factor
 
-    tap.run(arguments, window, lambda site, own: numbered.digit(site, own, place), step)
-    return _Pass(place, found[0], found[1] if len(found) > 1 else [], not torch.equal(seeds[-2], seeds[-1]))
+    tap.run(arguments, window, lambda site, prepared: numbered.digit(site, prepared, power), step)
+    return _Pass(power, iterations[0], iterations[1] if len(iterations) > 1 else [], not torch.equal(seeds[-2], seeds[-1]))
 
 
 def _seed(generator: torch.Generator) -> Tensor:
@@ -228,7 +242,7 @@ def _skips(tap: Tap, arguments: dict[str, Any], numbered: _Numbers, idle: Idle) 
 
     try:
         with idle():
-            tap.run(arguments, second, lambda site, own: numbered.digit(site, own, 0), lambda call: call.sample)
+            tap.run(arguments, second, lambda site, prepared: numbered.digit(site, prepared, 0), lambda call: call.sample)
     except NameError:
         return False
     return True
@@ -239,8 +253,8 @@ def _whole(streams: Sequence[tuple[int, Stream]], numbered: _Numbers, samples: S
     if len(streams) != 1 or len(samples) != 1:
         return None
     _, stream = streams[0]
-    own = numbered.sites[stream.site][1]
-    same = own.shape == samples[0].shape and np.array_equal(stream.stepped, np.arange(own.numel()))
+    prepared = numbered.sites[stream.site][1]
+    same = prepared.shape == samples[0].shape and np.array_equal(stream.stepped, np.arange(prepared.numel()))
     return stream.site if same and np.array_equal(stream.prepared, stream.stepped) else None
 
 

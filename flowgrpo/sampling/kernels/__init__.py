@@ -57,11 +57,11 @@ class GaussianKernel(Kernel):
     def checked(self, step: Step) -> tuple[float, float]:
         """The `coefficients`. Errors: UserError where they raise or are not two numbers with tau >= 0."""
         with user_code(f"kernel '{self.type}'"):
-            found = self.coefficients(step)
-        if not isinstance(found, tuple) or len(found) != 2:
-            raise UserError(f"kernel '{self.type}' must return (c, tau) as its coefficients, and returned {found!r}")
+            coefficients = self.coefficients(step)
+        if not isinstance(coefficients, tuple) or len(coefficients) != 2:
+            raise UserError(f"kernel '{self.type}' must return (c, tau) as its coefficients, and returned {coefficients!r}")
         with user_code(f"kernel '{self.type}'"):
-            c, tau = (float(number) for number in found)
+            c, tau = (float(number) for number in coefficients)
         if not (math.isfinite(c) and math.isfinite(tau) and tau >= 0.0):
             levels = f"from noise level {step.sigma:g} to {step.sigma_next:g}"
             raise NotFinite(

@@ -127,15 +127,15 @@ class UnmaskingKernel(Kernel):
         chosen = self.chosen(draft, quota)
         return draft.filled | chosen, chosen
 
-    def kept(self, draft: Draft, quota: Tensor) -> tuple[Tensor, Tensor]:
-        """What the kernel `keeps`, checked. Errors: UserError where it raises or returns something else than booleans."""
+    def checked(self, draft: Draft, quota: Tensor) -> tuple[Tensor, Tensor]:
+        """What the kernel `keeps`. Errors: UserError where it raises or returns something else than booleans."""
         with user_code(f"kernel '{self.type}'"):
-            found = self.keeps(draft, quota)
-        for mask in found:
+            masks = self.keeps(draft, quota)
+        for mask in masks:
             if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != draft.masked.shape:
                 form = list(draft.masked.shape)
                 raise UserError(f"kernel '{self.type}' must say with booleans of shape {form} which positions are kept")
-        return found
+        return masks
 
 
 class Ordered(UnmaskingKernel):

@@ -17,6 +17,6 @@ class Ddim(GaussianKernel):
     eta: float = Field(default=1.0, gt=0.0, le=1.0)
 
     def coefficients(self, step: Step) -> tuple[float, float]:
-        kept = (step.sigma_next * step.alpha / (step.sigma * step.alpha_next)) ** 2
-        tau = self.eta * step.sigma_next * sqrt(1.0 - kept)
+        left = (step.sigma_next * step.alpha / (step.sigma * step.alpha_next)) ** 2
+        tau = self.eta * step.sigma_next * sqrt(1.0 - left)
         return sqrt(step.sigma_next**2 - tau**2), tau

@@ -3,6 +3,18 @@
 Shapes: B states, C transitions; `x`, `prediction` and `x_next` are [C, ...]; scalars of a transition are [C].
 A transition is one decision, so log-probabilities and KL are [C, 1]: means over the dimensions of a state (all public
 implementations do so), in nats per dimension, computed in float32.
+
+One step from noise level sigma to sigma' < sigma. The network's output v at x says where both ends are, as far as it knows:
+
+    sigma:   x ------------ v -----> x0_hat = p0 x + q0 v   the clean sample
+             |                       x1_hat = p1 x + q1 v   the noise in it
+             v
+    sigma':  mean = alpha' x0_hat + c x1_hat = a x + g v    both ends, mixed again at the new level
+             x'   = mean + tau eps                          and fresh noise eps ~ N(0, 1)
+
+The kernel chooses (c, tau). Its own noise takes the place of some that was there: with independent x1_hat and eps the level stays
+the schedule's where c^2 + tau^2 = sigma'^2. tau = 0 is the ODE. Training moves v, so it moves the mean by g dv, and the
+log-prob of the x' that was drawn with it.
 """
 
 from collections.abc import Sequence
@@ -45,15 +57,15 @@ class GaussianLaw:
     def mean(self, x: Tensor, prediction: Tensor) -> Tensor:
         return x.float() * _like(self.a, x) + prediction.float() * _like(self.g, x)
 
-    def memory(self, x: Tensor, prediction: Tensor) -> Tensor:
+    def history(self, x: Tensor, prediction: Tensor) -> Tensor:
         """x0_hat [C, ...], the predicted clean sample: what a multistep kernel remembers of a state."""
         return x.float() * _like(self.p, x) + prediction.float() * _like(self.q, x)
 
-    def sample(self, x: Tensor, prediction: Tensor, noises: Sequence[Noise], memories: Sequence[Tensor | None]) -> Tensor:
-        """x', float32, which is also how states are stored; `memories` are those of the states before."""
+    def sample(self, x: Tensor, prediction: Tensor, noises: Sequence[Noise], histories: Sequence[Tensor | None]) -> Tensor:
+        """x', float32, which is also how states are stored; `histories` are those of the states before."""
         mean = self.mean(x, prediction)
         for i in torch.nonzero(self.m).flatten().tolist():
-            mean[i] += self.m[i] * (self.p[i] * x[i] + self.q[i] * prediction[i] - memories[i])
+            mean[i] += self.m[i] * (self.p[i] * x[i] + self.q[i] * prediction[i] - histories[i])
         for i in torch.nonzero(self.tau).flatten().tolist():
             mean[i] += self.tau[i] * noises[i].draw(x.shape[1:]).to(x.device)
         return mean

@@ -86,16 +86,16 @@ class ScheduledLaw:
     def select(self, rows: Tensor) -> Self:
         return replace(self, base=self.base.select(rows), hand_made=self.hand_made[rows], learned=self.learned[rows])
 
-    def memory(self, x: Tensor, prediction: Tensor) -> Tensor:
-        return self.base.memory(x, prediction)
+    def history(self, x: Tensor, prediction: Tensor) -> Tensor:
+        return self.base.history(x, prediction)
 
-    def sample(self, x: Tensor, prediction: Tensor, noises: Sequence[Noise], memories: Sequence[Tensor | None]) -> Tensor:
+    def sample(self, x: Tensor, prediction: Tensor, noises: Sequence[Noise], histories: Sequence[Tensor | None]) -> Tensor:
         _, mean = self._unpack(prediction)
         draws = torch.stack([_of_schedule(noise).draw(torch.Size((len(NAMES),)), torch.float64) for noise in noises])
         offsets = (mean + self.std * draws.to(mean.device)) * self.learned
-        out = self._under(offsets).sample(x, self._guided(prediction, offsets), noises, memories)
-        out[:, SETTINGS, : len(NAMES)] = offsets
-        return out
+        x_next = self._under(offsets).sample(x, self._guided(prediction, offsets), noises, histories)
+        x_next[:, SETTINGS, : len(NAMES)] = offsets
+        return x_next
 
     def log_prob(self, x: Tensor, prediction: Tensor, x_next: Tensor) -> Tensor:
         offsets, (_, mean) = self._offsets(x_next), self._unpack(prediction)

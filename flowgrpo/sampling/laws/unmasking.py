@@ -2,6 +2,16 @@
 
 Shapes: C transitions, P prompt and L other positions, V ids; states `x` are [C, ROWS, P + L] (`sampling.canvas`), predictions
 are logits [C, L, V]. A transition makes one decision per position: log-probs are [C, L], in nats, 0 where nothing was drawn.
+
+One step of a canvas with L = 5, M a mask, that sets 2 of 3 masked positions:
+
+    TOKENS of x           7   M   M   3   M
+    drawn                 5   2   9   4   8     an id at every position, from softmax(logits / temperature)
+    score                 .  .9  .2   .  .6     of the kernel; what is not masked is not asked
+    chosen                .   x   .   .   x     the 2 highest: the quota of this step
+    TOKENS of x'          7   2   M   3   8     the others stay masked, and their ids are thrown away
+    DRAWN of x'          -1   2  -1  -1   8     NOTHING is -1
+    log_prob [1, L]       0  lp   0   0  lp     of the two ids that were drawn and set
 """
 
 from collections.abc import Sequence
@@ -46,18 +56,18 @@ class UnmaskingLaw:
         moves = tuple(self.moves[i] for i in rows.tolist())
         return replace(self, moves=moves, settings=self.settings and self.settings.select(rows))
 
-    def memory(self, x: Tensor, prediction: Tensor) -> Tensor:
+    def history(self, x: Tensor, prediction: Tensor) -> Tensor:
         raise AssertionError("unmasking kernels remember nothing but what the state holds")
 
-    def sample(self, x: Tensor, prediction: Tensor, noises: Sequence[Noise], memories: Sequence[Tensor | None]) -> Tensor:
-        out = x.clone()
-        out[:, DRAWN] = NOTHING
-        for move, rows in self._groups():
-            group = self.select(torch.tensor(rows))
-            drawn = group._draw(_kernel(move), prediction[rows], [noises[i] for i in rows])
-            for part in self._parts(move):
-                out[rows] = group._step(part, out[rows], drawn)
-        return out
+    def sample(self, x: Tensor, prediction: Tensor, noises: Sequence[Noise], histories: Sequence[Tensor | None]) -> Tensor:
+        x_next = x.clone()
+        x_next[:, DRAWN] = NOTHING
+        for move, rows in self._by_move():
+            alike = self.select(torch.tensor(rows))
+            drawn = alike._draw(_kernel(move), prediction[rows], [noises[i] for i in rows])
+            for cut in self._cuts(move):
+                x_next[rows] = alike._step(cut, x_next[rows], drawn)
+        return x_next
 
     def log_prob(self, x: Tensor, prediction: Tensor, x_next: Tensor) -> Tensor:
         drawn = x_next[:, DRAWN, -self.length :].long()
@@ -78,11 +88,11 @@ class UnmaskingLaw:
         """Where nothing was drawn it is that of the id which stands there; it decides nothing."""
         return x_next[:, CONFIDENCE, -self.length :].float()
 
-    def _groups(self) -> list[tuple[Move, list[int]]]:
-        found: dict[Move, list[int]] = {}
+    def _by_move(self) -> list[tuple[Move, list[int]]]:
+        rows: dict[Move, list[int]] = {}
         for i, move in enumerate(self.moves):
-            found.setdefault(move, []).append(i)
-        return list(found.items())
+            rows.setdefault(move, []).append(i)
+        return list(rows.items())
 
     def _log_softmax(self, logits: Tensor) -> Tensor:
         return (logits.float() / self._temperatures().float()[:, None, None]).log_softmax(-1)
@@ -101,24 +111,24 @@ class UnmaskingLaw:
         order = kernel.order_temperature_at(move.source / max(1, self.steps - 1))
         return Settings(None if ratio is None else ratio * ones, self._temperatures(), order * ones)
 
-    def _parts(self, move: Move) -> list[Move]:
+    def _cuts(self, move: Move) -> list[Move]:
         """The move, cut where a block ends: a jump fills the blocks that it leaves behind and its share of the one it ends in."""
         ends = range(0, self.steps, self.steps // _kernel(move).blocks(self.length))
-        cuts = [move.source, *(end for end in ends if move.source < end < move.target), move.target]
-        return [replace(move, source=a, target=b) for a, b in pairwise(cuts)]
+        levels = [move.source, *(end for end in ends if move.source < end < move.target), move.target]
+        return [replace(move, source=a, target=b) for a, b in pairwise(levels)]
 
     def _step(self, move: Move, x: Tensor, drawn: "Drawn") -> Tensor:
         """`x` [C, ...] of a law whose moves are all alike, this one being a part of them."""
         length, settings = self.length, self._settings(move)
         draft = self._draft(move, x, drawn, settings)
-        kept, acted = _kernel(move).kept(draft, quota(_kernel(move), move, draft.masked.sum(1), settings, self.steps, length))
-        out = x.clone()
-        set_ = torch.where(draft.masked, draft.drawn.double(), x[:, TOKENS, -length:])
-        out[:, TOKENS, -length:] = torch.where(kept, set_, float(self.vocabulary.mask))
-        out[:, DRAWN, -length:] = torch.where(acted, draft.drawn.double(), x[:, DRAWN, -length:])
+        kernel, x_next = _kernel(move), x.clone()
+        filled, acted = kernel.checked(draft, quota(kernel, move, draft.masked.sum(1), settings, self.steps, length))
+        ids = torch.where(draft.masked, draft.drawn.double(), x[:, TOKENS, -length:])
+        x_next[:, TOKENS, -length:] = torch.where(filled, ids, float(self.vocabulary.mask))
+        x_next[:, DRAWN, -length:] = torch.where(acted, draft.drawn.double(), x[:, DRAWN, -length:])
         confidence = torch.where(draft.masked, draft.probability(draft.logits), draft.running)
-        out[:, CONFIDENCE, -length:] = torch.where(kept | acted, confidence, 0.0)
-        return self._ended(out)
+        x_next[:, CONFIDENCE, -length:] = torch.where(filled | acted, confidence, 0.0)
+        return self._ended(x_next)
 
     def _ended(self, x: Tensor) -> Tensor:
         """Where an end of text is set and nothing left of it is masked, everything right of it is the end of text too."""
@@ -144,9 +154,9 @@ class UnmaskingLaw:
     def _draft(self, move: Move, x: Tensor, drawn: "Drawn", settings: Settings) -> Draft:
         masked = x[:, TOKENS, -self.length :] == self.vocabulary.mask
         open_ = masked & self._reached(move, masked.device)
-        made, left = steps_of(_kernel(move), move, self.steps, self.length)
+        taken, left = steps_of(_kernel(move), move, self.steps, self.length)
         order_temperature = settings.order_temperature[:, None]
-        return Draft(*drawn, open_, ~masked, x[:, CONFIDENCE, -self.length :], made / left, order_temperature)
+        return Draft(*drawn, open_, ~masked, x[:, CONFIDENCE, -self.length :], taken / left, order_temperature)
 
     def _reached(self, move: Move, device: torch.device) -> Tensor:
         """[L] booleans: the block that the step works on, and those before it."""
@@ -166,31 +176,31 @@ def mask_ratio(kernel: UnmaskingKernel, move: Move, steps: int, length: int) -> 
     if kernel.schedule != "cosine":
         return None
     per_block = steps // kernel.blocks(length)
-    made, left = steps_of(kernel, move, steps, length)
-    return cos(pi / 2.0 * (per_block - left + made) / per_block)
+    taken, left = steps_of(kernel, move, steps, length)
+    return cos(pi / 2.0 * (per_block - left + taken) / per_block)
 
 
 def quota(kernel: UnmaskingKernel, move: Move, count: Tensor, settings: Settings, steps: int, length: int) -> Tensor:
     """How many [C] of `count` [C] masked positions a move sets."""
-    made, left = steps_of(kernel, move, steps, length)
-    if made == left:
+    taken, left = steps_of(kernel, move, steps, length)
+    if taken == left:
         return count
     size, per_block = length // kernel.blocks(length), steps // kernel.blocks(length)
     if settings.mask_ratio is None and kernel.schedule == "dream":
-        return _by_time(count, per_block - left, made, per_block)
+        return _by_time(count, per_block - left, taken, per_block)
     if settings.mask_ratio is None and kernel.schedule == "fixed":
-        extra = [per_block - left + i < size % per_block for i in range(made)]
-        return count.clamp(max=made * (size // per_block) + sum(extra))
+        extra = [per_block - left + i < size % per_block for i in range(taken)]
+        return count.clamp(max=taken * (size // per_block) + sum(extra))
     if settings.mask_ratio is None:
-        return made * (count // left) + (count % left).clamp(max=made)
+        return taken * (count // left) + (count % left).clamp(max=taken)
     stay = (size * settings.mask_ratio + ROUNDING).floor().long()
     return (count - torch.minimum(count - 1, stay).clamp(min=1)).clamp(min=0)
 
 
-def _by_time(count: Tensor, source: int, made: int, steps: int) -> Tensor:
-    """Of `count` [C] masked positions those that `made` steps set, each the share of them by which time falls."""
+def _by_time(count: Tensor, source: int, taken: int, steps: int) -> Tensor:
+    """Of `count` [C] masked positions those that `taken` steps set, each the share of them by which time falls."""
     masked = count
-    for step in range(source, source + made):
+    for step in range(source, source + taken):
         now, then = (1.0 - (1.0 - LAST_TIME) * i / steps for i in (step, step + 1))
         masked = masked - (masked * (1.0 - then / now) + ROUNDING).floor().long()
     return count - masked

@@ -54,18 +54,18 @@ class Likelihood(Component):
     def checked(self, answer: np.ndarray, prompt: np.ndarray, rng: np.random.Generator) -> Masks:
         """The `masks`. Errors: UserError where they raise or have another form."""
         with user_code(f"likelihood '{self.type}'"):
-            found = self.masks(answer, prompt, rng)
-        if not isinstance(found, Masks):
-            raise UserError(f"likelihood '{self.type}' returned a {type(found).__name__}, and must return Masks")
-        columns = {"masked": (found.masked, answer), "weights": (found.weights, answer), "prompt": (found.prompt, prompt)}
+            masks = self.masks(answer, prompt, rng)
+        if not isinstance(masks, Masks):
+            raise UserError(f"likelihood '{self.type}' returned a {type(masks).__name__}, and must return Masks")
+        columns = {"masked": (masks.masked, answer), "weights": (masks.weights, answer), "prompt": (masks.prompt, prompt)}
         for name, (values, positions) in columns.items():
             shape = (self.states, len(positions))
             if not isinstance(values, np.ndarray) or values.shape != shape or (name != "weights" and values.dtype != bool):
                 kind = "numbers" if name == "weights" else "booleans"
                 raise UserError(f"likelihood '{self.type}' must return {name} as an array of {shape[0]} x {shape[1]} {kind}")
-        if not np.isfinite(found.weights).all():
+        if not np.isfinite(masks.weights).all():
             raise NotFinite(f"likelihood '{self.type}' returned a weight that is no number")
-        return found
+        return masks
 
 
 def complementary(chosen: np.ndarray, answer: np.ndarray) -> np.ndarray:
