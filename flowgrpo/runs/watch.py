@@ -6,6 +6,7 @@ from statistics import median
 from typing import Any, get_args
 
 from flowgrpo.core.digests import digest_of
+from flowgrpo.core.pin import pinned
 from flowgrpo.pages.pictures import linked
 from flowgrpo.pages.site import HOST, Reply, Request, Site, data, page, script
 from flowgrpo.pages.templates import render
@@ -55,7 +56,16 @@ def body(run: Run) -> str:
     """What changes of the page: progress, alarms, curves, the newest samples beside those of the untrained model."""
     newest: When = "after" if run.scores_file("after").is_file() else "latest"
     shown = values(run, newest, lambda folder, made: linked(folder, made, f"/samples/{folder.name}/"))
-    return render("runs/watch_body.html.jinja", **shown, **_progress(run), newest=newest, hint=_hint(run))
+    return render("runs/watch_body.html.jinja", **shown, **_progress(run), title=_title(run, newest), hint=_hint(run))
+
+
+def _title(run: Run, newest: When) -> str:
+    if newest == "after":
+        return "The same prompts, before and after"
+    facts = pinned(run.samples("latest"))
+    if not facts:
+        return "Samples of the untrained model"
+    return f"Samples after {facts['updates']} updates, beside the untrained model's"
 
 
 def _progress(run: Run) -> Row:
