@@ -34,6 +34,7 @@ from flowgrpo.core.errors import UserError
 from flowgrpo.core.whole import append_lines, read_json, read_lines, write_json, write_lines, write_text
 from flowgrpo.data.records import Record, read_records
 from flowgrpo.pages.page import Page, framed
+from flowgrpo.pages.site import HOST, Site
 
 if TYPE_CHECKING:
     from flowgrpo.policies.protocol import Sampler
@@ -100,6 +101,20 @@ class Run:
                 yield
         except Timeout as error:
             raise UserError(f"{self} is being trained by another process; wait for it, or stop it first") from error
+
+    @property
+    def is_training(self) -> bool | None:
+        """Whether a process trains it now; None where that can't be found out, since the folder is somebody else's."""
+        lock = self.path / ".lock"
+        if not lock.is_file():
+            return False
+        if not os.access(lock, os.W_OK):
+            return None
+        try:
+            with FileLock(lock, timeout=0):
+                return False
+        except Timeout:
+            return True
 
     @property
     def config(self) -> Config:
@@ -246,6 +261,12 @@ class Run:
         from flowgrpo.runs.report import curves_page
 
         return curves_page(self)
+
+    def watch(self, host: str = HOST, port: int = 0) -> Site:
+        """The report while it trains, at the `url` of what is returned, until that is closed; port 0 is any free one."""
+        from flowgrpo.runs.watch import watch
+
+        return watch(self, host, port)
 
     def _repr_html_(self) -> str:
         from flowgrpo.runs.report import report_page
