@@ -57,7 +57,7 @@ def _overheard(said: list[str]) -> Iterator[None]:
             os.close(original)
             heard.seek(0)
             for line in heard.read().decode(errors="replace").splitlines(keepends=True):
-                if found := DECODER.match(line):
-                    said.append(found[1])
+                if match := DECODER.match(line):
+                    said.append(match[1])
                 elif not line.startswith("[ WARN:"):
                     sys.stderr.write(line)
