@@ -16,6 +16,7 @@ report.html
 
 import itertools
 import json
+import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
