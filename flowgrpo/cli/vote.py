@@ -1,11 +1,12 @@
 """`flowgrpo vote RUN... [--out FILE] [--export FILE] [--result] [--json] [--host ADDRESS] [--port N]`."""
 
 import argparse
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flowgrpo.cli import _site
-from flowgrpo.core.whole import require_writable, write_text
+from flowgrpo.core.whole import require_writable, write_lines
 
 if TYPE_CHECKING:
     from flowgrpo.runs.voting.votes import Votes
@@ -54,8 +55,6 @@ def _ask(votes: "Votes", host: str, port: int) -> None:
 
 
 def _export(votes: "Votes", file: Path) -> None:
-    import json
-
     rows = votes.preferences(file.parent)
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_text(file, "".join(json.dumps(row) + "\n" for row in rows))
+    write_lines(file, map(json.dumps, rows))
