@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flowgrpo.cli import _site
+from flowgrpo.core.errors import UserError
 from flowgrpo.core.whole import require_writable, write_lines
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     file = Path(arguments.out or Path(arguments.runs[0], "votes.jsonl"))
     for path, option in ((file, "--out"), (Path(arguments.export or file), "--export")):
-        require_writable(path.parent, option)
+        _require_file(path, option)
     votes = Votes(file, ballot([Run(path) for path in arguments.runs]))
     if not arguments.result:
         _ask(votes, arguments.host, arguments.port)
@@ -43,6 +44,12 @@ def run(arguments: argparse.Namespace) -> int:
         _export(votes, Path(arguments.export))
     print((as_json if arguments.json else as_text)(result(votes), votes))
     return 0
+
+
+def _require_file(path: Path, option: str) -> None:
+    if path.is_dir():
+        raise UserError(f"{option} = {path} is a folder; name a file in it")
+    require_writable(path.parent, option)
 
 
 def _ask(votes: "Votes", host: str, port: int) -> None:
