@@ -141,11 +141,11 @@ class Service:
         limit, seconds = self.options.max_bytes, self.options.reading
         if int(request.headers.get("content-length", 0)) > limit:
             raise _too_large(limit)
-        parts, size = [], 0
+        chunks, size = [], 0
         try:
             async with asyncio.timeout(seconds):
                 async for chunk in request.stream():
-                    parts.append(chunk)
+                    chunks.append(chunk)
                     size += len(chunk)
                     if size > limit:
                         raise _too_large(limit)
@@ -153,7 +153,7 @@ class Service:
         except TimeoutError as error:
             late = f"the request was not there within {seconds:g} s; send less at once"
             raise HTTPException(408, late, {"Connection": "close"}) from error
-        return b"".join(parts)
+        return b"".join(chunks)
 
     def _read(self, body: bytes) -> tuple[int, int]:
         """How many samples it has and how many pixels will be read of them."""
