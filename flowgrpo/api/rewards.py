@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from flowgrpo.config.run import RewardConfig
+from flowgrpo.config.sections import RewardConfig
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.held import hold_code
 from flowgrpo.core.section import checked
@@ -25,7 +25,7 @@ def reward_configs(rewards: Rewards) -> dict[str, RewardConfig]:
 def reward_config(label: str, reward: Reward) -> RewardConfig:
     if isinstance(reward, RewardConfig):
         return reward
-    section = dict(reward) if isinstance(reward, Mapping) else {"use": reward}
+    section: dict[str, Any] = dict(reward) if isinstance(reward, Mapping) else {"use": reward}
     if callable(section.get("use")):
         section["use"] = hold_code(section["use"], label)
     return checked(RewardConfig, section, f"reward '{label}'")

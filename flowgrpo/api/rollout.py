@@ -1,1 +1,139 @@
 """A rollout as an object to look at and to compute with. P prompts, G samples each, N nodes of their tree, C transitions."""
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flowgrpo.api.load import LoadedPolicy
+from flowgrpo.config.sections import RewardConfig, RolloutConfig
+from flowgrpo.core.errors import UserError
+from flowgrpo.core.keys import numpy_generator
+from flowgrpo.core.section import checked
+from flowgrpo.data.prompts import Prompt, load_prompts
+from flowgrpo.data.samples import Samples
+from flowgrpo.objective import AdvantageConfig
+from flowgrpo.objective.credit import Credit
+from flowgrpo.objective.credit.terminal import Terminal
+from flowgrpo.pages.page import Page
+from flowgrpo.runs.tree_drawing import draw_tree
+from flowgrpo.sampling.plans import Plan
+from flowgrpo.sampling.plans.all import AllSteps
+from flowgrpo.sampling.shape import Shape
+from flowgrpo.training.collect import Rollouts, groups_of
+from flowgrpo.training.rollout import Block, Transitions
+from flowgrpo.training.scored import Assessment, Group, Scored
+from flowgrpo.training.tree import drawable
+
+Prompts = str | Sequence[str | Prompt]
+
+
+@dataclass(frozen=True)
+class Tree:
+    """The groups of P prompts, all of one `shape`, in blocks that went through the model together."""
+
+    prompts: list[Prompt]
+    shape: Shape
+    blocks: list[Block]
+    rows: list[list[int]]
+    """Of each block, the numbers of its prompts."""
+
+    @cached_property
+    def samples(self) -> Samples:
+        """All leaves [P x leaves], group by group in the order of the prompts, of a group in the order of `shape.leaves`."""
+        leaves = len(self.shape.leaves)
+        made = Samples.concatenate([block.samples for block in self.blocks])
+        start = {row: i * leaves for i, row in enumerate(row for rows in self.rows for row in rows)}
+        return made.take([start[row] + leaf for row in range(len(self.prompts)) for leaf in range(leaves)])
+
+    @property
+    def network_evaluations(self) -> int:
+        return sum(block.network_evaluations for block in self.blocks)
+
+    def assess(
+        self,
+        rewards: Mapping[str, np.ndarray],
+        credit: Credit | None = None,
+        advantage: AdvantageConfig | None = None,
+        weights: Mapping[str, float] | None = None,
+    ) -> Scored:
+        """Advantages [P, N], and what else the trainer makes of rewards [P x leaves] by label; weights are 1 where not given."""
+        weighted = {label: RewardConfig(use=label, weight=(weights or {}).get(label, 1.0)) for label in rewards}
+        leaves = len(self.shape.leaves)
+        groups: dict[int, Group] = {}
+        for rows, block in zip(self.rows, self.blocks, strict=True):
+            places = [row * leaves + leaf for row in rows for leaf in range(leaves)]
+            scores = {label: np.asarray(values, np.float64)[places] for label, values in rewards.items()}
+            groups |= dict(zip(rows, groups_of(block, scores), strict=True))
+        assess = Assessment(weighted, credit or Terminal(), advantage or AdvantageConfig(), (), seed=0)
+        return assess(self.shape, self.prompts, [groups[row] for row in range(len(self.prompts))], update=0)
+
+    def batches(self, scored: Scored) -> Iterator[tuple[Transitions, Tensor]]:
+        """The transitions [C] of each network evaluation, and their advantages [C, 1]; 0 for those that are not trained."""
+        advantage = np.where(scored.in_loss, scored.advantage, 0.0)
+        for rows, block in zip(self.rows, self.blocks, strict=True):
+            for t in block.transitions:
+                values = [advantage[rows[group], node] for group, node in t.places]
+                yield t, torch.tensor(values, device=t.log_prob.device).float()[:, None]
+
+    def plot(self, scored: Scored | None = None, group: int = 0) -> Page:
+        """A group from noise to samples; with what `assess` said, its rewards and advantages too."""
+        number, rows = next((i, rows) for i, rows in enumerate(self.rows) if group in rows)
+        with tempfile.TemporaryDirectory() as folder:
+            tree = drawable(Path(folder), self.blocks[number], rows.index(group), scored, group)
+            return Page("a rollout", draw_tree(Path(folder), tree, f"Group {group} of {len(self.prompts)}"))
+
+    def _repr_html_(self) -> str:
+        return self.plot()._repr_html_()
+
+
+def rollout(
+    policy: LoadedPolicy,
+    prompts: Prompts,
+    plan: Plan | str | None = None,
+    *,
+    group_size: int = 8,
+    seed: int = 0,
+    update: int = 0,
+    micro_batch: int = 64,
+) -> Tree:
+    """G = `group_size` samples for each prompt, as training makes them in this update of a run with this seed.
+
+    `prompts` are texts, rows of `load_prompts`, or the name of a file or generator. `plan` says which steps are stochastic and
+    where trees fork (all steps, where it is left out). At most `micro_batch` states go through the network at once. Errors:
+    UserError for a plan that does not fit the policy.
+
+    >>> from flowgrpo.api.load import load_policy
+    >>> tree = rollout(load_policy("mini"), ["a red circle"] * 2, group_size=4)
+    >>> len(tree.samples), tree.network_evaluations
+    (8, 24)
+    """
+    rows = prompts_of(prompts)
+    settings = {"prompts": "passed in", "prompts_per_update": len(rows), "group_size": group_size, "micro_batch": micro_batch}
+    config = checked(RolloutConfig, {**settings, "plan": plan or AllSteps()}, "rollout")
+    steps = policy.config.steps
+    if complaint := config.complaint(steps):
+        raise UserError(complaint)
+    shape = config.plan.shape(steps, group_size, update, numpy_generator((seed, "plan", update)))
+    if refusal := policy.config.refusal(shape):
+        raise UserError(refusal)
+    rollouts = Rollouts(policy, config, policy.config.batch_key)
+    numbers = rollouts.blocks(rows)
+    return Tree(rows, shape, [rollouts([rows[i] for i in block], shape, (seed, update)) for block in numbers], numbers)
+
+
+def prompts_of(prompts: Prompts) -> list[Prompt]:
+    """Texts, numbered from 0; rows as they are; or what a source holds."""
+    if isinstance(prompts, str):
+        return load_prompts(prompts)
+    rows = [Prompt(i, row, {"prompt": row}) if isinstance(row, str) else row for i, row in enumerate(prompts)]
+    if not rows:
+        raise UserError("there is no prompt; pass at least one text")
+    if len({row.index for row in rows}) < len(rows):
+        raise UserError("two prompts have the same index, and so the same noise; take each row of a source once")
+    return rows

@@ -63,8 +63,10 @@ def score(samples: Samples | Path | str, rewards: Rewards, prompts: str | None =
     """Scores of samples that were made here, or of files: a folder, a quoted glob or a JSONL, as for `flowgrpo score`.
 
     `rewards` by label: a shipped name, a function `(samples) -> one number each`, an object or class of such; higher is better.
-    For files, `prompts` is the file with their prompts, and `out` a folder for scores.jsonl and report.html. Errors: UserError for
-    a reward that fails on samples, returns what is no number, or leaves its range; on files it costs only their scores.
+    For files, `prompts` is the file with their prompts, and `out` a folder for scores.jsonl and report.html.
+
+    Errors: UserError for a reward that fails on samples, returns what is no number, or leaves its range; on files it costs only
+    their scores.
 
     >>> import torch
     >>> samples = Samples(["dark", "light"], [{}, {}], [0, 1], torch.stack([torch.zeros(3, 8, 8), torch.ones(3, 8, 8)]))

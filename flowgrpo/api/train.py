@@ -7,14 +7,17 @@ from typing import Any
 
 from diffusers import DiffusionPipeline
 
+from flowgrpo.api.load import LoadedPolicy
 from flowgrpo.api.rewards import Reward, reward_config, reward_configs
 from flowgrpo.config.recipes import name_of, read_recipe
-from flowgrpo.config.run import Config, RewardConfig, dump
+from flowgrpo.config.run import Config, dump
+from flowgrpo.config.sections import RewardConfig
 from flowgrpo.config.tree import merge, with_overrides
 from flowgrpo.core.errors import UserError
+from flowgrpo.core.held import OBJECT
 from flowgrpo.core.section import Section, checked
+from flowgrpo.policies.diffusers import DiffusersConfig
 from flowgrpo.policies.diffusers._policy import DiffusersPolicy, config_of
-from flowgrpo.policies.masked._policy import MaskedPolicy
 from flowgrpo.runs.provenance import Provenance, going_on
 from flowgrpo.runs.run import Run
 from flowgrpo.training.run import OnUpdate
@@ -62,7 +65,7 @@ def train(
     what: Recipe | str,
     *,
     rewards: Mapping[str, Reward] | None = None,
-    policy: DiffusersPolicy | MaskedPolicy | None = None,
+    policy: LoadedPolicy | None = None,
     on_update: OnUpdate | None = None,
     resume: Run | Path | str | None = None,
 ) -> Run:
@@ -78,10 +81,16 @@ def train(
         config = _changed(config, {"rewards": _measured(config.rewards) | reward_configs(rewards)}, "rewards")
     if policy is not None:
         config = _changed(config, {"policy": policy.config}, "policy")
+    if policy is None and isinstance(config.policy, DiffusersConfig) and config.policy.model.startswith(OBJECT):
+        policy = DiffusersPolicy(config.policy, seed=config.seed)
     if resume is None:
-        return train_run(config, Provenance.of(list(chosen.words), config), None, policy, on_update)
-    run = going_on(resume.path if isinstance(resume, Run) else Path(resume), chosen.name, config)
-    return train_run(run.config, Provenance.load(run.run), run, policy, on_update)
+        run = train_run(config, Provenance.of(list(chosen.words), config), None, policy, on_update)
+    else:
+        before = going_on(resume.path if isinstance(resume, Run) else Path(resume), chosen.name, config)
+        run = train_run(before.config, Provenance.load(before.run), before, policy, on_update)
+    if policy is not None:
+        run.policy = policy
+    return run
 
 
 def _measured(rewards: Mapping[str, RewardConfig]) -> dict[str, RewardConfig]:

@@ -15,6 +15,10 @@ def seed(text: str) -> int:
     return _whole(text, 0, SEEDS)
 
 
+def port(text: str) -> int:
+    return _whole(text, 0, 2**16)
+
+
 def positive_number(text: str) -> float:
     try:
         value = float(text)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from flowgrpo.core.errors import UserError
+from flowgrpo.core.moved import GOES
 from flowgrpo.core.plugins import nearest
 
 OVERRIDE = re.compile(r"rewards\.[^=]*=|[^-=/\\][^=/\\]*=", re.DOTALL)
@@ -55,5 +56,5 @@ def _overrides(command: Parser, argv: Sequence[str]) -> list[int]:
 def with_old_spelling(overrides: Sequence[str], old: Sequence[str]) -> list[str]:
     """And those of `--set`, which is read for one version more."""
     if old:
-        print(f"flowgrpo: --set goes away in the next version; write {', '.join(old)} as --help says", file=sys.stderr)
+        print(f"flowgrpo: --set goes with version {GOES}; write {', '.join(old)} as --help says", file=sys.stderr)
     return [*old, *overrides]

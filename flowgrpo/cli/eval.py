@@ -53,10 +53,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace, source: Source, settings: list[str]) -> int:
-    from flowgrpo.core.processes import Processes
     from flowgrpo.data.samples import spread
     from flowgrpo.evaluation.benchmarks.catalogue import find_benchmark, measuring, name_of
-    from flowgrpo.evaluation.benchmarks.evaluate import candidates, evaluate, with_call
+    from flowgrpo.evaluation.benchmarks.evaluate import BASE, candidate, evaluate, with_call
     from flowgrpo.evaluation.benchmarks.report import last_line, markdown
     from flowgrpo.evaluation.exam import Exam
     from flowgrpo.evaluation.pins import names_of
@@ -75,8 +74,8 @@ def _evaluate(arguments: argparse.Namespace, source: Source, settings: list[str]
     trained = names_of([Path(folder) for folder in arguments.checkpoint])
     out = require_writable(arguments.out or f"evals/{name}-{_called(arguments.source)}", "--out")
     policy = with_call(source.policy, benchmark)
-    models = candidates(policy, trained, Processes.alone().device)
-    report = evaluate(name, benchmark, exam, policy, models, out, _command(arguments, exam, out))
+    models = {BASE: candidate(policy), **{model: candidate(policy, folder) for model, folder in trained.items()}}
+    report = evaluate(name, benchmark, exam, models, out, _command(arguments, exam, out))
     print(markdown(report))
     print(last_line(report))
     return 0

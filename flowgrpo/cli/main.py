@@ -17,6 +17,8 @@ COMMANDS = {
     "plan": "the bill of a config: geometry, network evaluations, memory; loads no weights",
     "sample": "generate with a model, with or without a LoRA",
     "eval": "benchmarks: a model and its checkpoints on the same prompts and seeds, with paired tests",
+    "watch": "a run while it trains: curves, newest samples, alarms, time left, as a page on this machine",
+    "vote": "people compare samples of runs without knowing which is which; win rates and preference pairs",
     "compare": "runs against one another: held-out gains with intervals, at the end and at equal cost",
     "study": "train recipes with several seeds at an equal budget, then compare them",
     "completions": "how well cheap completions of intermediate states stand in for exact ones",

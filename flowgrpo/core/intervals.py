@@ -3,12 +3,12 @@
 from functools import lru_cache
 
 import numpy as np
+from scipy import stats
 
 from flowgrpo.core.keys import numpy_generator
 
 Interval = tuple[float, float]
 RESAMPLES = 10_000
-ANGLES = 200_000
 DRAWN = 1_000_000
 
 
@@ -36,35 +36,40 @@ def percentiles(means: np.ndarray) -> Interval:
 
 
 def mean_interval(values: np.ndarray) -> Interval:
-    """Bootstrap: of the mean of values [N]. At most DRAWN values are drawn at once, or N."""
-    rng, size = numpy_generator(("bootstrap",)), len(values)
-    block = max(1, DRAWN // size)
-    counts = (min(block, RESAMPLES - start) for start in range(0, RESAMPLES, block))
-    return percentiles(np.concatenate([values[rng.integers(0, size, (count, size))].mean(1) for count in counts]))
+    """Percentile bootstrap of the mean of values [N]. At most DRAWN values are drawn at once, or N."""
+    if len(values) == 1:
+        return float(values[0]), float(values[0])
+    rng, batch = numpy_generator(("bootstrap",)), max(1, DRAWN // len(values))
+    found = stats.bootstrap((values,), np.mean, n_resamples=RESAMPLES, batch=batch, method="percentile", rng=rng)
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
 def sign_flip_p(differences: np.ndarray) -> float:
     """Two-sided p-value of "the paired differences [N] are as likely positive as negative" (Fisher's permutation test).
 
-    Signs are flipped at random RESAMPLES times; the observed signs count as one of the draws, so the p-value is never 0.
+    All 2^N signs are tried where they are at most RESAMPLES; of more so many are drawn, and the observed ones count as one of
+    the draws, so the p-value is never 0. Sums that differ by rounding alone are equal.
     """
-    rng = numpy_generator(("sign flip",))
-    flipped = np.array([differences @ rng.choice((-1.0, 1.0), len(differences)) for _ in range(RESAMPLES)])
-    as_far = np.abs(flipped) >= abs(differences.sum()) - 1e-9 * np.abs(differences).sum()
-    return float((1 + as_far.sum()) / (1 + RESAMPLES))
+    if len(differences) == 1 or not differences.any():
+        return 1.0
+    shares = differences / np.abs(differences).sum()
+    return float(
+        stats.permutation_test(
+            (shares,),
+            lambda flipped, axis: np.abs(flipped.sum(axis)).round(9),
+            permutation_type="samples",
+            alternative="greater",
+            vectorized=True,
+            n_resamples=RESAMPLES,
+            batch=max(1, DRAWN // len(shares)),
+            rng=numpy_generator(("sign flip",)),
+        ).pvalue
+    )
 
 
 def t_interval(values: np.ndarray) -> Interval | None:
     """Student's interval of the mean of values [S]; one value has none."""
     if len(values) < 2:
         return None
-    half = t_quantile(len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
     return float(values.mean() - half), float(values.mean() + half)
-
-
-def t_quantile(freedom: int) -> float:
-    """97.5 % point of Student's t, by its angle: with t = sqrt(freedom) tan(a), the density of a is ~ cos(a)^(freedom - 1)."""
-    middles = (np.arange(ANGLES) + 0.5) * np.pi / ANGLES - np.pi / 2
-    mass = np.cumsum(np.cos(middles) ** (freedom - 1))
-    angle = np.interp(0.975 * mass[-1], mass, middles + np.pi / (2 * ANGLES))
-    return float(np.sqrt(freedom) * np.tan(angle))

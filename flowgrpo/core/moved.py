@@ -1,4 +1,4 @@
-"""Modules that have moved: the old names import for this version, each with a warning."""
+"""Modules that have moved: the old names import until version GOES, each with a warning."""
 
 import importlib
 import sys
@@ -9,6 +9,8 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+GOES = "0.3.0"
+"""With this version what is old goes: names, config keys, options."""
 ROOMS = {
     "core": ("errors", "plugins", "section", "paths", "progress", "processes", "intervals", "sampling.keys"),
     "data": ("prompts", "samples", "media"),
@@ -33,7 +35,7 @@ MOVED |= {f"flowgrpo.sampling.kernels.{name}": "flowgrpo.sampling.kernels.orders
 
 
 def warn(old: str, new: str) -> None:
-    warnings.warn(f"{old} is now {new}; the old name goes with the next version", FutureWarning, stacklevel=3)
+    warnings.warn(f"{old} is now {new}; the old name goes with version {GOES}", FutureWarning, stacklevel=3)
 
 
 class _Moved(MetaPathFinder, Loader):

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
 from flowgrpo.core.errors import UserError, user_code
+from flowgrpo.core.moved import GOES
 from flowgrpo.core.plugins import component_class, name_of, nearest
 
 S = TypeVar("S", bound="Section")
@@ -45,7 +46,7 @@ class Section(BaseModel):
 
 
 def _with_new_name(data: dict[str, Any], old: str, new: str) -> dict[str, Any]:
-    warnings.warn(f"{old} is now {new}; the old name goes with the next version", FutureWarning, stacklevel=3)
+    warnings.warn(f"{old} is now {new}; the old name goes with version {GOES}", FutureWarning, stacklevel=3)
     section, _, key = new.rpartition(".")
     rest = {name: value for name, value in data.items() if name != old}
     return {**rest, section: {**(rest.get(section) or {}), key: data[old]}} if section else {**rest, key: data[old]}

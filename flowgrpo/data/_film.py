@@ -1,63 +1,66 @@
-"""Films through OpenCV's FFmpeg, strictly. H, W pixels."""
+"""Films through PyAV (FFmpeg), strictly. H, W pixels."""
 
-import os
-import re
-import sys
-import tempfile
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator
+from fractions import Fraction
 from pathlib import Path
-from threading import Lock
 
-import cv2
+import av
 import numpy as np
+from av import VideoFrame
+from av.container import InputContainer
+from av.video.stream import VideoStream
 
 from flowgrpo.core.errors import UserError
 
-DECODER = re.compile(r"\[\w[^@\]]* @ 0x[0-9a-f]+\] (.*)")
-"""A line in which FFmpeg says what is wrong with a film; OpenCV hands on whatever could be made of it."""
-_redirected = Lock()
+av.logging.set_level(av.logging.ERROR)
 
 
 def film(path: Path) -> Generator[np.ndarray, None, None]:
     """uint8 [H, W, 3], frame by frame. A UserError where one is damaged or missing, at the latest after the last."""
-    said: list[str] = []
-    with _overheard(said):
-        capture = cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG)
+    count, corrupt, failure = 0, False, ""
+    with av.logging.Capture() as said, _opened(path) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1  # what another thread says is not heard here
+        stated = stream.frames or _estimated(container, stream)
         try:
-            stated, count = capture.get(cv2.CAP_PROP_FRAME_COUNT), 0
-            while (step := capture.read())[0]:
-                count += 1
-                yield cv2.cvtColor(step[1], cv2.COLOR_BGR2RGB)
-        finally:
-            capture.release()
+            for frame in container.decode(stream):
+                count, corrupt = count + 1, corrupt or frame.is_corrupt
+                yield _seen(frame)
+        except av.FFmpegError as error:
+            failure = str(error)
     if count == 0:
         raise UserError("has no frame that can be read")
-    if said:
-        raise UserError(f"is damaged ({said[0]}); make it anew")
-    if stated <= 0:
+    if said or corrupt or failure:
+        raise UserError(f"is damaged ({said[0][2].strip() if said else failure or 'a frame is corrupt'}); make it anew")
+    if stated == 0:
         raise UserError("does not say how many frames it has, so that a cut would not be noticed; save it as MP4")
     if count != stated:
-        raise UserError(
-            f"has {count} frames where its header says {stated:.0f} (cut, damaged, or of no constant rate); make it anew"
-        )
+        raise UserError(f"has {count} frames where its header says {stated} (cut, damaged, or of no constant rate); make it anew")
 
 
-@contextmanager
-def _overheard(said: list[str]) -> Iterator[None]:
-    """FFmpeg writes to the process's standard error, past Python; all else that is written there meanwhile goes on."""
-    with _redirected, tempfile.TemporaryFile() as heard:
-        sys.stderr.flush()
-        original = os.dup(2)
-        os.dup2(heard.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(original, 2)
-            os.close(original)
-            heard.seek(0)
-            for line in heard.read().decode(errors="replace").splitlines(keepends=True):
-                if match := DECODER.match(line):
-                    said.append(match[1])
-                elif not line.startswith("[ WARN:"):
-                    sys.stderr.write(line)
+def _opened(path: Path) -> InputContainer:
+    try:
+        container = av.open(str(path.absolute()))
+    except av.FFmpegError as error:
+        raise UserError("has no frame that can be read") from error
+    if not container.streams.video:
+        container.close()
+        raise UserError("has no frame that can be read")
+    return container
+
+
+def _estimated(container: InputContainer, stream: VideoStream) -> int:
+    """Frames by duration and rate, which is what Matroska states; 0 where it does not."""
+    return round(Fraction(container.duration or 0, av.time_base) * (stream.average_rate or 0))
+
+
+def _seen(frame: VideoFrame) -> np.ndarray:
+    """As a player shows it on a white page: turned, and what is transparent on white."""
+    turns, rest = divmod(frame.rotation, 90)
+    if rest:
+        raise UserError(f"is turned by {frame.rotation} degrees; turn it by a multiple of 90")
+    if not any(component.is_alpha for component in frame.format.components):
+        return np.rot90(frame.to_ndarray(format="rgb24"), turns)
+    pixels = frame.to_ndarray(format="rgba").astype(np.uint16)
+    alpha = pixels[..., 3:]
+    return np.rot90(((pixels[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8), turns)

@@ -70,6 +70,8 @@ class LoraWeights:
 
 
 def _add_adapter(name: str, module: Any, peft: LoraConfig) -> None:
+    if any(isinstance(layer, BaseTunerLayer) for layer in module.modules()):
+        raise UserError(f"'{name}' has adapters already, perhaps another policy's; load the model anew, or merge them into it")
     try:
         if "add_adapter" in dir(module):
             module.add_adapter(peft)

@@ -112,12 +112,18 @@ def _trees(shape: Shape, terms: Mapping[str, np.ndarray], rewards: Mapping[str, 
 
 def _groups(update_block: UpdateBlock) -> list[tuple[int, Group]]:
     """[(slot, group)]"""
-    shape = update_block.block.shape
-    log_probs = np.full((len(update_block.slots), len(shape.nodes)), np.nan)
+    groups = groups_of(update_block.block, update_block.scores())
+    return list(zip(update_block.slots, groups, strict=True))
+
+
+def groups_of(block: Block, scores: Mapping[str, np.ndarray]) -> list[Group]:
+    """The groups of a block, with the scores by label of all its samples."""
+    shape = block.shape
+    log_probs = np.full((len(block.prompts), len(shape.nodes)), np.nan)
     decisions = np.zeros_like(log_probs)
-    for t in update_block.block.transitions:
+    for t in block.transitions:
         rows, nodes = zip(*t.places, strict=True)
         log_probs[rows, nodes] = (t.log_prob * t.decisions).sum(1).cpu().numpy()
         decisions[rows, nodes] = t.decisions.sum(1).cpu().numpy()
-    rewards = group_rewards(shape, update_block.scores())
-    return [(slot, Group(*group)) for slot, *group in zip(update_block.slots, rewards, log_probs, decisions, strict=True)]
+    rewards = group_rewards(shape, scores)
+    return [Group(*group) for group in zip(rewards, log_probs, decisions, strict=True)]

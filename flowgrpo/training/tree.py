@@ -7,29 +7,37 @@ import numpy as np
 
 from flowgrpo.core.whole import write_json
 from flowgrpo.data.media import kept
+from flowgrpo.sampling.shape import Shape
 from flowgrpo.training.collect import UpdateBlock
+from flowgrpo.training.rollout import Block
 from flowgrpo.training.scored import Scored
 
 
 def save_tree(run: Path, block: UpdateBlock, scored: Scored) -> None:
-    """Write `tree.json` and the pictures of the block's most varied group.
+    """Write `tree.json` and the pictures of the block's most varied group."""
+    outcomes = list(block.block.shape.outcomes)
+    group = int(np.argmax([scored.total[slot, outcomes].std() for slot in block.slots]))
+    write_json(run / "tree.json", drawable(run, block.block, group, scored, block.slots[group]))
+
+
+def drawable(folder: Path, block: Block, group: int, scored: Scored | None = None, slot: int = 0) -> dict[str, Any]:
+    """A group of a block as `draw_tree` draws it; its pictures are written below the folder. `slot` is the group's in `scored`.
 
     A state that was completed only to be valued has that completion's picture and reward; the completing nodes are not listed.
     """
-    shape = block.block.shape
-    spread = [scored.total[slot, list(shape.outcomes)].std() for slot in block.slots]
-    group = int(np.argmax(spread))
-    folder = run / "samples" / "tree"
-    folder.mkdir(parents=True, exist_ok=True)
-    samples = block.block.samples[group * len(shape.leaves) : (group + 1) * len(shape.leaves)].shown()
-    files = {leaf: kept(sample, run, f"samples/tree/{leaf:04d}") for leaf, sample in zip(shape.leaves, samples, strict=True)}
-    nodes = [_node(i, scored, block.slots[group], files) for i, node in enumerate(shape.nodes) if not node.completing]
-    write_json(run / "tree.json", {"prompt": block.block.prompts[group].text, "nodes": nodes})
+    shape = block.shape
+    (folder / "samples" / "tree").mkdir(parents=True, exist_ok=True)
+    samples = block.samples[group * len(shape.leaves) : (group + 1) * len(shape.leaves)].shown()
+    files = {leaf: kept(sample, folder, f"samples/tree/{leaf:04d}") for leaf, sample in zip(shape.leaves, samples, strict=True)}
+    nodes = [_node(shape, i, files) for i, node in enumerate(shape.nodes) if not node.completing]
+    if scored is not None:
+        nodes = [node | _judged(scored, slot, node["id"], node["shows"]) for node in nodes]
+    return {"prompt": block.prompts[group].text, "nodes": nodes}
 
 
-def _node(i: int, scored: Scored, slot: int, files: dict[int, dict[str, str]]) -> dict[str, Any]:
-    node, leaf = scored.shape.nodes[i], scored.shape.completions[i]
-    shown = leaf if leaf is not None and (leaf == i or scored.shape.nodes[leaf].completing) else None
+def _node(shape: Shape, i: int, files: dict[int, dict[str, str]]) -> dict[str, Any]:
+    node, leaf = shape.nodes[i], shape.completions[i]
+    shows = leaf if leaf is not None and (leaf == i or shape.nodes[leaf].completing) else None
     return {
         "id": i,
         "parent": node.parent,
@@ -37,9 +45,18 @@ def _node(i: int, scored: Scored, slot: int, files: dict[int, dict[str, str]]) -
         "kernel": node.kernel.type if node.kernel else None,
         "stochastic": bool(node.kernel and node.kernel.stochastic),
         "trained": node.trained,
-        "value": None if shown is None else float(scored.total[slot, shown]),
+        "shows": shows,
+        "value": None,
+        "advantage": None,
+        "turning": False,
+        "image": None if shows is None else files[shows].get("image") or files[shows].get("video"),
+        "text": None if shows is None else files[shows].get("text"),
+    }
+
+
+def _judged(scored: Scored, slot: int, i: int, shows: int | None) -> dict[str, Any]:
+    return {
+        "value": None if shows is None else float(scored.total[slot, shows]),
         "advantage": float(scored.advantage[slot, i]) if scored.in_loss[slot, i] else None,
         "turning": bool(scored.turning[slot, i]),
-        "image": None if shown is None else files[shown].get("image") or files[shown].get("video"),
-        "text": None if shown is None else files[shown].get("text"),
     }

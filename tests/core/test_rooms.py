@@ -17,6 +17,7 @@ ORDER = [
     "runs",
     "evaluation",
     "training",
+    "api",
     "cli",
 ]
 
@@ -34,7 +35,7 @@ def test_the_core_names_no_plug_in():
     assert not [(room, rooms[room] & plug_ins) for room in ORDER if rooms[room] & plug_ins]
 
 
-def test_the_package_is_twelve_rooms():
+def test_the_package_is_thirteen_rooms():
     assert sorted(arrows(ROOT).keys() - {"rewards", "eval", "assets", "configs", "__main__"}) == sorted(ORDER)
     assert sorted(path.name for path in (ROOT / "flowgrpo").glob("*.py")) == ["__init__.py", "__main__.py"]
 

@@ -2,8 +2,10 @@
 
 import inspect
 import io
+import struct
 import sys
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -300,6 +302,45 @@ def test_a_film_is_read_whole_or_not_at_all(tmp_path, capfd, name, code):
         with pytest.raises(UserError, match=r"(is damaged|no frame that can be read|where its header says|does not say)"):
             read(path)
     assert capfd.readouterr().err == "said by others\n"
+
+
+def test_a_film_is_turned_as_players_do(tmp_path):
+    """Its header says a quarter to the right: what is on the left is seen above."""
+    writer = cv2.VideoWriter(str(tmp_path / "a.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 8, (64, 32))
+    left = np.zeros((32, 64, 3), np.uint8)
+    left[:, :32] = 255
+    for _ in range(3):
+        writer.write(left)
+    writer.release()
+    content = (tmp_path / "a.mp4").read_bytes()
+    matrix = content.index(b"tkhd") + 4 + 40
+    quarter = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 32 << 16, 0, 1 << 30)
+    (tmp_path / "a.mp4").write_bytes(content[:matrix] + quarter + content[matrix + 36 :])
+    frames = read(tmp_path / "a.mp4")
+    assert frames.shape == (3, 64, 32, 3) and frames[:, :24].min() > 200 and frames[:, 40:].max() < 50
+
+
+def test_what_is_transparent_in_a_film_lies_on_white(tmp_path):
+    with av.open(str(tmp_path / "a.mov"), "w") as container:
+        stream = container.add_stream("png", rate=8, width=16, height=16, pix_fmt="rgba")
+        pixels = np.zeros((16, 16, 4), np.uint8)
+        pixels[8:] = (200, 0, 0, 255)
+        for _ in range(2):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, "rgba")))
+        container.mux(stream.encode())
+    frames = read(tmp_path / "a.mov")
+    assert (frames[:, :8] == 255).all() and (frames[:, 8:] == (200, 0, 0)).all()
+
+
+def test_sound_alone_is_no_film(tmp_path):
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=48_000)
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        sound.sample_rate = 48_000
+        container.mux(stream.encode(sound))
+        container.mux(stream.encode())
+    with pytest.raises(UserError, match="no frame that can be read"):
+        read(tmp_path / "a.mp4")
 
 
 def test_a_changed_byte_is_seen_where_the_format_can_tell(tmp_path):

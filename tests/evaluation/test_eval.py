@@ -261,12 +261,24 @@ def test_tables_hold_scores_in_the_places_of_their_prompts():
     assert prompt_means(table).tolist() == [1.5, 3.0, 5.5]
 
 
-@pytest.mark.parametrize("differences", [[0.3, -0.1, 0.2, 0.4, 0.1, 0.25], [1.0] * 8, [0.0, 0.0, 1.0, -1.0], [2.0, -1.0, 0.5]])
+@pytest.mark.parametrize(
+    "differences", [[0.3, -0.1, 0.2, 0.4, 0.1, 0.25], [1.0] * 8, [0.0, 0.0, 1.0, -1.0], [2.0, -1.0, 0.5], [0.0], [0.0] * 9]
+)
 def test_the_p_value_is_that_of_all_signs(differences):
     values = np.array(differences)
     sums = np.array([abs(values @ signs) for signs in product((-1.0, 1.0), repeat=len(values))])
     exact = (sums >= abs(values.sum()) - 1e-9).mean()
-    assert sign_flip_p(values) == pytest.approx(exact, abs=4 * np.sqrt(exact * (1 - exact) / 10_000) + 1e-3)
+    assert sign_flip_p(values) == pytest.approx(exact)
+
+
+def test_of_many_differences_signs_are_drawn_and_no_p_value_is_0():
+    assert sign_flip_p(np.ones(100)) == pytest.approx(1 / 10_001)
+    assert sign_flip_p(np.tile([1.0, -1.0], 50)) == pytest.approx(1.0)
+
+
+def test_sums_that_differ_by_rounding_alone_are_equal():
+    assert 0.1 + 0.2 - 0.3 != 0.0
+    assert sign_flip_p(np.array([0.1, 0.2, -0.3])) == 1.0
 
 
 def test_a_word_needs_a_small_p_value():

@@ -129,14 +129,14 @@ def test_guard_removes_the_bias_scales_by_tau_and_divides_by_dt():
     batch = inputs([0.3], [1.0], kl_old_CD=torch.tensor([0.1]))
     found = terms(batch, ObjectiveConfig(ratio="guard", clip=0.5))
     assert float(found.log_ratio) == pytest.approx(0.4 * 0.5)
-    assert float(found.loss) == pytest.approx(-math.exp(0.2) / 0.1)
+    assert found.loss.item() == pytest.approx(-math.exp(0.2) / 0.1)
 
 
 @pytest.mark.parametrize(("unit", "factor"), [("nats", 1.0), ("nats_dt", 0.1), ("velocity", 2 * 0.25 / 0.04)])
 def test_kl_units(unit, factor):
     batch = inputs([0.0], [0.0], kl_reference_CD=torch.tensor([0.7]))
     found = terms(batch, ObjectiveConfig(kl=KLConfig(coefficient=2.0, unit=unit)))
-    assert float(found.loss) == pytest.approx(2.0 * 0.7 * factor)
+    assert found.loss.item() == pytest.approx(2.0 * 0.7 * factor)
 
 
 def test_noise_weights_have_mean_one():

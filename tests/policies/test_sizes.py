@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
 from flowgrpo.cli.main import main
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.section import checked
+from flowgrpo.data.media import read
 from flowgrpo.data.prompts import Prompt, batches
 from flowgrpo.policies import tiny
 from flowgrpo.policies.amused import AmusedConfig
@@ -103,7 +103,7 @@ def test_a_run_of_several_sizes_trains_evaluates_and_reports(flux, tmp_path, mon
     assert first["grad_norm"] > 0
     records = Run(run).records("before")
     assert [record.prompt for record in records] == [row["prompt"] for row in rows]
-    sizes = [Image.open(run / "samples" / "before" / record.shown["image"]).size[::-1] for record in records]
+    sizes = [read(run / "samples" / "before" / record.shown["image"]).shape[:2] for record in records]
     assert sizes == [size_of({"sizes": SIZES}, prompt) for prompt in PROMPTS]
 
 

@@ -45,7 +45,7 @@ def asked(motion, speed=None, background=None, shape="circle", color="red"):
 def decoded() -> list[tuple[np.ndarray, dict]]:
     """Clips after a round trip through the VAE, with what is true of them."""
     folder = Path(flowgrpo.assets.__file__).parent / "mini-wan"
-    vae = AutoencoderKLWan.from_pretrained(folder, subfolder="vae", torch_dtype=torch.float32)
+    vae = AutoencoderKLWan.from_pretrained(folder, subfolder="vae", dtype=torch.float32)
     rng = np.random.default_rng(1)
     stated = [sample_row(rng) for _ in range(CLIPS)]
     videos = torch.from_numpy(np.stack([sample_clip(rng, s) for s in stated])).permute(0, 4, 1, 2, 3) / 127.5 - 1.0

@@ -18,7 +18,7 @@ SCENES = 100
 @pytest.fixture(scope="module")
 def vae() -> AutoencoderKL:
     folder = Path(flowgrpo.assets.__file__).parent / "mini-sd3"
-    return AutoencoderKL.from_pretrained(folder, subfolder="vae", torch_dtype=torch.float32)
+    return AutoencoderKL.from_pretrained(folder, subfolder="vae", dtype=torch.float32)
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from flowgrpo.cli.main import main
 from flowgrpo.config.bill import bill_of
 from flowgrpo.config.run import load_config
 from flowgrpo.core.errors import UserError
-from flowgrpo.core.intervals import percentiles, resampled_means, t_interval, t_quantile
+from flowgrpo.core.intervals import mean_interval, percentiles, resampled_means, t_interval
 from flowgrpo.data.records import Record, write_records
 from flowgrpo.pages.plot import apart, round_ticks
 from flowgrpo.runs.compare import compare
@@ -178,10 +178,16 @@ def test_folders_that_are_no_runs_are_refused(tmp_path):
 
 
 def test_students_t():
-    known = {1: 12.7062, 2: 4.30265, 4: 2.77645, 100: 1.98397}
-    assert {freedom: t_quantile(freedom) for freedom in known} == pytest.approx(known, rel=1e-4)
     assert t_interval(np.array([0.1, 0.3])) == pytest.approx((0.2 - 1.27062, 0.2 + 1.27062), rel=1e-4)
-    assert t_interval(np.array([0.1])) is None
+    assert t_interval(np.array([0.1, 0.2, 0.3])) == pytest.approx((0.2 - 0.430265 / 3**0.5, 0.2 + 0.430265 / 3**0.5), rel=1e-4)
+    assert t_interval(np.array([0.5, 0.5])) == (0.5, 0.5) and t_interval(np.array([0.1])) is None
+
+
+def test_the_bootstrap_of_a_mean_is_inside_what_was_drawn():
+    assert mean_interval(np.array([0.25])) == (0.25, 0.25) and mean_interval(np.full(5, 0.5)) == (0.5, 0.5)
+    low, high = mean_interval(np.repeat([0.0, 1.0], 50))
+    assert (low, high) == pytest.approx((0.4, 0.6), abs=0.02)
+    assert mean_interval(np.repeat([0.0, 1.0], 50)) == (low, high)
 
 
 def test_the_bootstrap_covers_seeds_and_prompts():

@@ -143,7 +143,7 @@ def test_log_probs_are_those_of_ids_under_what_was_drawn_and_of_the_draw():
         for place in range(6):
             drawn = int(x_next[row, DRAWN, 2 + place])
             expected = 0.0 if drawn < 0 else float(log_p[row, place, drawn])
-            assert float(found[row, place]) == pytest.approx(expected, abs=1e-5)
+            assert found[row, place].item() == pytest.approx(expected, abs=1e-5)
     gauss = torch.distributions.Normal(schedule.mean[0].double(), 0.2).log_prob(offsets)
     assert torch.allclose(found[:, 6:].double(), gauss, atol=1e-5)
 

@@ -119,9 +119,7 @@ def test_the_lora_loads_with_plain_diffusers_and_gives_the_images_of_sample(caps
     for out, options in {"with": ["--lora", str(lora)], "without": []}.items():
         assert main(["sample", "mini/flow_grpo", "--prompts", "p.txt", "--seed", "5", "--out", out, *options]) == 0
         pictures[out] = np.stack([np.asarray(Image.open(tmp_path / out / f"{i:05d}.png")) for i in range(2)])
-    pipe = DiffusionPipeline.from_pretrained(
-        locate("asset:mini-sd3"), text_encoder_3=None, tokenizer_3=None, torch_dtype=torch.float32
-    )
+    pipe = DiffusionPipeline.from_pretrained(locate("asset:mini-sd3"), text_encoder_3=None, tokenizer_3=None, dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     pipe.load_lora_weights(str(lora))
     generators = [torch.Generator().manual_seed(5 + i) for i in range(2)]

@@ -15,7 +15,7 @@ from flowgrpo.evaluation.benchmarks.benchmark import Benchmark
 from flowgrpo.evaluation.benchmarks.page import write_page
 from flowgrpo.evaluation.benchmarks.report import Report, report_on, write_summary
 from flowgrpo.evaluation.exam import PATIENCE, Exam, answer
-from flowgrpo.evaluation.pins import settings, weights
+from flowgrpo.evaluation.pins import of_samples, settings, weights
 from flowgrpo.policies import PolicyConfig
 from flowgrpo.policies.diffusers import DiffusersConfig
 from flowgrpo.policies.prompt_check import check_files, tell
@@ -28,45 +28,40 @@ RESULTS = "scores.jsonl"
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model that takes the benchmark: how it is loaded, and what its results are of, for their pin."""
+    """A model that takes a benchmark: `build` loads it, with the call of `policy`; `facts` are what its results are of."""
 
+    policy: PolicyConfig
     build: Callable[[], Sampler]
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-def candidates(policy: PolicyConfig, trained: Mapping[str, Path], device: torch.device) -> dict[str, Candidate]:
-    """The model as it is, and with each checkpoint, by name. Errors: UserError where a folder is no checkpoint."""
-    found = {BASE: Candidate(partial(policy.build_sampler, device, None))}
-    for name, folder in trained.items():
-        found[name] = Candidate(partial(policy.build_sampler, device, folder), {"weights": weights(folder)})
-    return found
+def candidate(policy: PolicyConfig, trained: Path | None = None) -> Candidate:
+    """A model from files, as it is or with a checkpoint. Errors: UserError where the folder is none."""
+    facts = {} if trained is None else {"weights": weights(trained)}
+    return Candidate(policy, partial(policy.build_sampler, Processes.alone().device, trained), facts)
 
 
 def evaluate(
-    name: str,
-    benchmark: Benchmark,
-    exam: Exam,
-    policy: PolicyConfig,
-    models: Mapping[str, Candidate],
-    out: Path,
-    command: Sequence[str],
+    name: str, benchmark: Benchmark, exam: Exam, models: Mapping[str, Candidate], out: Path, command: Sequence[str]
 ) -> Report:
-    """The models by name, the base model first; all have this `policy`, the benchmark's call in it (`with_call`).
+    """The models by name, the base model first, all with the benchmark's call (`with_call`).
 
     `out` holds a folder of each, summary.json and report.html. What can be refused is refused before a model is loaded.
     """
-    if complaint := policy.sampling_complaint(exam.steps):
-        raise UserError(f"the benchmark has {exam.steps} steps: {complaint}")
-    scorer = _scorer(benchmark, policy)
+    scorer = Scorer(benchmark.rewards)
     scorer.check(exam.prompts, name)
-    tell(check_files(policy, {name: exam.prompts}))
-    pin(out, settings(benchmark, exam, policy), f"**/{RESULTS}")
-    for model, candidate in models.items():
-        pin(out / model, candidate.facts, RESULTS)
+    base = next(iter(models.values())).policy
+    for policy in {id(model.policy): model.policy for model in models.values()}.values():
+        _refuse(scorer, policy, exam)
+        tell(check_files(policy, {name: exam.prompts}))
+    pin(out, settings(benchmark, exam, base), f"**/{RESULTS}")
+    for model, found in models.items():
+        apart = {} if found.policy == base else of_samples(exam, found.policy)
+        pin(out / model, {**apart, **found.facts}, RESULTS)
     processes = Processes.alone()
     records = {
-        model: answer(exam, candidate.build, scorer, out / model / RESULTS, model, processes, PATIENCE)
-        for model, candidate in models.items()
+        model: answer(exam, found.build, scorer, out / model / RESULTS, model, processes, PATIENCE)
+        for model, found in models.items()
     }
     report = report_on(name, benchmark, exam, out, command, _called(processes.device), records)
     write_summary(report)
@@ -74,8 +69,9 @@ def evaluate(
     return report
 
 
-def _scorer(benchmark: Benchmark, policy: PolicyConfig) -> Scorer:
-    scorer = Scorer(benchmark.rewards)
+def _refuse(scorer: Scorer, policy: PolicyConfig, exam: Exam) -> None:
+    if complaint := policy.sampling_complaint(exam.steps):
+        raise UserError(f"the benchmark has {exam.steps} steps: {complaint}")
     for label, card in scorer.cards.items():
         if card.compares:
             raise UserError(
@@ -84,7 +80,6 @@ def _scorer(benchmark: Benchmark, policy: PolicyConfig) -> Scorer:
             )
         if card.reads not in (None, *policy.makes):
             raise UserError(f"reward '{label}' reads {card.reads}, but policy '{policy.type}' makes {' or '.join(policy.makes)}")
-    return scorer
 
 
 def with_call(policy: PolicyConfig, benchmark: Benchmark) -> PolicyConfig:

@@ -15,6 +15,7 @@ from flowgrpo.evaluation.benchmarks.benchmark import Benchmark, Figures
 from flowgrpo.evaluation.benchmarks.comparison import Difference, Result, difference, prompt_gains, result
 from flowgrpo.evaluation.exam import Exam
 from flowgrpo.pages.marks import number, signed
+from flowgrpo.pages.page import framed
 from flowgrpo.pages.tables import markdown_table
 
 NONE = "\N{EM DASH}"
@@ -37,6 +38,12 @@ class Report:
     records: Mapping[str, Sequence[Record]]
     results: Sequence[Result]
     differences: Sequence[Difference]
+
+    def __str__(self) -> str:
+        return markdown(self)
+
+    def _repr_html_(self) -> str:
+        return framed((self.folder / "report.html").read_text(encoding="utf-8"))
 
     @property
     def rate(self) -> bool:

@@ -248,9 +248,10 @@ class Server(uvicorn.Server):
 
 def serve(name: str, arguments: dict[str, Any], options: Options) -> None:
     """Serve until SIGTERM or SIGINT; what has been accepted by then is still answered."""
-    bound = _bound(options.host, options.port)
-    reward = RewardProcess(name, arguments, options.max_pixels, options.batch_timeout)
-    with closing(reward):
+    with (
+        closing(_bound(options.host, options.port)) as bound,
+        closing(RewardProcess(name, arguments, options.max_pixels, options.batch_timeout)) as reward,
+    ):
         app = application(reward, options)
         host = f"[{options.host}]" if ":" in options.host else options.host
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -265,5 +266,6 @@ def _bound(host: str, port: int) -> socket.socket:
     try:
         bound.bind((host, port))
     except (OSError, OverflowError) as error:
+        bound.close()
         raise UserError(f"{host}:{port} can't be served ({error}); choose another --port or --host") from error
     return bound
