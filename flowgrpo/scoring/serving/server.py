@@ -102,7 +102,7 @@ class Service:
         worker = self.reward.state()
         if not worker.ready:
             self.reward.mend()
-        found = Health(
+        health = Health(
             protocol=PROTOCOL,
             name=self.reward.name,
             fingerprint=self.reward.fingerprint,
@@ -113,7 +113,7 @@ class Service:
             worker=worker,
             **{key: value for key, value in vars(self.reward.card).items() if key in CARD},
         )
-        return _json(found.model_dump_json(), 200 if worker.ready else 503)
+        return _json(health.model_dump_json(), 200 if worker.ready else 503)
 
     async def score(self, request: HttpRequest) -> Response:
         self._authorise(request)
