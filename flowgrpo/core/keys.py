@@ -39,8 +39,8 @@ class Noise:
     correlation: float = 0.0
 
     def draw(self, shape: "torch.Size", dtype: "torch.dtype | None" = None) -> "Tensor":
-        """sqrt(rho) common + sqrt(1 - rho) alone, both drawn on the CPU so that every device sees the same numbers; float32 where no
-        `dtype` is named."""
+        """sqrt(rho) common + sqrt(1 - rho) alone, drawn on the CPU so that every device sees the same numbers; float32 where
+        no `dtype` is named."""
         import torch
 
         dtype = dtype or torch.float32
