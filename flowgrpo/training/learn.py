@@ -78,9 +78,9 @@ class Learner:
     def _trained(self, block: UpdateBlock, scored: Scored, thinned: bool) -> TrainedBlock:
         """The batches are the rollout's own, unless a selection thins them out."""
         rows = [
-            [i for i, (g, node) in enumerate(t.places) if scored.in_loss[block.slots[g], node]] for t in block.block.transitions
+            [i for i, (g, node) in enumerate(t.places) if scored.in_loss[block.slots[g], node]] for t in block.rollout.transitions
         ]
-        pairs = [(t, chosen) for t, chosen in zip(block.block.transitions, rows, strict=True) if chosen]
+        pairs = [(t, chosen) for t, chosen in zip(block.rollout.transitions, rows, strict=True) if chosen]
         return TrainedBlock(block.slots, [self.rollouts.waiting(t.take(chosen)) if thinned else t for t, chosen in pairs])
 
     def _mean_tau(self, trained: Sequence[TrainedBlock]) -> float:

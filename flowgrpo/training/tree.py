@@ -15,9 +15,9 @@ from flowgrpo.training.scored import Scored
 
 def save_tree(run: Path, block: UpdateBlock, scored: Scored) -> None:
     """Write `tree.json` and the pictures of the block's most varied group."""
-    outcomes = list(block.block.shape.outcomes)
+    outcomes = list(block.rollout.shape.outcomes)
     group = int(np.argmax([scored.total[slot, outcomes].std() for slot in block.slots]))
-    write_json(run / "tree.json", drawable(run, block.block, group, scored, block.slots[group]))
+    write_json(run / "tree.json", drawable(run, block.rollout, group, scored, block.slots[group]))
 
 
 def drawable(folder: Path, block: Block, group: int, scored: Scored | None = None, slot: int = 0) -> dict[str, Any]:
