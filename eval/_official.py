@@ -25,12 +25,12 @@ def official(path: Path | str | None, count: int | None, sha256: str | None, hin
     if path is None:
         number = "" if count is None else f"{count} "
         raise UserError(f"the {number}official prompts do not ship with flowgrpo; {hint}, and give the path with --file")
-    found = _downloaded(str(path)) if str(path).startswith(HUB) else Path(path).expanduser()
-    if not found.exists():
+    file = _downloaded(str(path)) if str(path).startswith(HUB) else Path(path).expanduser()
+    if not file.exists():
         raise UserError(f"{path} does not exist; {hint}")
-    if sha256 is not None and (digest := hashlib.sha256(found.read_bytes()).hexdigest()) != sha256:
+    if sha256 is not None and (digest := hashlib.sha256(file.read_bytes()).hexdigest()) != sha256:
         raise UserError(f"{path} is not the official file: its sha256 is {digest}, not {sha256}; {hint}")
-    return found
+    return file
 
 
 def _downloaded(name: str) -> Path:
@@ -55,19 +55,19 @@ def member(folder: Path | str | None, name: str) -> str | None:
     return f"{place.rstrip('/')}/{name}{at}{revision}"
 
 
-def counted(found: Sequence[T], count: int | None, path: Path | str) -> list[T]:
+def counted(rows: Sequence[T], count: int | None, path: Path | str) -> list[T]:
     """The rows, if they are as many as in the official file (None: any number but 0)."""
-    if not found or (count is not None and len(found) != count):
-        raise UserError(f"{path} holds {len(found)} prompts instead of {count or 'at least one'}; get the official file anew")
-    return list(found)
+    if not rows or (count is not None and len(rows) != count):
+        raise UserError(f"{path} holds {len(rows)} prompts instead of {count or 'at least one'}; get the official file anew")
+    return list(rows)
 
 
 def prompts(stated: Sequence[dict[str, Any]], count: int | None, path: Path | str) -> list[Prompt]:
     """One prompt a row, its text under `prompt`."""
-    found = [Prompt(i, str(row["prompt"]), row) for i, row in enumerate(counted(stated, count, path))]
-    if empty := [prompt for prompt in found if not prompt.text.strip()]:
+    prompts = [Prompt(i, str(row["prompt"]), row) for i, row in enumerate(counted(stated, count, path))]
+    if empty := [prompt for prompt in prompts if not prompt.text.strip()]:
         raise UserError(f"{path}, prompt {empty[0].index + 1}: the prompt is empty; get the official file anew")
-    return found
+    return prompts
 
 
 def read(path: Path) -> str:
@@ -100,7 +100,7 @@ def json_lines(path: Path, keys: Sequence[str]) -> list[dict[str, Any]]:
 def table(path: Path, columns: Sequence[str], dialect: type[csv.Dialect] = csv.excel) -> list[dict[str, str]]:
     """The rows of a file of delimited values that has these columns, each value without the space around it."""
     _refuse_folder(path)
-    found = rows.table(path, dialect, missing="")
-    if missing := [column for column in columns if found and column not in found[0]]:
+    lines = rows.table(path, dialect, missing="")
+    if missing := [column for column in columns if lines and column not in lines[0]]:
         raise UserError(f"{path} has no column '{missing[0]}'; the official file has {', '.join(columns)}")
-    return [{column: row[column].strip() for column in columns} for row in found]
+    return [{column: row[column].strip() for column in columns} for row in lines]

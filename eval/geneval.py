@@ -36,11 +36,11 @@ def load(path: Path | None, counts: Mapping[str, int] = COUNTS) -> list[Prompt]:
     if path is None:
         return numbered([row for tag, count in counts.items() for row in generated(tag, count)])
     total = sum(counts.values())
-    found = prompts(json_lines(official(path, total, None, HINT), ("tag", "include", "prompt")), total, str(path))
-    tags = Counter(str(prompt.metadata["tag"]) for prompt in found)
+    rows = prompts(json_lines(official(path, total, None, HINT), ("tag", "include", "prompt")), total, str(path))
+    tags = Counter(str(prompt.metadata["tag"]) for prompt in rows)
     if tags != Counter(counts):
         raise UserError(f"{path} has the task types {dict(tags)} instead of {dict(counts)}; {HINT}")
-    return found
+    return rows
 
 
 def figures(asked: Sequence[Prompt], scores: Mapping[str, np.ndarray]) -> Figures:

@@ -36,11 +36,11 @@ def load(path: Path | None) -> list[Prompt]:
 
 
 def _row(line: str, path: Path, number: int) -> dict[str, Any]:
-    found = QUOTED.search(line)
-    if found is None:
+    quoted = QUOTED.search(line)
+    if quoted is None:
         raise UserError(f"{path}, prompt {number}: no text stands in double quotes; {HINT}")
-    words = len(found[1].split())
-    return {"prompt": line, "text": found[1], "length": f"{words} word{'s' if words > 1 else ''}"}
+    words = len(quoted[1].split())
+    return {"prompt": line, "text": quoted[1], "length": f"{words} word{'s' if words > 1 else ''}"}
 
 
 def figures(asked: Sequence[Prompt], scores: Mapping[str, np.ndarray]) -> Figures:

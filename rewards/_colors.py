@@ -38,13 +38,13 @@ class Crop:
     mask: Tensor
 
 
-def crop(picture: Tensor, found: Detection) -> Crop:
+def crop(picture: Tensor, detection: Detection) -> Crop:
     """From [3, H, W]. Without a mask, the middle half of the box's width and height is taken for the object."""
-    rows = _inside(found.box[1], found.box[3], picture.shape[1])
-    columns = _inside(found.box[0], found.box[2], picture.shape[2])
+    rows = _inside(detection.box[1], detection.box[3], picture.shape[1])
+    columns = _inside(detection.box[0], detection.box[2], picture.shape[2])
     pixels = picture[:, rows, columns]
-    mask = _middle(*pixels.shape[1:]) if found.mask is None else found.mask[rows, columns]
-    return Crop(found.name, pixels, mask if mask.any() else torch.ones_like(mask))
+    mask = _middle(*pixels.shape[1:]) if detection.mask is None else detection.mask[rows, columns]
+    return Crop(detection.name, pixels, mask if mask.any() else torch.ones_like(mask))
 
 
 def _inside(low: float, high: float, length: int) -> slice:

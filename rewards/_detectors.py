@@ -79,10 +79,10 @@ def tiny_detector(folder: Path, arguments: Arguments) -> Arguments:
 def detected(detect: Detect, images: Tensor) -> Iterator[list[Detection]]:
     """Picture by picture, in few passes; what is no detection is refused."""
     for batch in images.split(BATCH):
-        found = detect(batch)
-        if len(found) != len(batch):
-            raise UserError(f"the detector must return a list for each of {len(batch)} pictures, not {len(found)}")
-        yield from ([_checked(one, images.shape[2:]) for one in picture] for picture in found)
+        detections = detect(batch)
+        if len(detections) != len(batch):
+            raise UserError(f"the detector must return a list for each of {len(batch)} pictures, not {len(detections)}")
+        yield from ([_checked(one, images.shape[2:]) for one in picture] for picture in detections)
 
 
 def _checked(one: Sequence[Any], size: torch.Size) -> Detection:
@@ -135,13 +135,13 @@ class Torchvision(Detector):
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> list[list[Detection]]:
-        return [self._read(found) for found in self.network(list(images.to(self.device)))]
+        return [self._read(answer) for answer in self.network(list(images.to(self.device)))]
 
-    def _read(self, found: dict[str, Tensor]) -> list[Detection]:
-        names = [self.names[label] for label in found["labels"].tolist()]
-        boxes = [cast(Box, tuple(box)) for box in found["boxes"].tolist()]
-        masks = found["masks"][:, 0].gt(0.5).cpu() if "masks" in found else [None] * len(names)
-        return [Detection(*one) for one in zip(names, found["scores"].tolist(), boxes, masks, strict=True)]
+    def _read(self, answer: dict[str, Tensor]) -> list[Detection]:
+        names = [self.names[label] for label in answer["labels"].tolist()]
+        boxes = [cast(Box, tuple(box)) for box in answer["boxes"].tolist()]
+        masks = answer["masks"][:, 0].gt(0.5).cpu() if "masks" in answer else [None] * len(names)
+        return [Detection(*one) for one in zip(names, answer["scores"].tolist(), boxes, masks, strict=True)]
 
 
 class Faces(Detector):
@@ -162,14 +162,14 @@ class Faces(Detector):
     def _faces(self, image: Tensor) -> list[Detection]:
         side = min(image.shape[1:])
         least = max(24, side // 8)
-        found = self.cascade.detect_multi_scale(
+        faces = self.cascade.detect_multi_scale(
             img=image.permute(1, 2, 0).double().numpy(),
             scale_factor=1.2,
             step_ratio=1.0,
             min_size=(least, least),
             max_size=(side, side),
         )
-        corners = [(f["c"], f["r"], f["c"] + f["width"], f["r"] + f["height"]) for f in found]
+        corners = [(f["c"], f["r"], f["c"] + f["width"], f["r"] + f["height"]) for f in faces]
         return [Detection("face", 1.0, cast(Box, tuple(map(float, corner)))) for corner in corners]
 
 
@@ -189,11 +189,11 @@ class Text(Detector):
 
     def _lines(self, picture: np.ndarray) -> list[Detection]:
         """Of [H, W, 3], blue first."""
-        found = self.engine(picture)
-        if found.boxes is None:
+        lines = self.engine(picture)
+        if lines.boxes is None:
             return []
-        boxes = [(*corners.min(0).tolist(), *corners.max(0).tolist()) for corners in found.boxes]
-        return [Detection("text", float(score), cast(Box, box)) for score, box in zip(found.scores, boxes, strict=True)]
+        boxes = [(*corners.min(0).tolist(), *corners.max(0).tolist()) for corners in lines.boxes]
+        return [Detection("text", float(score), cast(Box, box)) for score, box in zip(lines.scores, boxes, strict=True)]
 
 
 BUILT_IN = {name.lower(): f"{__name__}:{name}" for name in ("Torchvision", "Faces", "Text")}

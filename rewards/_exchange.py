@@ -93,8 +93,8 @@ def unpack(packed: Any, other: Callable[[str, Any], Any]) -> Any:
     if kind == "bytes":
         return bytes.fromhex(text)
     if kind == "type":
-        found = vars(builtins)[text]
-        return found if isinstance(found, type) else other(kind, text)
+        builtin = vars(builtins)[text]
+        return builtin if isinstance(builtin, type) else other(kind, text)
     return other(kind, text)
 
 
@@ -288,14 +288,14 @@ class Tests:
         try:
             self._provide(test)
             exec(compile(test, "test", "exec"), self.scope)
-            found = "passed"
+            outcome = "passed"
         except BaseException:
-            found = "failed"
+            outcome = "failed"
         if self.channel.broken:
             return "exit", ""
         if self.channel.complaint and self.channel.complaint != "object":
             return "refused", self.channel.complaint
-        return self.channel.complaint or found, ""
+        return self.channel.complaint or outcome, ""
 
     def _provide(self, test: str) -> None:
         modules = _modules(ast.parse(test))
@@ -335,10 +335,10 @@ def judge() -> None:
     with open(job["replies"], "rb") as replies, open(job["requests"], "wb") as requests:
         channel = Channel(replies, requests)
         try:
-            found = channel.read()
+            outcome = channel.read()
         except Broken:
-            found = "exit"
-        report(0, found if found in ("passed", "syntax", "memory", "failed") else "exit", "")
+            outcome = "exit"
+        report(0, outcome if outcome in ("passed", "syntax", "memory", "failed") else "exit", "")
         tests = Tests(channel, job["entry_point"])
-        for number, test in enumerate(job["tests"] if found == "passed" else [], 1):
+        for number, test in enumerate(job["tests"] if outcome == "passed" else [], 1):
             report(number, *tests.verdict(test))

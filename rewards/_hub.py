@@ -47,8 +47,8 @@ def fetch(repo: str, name: str, local: str | Path | None, argument: str, revisio
 
 def fetch_folder(repo: str, names: Sequence[str], local: str | None, argument: str, revision: str | None = None) -> Path:
     """The folder that holds all of `names`."""
-    found = [fetch(repo, name, local and Path(local) / name, argument, revision) for name in names]
-    return found[0].parent
+    files = [fetch(repo, name, local and Path(local) / name, argument, revision) for name in names]
+    return files[0].parent
 
 
 def torchvision_weights(published: WeightsEnum, argument: str) -> Mapping[str, Tensor]:

@@ -84,10 +84,10 @@ class Mask2Former(Detector):
         inputs = self.prepare(images=list(images.to(self.device)), do_rescale=False, return_tensors="pt")
         seen = self.network(pixel_values=inputs["pixel_values"].to(self.device))
         sizes = [tuple(images.shape[2:])] * len(images)
-        found = self.prepare.post_process_instance_segmentation(
+        answers = self.prepare.post_process_instance_segmentation(
             seen, threshold=LEAST, target_sizes=sizes, return_binary_maps=True
         )
-        return [self._read(one["segmentation"], one["segments_info"]) for one in found]
+        return [self._read(one["segmentation"], one["segments_info"]) for one in answers]
 
     def _read(self, maps: Tensor | None, segments: Sequence[Mapping[str, Any]]) -> list[Detection]:
         """`maps` [N, H, W], one for each of the N segments."""
@@ -137,7 +137,7 @@ class Owlv2(Detector):
         self.classes = frozenset(self.names)
         self.prepare = _loaded(AutoProcessor, model, revision)
         ids, most = self.prepare.tokenizer([*map(_asked, names)])["input_ids"], self.prepare.tokenizer.model_max_length
-        if long := [name for name, found in zip(names, ids, strict=True) if len(found) > most]:
+        if long := [name for name, row in zip(names, ids, strict=True) if len(row) > most]:
             raise UserError(f"owlv2 reads at most {most} tokens, and '{short(long[0])}' has more; say it in fewer words")
         self.network = _loaded(AutoModelForZeroShotObjectDetection, model, revision, **SAFE).eval().to(self.device)
 
@@ -151,14 +151,14 @@ class Owlv2(Detector):
             return_tensors="pt",
         )
         seen = self.network(**inputs.to(self.device))
-        found = self.prepare.image_processor.post_process_object_detection(
+        answers = self.prepare.image_processor.post_process_object_detection(
             seen, threshold=LEAST, target_sizes=[tuple(images.shape[2:])] * len(images)
         )
-        return [self._read(one["boxes"], one["scores"], one["labels"]) for one in found]
+        return [self._read(one["boxes"], one["scores"], one["labels"]) for one in answers]
 
     def _read(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> list[Detection]:
-        kept = batched_nms(boxes, scores, labels, self.overlap)
-        rows = zip(labels[kept].tolist(), scores[kept].tolist(), boxes[kept].tolist(), strict=True)
+        separate = batched_nms(boxes, scores, labels, self.overlap)
+        rows = zip(labels[separate].tolist(), scores[separate].tolist(), boxes[separate].tolist(), strict=True)
         return [Detection(self.names[label], score, cast(Box, tuple(box))) for label, score, box in rows]
 
 

@@ -250,7 +250,7 @@ def _job(mode: Mode, source: str, limits: Limits, folder: str, uid: int | None) 
         "python": PYTHON,
         "visible": visible,
         "devices": DEVICES,
-        "covered": [str(found) for path in visible for name in PACKAGES for found in Path(path).glob(f"python3*/{name}")],
+        "covered": [str(package) for path in visible for name in PACKAGES for package in Path(path).glob(f"python3*/{name}")],
         "calls": CALLS.get(platform.machine()),
     }
 
@@ -259,8 +259,8 @@ def _job(mode: Mode, source: str, limits: Limits, folder: str, uid: int | None) 
 def _visible() -> list[str]:
     """What Python needs of the disk, what is above first."""
     prefix = os.path.realpath(sys.base_prefix)
-    own = [PYTHON[0], os.path.realpath(sysconfig.get_path("stdlib")), f"{prefix}/lib", f"{prefix}/lib64"]
-    return sorted({*LIBRARIES, *own})
+    of_python = [PYTHON[0], os.path.realpath(sysconfig.get_path("stdlib")), f"{prefix}/lib", f"{prefix}/lib64"]
+    return sorted({*LIBRARIES, *of_python})
 
 
 def _namespaces(mode: Mode) -> list[str]:

@@ -80,11 +80,11 @@ class UnitTests:
 
     def _judge(self, solution: str, job: dict[str, Any], row: dict[str, Any]) -> tuple[float, str]:
         code, tests = judged(solution, job, self.limits)
-        verdicts = {number: (found, words) for number, found, words in map(json.loads, tests.stdout.splitlines())}
-        if refused := next((words for found, words in verdicts.values() if found == "refused"), None):
+        verdicts = {number: (verdict, words) for number, verdict, words in map(json.loads, tests.stdout.splitlines())}
+        if refused := next((words for verdict, words in verdicts.values() if verdict == "refused"), None):
             raise bad_row(row, "tests", f"{TESTS}; one of these can't be judged, since {refused}")
-        passed = sum(found == "passed" for number, (found, _) in verdicts.items() if number > 0)
-        return passed / len(job["tests"]), why([code, tests], [found for found, _ in verdicts.values()])
+        passed = sum(verdict == "passed" for number, (verdict, _) in verdicts.items() if number > 0)
+        return passed / len(job["tests"]), why([code, tests], [verdict for verdict, _ in verdicts.values()])
 
 
 def extract(text: str) -> str:
@@ -122,4 +122,4 @@ def judged(solution: str, job: dict[str, Any], limits: Limits) -> tuple[Outcome,
 def why(outcomes: list[Outcome], verdicts: list[str]) -> str:
     """One word: what stopped a run, or else what the solution or the first test came to; "exit" when it left early."""
     stopped = [outcome.status for outcome in outcomes if outcome.status not in ("ok", "error")]
-    return next((found for found in [*stopped, *verdicts] if found != "passed"), "exit")
+    return next((verdict for verdict in [*stopped, *verdicts] if verdict != "passed"), "exit")

@@ -81,8 +81,8 @@ def load(weights: Mapping[str, Tensor], sizes: Mapping[str, int] | None = None) 
     """Strict: every parameter is there, and nothing is left over but what is unused."""
     ranker = Ranker(sizes)
     left = {name: weight for name, weight in weights.items() if not UNUSED.fullmatch(name)}
-    found = {name: left.pop(published(name)) for name in ranker.state_dict()}
-    ranker.load_state_dict(found | left)
+    renamed = {name: left.pop(published(name)) for name in ranker.state_dict()}
+    ranker.load_state_dict(renamed | left)
     return ranker
 
 

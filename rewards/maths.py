@@ -71,8 +71,8 @@ class Maths:
         return [self._judge(text, _stated(row)) for text, row in zip(samples.texts, samples.metadata, strict=True)]
 
     def _judge(self, text: str, right: str) -> float:
-        found = boxed(text) if self.require_boxed else final(text)
-        return float(found is not None and same(found, right))
+        answer = boxed(text) if self.require_boxed else final(text)
+        return float(answer is not None and same(answer, right))
 
 
 @judged()

@@ -136,7 +136,7 @@ def facts(frames: np.ndarray, metadata: dict[str, Any]) -> list[float]:
     chosen = np.linspace(0, len(frames) - 1, min(LOOKS, len(frames))).round().astype(int)
     looks = [look(frame) for frame in frames[chosen]]
     times = chosen / (len(frames) - 1)
-    seen = [(t, found[0]) for t, (_, found) in zip(times, looks, strict=True) if len(found) == 1 and found[0].color]
+    seen = [(t, shapes[0]) for t, (_, shapes) in zip(times, looks, strict=True) if len(shapes) == 1 and shapes[0].color]
     if len(seen) < 2:
         return [0.0, 0.0]
     objects = [o for _, o in seen]

@@ -100,8 +100,8 @@ class Judge:
     def look(self, samples: Samples) -> list["Seen"]:
         """What is in each picture, and what should be."""
         rows = [self.read(metadata) for metadata in samples.metadata]
-        found = detected(self.detect, samples.images)
-        return [Seen(*one) for one in zip(rows, samples.images, map(self._objects, rows, found), strict=True)]
+        detections = detected(self.detect, samples.images)
+        return [Seen(*one) for one in zip(rows, samples.images, map(self._objects, rows, detections), strict=True)]
 
     def read(self, metadata: Mapping[str, Any]) -> Row:
         """A prompt row, if all that it states can be found."""
@@ -114,30 +114,30 @@ class Judge:
         """Whether each fact holds."""
         row, picture, objects = seen
         chosen = [objects[clause.name][: clause.count] for clause in row.include]
-        enough = [len(found) == clause.count for found, clause in zip(chosen, row.include, strict=True)]
+        enough = [len(those) == clause.count for those, clause in zip(chosen, row.include, strict=True)]
         stated = list(enough)
-        for clause, found, there in zip(row.include, chosen, enough, strict=True):
+        for clause, those, there in zip(row.include, chosen, enough, strict=True):
             if clause.color is not None:
-                stated.append(there and all(self._color(picture, one) == clause.color for one in found))
+                stated.append(there and all(self._color(picture, one) == clause.color for one in those))
             if clause.position is not None:
                 relation, other = clause.position
-                pairs = product(found, chosen[other])
+                pairs = product(those, chosen[other])
                 stated.append(there and enough[other] and all(relation in relations(a.box, b.box) for a, b in pairs))
         return stated + self._without(seen)
 
     def grades(self, seen: "Seen") -> list[float]:
         """How much of each number, colour and place there is; what a number alone excludes is part of the number."""
         row, picture, objects = seen
-        found = [objects[clause.name] for clause in row.include]
-        grades = [_close(len(some), clause.count) for some, clause in zip(found, row.include, strict=True)]
+        those = [objects[clause.name] for clause in row.include]
+        grades = [_close(len(some), clause.count) for some, clause in zip(those, row.include, strict=True)]
         right = [grade == 1.0 for grade in grades]
-        for clause, some, there in zip(row.include, found, list(right), strict=True):
+        for clause, some, there in zip(row.include, those, list(right), strict=True):
             if clause.color is not None:
                 colored = sum(self._color(picture, one) == clause.color for one in some) if there else 0
                 grades.append(_close(colored, clause.count))
             if clause.position is not None:
                 relation, other = clause.position
-                pairs = product(some, found[other])
+                pairs = product(some, those[other])
                 grades.append(float(there and right[other] and all(relation in relations(a.box, b.box) for a, b in pairs)))
         counted = {clause.name for clause in row.include}
         others = zip(self._without(seen), row.exclude, strict=True)
@@ -151,13 +151,13 @@ class Judge:
         """By class, the most confident first."""
         threshold = self.counting_threshold if row.tag == "counting" else self.threshold
         objects = defaultdict[str, list[Detection]](list)
-        for found in sorted(detections, key=lambda one: -one.score):
-            if found.score > threshold and len(objects[found.name]) < self.max_objects:
-                objects[found.name].append(found)
+        for detection in sorted(detections, key=lambda one: -one.score):
+            if detection.score > threshold and len(objects[detection.name]) < self.max_objects:
+                objects[detection.name].append(detection)
         return objects
 
-    def _color(self, picture: Tensor, found: Detection) -> str:
-        color = self.colors(crop(picture, found))
+    def _color(self, picture: Tensor, detection: Detection) -> str:
+        color = self.colors(crop(picture, detection))
         if not isinstance(color, str):
             raise UserError(f"a judge of colours must return a name for a crop, not {color!r}")
         return color

@@ -77,8 +77,8 @@ class Ocr:
         """All text of [H, W, 3] uint8 in reading order, normalised."""
         factor = max(1.0, LEAST / min(picture.shape[:2]))
         enlarged = cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
-        found = self.engine(cv2.cvtColor(enlarged, cv2.COLOR_RGB2BGR))
-        return "" if found.boxes is None else normalised("".join(in_reading_order(found.boxes, found.txts)))
+        lines = self.engine(cv2.cvtColor(enlarged, cv2.COLOR_RGB2BGR))
+        return "" if lines.boxes is None else normalised("".join(in_reading_order(lines.boxes, lines.txts)))
 
 
 def _wanted(prompt: str, row: dict[str, Any]) -> str:

@@ -61,8 +61,8 @@ class PickScore(Preference):
         folder = fetch_folder(MODEL, MODEL_FILES, model, "model", revision)
         words = fetch_folder(PROCESSOR, PROCESSOR_FILES, processor, "processor")
         with reading(folder, "a folder with PickScore's model"):
-            network, found = CLIPModel.from_pretrained(folder, dtype="float32", use_safetensors=True, output_loading_info=True)
-        if wrong := sorted(found["missing_keys"]) + sorted(found["unexpected_keys"]):
+            network, info = CLIPModel.from_pretrained(folder, dtype="float32", use_safetensors=True, output_loading_info=True)
+        if wrong := sorted(info["missing_keys"]) + sorted(info["unexpected_keys"]):
             raise UserError(f"{folder} is not PickScore's model: '{wrong[0]}' is missing or has no place")
         with reading(words, "a folder with CLIP's vocabulary"):
             self.tokenizer = CLIPTokenizer(str(words / "vocab.json"), str(words / "merges.txt"))

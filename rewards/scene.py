@@ -94,14 +94,14 @@ def facts(pixels: np.ndarray, metadata: dict[str, Any]) -> list[bool]:
     include = metadata["include"]
     matches = [[o for o in objects if _is(o, item)] for item in include]
     holds = [len(objects) == sum(item["count"] for item in include)]
-    for item, found in zip(include, matches, strict=True):
+    for item, those in zip(include, matches, strict=True):
         same_class = [o for o in objects if o.shape == item["class"]]
-        holds += [bool(same_class), len(found) == item["count"]]
+        holds += [bool(same_class), len(those) == item["count"]]
         holds += [any(o.color == item["color"] for o in same_class)] if "color" in item else []
         holds += [any(o.size == item["size"] for o in same_class)] if "size" in item else []
         if "position" in item:
             relation, other = item["position"]
-            holds.append(any(_related(a, relation, b) for a in found for b in matches[other]))
+            holds.append(any(_related(a, relation, b) for a in those for b in matches[other]))
     if "background" in metadata:
         holds.append(background == metadata["background"])
     return holds
@@ -119,9 +119,9 @@ def _check(row: dict[str, Any]) -> None:
                 raise bad_row(row, "include", OBJECTS)
 
 
-def _is(found: Found, item: dict[str, Any]) -> bool:
-    return found.color is not None and all(
-        value == item.get(key, value) for key, value in (("class", found.shape), ("color", found.color), ("size", found.size))
+def _is(shape: Found, item: dict[str, Any]) -> bool:
+    return shape.color is not None and all(
+        value == item.get(key, value) for key, value in (("class", shape.shape), ("color", shape.color), ("size", shape.size))
     )
 
 

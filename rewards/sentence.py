@@ -47,7 +47,11 @@ class Sentence:
 
 
 def _references(row: dict[str, Any]) -> list[str]:
-    found = row["references"] if "references" in row else [row.get("reference")]
-    if not isinstance(found, list) or not found or not all(isinstance(text, str) and text.strip() for text in found):
+    references = row["references"] if "references" in row else [row.get("reference")]
+    if (
+        not isinstance(references, list)
+        or not references
+        or not all(isinstance(text, str) and text.strip() for text in references)
+    ):
         raise bad_row(row, "reference", "a text, or 'references': a list of texts")
-    return found
+    return references

@@ -27,7 +27,7 @@ def _one_group(*names: str) -> Samples:
 
 def _grey() -> Samples:
     colourful = photos()
-    return replace(colourful, made=_luma(colourful.images)[:, None].expand_as(colourful.images))
+    return replace(colourful, outputs=_luma(colourful.images)[:, None].expand_as(colourful.images))
 
 
 @statistic(

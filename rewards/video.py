@@ -64,7 +64,7 @@ class FrameWise:
         self.reward, self.frames, self.statistic = reward, frames, STATISTICS[statistic]
 
     def __call__(self, samples: Samples) -> list[float]:
-        moments = [replace(samples, made=samples.videos[:, t]) for t in self._moments(samples.videos.shape[1])]
+        moments = [replace(samples, outputs=samples.videos[:, t]) for t in self._moments(samples.videos.shape[1])]
         return self.statistic([self.scorer(frames)[self.reward] for frames in moments], axis=0).tolist()
 
     def _moments(self, length: int) -> list[int]:

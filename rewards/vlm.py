@@ -177,10 +177,10 @@ class Pointwise(_Judge):
         return f"a number from {self.low:g} to {self.high:g}"
 
     def read(self, verdict: str) -> float | None:
-        found = NUMBER.fullmatch(verdict)
-        if found is None or found[2] not in (None, f"{self.high:g}") or not self.low <= float(found[1]) <= self.high:
+        match = NUMBER.fullmatch(verdict)
+        if match is None or match[2] not in (None, f"{self.high:g}") or not self.low <= float(match[1]) <= self.high:
             return None
-        return (float(found[1]) - self.low) / (self.high - self.low)
+        return (float(match[1]) - self.low) / (self.high - self.low)
 
     def __call__(self, samples: Samples) -> list[float]:
         scale = {"low": f"{self.low:g}", "high": f"{self.high:g}"}
@@ -203,8 +203,8 @@ class Pairwise(_Judge):
     form = "'Image 1', 'Image 2' or 'tie'"
 
     def read(self, verdict: str) -> float | None:
-        found = BETTER.fullmatch(verdict)
-        return None if found is None else {"1": 1.0, "2": 0.0, None: 0.5}[found[1]]
+        match = BETTER.fullmatch(verdict)
+        return None if match is None else {"1": 1.0, "2": 0.0, None: 0.5}[match[1]]
 
     def __call__(self, a: Samples, b: Samples) -> list[float]:
         pairs = zip(a.prompts, a.images, b.images, strict=True)
@@ -233,8 +233,8 @@ class Questions(_Judge):
             raise UserError("the prompt of vlm:Questions must hold {question}")
 
     def read(self, verdict: str) -> float | None:
-        found = YES_NO.fullmatch(verdict)
-        return None if found is None else float(found[1] is not None)
+        match = YES_NO.fullmatch(verdict)
+        return None if match is None else float(match[1] is not None)
 
     def __call__(self, samples: Samples) -> list[float]:
         return [sum(answers) / len(answers) for answers in self.answers(samples)]
@@ -243,7 +243,7 @@ class Questions(_Judge):
         """For each picture 1 or 0 per question of its row."""
         asked = [questions_of(row) for row in samples.metadata]
         rows = zip(samples.prompts, samples.images, asked, strict=True)
-        found = iter(
+        verdicts = iter(
             self.ask(
                 [
                     Question(self.fill(prompt=prompt, question=text), [picture])
@@ -252,7 +252,7 @@ class Questions(_Judge):
                 ]
             )
         )
-        return [list(islice(found, len(texts))) for texts in asked]
+        return [list(islice(verdicts, len(texts))) for texts in asked]
 
 
 def questions_of(row: dict[str, Any]) -> list[str]:

@@ -37,9 +37,9 @@ class WinRate:
     """
 
     def __init__(self, judge: str, margin: float | None = None, arguments: Mapping[str, Any] | None = None) -> None:
-        found = load_reward(judge, arguments)
-        self.name, self.margin, self.judge = judge, margin, cast(Judge, found)
-        self.pointwise = found
+        reward = load_reward(judge, arguments)
+        self.name, self.margin, self.judge = judge, margin, cast(Judge, reward)
+        self.pointwise = reward
 
     def __call__(self, samples: Samples) -> list[float]:
         rates = np.full(len(samples), 0.5)

@@ -62,7 +62,7 @@ class Tree:
         advantage: AdvantageConfig | None = None,
         weights: Mapping[str, float] | None = None,
     ) -> Scored:
-        """Advantages [P, N], and what else the trainer makes of rewards [P x leaves] by label. A weight that is not given is 1."""
+        """Advantages [P, N], and what else the trainer makes of rewards [P x leaves] by label; weights are 1 where not given."""
         weighted = {label: RewardConfig(use=label, weight=(weights or {}).get(label, 1.0)) for label in rewards}
         leaves = len(self.shape.leaves)
         groups: dict[int, Group] = {}

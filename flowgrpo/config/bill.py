@@ -91,13 +91,13 @@ def _switches(config: Config) -> Iterator[tuple[str, Cost]]:
     sizes = [config.rollout.micro_batch >> i for i in range(1, config.rollout.micro_batch.bit_length())]
     large: list[tuple[str, Cost]] = [(f"rollout.micro_batch={n}", "nothing") for n in sizes if n >= FEW_STATES]
     small: list[tuple[str, Cost]] = [(f"rollout.micro_batch={n}", "time") for n in sizes if n < FEW_STATES]
-    own = config.policy.switches
-    yield from ((switch, cost) for switch, cost in own.items() if cost == "nothing")
+    switches = config.policy.switches
+    yield from ((switch, cost) for switch, cost in switches.items() if cost == "nothing")
     yield from large
     yield "rollout.keep=host", "time"
-    yield from ((switch, cost) for switch, cost in own.items() if cost == "time")
+    yield from ((switch, cost) for switch, cost in switches.items() if cost == "time")
     yield from small
-    yield from ((switch, cost) for switch, cost in own.items() if cost == "exactness")
+    yield from ((switch, cost) for switch, cost in switches.items() if cost == "exactness")
 
 
 def _replaced(row: tuple[str, Cost, int], later: list[tuple[str, Cost, int]]) -> bool:

@@ -295,8 +295,8 @@ def _beside(path: Path, base: str) -> list[Path]:
     """What the file `path` means by a base: a file beside it, with or without its suffix, or what a word names."""
     beside = [path.parent / f"{base}{suffix}" for suffix in ("", ".yaml", ".yml")]
     others = (file for file in beside if file.is_file() and (file == beside[0] or not file.samefile(path)))
-    if found := next(others, None):
-        return [found]
+    if neighbour := next(others, None):
+        return [neighbour]
     try:
         return _named(base)
     except UserError as error:
@@ -333,10 +333,12 @@ def _bases(path: Path, tree: Tree) -> list[str]:
 
 def _with(path: Path, tree: Tree) -> list[tuple[list[str], Tree]]:
     """The sections of `with`, and for which words they are."""
-    found = tree.get("with") or {}
-    if not isinstance(found, dict) or not all(isinstance(key, str) and isinstance(value, dict) for key, value in found.items()):
+    conditional = tree.get("with") or {}
+    if not isinstance(conditional, dict) or not all(
+        isinstance(key, str) and isinstance(value, dict) for key, value in conditional.items()
+    ):
         raise UserError(f"{path}: with: must be sections by words, such as {{flow_grpo: {{objective: {{clip: 1e-4}}}}}}")
-    return [(words.split(), sections) for key, sections in found.items() for words in key.split(",")]
+    return [(words.split(), sections) for key, sections in conditional.items() for words in key.split(",")]
 
 
 def _holds(tree: Any, where: Place) -> bool:

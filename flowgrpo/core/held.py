@@ -45,17 +45,18 @@ def _stated(target: Callable) -> Any:
     """What tells code from other code: its source, or where there is none its bytecode; and what it carries with it."""
     if inspect.isfunction(target):
         cells = [cell.cell_contents for cell in target.__closure__ or ()]
-        return [_source(target, target.__code__.co_code.hex()), target.__defaults__, target.__kwdefaults__, cells]
+        return [source_of(target, target.__code__.co_code.hex()), target.__defaults__, target.__kwdefaults__, cells]
     if inspect.ismethod(target):
         return [_stated(target.__func__), _stated_object(target.__self__)]
-    return _source(target, repr(target)) if inspect.isclass(target) else _stated_object(target)
+    return source_of(target, repr(target)) if inspect.isclass(target) else _stated_object(target)
 
 
 def _stated_object(target: Any) -> Any:
-    return [_source(type(target), type(target).__qualname__), vars(target) if "__dict__" in dir(target) else repr(target)]
+    return [source_of(type(target), type(target).__qualname__), vars(target) if "__dict__" in dir(target) else repr(target)]
 
 
-def _source(target: Any, otherwise: str) -> str:
+def source_of(target: Any, otherwise: str = "") -> str:
+    """The text of a function or class; where Python has none, `otherwise`."""
     try:
         return inspect.getsource(target)
     except (OSError, TypeError):

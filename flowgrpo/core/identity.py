@@ -1,6 +1,7 @@
 """What the numbers on the disk depend on: flowgrpo itself, and whatever files, folders and code a setting names."""
 
 import os
+import sys
 from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
@@ -9,7 +10,7 @@ from typing import Any
 
 from flowgrpo import __version__
 from flowgrpo.core.digests import digest, digest_of
-from flowgrpo.core.held import OBJECT, fingerprint_of
+from flowgrpo.core.held import OBJECT, fingerprint_of, source_of
 from flowgrpo.core.paths import ASSET, locate
 from flowgrpo.core.sources import source_digest, user_module
 
@@ -43,6 +44,8 @@ def files_in(rows: Any) -> dict[str, str]:
 def _digest(text: str) -> str | None:
     if text.startswith(OBJECT):
         return fingerprint_of(text)
+    if text.startswith("__main__:"):
+        return digest_of(source_of(vars(sys.modules["__main__"]).get(text.removeprefix("__main__:"))))
     module = text if text.endswith(".py") else text.rpartition(":")[0]
     if module.endswith(".py") and os.path.isfile(module):
         return source_digest(Path(module))

@@ -1,4 +1,4 @@
-"""Progress bars: one per phase, on the main process, and only on a terminal."""
+"""Progress bars: one per phase, on the main process, and only on a terminal or in a notebook."""
 
 import sys
 from collections.abc import Sequence
@@ -10,4 +10,5 @@ T = TypeVar("T")
 
 
 def bar(items: Sequence[T], phase: str, is_main: bool = True) -> "tqdm[T]":
-    return tqdm(items, desc=phase, leave=False, disable=not (is_main and sys.stderr.isatty()))
+    seen = sys.stderr.isatty() or "ipykernel" in sys.modules
+    return tqdm(items, desc=phase, leave=False, disable=not (is_main and seen))

@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,31 @@ def write_text(path: Path, text: str) -> None:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    write_text(path, "".join(f"{line}\n" for line in lines))
+
+
+def append_lines(path: Path, lines: Iterable[str]) -> None:
+    """They are on the disk when this returns."""
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(f"{line}\n" for line in lines)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_lines(path: Path) -> list[str]:
+    """Of a file that grows: a last line that its writer could not finish does not count. Empty where there is no file.
+
+    Errors: UserError for a file that is no text.
+    """
+    try:
+        whole, _, _ = (path.read_bytes() if path.is_file() else b"").rpartition(b"\n")
+        text = whole.decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is damaged ({error}); bring it back, or begin anew") from error
+    return text.split("\n") if text else []
 
 
 def write_json(path: Path, value: Any, indent: int | None = None) -> None:

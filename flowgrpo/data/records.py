@@ -1,14 +1,13 @@
 """What a model answered and what its answers scored: a line of JSON a sample, on the disk as soon as it is known."""
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from flowgrpo.core.errors import UserError
-from flowgrpo.core.whole import write_text
+from flowgrpo.core.whole import append_lines, read_lines, write_lines
 
 
 @dataclass(frozen=True)
@@ -51,12 +50,9 @@ class Record:
 
 
 def read_records(file: Path) -> list[Record]:
-    """Without a line that was cut short when its writer was stopped. Errors: UserError for a line of something else."""
-    if not file.is_file():
-        return []
-    whole = file.read_text(encoding="utf-8").split("\n")[:-1]
+    """Empty where there is no file. Errors: UserError for a line of something else."""
     try:
-        return [Record.parse(line) for line in whole]
+        return [Record.parse(line) for line in read_lines(file)]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{file} has a line that flowgrpo has not written, or it is damaged; choose another folder") from error
 
@@ -64,15 +60,8 @@ def read_records(file: Path) -> list[Record]:
 def write_records(file: Path, records: Iterable[Record]) -> None:
     """All of the file, whole or as it was."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_text(file, _lines(records))
+    write_lines(file, (record.as_json() for record in records))
 
 
 def append_records(file: Path, records: Iterable[Record]) -> None:
-    with file.open("a", encoding="utf-8") as stream:
-        stream.write(_lines(records))
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _lines(records: Iterable[Record]) -> str:
-    return "".join(record.as_json() + "\n" for record in records)
+    append_lines(file, (record.as_json() for record in records))

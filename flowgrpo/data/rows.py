@@ -131,10 +131,10 @@ def json_lines(path: Path, keys: Sequence[str] = ()) -> list[Row]:
 
 
 def _json_list(path: Path) -> list[Row]:
-    found = json_of(text_of(path), str(path))
-    if not isinstance(found, list):
+    rows = json_of(text_of(path), str(path))
+    if not isinstance(rows, list):
         raise UserError(f"{path} must hold a list of objects, [{{...}}, ...]")
-    return [_object(row, f"{path}, row {number}") for number, row in enumerate(found, 1)]
+    return [_object(row, f"{path}, row {number}") for number, row in enumerate(rows, 1)]
 
 
 def _object(value: Any, where: str, keys: Sequence[str] = ()) -> Row:

@@ -16,45 +16,46 @@ from flowgrpo.data.media import Shown, address, rounded
 T = TypeVar("T")
 LOOKED_AT, SIDE = 24, 128
 """So many samples are shown in a notebook, so many pixels wide."""
-Made = Tensor | list[str]
+Outputs = Tensor | list[str]
 
 
 @dataclass(frozen=True, eq=False)
 class Samples:
     """B finished samples: pictures, clips or texts. `metadata` are the prompt rows, untouched.
 
-    `made` is float32 in [0, 1], [B, 3, H, W] for pictures and [B, F, 3, H, W] for clips of F frames, or the texts, completions
-    without their prompts. Rewards read it as `images`, `videos` or `texts`; what the model does not make can't be read.
+    `outputs` are float32 in [0, 1], [B, 3, H, W] for pictures and [B, F, 3, H, W] for clips of F frames, or the texts,
+    completions without their prompts. Rewards read them as `images`, `videos` or `texts`; what
+    the model does not make can't be read.
     Samples with the same number in `group` answer one prompt and are compared; a reward always sees whole groups.
     """
 
     prompts: list[str]
     metadata: list[dict[str, Any]]
     group: list[int]
-    made: Made
+    outputs: Outputs
 
     @property
     def kind(self) -> Kind:
-        if isinstance(self.made, list):
+        if isinstance(self.outputs, list):
             return "texts"
-        return "images" if self.made.ndim == 4 else "videos"
+        return "images" if self.outputs.ndim == 4 else "videos"
 
     @property
     def images(self) -> Tensor:
-        return cast(Tensor, self._made("images"))
+        return cast(Tensor, self._outputs("images"))
 
     @property
     def videos(self) -> Tensor:
-        return cast(Tensor, self._made("videos"))
+        return cast(Tensor, self._outputs("videos"))
 
     @property
     def texts(self) -> list[str]:
-        return cast(list[str], self._made("texts"))
+        return cast(list[str], self._outputs("texts"))
 
-    def _made(self, kind: Kind) -> Made:
+    def _outputs(self, kind: Kind) -> Outputs:
         if self.kind != kind:
             raise UserError(f"the reward reads samples.{kind}, but these samples are {self.kind}; use a reward for {self.kind}")
-        return self.made
+        return self.outputs
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -64,16 +65,16 @@ class Samples:
 
     def take(self, rows: Sequence[int]) -> "Samples":
         """These samples, in this order."""
-        made = [self.made[i] for i in rows] if isinstance(self.made, list) else self.made[list(rows)]
-        return Samples([self.prompts[i] for i in rows], [self.metadata[i] for i in rows], [self.group[i] for i in rows], made)
+        outputs = [self.outputs[i] for i in rows] if isinstance(self.outputs, list) else self.outputs[list(rows)]
+        return Samples([self.prompts[i] for i in rows], [self.metadata[i] for i in rows], [self.group[i] for i in rows], outputs)
 
     def shown(self) -> list[Shown]:
         """Each sample as a person looks at it, and as it is written."""
-        if isinstance(self.made, list):
-            return list(self.made)
+        if isinstance(self.outputs, list):
+            return list(self.outputs)
         if self.kind == "images":
-            return [Image.fromarray(picture) for picture in rounded(self.made)]
-        return [[Image.fromarray(frame) for frame in rounded(clip)] for clip in self.made]
+            return [Image.fromarray(picture) for picture in rounded(self.outputs)]
+        return [[Image.fromarray(frame) for frame in rounded(clip)] for clip in self.outputs]
 
     def _repr_html_(self) -> str:
         """The first samples of every group, for a notebook."""
@@ -85,23 +86,23 @@ class Samples:
 
     def meaningless(self) -> "list[Samples]":
         """As many samples of noise, and as many of nothing: what no reward should take for good."""
-        if isinstance(self.made, list):
-            return [replace(self, made=texts) for texts in ([t[::-1] for t in self.made], [""] * len(self))]
-        noise = torch.rand(self.made.shape, generator=torch.Generator().manual_seed(0))
-        return [replace(self, made=made) for made in (noise, torch.full_like(self.made, 0.5))]
+        if isinstance(self.outputs, list):
+            return [replace(self, outputs=texts) for texts in ([t[::-1] for t in self.outputs], [""] * len(self))]
+        noise = torch.rand(self.outputs.shape, generator=torch.Generator().manual_seed(0))
+        return [replace(self, outputs=pixels) for pixels in (noise, torch.full_like(self.outputs, 0.5))]
 
     @staticmethod
-    def concatenate(parts: Sequence["Samples"]) -> "Samples":
+    def concatenate(several: Sequence["Samples"]) -> "Samples":
         """Samples of one kind and size, one after the other."""
-        if parts[0].kind == "texts":
-            made: Made = [text for p in parts for text in p.texts]
+        if several[0].kind == "texts":
+            outputs: Outputs = [text for p in several for text in p.texts]
         else:
-            made = torch.cat([cast(Tensor, p.made) for p in parts])
+            outputs = torch.cat([cast(Tensor, p.outputs) for p in several])
         return Samples(
-            [text for p in parts for text in p.prompts],
-            [row for p in parts for row in p.metadata],
-            [group for p in parts for group in p.group],
-            made,
+            [text for p in several for text in p.prompts],
+            [row for p in several for row in p.metadata],
+            [group for p in several for group in p.group],
+            outputs,
         )
 
 

@@ -5,6 +5,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from markupsafe import Markup
+
 Point = tuple[float, float]
 
 
@@ -23,10 +25,11 @@ class Frame:
         return " ".join("{:.1f},{:.1f}".format(*self.place(p)) for p in points)
 
 
-def plot(title: str, series: Mapping[str, list[Point]], marks: Sequence[tuple[Point, str]], along: str = "update") -> str:
+def plot(title: str, series: Mapping[str, list[Point]], marks: Sequence[tuple[Point, str]], along: str = "update") -> Markup:
+    """A <figure>; empty without points. `marks` are single points, each with its class."""
     points = [p for line in series.values() for p in line] + [p for p, _ in marks]
     if not points:
-        return ""
+        return Markup("")
     values = [y for _, y in points]
     frame = Frame(max(x for x, _ in points) or 1.0, _ticks(min(values), max(values)))
     lines = "".join(_line(frame, line, i) for i, line in enumerate(series.values()) if line)
@@ -34,7 +37,7 @@ def plot(title: str, series: Mapping[str, list[Point]], marks: Sequence[tuple[Po
     words = html.escape(f"{title} by {along}, last " + ", ".join(f"{k} {v}".strip() for k, v in last.items()))
     keys = [f"<span class='key s{i}'></span>{html.escape(name)} " for i, name in enumerate(last) if name]
     note = "".join(keys) or f"last {last['']}" if last else ""
-    return (
+    return Markup(
         f"<figure><figcaption><b>{html.escape(title)}</b><small>{note}</small></figcaption>"
         f"<svg viewBox='0 0 340 180' role=img aria-label='{words}'>"
         f"{_axes(frame, along)}{lines}{''.join(_mark(frame, p, kind) for p, kind in marks)}</svg></figure>"

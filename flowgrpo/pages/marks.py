@@ -1,6 +1,4 @@
-"""How pages write numbers and scores. A `rate` is a share of samples, and written in per cent."""
-
-import html
+"""How pages write numbers. A `rate` is a share of samples, and written in per cent."""
 
 
 def number(value: float, rate: bool) -> str:
@@ -14,12 +12,3 @@ def signed(change: float, rate: bool) -> str:
 def colour(change: float) -> str:
     """The class of a gain, a loss, or neither."""
     return "good" if change > 0 else "bad" if change < 0 else "open"
-
-
-def score_mark(label: str, value: float) -> str:
-    """A tick or a cross where the score is 1 or 0, else the score."""
-    label = html.escape(label)
-    if value in (0, 1):
-        mark, kind, words = ("&#10003;", "good", "met") if value else ("&#10007;", "bad", "missed")
-        return f"<span class='score {kind}' title='{label} {words}'>{mark} {label}</span>"
-    return f"<span class=score>{value:.2f} {label}</span>"

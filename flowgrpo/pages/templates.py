@@ -6,11 +6,15 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from flowgrpo.pages.marks import colour, number, signed
+
 
 @cache
 def _environment() -> Environment:
     loader = PackageLoader("flowgrpo", "")
-    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    made.filters |= {"number": number, "signed": signed, "colour": colour, "form": format}
+    return made
 
 
 def render(template: str, **values: Any) -> Markup:

@@ -25,11 +25,13 @@ GPU = torch.device("cuda", 0)
 ROWS = 1, 4, 8
 """Of three evaluations; in the first a module makes what it remembers, tables of positions."""
 Inputs = Mapping[str, Any]
-Made = Callable[[bool, bool], nn.Module]
+Network = Callable[[bool, bool], nn.Module]
 """A module on the device `meta`: whether all of it is trained, and whether it computes its blocks again."""
 
 
-def count(made: Made, inputs: Callable[[nn.Module, int], Inputs], unit: int, layers: int, whole: bool, dtype: str) -> Activations:
+def count(
+    network: Network, inputs: Callable[[nn.Module, int], Inputs], unit: int, layers: int, whole: bool, dtype: str
+) -> Activations:
     """What so many `layers` hold of `unit` tokens x width a row. Casts of weights are left out: more rows add none."""
 
     def held(bytes_: Callable[[nn.Module, Inputs], int], module: nn.Module) -> float:
@@ -39,10 +41,10 @@ def count(made: Made, inputs: Callable[[nn.Module, int], Inputs], unit: int, lay
         return (more - fewer) / ((ROWS[2] - ROWS[1]) * unit)
 
     return Activations(
-        lora=held(saved_bytes, made(False, False)) / layers,
-        whole=held(saved_bytes, made(True, False)) / layers,
-        passing=held(passing_bytes, made(False, False)),
-        checkpointed=held(saved_bytes, made(whole, True)) / layers,
+        lora=held(saved_bytes, network(False, False)) / layers,
+        whole=held(saved_bytes, network(True, False)) / layers,
+        passing=held(passing_bytes, network(False, False)),
+        checkpointed=held(saved_bytes, network(whole, True)) / layers,
         bits=32 if dtype == "fp32" else 16,
     )
 
@@ -119,18 +121,18 @@ def without_memory(module: nn.Module, mode: FakeTensorMode) -> nn.Module:
 def saved_bytes(module: nn.Module, inputs: Inputs) -> int:
     """What autograd keeps of a forward pass, parameters aside; storages that several tensors share are counted once."""
     given = {t.untyped_storage()._cdata for t in weights(module)}
-    kept: dict[int, torch.UntypedStorage] = {}
+    storages: dict[int, torch.UntypedStorage] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage._cdata not in given:
-            kept[storage._cdata] = storage
+            storages[storage._cdata] = storage
         return tensor
 
     with saved_tensors_hooks(pack, lambda tensor: tensor):
         module(**inputs)
     torch.clear_autocast_cache()
-    return sum(storage.nbytes() for storage in kept.values())
+    return sum(storage.nbytes() for storage in storages.values())
 
 
 def passing_bytes(module: nn.Module, inputs: Inputs) -> int:
@@ -155,10 +157,10 @@ class Alive(TorchDispatchMode):
         self.peak = 0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = function(*args, **(kwargs or {}))
-        for leaf in tree_leaves(made):
+        result = function(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor) and (storage := leaf.untyped_storage())._cdata not in self.given:
                 self.alive[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
         self.alive = {key: entry for key, entry in self.alive.items() if not entry[0].expired()}
         self.peak = max(self.peak, sum(size for _, size in self.alive.values()))
-        return made
+        return result

@@ -30,11 +30,11 @@ def numbers(prediction: Tensor, step: int) -> Tensor:
     return prediction
 
 
-def pixels(made: Tensor) -> Tensor:
+def pixels(decoded: Tensor) -> Tensor:
     """Decoded pixels themselves. Errors: NotFinite where they are none."""
-    if not bool(torch.isfinite(made).all()):
+    if not bool(torch.isfinite(decoded).all()):
         raise NotFinite(
             "decoded samples hold pixels that are not finite numbers; the decoder (vae) overflows in 16 bits, or its weights or "
             "those of the network are broken: set policy.dtype to bf16 or fp32, and check the weights of policy.model"
         )
-    return made
+    return decoded

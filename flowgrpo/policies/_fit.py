@@ -49,19 +49,19 @@ def require_lora(where: Path, state: Mapping[str, Tensor], module: nn.Module) ->
 
 
 def pairs_of(where: Path, state: Mapping[str, Tensor]) -> Pairs:
-    found: dict[str, dict[str, Tensor]] = {}
+    pairs: dict[str, dict[str, Tensor]] = {}
     for key, tensor in state.items():
         if not (match := TENSOR.fullmatch(key)):
             raise UserError(f"{where}: '{key}' is no part of a LoRA (LAYER.lora_A.weight, LAYER.lora_B.weight)")
-        found.setdefault(match["layer"], {})[match["half"]] = tensor
-    if not found:
+        pairs.setdefault(match["layer"], {})[match["half"]] = tensor
+    if not pairs:
         raise UserError(f"{where} holds no layers of this model's")
-    if halves := [(name, half) for name, pair in found.items() for half in pair if len(pair) == 1]:
+    if halves := [(name, half) for name, pair in pairs.items() for half in pair if len(pair) == 1]:
         name, half = halves[0]
         raise UserError(
             f"{where}: '{name}' has lora_{half} without lora_{HALVES[half]} ({len(halves)} such layers): it is not whole"
         )
-    return found
+    return pairs
 
 
 def require_change(where: Path, pairs: Pairs) -> None:

@@ -67,9 +67,9 @@ class LearnedSchedule(nn.Module):
     def save(self, folder: Path) -> None:
         """The means, and the settings that they stand for as numbers that anyone can read."""
         save_file({"mean": self.mean.detach().cpu().contiguous()}, folder / WEIGHTS)
-        found = moved(self.values, self.mean.detach().cpu().double() * self.learned)
+        learned = moved(self.values, self.mean.detach().cpu().double() * self.learned)
         settings = {
-            name: {"hand_made": self.values[:, k].tolist(), "learned": found[:, k].tolist()}
+            name: {"hand_made": self.values[:, k].tolist(), "learned": learned[:, k].tolist()}
             for k, name in enumerate(NAMES)
             if self.learned[:, k].any()
         }

@@ -13,12 +13,12 @@ def check_files(policy: PolicyConfig, files: Mapping[str, Sequence[Prompt]]) -> 
     notes: list[str] = []
     for source, prompts in files.items():
         try:
-            found = policy.check(prompts)
+            said = policy.check(prompts)
         except UserError as error:
             raise UserError(f"{source}: {error}") from error
-        if found is None:
+        if said is None:
             return None
-        notes += [f"{source}: {note}" for note in found]
+        notes += [f"{source}: {note}" for note in said]
     return notes
 
 

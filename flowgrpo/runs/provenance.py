@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -95,7 +95,9 @@ def going_on(path: Path, name: str, config: Config) -> Resumed:
     now = _digests(config)
     for file, before in provenance.digests.items():
         if now.get(file) != before:
-            raise UserError(f"{file} is not what it was when {run} began; a run goes on with the same data: bring it back")
+            raise UserError(
+                f"{file} is not what it was when {run} began; a run goes on with the same data and code: bring it back"
+            )
     for label, before in _rewards(config).items():
         if provenance.rewards.get(label) != before:
             print(
@@ -117,9 +119,20 @@ def _begun(path: Path, name: str) -> tuple[Run, Path | None, Provenance]:
 
 
 def _digests(config: Config) -> dict[str, str]:
-    """Of the prompts, of the pictures and clips that their rows name (by size), and of what the policy names."""
+    """Of the prompts, of the pictures and clips that their rows name (by size), of what the policy names, and of the user's code
+    in plans, kernels, credit and the like."""
     files = dict.fromkeys([config.rollout.prompts, *([config.evaluation.prompts] if config.evaluation else [])])
-    return {file: digest_of_prompts(file) for file in files} | named(config.policy.model_dump(mode="json"))
+    tree = config.model_dump(mode="json")
+    code = [name for name in _types(tree) if name.endswith(".py") or ":" in name]
+    return {file: digest_of_prompts(file) for file in files} | named([tree["policy"], code])
+
+
+def _types(tree: Any) -> Iterator[str]:
+    """The names of all components in a tree."""
+    if isinstance(tree, dict):
+        yield from [tree["type"]] if isinstance(tree.get("type"), str) else []
+    for below in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
+        yield from _types(below)
 
 
 def _rewards(config: Config) -> dict[str, str]:

@@ -32,9 +32,10 @@ from filelock import FileLock, Timeout
 from flowgrpo.config.run import Config, dump, load_config
 from flowgrpo.config.tree import parse_yaml
 from flowgrpo.core.errors import UserError
-from flowgrpo.core.whole import read_json, write_json, write_text
+from flowgrpo.core.whole import append_lines, read_json, read_lines, write_json, write_lines, write_text
 from flowgrpo.data.records import Record, read_records
 from flowgrpo.pages.page import Page, framed
+from flowgrpo.pages.site import HOST, Site
 
 if TYPE_CHECKING:
     from flowgrpo.policies.protocol import Sampler
@@ -101,6 +102,20 @@ class Run:
                 yield
         except Timeout as error:
             raise UserError(f"{self} is being trained by another process; wait for it, or stop it first") from error
+
+    @property
+    def is_training(self) -> bool | None:
+        """Whether a process trains it now; None where that can't be found out, since the folder is somebody else's."""
+        lock = self.path / ".lock"
+        if not lock.is_file():
+            return False
+        if not os.access(lock, os.W_OK):
+            return None
+        try:
+            with FileLock(lock, timeout=0):
+                return False
+        except Timeout:
+            return True
 
     @property
     def config(self) -> Config:
@@ -195,10 +210,8 @@ class Run:
 
         Errors: UserError that names a line which is damaged.
         """
-        file = self.path / "metrics.jsonl"
-        whole, _, _ = (file.read_bytes() if file.is_file() else b"").rpartition(b"\n")
-        rows = []
-        for number, line in enumerate(whole.split(b"\n") if whole else [], 1):
+        file, rows = self.path / "metrics.jsonl", []
+        for number, line in enumerate(read_lines(file), 1):
             try:
                 row = json.loads(line)
                 rows.append({**row, "update": row["update"]})
@@ -209,10 +222,7 @@ class Run:
         return rows
 
     def append_metrics(self, metrics: Mapping[str, Any]) -> None:
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(metrics) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_lines(self.path / "metrics.jsonl", [json.dumps(metrics)])
 
     def rewind_metrics(self, updates: int) -> None:
         """Forget the rows of updates that are about to be done again.
@@ -225,7 +235,7 @@ class Run:
                 f"{self}/metrics.jsonl has no row of update {lost[0]}, and the checkpoint is of {updates} updates; bring the "
                 f"file back, or go on from a checkpoint of at most {lost[0]} updates with --resume {self}/checkpoint-N"
             )
-        write_text(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        write_lines(self.path / "metrics.jsonl", map(json.dumps, rows))
 
     @property
     def checkpoints(self) -> list[Path]:
@@ -252,6 +262,12 @@ class Run:
         from flowgrpo.runs.report import curves_page
 
         return curves_page(self)
+
+    def watch(self, host: str = HOST, port: int = 0) -> Site:
+        """The report while it trains, at the `url` of what is returned, until that is closed; port 0 is any free one."""
+        from flowgrpo.runs.watch import watch
+
+        return watch(self, host, port)
 
     def _repr_html_(self) -> str:
         from flowgrpo.runs.report import report_page

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from flowgrpo.data.media import address, frames_of
 
 Row = dict[str, Any]
@@ -15,7 +17,7 @@ TEXT = 60
 THUMBNAIL, SMALL_THUMBNAIL, TREE_ROW, TREE_TOP, TREE_LEFT = 44, 28, 54, 34, 20
 
 
-def draw_tree(run: Path, tree: Row, heading: str = "One group of the last update") -> str:
+def draw_tree(run: Path, tree: Row, heading: str = "One group of the last update") -> Markup:
     nodes = {node["id"]: node for node in tree["nodes"]}
     steps = max(node["step"] for node in nodes.values())
     parents = {node["parent"] for node in nodes.values()}
@@ -30,7 +32,7 @@ def draw_tree(run: Path, tree: Row, heading: str = "One group of the last update
     size = f"width={column * steps + TREE_LEFT + 120} height={TREE_TOP + TREE_ROW * (max(rows.values()) + 1):.0f}"
     inner = " A picture on the way: what its state becomes without further noise, and the reward of that." if valued else ""
     turns = " <span class='key turn'></span>turning point." if any(n["turning"] for n in nodes.values()) else ""
-    return (
+    return Markup(
         f"<h2>{heading}</h2>"
         f"<p class=prompt>&ldquo;{html.escape(tree['prompt'])}&rdquo;</p>"
         "<p>From noise (step 0) to pictures with their reward. Solid: stochastic step, "

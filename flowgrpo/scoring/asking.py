@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from flowgrpo.core.errors import UserError, user_code
-from flowgrpo.data.samples import Made, Samples
+from flowgrpo.data.samples import Outputs, Samples
 
 WANTED = "a list, tuple, numpy array or tensor with one number per sample"
 
@@ -26,19 +26,19 @@ def ask(what: str, reward: Callable[..., Any], *asked: Samples) -> np.ndarray:
 
     It gets lists and rows of its own; pixels are shared, since a copy of clips may not fit into memory, and compared afterwards.
     """
-    before = [_mark(samples.made) for samples in asked]
+    before = [_mark(samples.outputs) for samples in asked]
     failure: UserError | None = None
     try:
         with user_code(what):
-            found = numbers(what, reward(*map(_lent, asked)), len(asked[0]))
+            scores = numbers(what, reward(*map(_lent, asked)), len(asked[0]))
     except UserError as error:
         failure = error
-    if [_mark(samples.made) for samples in asked] != before:
+    if [_mark(samples.outputs) for samples in asked] != before:
         kind = asked[0].kind
         raise Spoilt(f"{what} changes its samples in place, and others see them too; let it work on samples.{kind}.clone()")
     if failure:
         raise failure
-    return found
+    return scores
 
 
 _copies: WeakKeyDictionary[Samples, Samples] = WeakKeyDictionary()
@@ -47,49 +47,51 @@ _copies: WeakKeyDictionary[Samples, Samples] = WeakKeyDictionary()
 def _lent(samples: Samples) -> Samples:
     """A copy but for the pixels; the same one each time, so that rewards can share work on it, unless it was changed."""
     if samples not in _copies or _facts(_copies[samples]) != _facts(samples):
-        made: Made = list(samples.made) if isinstance(samples.made, list) else samples.made.detach()
+        outputs: Outputs = list(samples.outputs) if isinstance(samples.outputs, list) else samples.outputs.detach()
         rows = [copy.deepcopy(row) for row in samples.metadata]
-        _copies[samples] = replace(samples, prompts=list(samples.prompts), metadata=rows, group=list(samples.group), made=made)
+        _copies[samples] = replace(
+            samples, prompts=list(samples.prompts), metadata=rows, group=list(samples.group), outputs=outputs
+        )
     return _copies[samples]
 
 
 def _facts(samples: Samples) -> list[Any]:
     """All that can be changed but the pixels."""
-    made = samples.made
-    form = made if isinstance(made, list) else (made.shape, made.stride(), made.requires_grad)
+    outputs = samples.outputs
+    form = outputs if isinstance(outputs, list) else (outputs.shape, outputs.stride(), outputs.requires_grad)
     return [samples.prompts, samples.metadata, samples.group, form]
 
 
-def _mark(made: Made) -> int:
+def _mark(outputs: Outputs) -> int:
     """A checksum of pixels: a version counter does not see what is done through numpy or `.data`."""
     mark = 0
-    for sample in () if isinstance(made, list) else made:
+    for sample in () if isinstance(outputs, list) else outputs:
         mark = zlib.crc32(sample.contiguous().numpy().data, mark)
     return mark
 
 
-def numbers(what: str, found: Any, count: int) -> np.ndarray:
+def numbers(what: str, answer: Any, count: int) -> np.ndarray:
     """[count] float64 of a list or tuple of numbers, or of a tensor or array [B] or [B, 1] of any real type."""
-    if isinstance(found, list | tuple):
-        values = np.array([_number(what, value) for value in found], np.float64)
-    elif isinstance(found, Tensor | np.ndarray):
-        values = _array(what, found)
+    if isinstance(answer, list | tuple):
+        values = np.array([_number(what, value) for value in answer], np.float64)
+    elif isinstance(answer, Tensor | np.ndarray):
+        values = _array(what, answer)
     else:
-        raise UserError(f"{what} returned {_a(found)}, and must return {WANTED}")
+        raise UserError(f"{what} returned {_a(answer)}, and must return {WANTED}")
     if values.shape == (count, 1):
         values = values[:, 0]
     if values.ndim != 1:
-        raise UserError(f"{what} returned {_a(found)} of shape {list(values.shape)}, and must return {WANTED}")
+        raise UserError(f"{what} returned {_a(answer)} of shape {list(values.shape)}, and must return {WANTED}")
     if len(values) != count:
         raise UserError(f"{what} returned {len(values)} scores for {count} samples")
     return values
 
 
-def _array(what: str, found: Tensor | np.ndarray) -> np.ndarray:
-    real = not found.is_complex() if isinstance(found, Tensor) else found.dtype.kind in "biuf"
+def _array(what: str, answer: Tensor | np.ndarray) -> np.ndarray:
+    real = not answer.is_complex() if isinstance(answer, Tensor) else answer.dtype.kind in "biuf"
     if not real:
-        raise UserError(f"{what} returned {_a(found)} of {found.dtype}, and must return {WANTED}")
-    return found.detach().to("cpu", torch.float64).numpy() if isinstance(found, Tensor) else found.astype(np.float64)
+        raise UserError(f"{what} returned {_a(answer)} of {answer.dtype}, and must return {WANTED}")
+    return answer.detach().to("cpu", torch.float64).numpy() if isinstance(answer, Tensor) else answer.astype(np.float64)
 
 
 def _number(what: str, value: Any) -> float:

@@ -34,8 +34,8 @@ def shipped() -> list[str]:
     """As a config names them: a module with one reward by its name, else `module:reward`."""
     names = []
     for module in built_in_names(PACKAGE):
-        found = stated(resolve(module, PACKAGE)[0])
-        names += [module] if len(found) == 1 else [f"{module}:{name}" for name in found]
+        rewards = stated(resolve(module, PACKAGE)[0])
+        names += [module] if len(rewards) == 1 else [f"{module}:{name}" for name in rewards]
     return names
 
 

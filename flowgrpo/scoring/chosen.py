@@ -26,12 +26,12 @@ def chosen_rewards(names: str) -> dict[str, RewardConfig]:
     tree: dict[str, Any] = {}
     for name in filter(None, names.split(",")):
         is_file = name.endswith((".yaml", ".yml"))
-        found = read_recipe(name).tree.get("rewards") if is_file else {name: {"use": name}}
-        if not isinstance(found, dict):
+        named = read_recipe(name).tree.get("rewards") if is_file else {name: {"use": name}}
+        if not isinstance(named, dict):
             raise UserError(f"{name} has no section 'rewards'")
-        if twice := found.keys() & tree.keys():
+        if twice := named.keys() & tree.keys():
             raise UserError(f"the reward '{min(twice)}' is named twice")
-        tree |= found
+        tree |= named
     return checked(Chosen, {"rewards": tree}, "--rewards").rewards
 
 

@@ -15,7 +15,7 @@ from torchvision.transforms.functional import gaussian_blur, to_tensor
 
 from flowgrpo.core.paths import assets
 from flowgrpo.data.media import read
-from flowgrpo.data.samples import Made, Samples
+from flowgrpo.data.samples import Outputs, Samples
 
 CAPTIONS = {
     "astronaut": "a portrait of a smiling astronaut in an orange suit",
@@ -27,9 +27,9 @@ LABELS = {"coffee": "espresso", "chelsea": "tabby cat", "rocket": "missile"}
 """ImageNet's names of what the photographs show; it has none for astronauts."""
 
 
-def samples(made: Made, rows: Sequence[dict[str, Any]]) -> Samples:
+def samples(outputs: Outputs, rows: Sequence[dict[str, Any]]) -> Samples:
     """One sample a row, each a group of its own; a row's `prompt` may be missing."""
-    return Samples([row.get("prompt", "") for row in rows], list(rows), list(range(len(rows))), made)
+    return Samples([row.get("prompt", "") for row in rows], list(rows), list(range(len(rows))), outputs)
 
 
 def photos(*names: str) -> Samples:
@@ -63,9 +63,9 @@ def written(text: str, size: int = 224) -> Tensor:
 def noisy(pictures: Samples, level: float) -> Samples:
     """With Gaussian noise of this standard deviation, always the same."""
     noise = torch.randn(pictures.images.shape, generator=torch.Generator().manual_seed(0))
-    return replace(pictures, made=(pictures.images + level * noise).clamp(0.0, 1.0))
+    return replace(pictures, outputs=(pictures.images + level * noise).clamp(0.0, 1.0))
 
 
 def blurred(pictures: Samples, sigma: float) -> Samples:
     """Blurred by `sigma` pixels."""
-    return replace(pictures, made=gaussian_blur(pictures.images, 2 * int(3 * sigma) + 1, sigma))
+    return replace(pictures, outputs=gaussian_blur(pictures.images, 2 * int(3 * sigma) + 1, sigma))

@@ -35,11 +35,11 @@ def find_reward(use: str) -> tuple[Callable, Card]:
         return held(use), card_of(held(use))
     module, attr = resolve(use, PACKAGE)
     if attr is None and "reward" not in vars(module):
-        found = stated(module)
-        if len(found) != 1:
-            choice = " or ".join(f"'{use}:{name}'" for name in found) or f"'{use}:NAME'"
-            raise UserError(f"'{use}' holds {len(found)} rewards; say which: {choice}")
-        attr = found[0]
+        names = stated(module)
+        if len(names) != 1:
+            choice = " or ".join(f"'{use}:{name}'" for name in names) or f"'{use}:NAME'"
+            raise UserError(f"'{use}' holds {len(names)} rewards; say which: {choice}")
+        attr = names[0]
     target = attribute(module, attr or "reward", use)
     if not callable(target):
         raise UserError(f"reward '{use}' is not callable")
@@ -48,9 +48,9 @@ def find_reward(use: str) -> tuple[Callable, Card]:
 
 def stated(module: ModuleType) -> list[str]:
     """The names of the rewards with a card that a module defines."""
-    made = {name: value for name, value in vars(module).items() if isinstance(value, type | FunctionType)}
-    own = {name: value for name, value in made.items() if value.__module__ == module.__name__}
-    return [name for name, value in own.items() if card_of(value) is not UNSTATED]
+    callables = {name: value for name, value in vars(module).items() if isinstance(value, type | FunctionType)}
+    defined = {name: value for name, value in callables.items() if value.__module__ == module.__name__}
+    return [name for name, value in defined.items() if card_of(value) is not UNSTATED]
 
 
 def load_reward(use: str, arguments: Mapping[str, Any] | None = None) -> Reward:
@@ -136,11 +136,11 @@ class Scorer:
             numbers = dict.fromkeys(samples.group)
             if len(numbers) == 1:
                 return [error] * len(samples)
-        found: dict[int, float | UserError] = {}
+        scores: dict[int, float | UserError] = {}
         for number in numbers:
             rows = [i for i, group in enumerate(samples.group) if group == number]
-            found |= dict(zip(rows, self._attempt(label, samples.take(rows)), strict=True))
-        return [found[i] for i in range(len(samples))]
+            scores |= dict(zip(rows, self._attempt(label, samples.take(rows)), strict=True))
+        return [scores[i] for i in range(len(samples))]
 
     def _scores(self, label: str, samples: Samples) -> np.ndarray:
         values = ask(f"reward '{label}'", self.rewards[label], samples)
@@ -158,8 +158,8 @@ class Scorer:
 
 def probe(scorer: Scorer, samples: Samples) -> None:
     """Stop before a run starts if a reward fails on real samples or can't tell them from what shows nothing."""
-    if found := constant(scorer, samples):
-        raise UserError(f"{found[0]}: a constant reward trains nothing")
+    if sentences := constant(scorer, samples):
+        raise UserError(f"{sentences[0]}: a constant reward trains nothing")
 
 
 def constant(scorer: Scorer, samples: Samples) -> list[str]:

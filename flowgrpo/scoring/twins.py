@@ -74,8 +74,8 @@ def randomised(network: N, key: Key, scale: float = 0.3) -> N:
 )
 def lots(samples: Samples) -> list[float]:
     """Drawn for each sample by its content, so that no two samples of a group are alike to a rehearsal."""
-    return [blake2b(_content(made), digest_size=1).digest()[0] / 255.0 for made in samples.made]
+    return [blake2b(_content(output), digest_size=1).digest()[0] / 255.0 for output in samples.outputs]
 
 
-def _content(made: "str | torch.Tensor") -> bytes:
-    return made.encode() if isinstance(made, str) else made.contiguous().numpy().tobytes()
+def _content(output: "str | torch.Tensor") -> bytes:
+    return output.encode() if isinstance(output, str) else output.contiguous().numpy().tobytes()

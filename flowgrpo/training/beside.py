@@ -54,11 +54,11 @@ class Beside:
         self.seen = True
         return lambda: self._joined(future.result(), samples)
 
-    def _joined(self, found: Scores, samples: Samples) -> Scores:
+    def _joined(self, scores: Scores, samples: Samples) -> Scores:
         """With those of the other rewards, which score now, in this thread."""
-        rest = [label for label in self.scorer.rewards if label not in found]
-        found = found | (self.scorer(samples, rest) if rest else {})
-        return {label: found[label] for label in self.scorer.rewards}
+        rest = [label for label in self.scorer.rewards if label not in scores]
+        scores = scores | (self.scorer(samples, rest) if rest else {})
+        return {label: scores[label] for label in self.scorer.rewards}
 
 
 class Watched:

@@ -28,7 +28,7 @@ class Ema:
 
     def settle(self) -> None:
         """From now on the parameters hold the average."""
-        place([self.parameters[name] for name in self.average], self.average.values())
+        put([self.parameters[name] for name in self.average], self.average.values())
 
     @contextmanager
     def applied(self) -> Iterator[None]:

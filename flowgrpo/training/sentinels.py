@@ -29,8 +29,8 @@ class Sentinels:
         if "reward" not in metrics:
             return []
         self.history.append(metrics)
-        found = alarms(self.history, self.config, self.rewards) | self._idle()
-        fresh = {label: Alarm(metrics["update"], words) for label, words in found.items() if label not in self.raised}
+        sentences = alarms(self.history, self.config, self.rewards) | self._idle()
+        fresh = {label: Alarm(metrics["update"], words) for label, words in sentences.items() if label not in self.raised}
         self.raised |= fresh
         return list(fresh.values())
 

@@ -161,7 +161,7 @@ def test_values_to_change_in_their_old_spelling_are_read_with_a_warning(monkeypa
     assert "'orc.nonsense=1' must look like rewards.LABEL.arguments.KEY=VALUE" in error
     assert main(["study", "mini/cps", "--set", "updatse=1"]) == 2
     warning, error = capsys.readouterr().err.splitlines()
-    assert "--set goes away" in warning and "unknown key 'updatse'" in error
+    assert "--set goes with version" in warning and "unknown key 'updatse'" in error
     assert "unknown key 'updatse'" in complaint(capsys, "study", "mini/cps", "updatse=1")
 
 

@@ -64,10 +64,10 @@ def test_a_policy_of_several_sizes_is_for_each_the_policy_of_that_size(flux):
             x = several.start(prompts, keys)
             assert torch.equal(x, one.start(prompts, keys))
             assert torch.equal(several.predict(x, prompts, 1), one.predict(x, prompts, 1))
-            pictures = several.decode(x, prompts).made
-            assert torch.equal(pictures, one.decode(x, prompts).made) and pictures.shape[-2:] == (height, width)
-            made = several.generate(prompts, places, 2).made
-            assert torch.equal(made, one.generate(prompts, places, 2).made)
+            pictures = several.decode(x, prompts).outputs
+            assert torch.equal(pictures, one.decode(x, prompts).outputs) and pictures.shape[-2:] == (height, width)
+            made = several.generate(prompts, places, 2).outputs
+            assert torch.equal(made, one.generate(prompts, places, 2).outputs)
         assert several.schedule(prompts) == one.schedule(prompts)
         levels.add(several.schedule(prompts).sigmas)
     assert len(levels) > 1

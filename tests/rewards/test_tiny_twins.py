@@ -68,7 +68,7 @@ def test_rewards_inside_rewards_have_twins(tmp_path):
     found = twin("video:FrameWise", frames, tmp_path)
     inside = found["arguments"]["arguments"]
     assert found["frames"] == 2 and inside["batch"] == 2 and inside["checkpoint"].startswith(str(tmp_path))
-    clips = replace(shown(), made=shown().made[:, None].expand(-1, 3, -1, -1, -1))
+    clips = replace(shown(), outputs=shown().outputs[:, None].expand(-1, 3, -1, -1, -1))
     assert len(load_reward("video:FrameWise", found)(clips)) == 4
 
 
@@ -95,7 +95,7 @@ def test_lots_depend_on_the_sample_alone():
     drawn = lots(pictures)
     assert len(set(drawn)) == 4 and all(0.0 <= value <= 1.0 for value in drawn)
     assert lots(pictures.take([2, 0])) == [drawn[2], drawn[0]]
-    assert lots(replace(pictures, made=["a", "b", "a", ""]))[0] == lots(replace(pictures, made=["a"] * 4))[3]
+    assert lots(replace(pictures, outputs=["a", "b", "a", ""]))[0] == lots(replace(pictures, outputs=["a"] * 4))[3]
 
 
 def test_lots_are_no_shipped_reward():

@@ -326,3 +326,14 @@ def test_a_broken_number_is_never_a_checkpoint(run, capsys, monkeypatch):
     shutil.rmtree("runs")
     assert "holds NaN or infinity, so no checkpoint was written" in refused(capsys, "e.yaml")
     assert not Run(next(Path("runs").iterdir())).checkpoints
+
+
+def test_a_run_whose_own_credit_was_edited_does_not_go_on(tmp_path, monkeypatch, capsys):
+    source = Path(locate("asset:mini-sd3")).parents[1] / "flowgrpo/objective/credit/terminal.py"
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(source.read_text())
+    small = ["rollout.prompts_per_update=2", "rollout.group_size=4", "evaluation=null", "optimizer.decay_over=null"]
+    assert main(["train", "mini", "flow_grpo", *small, "updates=1", "credit=mine.py"]) == 0
+    Path("mine.py").write_text(source.read_text().replace("rewards.mean()", "rewards.max()"))
+    run = next(Path("runs").iterdir())
+    assert "mine.py is not what it was" in refused(capsys, "mini", "flow_grpo", "updates=2", "--resume", str(run))

@@ -94,10 +94,10 @@ def _found(spec: str, source: str) -> Callable[..., Any]:
 
 
 def _parameters(make: Callable[..., Any]) -> list[str] | None:
-    found = inspect.signature(make).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in found.values()):
+    parameters = inspect.signature(make).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return None
-    return [name for name in found if name != "split"]
+    return [name for name in parameters if name != "split"]
 
 
 def _checked(rows: Any, source: str) -> list[Row]:

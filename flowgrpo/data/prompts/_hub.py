@@ -49,10 +49,10 @@ def rows(source: str) -> list[Row]:
     check_count(options, source)
     count = options.get("count")
     with _reached(source.partition("?")[0]):
-        found = _dataset(parts["dataset"], parts["config"], options)
-        fields = _fields(options.get("fields"), parts["column"], _columns(found), source)
-        kept = _distinct(found.select_columns(sorted(set(fields.values()))), fields, "fields" in options, source)
-        rows = [_followed(row, options.get("after")) for row in islice(kept, count)]
+        dataset = _dataset(parts["dataset"], parts["config"], options)
+        fields = _fields(options.get("fields"), parts["column"], _columns(dataset), source)
+        examples = _distinct(dataset.select_columns(sorted(set(fields.values()))), fields, "fields" in options, source)
+        rows = [_followed(row, options.get("after")) for row in islice(examples, count)]
     if count is not None and len(rows) < count:
         raise UserError(f"{source}: there are only {len(rows)} different rows; ask for fewer than {count}")
     return rows
@@ -81,9 +81,9 @@ def _dataset(name: str, config: str | None, options: Mapping[str, Any]) -> Any:
     return datasets.load_dataset(name, config, split=split, revision=revision, streaming="count" in options)
 
 
-def _columns(found: Any) -> list[str]:
+def _columns(dataset: Any) -> list[str]:
     """A stream does not always know them before its first row."""
-    return list(found.column_names or next(iter(found)))
+    return list(dataset.column_names or next(iter(dataset)))
 
 
 def _fields(wanted: Any, column: str, columns: list[str], source: str) -> dict[str, str]:
@@ -99,9 +99,9 @@ def _fields(wanted: Any, column: str, columns: list[str], source: str) -> dict[s
     return fields
 
 
-def _distinct(found: Iterable[Mapping[str, Any]], fields: Mapping[str, str], strict: bool, source: str) -> Iterable[Row]:
+def _distinct(examples: Iterable[Mapping[str, Any]], fields: Mapping[str, str], strict: bool, source: str) -> Iterable[Row]:
     seen: set[str] = set()
-    for number, example in enumerate(found, 1):
+    for number, example in enumerate(examples, 1):
         row = {new: _kept(example[name]) for new, name in fields.items()}
         if unfit := [name for name, value in row.items() if not plain(value)]:
             if strict or "prompt" in unfit:

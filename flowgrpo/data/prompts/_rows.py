@@ -25,14 +25,14 @@ def distinct(draw: Callable[[], Row], count: int, fits: Callable[[Row], bool] = 
 
     Errors: UserError where there are not so many.
     """
-    found: dict[str, Row] = {}
+    rows: dict[str, Row] = {}
     vain = 0
-    while len(found) < count:
+    while len(rows) < count:
         row = draw()
         text = json.dumps(row, sort_keys=True)
         vain += 1
-        if text not in found and fits(row):
-            found[text], vain = row, 0
+        if text not in rows and fits(row):
+            rows[text], vain = row, 0
         if vain > PATIENCE:
-            raise UserError(f"there are about {len(found)} different rows and no more; ask for fewer than {count}")
-    return list(found.values())
+            raise UserError(f"there are about {len(rows)} different rows and no more; ask for fewer than {count}")
+    return list(rows.values())

@@ -30,11 +30,11 @@ PEERS = [_peers(cell) for cell in range(16)]
 @cache
 def grids() -> tuple[str, ...]:
     """The 288 solution grids in order; split these, and no grid is in two splits."""
-    found = [""]
+    grids = [""]
     for cell in range(16):
         earlier = [peer for peer in PEERS[cell] if peer < cell]
-        found = [grid + digit for grid in found for digit in "1234" if all(grid[peer] != digit for peer in earlier)]
-    return tuple(found)
+        grids = [grid + digit for grid in grids for digit in "1234" if all(grid[peer] != digit for peer in earlier)]
+    return tuple(grids)
 
 
 HELD_OUT = grids()[::5]

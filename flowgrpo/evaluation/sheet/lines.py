@@ -13,7 +13,8 @@ from flowgrpo.core.digests import digest
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.identity import files_in
 from flowgrpo.core.paths import locate
-from flowgrpo.core.whole import read_json, write_json, write_text
+from flowgrpo.core.pin import PIN, pinned
+from flowgrpo.core.whole import read_lines, write_lines
 from flowgrpo.data.media import CLIPS
 from flowgrpo.data.prompts import digest_of_prompts, is_file
 from flowgrpo.evaluation.sheet.source import Item, index_of
@@ -22,7 +23,7 @@ from flowgrpo.scoring.identity import identity
 Kind = Literal["image", "video", "text"]
 KINDS: tuple[Kind, ...] = ("image", "video", "text")
 Key = tuple[str, str, int]
-SCORES, EARLIER, SETTINGS = "scores.jsonl", "earlier.jsonl", "settings.json"
+SCORES, EARLIER = "scores.jsonl", "earlier.jsonl"
 
 
 @dataclass(frozen=True)
@@ -72,11 +73,8 @@ def known_lines(folder: Path) -> dict[Key, Line]:
 
 
 def _read(path: Path) -> dict[Key, Line]:
-    if not path.is_file():
-        return {}
-    complete = path.read_text(encoding="utf-8").split("\n")[:-1]
     try:
-        lines = [Line.parse(text) for text in complete]
+        lines = [Line.parse(text) for text in read_lines(path)]
     except (ValueError, KeyError, StopIteration, TypeError) as error:
         raise UserError(f"{path} has a line that `flowgrpo score` has not written; choose another --out") from error
     return {key: line for key, line in zip(_keys(lines), lines, strict=True) if _holds(path.parent, line)}
@@ -97,17 +95,17 @@ def _keys(lines: Iterable[Line]) -> Iterator[Key]:
         seen[same] += 1
 
 
-def write_lines(folder: Path, lines: Iterable[Line], known: Mapping[Key, Line]) -> list[Line]:
+def write_sheet(folder: Path, lines: Iterable[Line], known: Mapping[Key, Line]) -> list[Line]:
     """Write scores.jsonl line by line, and return all lines. Until its end earlier.jsonl keeps what was known."""
-    earlier, kept = folder / EARLIER, []
-    write_text(earlier, "".join(line.as_json() + "\n" for line in known.values()))
+    earlier, finished = folder / EARLIER, []
+    write_lines(earlier, (line.as_json() for line in known.values()))
     with (folder / SCORES).open("w", encoding="utf-8") as file:
         for line in lines:
             file.write(line.as_json() + "\n")
             file.flush()
-            kept.append(line)
+            finished.append(line)
     earlier.unlink()
-    return kept
+    return finished
 
 
 def settings_of(source: str, prompts: str | None, rewards: Mapping[str, RewardConfig], items: Sequence[Item]) -> dict[str, Any]:
@@ -132,17 +130,12 @@ def check_settings(folder: Path, settings: Mapping[str, Any], known: Mapping[Key
     scored = sorted({label for line in known.values() for label in line.scores})
     if not scored:
         return
-    path = folder / SETTINGS
-    if not path.is_file():
-        raise UserError(f"{folder} holds scores without {SETTINGS}; choose another --out")
-    old = read_json(path)
+    old = pinned(folder)
+    if old is None:
+        raise UserError(f"{folder} holds scores without {PIN}; choose another --out")
     if lacking := [label for label in scored if label not in settings["rewards"]]:
         raise UserError(f"{folder} holds scores of '{lacking[0]}' too; name it in --rewards as well, or choose another --out")
     changed = [f"the reward '{label}'" for label in scored if old["rewards"][label] != settings["rewards"][label]]
     changed += [name for part, name in (("source", "the source"), ("rows", "a file of rows")) if old[part] != settings[part]]
     if changed:
-        raise UserError(f"{changed[0]} has changed since {folder} was begun (see its {SETTINGS}); choose another --out")
-
-
-def write_settings(folder: Path, settings: Mapping[str, Any]) -> None:
-    write_json(folder / SETTINGS, settings, indent=1)
+        raise UserError(f"{changed[0]} has changed since {folder} was begun (see its {PIN}); choose another --out")

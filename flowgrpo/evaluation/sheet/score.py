@@ -6,8 +6,9 @@ from typing import Any
 
 from flowgrpo.config.run import RewardConfig
 from flowgrpo.core.errors import UserError
+from flowgrpo.core.pin import write_pin
 from flowgrpo.core.whole import write_json
-from flowgrpo.evaluation.sheet.lines import check_settings, known_lines, settings_of, started, write_lines, write_settings
+from flowgrpo.evaluation.sheet.lines import check_settings, known_lines, settings_of, started, write_sheet
 from flowgrpo.evaluation.sheet.page import write_page
 from flowgrpo.evaluation.sheet.source import read_source
 from flowgrpo.evaluation.sheet.stream import Judge, scored
@@ -21,8 +22,8 @@ def score(source: str, prompts: str | None, rewards: Mapping[str, RewardConfig],
     check_settings(folder, settings, known)
     judge = Judge(rewards)
     folder.mkdir(parents=True, exist_ok=True)
-    write_settings(folder, settings)
-    finished = write_lines(folder, scored(items, started(items, known, folder), judge, batch), known)
+    write_pin(folder, settings)
+    finished = write_sheet(folder, scored(items, started(items, known, folder), judge, batch), known)
     if not any(line.scores for line in finished):
         raise UserError(f"nothing could be scored; the first sample: {next(iter(finished[0].errors.values()))}")
     facts = summarise(finished, judge)

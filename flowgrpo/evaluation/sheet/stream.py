@@ -14,7 +14,7 @@ from flowgrpo.core.digests import digest
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.progress import bar
 from flowgrpo.data.media import read
-from flowgrpo.data.samples import Made, Samples
+from flowgrpo.data.samples import Outputs, Samples
 from flowgrpo.evaluation.sheet.lines import Line
 from flowgrpo.evaluation.sheet.source import Item
 from flowgrpo.scoring.scorer import Scorer
@@ -75,7 +75,7 @@ def batches(loaded: Iterable[Loaded], limit: int) -> Iterator[list[Loaded]]:
 
 def together(batch: Sequence[Loaded]) -> Samples:
     """Each sample is a group of its own."""
-    made: Made = cast(list[str], [one.made for one in batch])
+    made: Outputs = cast(list[str], [one.made for one in batch])
     if not isinstance(batch[0].made, str):
         pixels = torch.from_numpy(np.stack(cast(list[np.ndarray], made)))
         made = pixels.movedim(-1, -3).contiguous().float().div_(255.0)

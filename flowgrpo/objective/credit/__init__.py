@@ -56,13 +56,13 @@ class Credit(Component):
     def credited(self, tree: ScoredTree) -> Credited:
         """What `assign` says, checked. Errors: UserError where it raises or returns no number for a trained node."""
         with user_code(f"credit '{self.type}'"):
-            found = self.assign(tree)
-        if not isinstance(found, Credited):
-            raise UserError(f"credit '{self.type}' returned a {type(found).__name__}, and must return a Credited")
-        for name, column in vars(found).items():
+            credited = self.assign(tree)
+        if not isinstance(credited, Credited):
+            raise UserError(f"credit '{self.type}' returned a {type(credited).__name__}, and must return a Credited")
+        for name, column in vars(credited).items():
             if column is not None or name == "value":
                 self._check(name, column, tree.shape)
-        return found
+        return credited
 
     def _check(self, name: str, column: object, shape: Shape) -> None:
         nodes = len(shape.nodes)

@@ -26,10 +26,10 @@ class Selection(Component):
     def chosen(self, shape: Shape, advantage: np.ndarray, update: int, rng: np.random.Generator) -> np.ndarray:
         """What `choose` says, checked. Errors: UserError where it raises or returns something else than N booleans."""
         with user_code(f"selection '{self.type}'"):
-            found = self.choose(shape, advantage.copy(), update, rng)
-        if not isinstance(found, np.ndarray) or found.shape != advantage.shape or found.dtype != bool:
+            chosen = self.choose(shape, advantage.copy(), update, rng)
+        if not isinstance(chosen, np.ndarray) or chosen.shape != advantage.shape or chosen.dtype != bool:
             raise UserError(f"selection '{self.type}' must return an array of {len(advantage)} booleans, one per node")
-        return found
+        return chosen
 
     def complaint(self, shape: Shape) -> str | None:
         """Why the rule can't work on trees of this shape, or None."""

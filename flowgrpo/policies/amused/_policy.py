@@ -54,8 +54,8 @@ class AmusedSampler(PipelineSampler):
         self.learned: LearnedSchedule | None = None
         if config.schedule:
             guidance_scale = config.guidance_scale
-            made = LearnedSchedule(config.schedule, Maskgit(), config.steps, config.length, guidance_scale)
-            self.learned = made.to(self.device)
+            schedule = LearnedSchedule(config.schedule, Maskgit(), config.steps, config.length, guidance_scale)
+            self.learned = schedule.to(self.device)
 
     def _size(self) -> tuple[int, int]:
         scale, side = self.pipe.vae_scale_factor, self.pipe.transformer.config.sample_size
@@ -132,12 +132,12 @@ class AmusedSampler(PipelineSampler):
         ids = states[:, TOKENS].long().view(-1, self.height, self.width)
         arguments = {**self._arguments(prompts, torch.Generator()), "output_type": "pt", "latents": ids}
         with self._autocast():
-            made = self.tap.run(arguments, lambda _: iter(()), unchanged, lambda call: call.sample)
-        return samples_of(pixels_of(made[0]), prompts)
+            output = self.tap.run(arguments, lambda _: iter(()), unchanged, lambda call: call.sample)
+        return samples_of(pixels_of(output[0]), prompts)
 
     def _arguments(self, prompts: Sequence[Prompt], generator: Any, steps: int | None = None) -> dict[str, Any]:
-        found = super()._arguments(prompts, generator, steps)
-        return {**found, "generator": generator[0] if isinstance(generator, list) else generator}
+        arguments = super()._arguments(prompts, generator, steps)
+        return {**arguments, "generator": generator[0] if isinstance(generator, list) else generator}
 
 
 class AmusedPolicy(AmusedSampler, DiffusersPolicy):

@@ -65,15 +65,15 @@ def _only(modules: Mapping[str, nn.Module], folder: Path) -> nn.Module:
 
 
 def _load_diffusers(pipe: DiffusionPipeline, modules: Mapping[str, nn.Module], folder: Path) -> None:
-    own = {name: folder / _own_file(name) for name in modules if (folder / _own_file(name)).is_file()}
+    files = {name: folder / _own_file(name) for name in modules if (folder / _own_file(name)).is_file()}
     if not has_loader(pipe, modules):
         with loading(folder / FILE):
             for name, state in _by_component(folder / FILE, load_file(folder / FILE), modules).items():
                 require_lora(folder / FILE, state, modules[name])
                 _inject(modules[name], _unscaled(state), state, folder / FILE)
         return
-    _through_pipe(pipe, folder / FILE, {name: module for name, module in modules.items() if name not in own}, {})
-    for name, file in own.items():
+    _through_pipe(pipe, folder / FILE, {name: module for name, module in modules.items() if name not in files}, {})
+    for name, file in files.items():
         _through_pipe(pipe, file, {_known(pipe, modules)[0]: modules[name]}, {f"load_into_{name}": True})
 
 
@@ -99,19 +99,19 @@ def _through_pipe(pipe: Any, file: Path, modules: Mapping[str, nn.Module], optio
 
 def _named_by_peft(pipe: Any, file: Path) -> Mapping[str, Tensor]:
     """The tensors of a file, with the names that diffusers gives those of other trainers."""
-    found = pipe.lora_state_dict(str(file.parent), weight_name=file.name)
-    return found[0] if isinstance(found, tuple) else found
+    state = pipe.lora_state_dict(str(file.parent), weight_name=file.name)
+    return state[0] if isinstance(state, tuple) else state
 
 
 def _by_component(file: Path, state: Mapping[str, Tensor], parts: Mapping[str, nn.Module]) -> dict[str, dict[str, Tensor]]:
     """The tensors of each component, which its name and a dot go before."""
-    found: dict[str, dict[str, Tensor]] = {}
+    states: dict[str, dict[str, Tensor]] = {}
     for key, tensor in state.items():
         name, _, rest = key.partition(".")
         if name not in parts:
             raise UserError(f"{file}: '{key}' is for none of {', '.join(parts)}: it is for another model, or has another prefix")
-        found.setdefault(name, {})[rest] = tensor
-    return found
+        states.setdefault(name, {})[rest] = tensor
+    return states
 
 
 def has_loader(pipe: DiffusionPipeline, modules: Mapping[str, nn.Module]) -> bool:
@@ -140,5 +140,5 @@ def _unscaled(state: Mapping[str, Tensor]) -> LoraConfig:
 
 def _inject(module: Any, config: LoraConfig, state: Mapping[str, Tensor], file: Path) -> None:
     inject_adapter_in_model(config, module)
-    found = set_peft_model_state_dict(module, dict(state))
-    require_all(file, [key for key in found.missing_keys if ".lora_" in key], found.unexpected_keys)
+    info = set_peft_model_state_dict(module, dict(state))
+    require_all(file, [key for key in info.missing_keys if ".lora_" in key], info.unexpected_keys)

@@ -35,12 +35,12 @@ class Rows:
             return [slice(i, i + 1) for i in range(len(prompts))]
         if self.text and self.pipeline not in ONE_TEXT and not any(prompt.conditions for prompt in prompts):
             return [slice(0, len(prompts))]
-        found, start = [], 0
+        slices, start = [], 0
         for _, rows in groupby(prompts, key=lambda prompt: (prompt.index, prompt.text)):
             size = len(list(rows))
-            found.append(slice(start, start + size))
+            slices.append(slice(start, start + size))
             start += size
-        return found
+        return slices
 
     def check(self, prompts: Sequence[Prompt]) -> None:
         """Refuse a row whose pictures and clips the pipeline does not take or can't read, or that lacks one that it needs."""
@@ -49,34 +49,34 @@ class Rows:
             try:
                 self._refuse_missing([self._argument(key) for key in prompt.conditions])
                 self.negative([prompt])
-                found = {(file, _kind(key)) for key, files in prompt.conditions.items() for file in paths_of(files)}
-                for file, kind in found - seen:
+                named = {(file, _kind(key)) for key, files in prompt.conditions.items() for file in paths_of(files)}
+                for file, kind in named - seen:
                     media.look(file, kind)
             except UserError as error:
                 raise UserError(f"row {prompt.index + 1}: {error}") from error
-            seen |= found
+            seen |= named
 
     def arguments(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
         """Of one call: the texts of its rows, and the conditions that they share.
 
         Errors: UserError where a row has a condition that the pipeline does not take, or lacks one that it needs.
         """
-        found: dict[str, Any] = {}
+        arguments: dict[str, Any] = {}
         for key, file in prompts[0].conditions.items():
             name = self._argument(key)
             opened = _opened(file, _kind(key))
             repeated = name in LISTED or self.pipeline in REPEATED
-            found[name] = [opened] * len(prompts) if repeated else opened
-        self._refuse_missing(found)
+            arguments[name] = [opened] * len(prompts) if repeated else opened
+        self._refuse_missing(arguments)
         if self.text and self.pipeline not in ONE_TEXT:
-            return {**found, self.text: [prompt.text for prompt in prompts]}
+            return {**arguments, self.text: [prompt.text for prompt in prompts]}
         if self.text:
-            found[self.text] = prompts[0].text
+            arguments[self.text] = prompts[0].text
         if self.count and (self.text or self.pipeline not in REPEATED):
-            found[self.count] = len(prompts)
+            arguments[self.count] = len(prompts)
         elif not self.text and not self.count:
             raise UserError(f"{self.pipeline} takes neither a text nor a number of samples per prompt")
-        return found
+        return arguments
 
     def negative(self, prompts: Sequence[Prompt], default: str = "") -> list[str] | None:
         """What rows say that they do not want, or the default; None where none says anything."""
@@ -89,8 +89,8 @@ class Rows:
             raise UserError(f"'{NEGATIVE}' of a prompt row must be a text, not {wrong!r}")
         return [text or default for text in said]
 
-    def _refuse_missing(self, found: Collection[str]) -> None:
-        if missing := [name for name in self.needed if name not in found]:
+    def _refuse_missing(self, given: Collection[str]) -> None:
+        if missing := [name for name in self.needed if name not in given]:
             raise UserError(f"{self.pipeline} works from '{missing[0]}': name a file in that column of each prompt row")
 
     def _argument(self, key: str) -> str:

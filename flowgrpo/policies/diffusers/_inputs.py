@@ -42,7 +42,7 @@ def _latents(config: Any, names: dict[str, bool], rows: int, grid: Grid) -> Tens
 def _conditions(config: Any, rows: int, grid: Grid, text: int) -> dict[str, Any]:
     width = next((config[key] for key in TEXT_WIDTHS if config.get(key)), None)
     axes = len(config.get("axes_dims_rope", (0, 0, 0)))
-    found: dict[str, Any] = {
+    conditions: dict[str, Any] = {
         "timestep": torch.ones(rows),
         "t": torch.ones(rows),
         "encoder_attention_mask": torch.ones(rows, text),
@@ -53,13 +53,13 @@ def _conditions(config: Any, rows: int, grid: Grid, text: int) -> dict[str, Any]
         **dict(zip(("num_frames", "height", "width"), grid, strict=True)),
     }
     if width:
-        found["encoder_hidden_states"] = torch.randn(rows, text, width)
+        conditions["encoder_hidden_states"] = torch.randn(rows, text, width)
     if config.get("guidance_embeds"):
-        found["guidance"] = torch.ones(rows)
+        conditions["guidance"] = torch.ones(rows)
     if config.get("addition_embed_type") == "text_time":
         times = 6
         pooled = config["projection_class_embeddings_input_dim"] - times * config["addition_time_embed_dim"]
-        found["added_cond_kwargs"] = {"text_embeds": torch.randn(rows, pooled), "time_ids": torch.ones(rows, times)}
+        conditions["added_cond_kwargs"] = {"text_embeds": torch.randn(rows, pooled), "time_ids": torch.ones(rows, times)}
     elif config.get("caption_channels"):
-        found["added_cond_kwargs"] = {"resolution": torch.ones(rows, 2), "aspect_ratio": torch.ones(rows, 1)}
-    return found
+        conditions["added_cond_kwargs"] = {"resolution": torch.ones(rows, 2), "aspect_ratio": torch.ones(rows, 1)}
+    return conditions

@@ -29,8 +29,8 @@ def measured_size(config: DiffusersConfig) -> ModelSize:
     unit = size.denoiser.tokens * size.denoiser.width
     text = max(1, size.encoders.tokens)
     with foreign(geometry["_class_name"]):
-        found = activations(geometry, grid, text, unit, size.denoiser.layers, config.dtype, config.lora)
-    return size.model_copy(update={"denoiser": size.denoiser.model_copy(update={"activations": found})})
+        counted = activations(geometry, grid, text, unit, size.denoiser.layers, config.dtype, config.lora)
+    return size.model_copy(update={"denoiser": size.denoiser.model_copy(update={"activations": counted})})
 
 
 def activations(
@@ -38,10 +38,10 @@ def activations(
 ) -> Activations:
     """Of a denoiser with this config; `unit` is tokens x width."""
 
-    def made(whole: bool, checkpointing: bool) -> nn.Module:
+    def network(whole: bool, checkpointing: bool) -> nn.Module:
         return denoiser(geometry, None if whole else lora or AttentionLora(), dtype, checkpointing)
 
-    return count(made, lambda module, rows: inputs(module, rows, grid, text), unit, layers, lora is None, dtype)
+    return count(network, lambda module, rows: inputs(module, rows, grid, text), unit, layers, lora is None, dtype)
 
 
 def denoiser(geometry: dict[str, Any], lora: LoraAdapter | None, dtype: str, checkpointing: bool) -> nn.Module:

@@ -34,7 +34,7 @@ def memory(config: DiffusersConfig, work: Work) -> Memory:
     rests = {**weights, **({"denoiser": 0} if whole else {}), **resting(trained, work)}
     visits = {name: {name: bytes_} for name, bytes_ in waiting.items()}
     casts = cast_bytes(config, trained)
-    kept = {"latents": work.latents * _latent_bytes(size), "prompts": _prompt_bytes(config, size, work)}
+    waiting = {"latents": work.latents * _latent_bytes(size), "prompts": _prompt_bytes(config, size, work)}
     texts = work.states * size.encoders.tokens * size.encoders.width
     forward = _forward(config, size, rows_of(config, size, work.states)) + casts
     backward = backward_bytes(config, size, work.states) + casts
@@ -46,12 +46,12 @@ def memory(config: DiffusersConfig, work: Work) -> Memory:
             **visits.get("encoders", {}),
             "activations": passing(stored, texts, Activations()),
         },
-        "rollout": {**rests, **kept, "activations": forward},
-        "decode": {**rests, **visits.get("vae", {}), **kept, "activations": decode_bytes(config, size.vae, work.samples)},
-        "reward": {**rests, **kept},
+        "rollout": {**rests, **waiting, "activations": forward},
+        "decode": {**rests, **visits.get("vae", {}), **waiting, "activations": decode_bytes(config, size.vae, work.samples)},
+        "reward": {**rests, **waiting},
         "update": {
             **rests,
-            **kept,
+            **waiting,
             "gradients": TRAINED * trained,
             "activations": max(backward, reference, TRAINED * trained),
         },
@@ -126,16 +126,16 @@ def backward_bytes(config: DiffusersConfig, size: ModelSize, states: int) -> int
     """What guidance moves away from is evaluated after the rest, beside its graph, and keeps none of its own where
     `guidance_gradient` says so."""
     denoiser, rows = size.denoiser, rows_of(config, size, states)
-    kept = states if config.guidance_gradient == "conditional" else rows
+    graphed = states if config.guidance_gradient == "conditional" else rows
     graph = training(
         STORED[config.dtype],
-        kept * denoiser.tokens * denoiser.width,
+        graphed * denoiser.tokens * denoiser.width,
         denoiser.layers,
         config.lora is None,
         config.runtime.gradient_checkpointing,
         denoiser.activations,
     )
-    return graph + _forward(config, size, rows - kept)
+    return graph + _forward(config, size, rows - graphed)
 
 
 def _latent_bytes(size: ModelSize) -> int:

@@ -127,11 +127,11 @@ class PipelineSampler:
     def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int], steps: int) -> Samples:
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         with self._autocast(), own_randomness():
-            made = [
+            pictures = [
                 self._pixels(self.pipe(**self._arguments(prompts[rows], generators[rows], steps), output_type="pt")[0])
                 for rows in self.rows.calls(prompts)
             ]
-        return samples_of(torch.cat(made), prompts)
+        return samples_of(torch.cat(pictures), prompts)
 
     def load(self, folder: Path) -> None:
         """What a run has trained: an adapter, or all weights of the denoisers."""
@@ -262,11 +262,11 @@ class DiffusersPolicy(PipelineSampler):
     def predict(self, states: Tensor, prompts: Sequence[Prompt], step: int) -> Tensor:
         loop = self.loop(prompts)
         with self._autocast():
-            made = [
+            predictions = [
                 loop.predict(states[rows], step, self._arguments(prompts[rows], torch.Generator()))
                 for rows in self.rows.calls(prompts)
             ]
-        return made[0] if len(made) == 1 else torch.cat(made)
+        return predictions[0] if len(predictions) == 1 else torch.cat(predictions)
 
     @property
     def posing(self) -> None:
@@ -279,8 +279,8 @@ class DiffusersPolicy(PipelineSampler):
     def decode(self, states: Tensor, prompts: Sequence[Prompt]) -> Samples:
         loop = self.loop(prompts)
         with self._autocast():
-            made = [self._finish(loop, states[rows], prompts[rows]) for rows in self.rows.calls(prompts)]
-        return samples_of(torch.cat([self._pixels(output[0]) for output in made]), prompts)
+            outputs = [self._finish(loop, states[rows], prompts[rows]) for rows in self.rows.calls(prompts)]
+        return samples_of(torch.cat([self._pixels(output[0]) for output in outputs]), prompts)
 
     def _finish(self, loop: Loop, states: Tensor, prompts: Sequence[Prompt]) -> Any:
         return loop.finish(states, {**self._arguments(prompts, torch.Generator()), "output_type": "pt"})

@@ -59,8 +59,8 @@ def _notes(encoders: Encoders, call: Mapping[str, Any], prompts: Sequence[Prompt
         "prompts": [prompt.text for prompt in prompts] if rows.text else [],
         "negative prompts": rows.negative(prompts) or [],
     }
-    found = [_said(kind, tokenizers, given) for kind, given in texts.items()]
-    said = [sentence for sentence in found if sentence]
+    notes = [_said(kind, tokenizers, given) for kind, given in texts.items()]
+    said = [sentence for sentence in notes if sentence]
     if said and rows.pipeline in REFUSES_LONG:
         raise UserError(f"{said[0]}, and {rows.pipeline} refuses them; shorten them, or raise policy.call.{LENGTH}")
     return [f"{sentence}; they are cut there" for sentence in said]
@@ -106,12 +106,12 @@ def _limits(
 def _limit(
     tokenizer: PreTrainedTokenizerBase, geometry: Mapping[str, Any], call: Mapping[str, Any], parameters: Parameters
 ) -> int | None:
-    own = tokenizer.model_max_length if tokenizer.model_max_length < UNLIMITED else None
+    longest = tokenizer.model_max_length if tokenizer.model_max_length < UNLIMITED else None
     geometry = geometry.get("text_config") or geometry
     table = None if any(key.startswith("rope") for key in geometry) else geometry.get("max_position_embeddings")
     if table is not None:
-        return min(own or table, table)
-    return call.get(LENGTH, parameters[LENGTH].default) if LENGTH in parameters else own
+        return min(longest or table, table)
+    return call.get(LENGTH, parameters[LENGTH].default) if LENGTH in parameters else longest
 
 
 def _longer(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], limit: int) -> dict[int, int]:

@@ -82,10 +82,10 @@ def apply(pipe: DiffusionPipeline, config: DiffusersConfig, device: torch.device
 
 
 def denoisers(pipe: DiffusionPipeline) -> dict[str, Any]:
-    found = {name: pipe.components[name] for name in DENOISERS if pipe.components.get(name) is not None}
-    if not found:
+    modules = {name: pipe.components[name] for name in DENOISERS if pipe.components.get(name) is not None}
+    if not modules:
         raise UserError(f"{type(pipe).__name__} has no component named {' or '.join(DENOISERS)} to train")
-    return found
+    return modules
 
 
 def decoders(pipe: DiffusionPipeline) -> dict[str, nn.Module]:

@@ -101,11 +101,11 @@ def _unet_blocks(config: Geometry) -> tuple[int, int]:
     per_block = _for_each(config.get("layers_per_block", 2), levels)
     transformers = _for_each(config.get("transformer_layers_per_block", 1), levels)
     attends = ["Attn" in kind for kind in config.get("down_block_types", ["CrossAttn"] * levels)]
-    kept = (
+    per_level = (
         (2 * n + 1) * (RESNET + t * a) * c / (channels[0] * 4**i)
         for i, (n, t, a, c) in enumerate(zip(per_block, transformers, attends, channels, strict=True))
     )
-    return ceil(sum(kept)), channels[0]
+    return ceil(sum(per_level)), channels[0]
 
 
 def _for_each(value: Any, levels: int) -> list[int]:

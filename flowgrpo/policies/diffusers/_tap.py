@@ -60,8 +60,8 @@ class Span:
     length: int
 
 
-def unchanged(site: Site, own: Tensor) -> Tensor:
-    return own
+def unchanged(site: Site, prepared: Tensor) -> Tensor:
+    return prepared
 
 
 OnPrepared = Callable[[Site, Tensor], Tensor]
@@ -180,10 +180,10 @@ class Tap:
         @functools.wraps(type(scheduler).step)
         def step(stepped: Any, *args: Any, **kwargs: Any) -> Stepped:
             given = signature.bind(*args, **kwargs).arguments
-            made = on_step(StepCall(given["model_output"], given["sample"]))
+            latents = on_step(StepCall(given["model_output"], given["sample"]))
             if vars(stepped).get("_step_index") is not None:
                 stepped._step_index += 1
-            return Stepped(made, made)
+            return Stepped(latents, latents)
 
         with _entry(vars(scheduler), "step", MethodType(step, scheduler)):
             yield
@@ -212,13 +212,13 @@ def _replacing(name: str, original: Callable[..., Any], replace: OnPrepared) -> 
     def prepare(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
         site, calls = Site(name, calls), calls + 1
-        made = original(*args, **kwargs)
-        parts = list(made) if isinstance(made, tuple) else [made]
+        output = original(*args, **kwargs)
+        parts = list(output) if isinstance(output, tuple) else [output]
         for i, part in builtins.enumerate(parts):
             if isinstance(part, Tensor) and part.ndim >= 3:
                 parts[i] = replace(site, part)
                 break
-        return tuple(parts) if isinstance(made, tuple) else parts[0]
+        return tuple(parts) if isinstance(output, tuple) else parts[0]
 
     return prepare
 

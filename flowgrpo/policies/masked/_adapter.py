@@ -161,10 +161,10 @@ class Adapter:
         out: Tensor | None = None
         for first, behind in torch.stack([pads, hidden], 1)[open_].unique(dim=0).tolist():
             rows = torch.nonzero(open_ & (pads == first) & (hidden == behind)).flatten()
-            found = evaluate(ids[rows, first : ids.shape[1] - behind], self.config.length - behind)
-            found = torch.cat([found, found.new_zeros(*found.shape[:-2], behind, found.shape[-1])], dim=-2)
-            out = found.new_zeros(len(ids), *found.shape[1:]) if out is None else out
-            out = out.index_put((rows,), found)
+            logits = evaluate(ids[rows, first : ids.shape[1] - behind], self.config.length - behind)
+            logits = torch.cat([logits, logits.new_zeros(*logits.shape[:-2], behind, logits.shape[-1])], dim=-2)
+            out = logits.new_zeros(len(ids), *logits.shape[1:]) if out is None else out
+            out = out.index_put((rows,), logits)
         assert out is not None
         return out
 

@@ -27,15 +27,15 @@ def measured_size(config: MaskedConfig) -> LanguageSize:
     layers, width, ids = (geometry[key] for key in ("num_hidden_layers", "hidden_size", "vocab_size"))
     tokens = config.prompt_length + config.length
 
-    def made(whole: bool, checkpointing: bool) -> nn.Module:
+    def network(whole: bool, checkpointing: bool) -> nn.Module:
         return _made(config, None if whole else config.lora or ATTENTION, checkpointing)
 
     def inputs(_: nn.Module, rows: int) -> dict[str, Tensor]:
         return {"input_ids": torch.zeros(rows, tokens, dtype=torch.long)}
 
     with foreign(f"'{config.model}'"):
-        found = count(made, inputs, tokens * width, layers, config.lora is None, config.dtype)
-    return LanguageSize(layers=layers, width=width, ids=ids, activations=found)
+        counted = count(network, inputs, tokens * width, layers, config.lora is None, config.dtype)
+    return LanguageSize(layers=layers, width=width, ids=ids, activations=counted)
 
 
 def _made(config: MaskedConfig, lora: LoraAdapter | None, checkpointing: bool) -> nn.Module:

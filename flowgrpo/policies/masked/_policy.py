@@ -61,10 +61,10 @@ class MaskedSampler:
     def _schedule(self, config: MaskedConfig, trained: Path | None) -> LearnedSchedule | None:
         if config.schedule is None:
             return None
-        made = LearnedSchedule(config.schedule, config.sampler, config.steps, config.length, config.guidance_scale)
+        schedule = LearnedSchedule(config.schedule, config.sampler, config.steps, config.length, config.guidance_scale)
         if trained is not None:
-            made.load(trained)
-        return made.to(self.device)
+            schedule.load(trained)
+        return schedule.to(self.device)
 
     @torch.no_grad()
     def _size(self) -> int:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from flowgrpo.core.errors import UserError
-from flowgrpo.data.samples import Made, Samples
+from flowgrpo.data.samples import Outputs, Samples
 from flowgrpo.scoring.asking import Spoilt
 from flowgrpo.scoring.card import UNSTATED
 from flowgrpo.scoring.scorer import Scorer
@@ -20,26 +20,26 @@ from flowgrpo.scoring.serving.wire import Sample, Score
 
 @dataclass(frozen=True)
 class Received:
-    """`made` is uint8 [3, H, W] or [F, 3, H, W], a text, or what is wrong with the sample."""
+    """`output` is uint8 [3, H, W] or [F, 3, H, W], a text, or what is wrong with the sample."""
 
     prompt: str
     metadata: dict[str, Any]
     group: int
-    made: Tensor | str | UserError
+    output: Tensor | str | UserError
 
     @property
     def form(self) -> tuple[int, ...] | str:
         """Samples of one form can be scored together."""
-        return tuple(self.made.shape) if isinstance(self.made, Tensor) else type(self.made).__name__
+        return tuple(self.output.shape) if isinstance(self.output, Tensor) else type(self.output).__name__
 
 
 def receive(samples: Sequence[Sample], pixels: int) -> list[Received]:
     """The samples of one request, whose pictures may have `pixels` pixels in all."""
     reader = Reader(pixels)
-    return [Received(s.prompt, s.metadata, s.group, _made(s, reader)) for s in samples]
+    return [Received(s.prompt, s.metadata, s.group, _output(s, reader)) for s in samples]
 
 
-def _made(sample: Sample, reader: Reader) -> Tensor | str | UserError:
+def _output(sample: Sample, reader: Reader) -> Tensor | str | UserError:
     try:
         if sample.image is not None:
             return reader.picture(sample.image)
@@ -56,8 +56,8 @@ def score(scorer: Scorer, requests: Sequence[Sequence[Received]]) -> list[list[S
     """
     ((label, card),) = scorer.cards.items()
     samples = _renumbered(requests)
-    found = iter(_outcomes(scorer, label, _whole(samples) if card.compares or card is UNSTATED else samples))
-    return [list(islice(found, len(request))) for request in requests]
+    outcomes = iter(_outcomes(scorer, label, _whole(samples) if card.compares or card is UNSTATED else samples))
+    return [list(islice(outcomes, len(request))) for request in requests]
 
 
 def _renumbered(requests: Sequence[Sequence[Received]]) -> list[Received]:
@@ -74,7 +74,7 @@ def _whole(samples: list[Received]) -> list[Received]:
     for sample in samples:
         forms[sample.group].add(sample.form)
     error = UserError("a sample of this group can't be read or has another size, and this reward needs whole groups")
-    return [replace(s, made=error) if len(forms[s.group]) > 1 and not isinstance(s.made, UserError) else s for s in samples]
+    return [replace(s, output=error) if len(forms[s.group]) > 1 and not isinstance(s.output, UserError) else s for s in samples]
 
 
 def _outcomes(scorer: Scorer, label: str, samples: list[Received]) -> list[Score]:
@@ -89,7 +89,7 @@ def _outcomes(scorer: Scorer, label: str, samples: list[Received]) -> list[Score
 
 
 def _attempt(scorer: Scorer, label: str, alike: list[Received]) -> list[float | UserError]:
-    errors = [sample.made for sample in alike if isinstance(sample.made, UserError)]
+    errors = [sample.output for sample in alike if isinstance(sample.output, UserError)]
     try:
         return [*errors] or scorer.attempt(_joined(alike))[label]
     except Spoilt as error:
@@ -97,9 +97,9 @@ def _attempt(scorer: Scorer, label: str, alike: list[Received]) -> list[float | 
 
 
 def _joined(alike: list[Received]) -> Samples:
-    pictures = [sample.made for sample in alike if isinstance(sample.made, Tensor)]
-    made: Made = torch.stack(pictures).float().div_(255) if pictures else [str(sample.made) for sample in alike]
-    return Samples([s.prompt for s in alike], [s.metadata for s in alike], [s.group for s in alike], made)
+    pictures = [sample.output for sample in alike if isinstance(sample.output, Tensor)]
+    outputs: Outputs = torch.stack(pictures).float().div_(255) if pictures else [str(sample.output) for sample in alike]
+    return Samples([s.prompt for s in alike], [s.metadata for s in alike], [s.group for s in alike], outputs)
 
 
 def _score(outcome: float | UserError) -> Score:

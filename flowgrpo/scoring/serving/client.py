@@ -57,8 +57,8 @@ class Served:
             parts = list(pool.map(partial(encoded, samples), range(len(samples))))
             asked = packed(samples, parts, self.health.limits)
             answers = list(pool.map(lambda rows: self.ask([parts[row] for row in rows], deadline), asked))
-        found = dict(zip(chain(*asked), chain(*answers), strict=True))
-        return [self._number(found[row], prompt) for row, prompt in enumerate(samples.prompts)]
+        scores = dict(zip(chain(*asked), chain(*answers), strict=True))
+        return [self._number(scores[row], prompt) for row, prompt in enumerate(samples.prompts)]
 
     def ask(self, parts: Sequence[bytes], deadline: float) -> list[Score]:
         """One request of samples that are JSON already, again and again until `time.monotonic()` is `deadline`."""
@@ -95,17 +95,17 @@ class Served:
         if response.status_code != 200:
             raise UserError(f"the reward server at {self.url} refuses a request: {_said(response)}")
         try:
-            found = Scores.model_validate_json(response.content)
+            answer = Scores.model_validate_json(response.content)
         except ValidationError as error:
             raise UserError(f"{self.url} does not answer like a reward server: {complaint(error)}") from error
-        if found.fingerprint != self.health.fingerprint:
+        if answer.fingerprint != self.health.fingerprint:
             raise UserError(
-                f"the server at {self.url} serves '{found.name}' and not the '{self.health.name}' of before: name, arguments, "
+                f"the server at {self.url} serves '{answer.name}' and not the '{self.health.name}' of before: name, arguments, "
                 "source or version differ; start the former again"
             )
-        if len(found.scores) != asked:
-            raise UserError(f"the reward server at {self.url} returned {len(found.scores)} scores for {asked} samples")
-        return found.scores
+        if len(answer.scores) != asked:
+            raise UserError(f"the reward server at {self.url} returned {len(answer.scores)} scores for {asked} samples")
+        return answer.scores
 
     def _number(self, score: Score, prompt: str) -> float:
         if score.score is None:

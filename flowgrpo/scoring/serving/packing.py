@@ -16,7 +16,7 @@ def encoded(samples: Samples, row: int) -> bytes:
     """One sample as JSON."""
     metadata = samples.metadata[row]
     try:
-        sample = _sample(samples.made[row], samples.prompts[row], metadata, samples.group[row])
+        sample = _sample(samples.outputs[row], samples.prompts[row], metadata, samples.group[row])
         return sample.model_dump_json(exclude_unset=True).encode()
     except ValidationError as error:
         raise UserError(f"the prompt row {str(metadata)[:200]} can't be sent as JSON: {complaint(error)}") from error
@@ -24,12 +24,12 @@ def encoded(samples: Samples, row: int) -> bytes:
         raise UserError(f"the prompt row {str(metadata)[:200]} can't be sent as JSON: {error}") from error
 
 
-def _sample(made: Tensor | str, prompt: str, metadata: dict, group: int) -> Sample:
-    if isinstance(made, str):
-        return Sample(prompt=prompt, metadata=metadata, group=group, text=made)
-    if made.ndim == 3:
-        return Sample(prompt=prompt, metadata=metadata, group=group, image=png(made))
-    return Sample(prompt=prompt, metadata=metadata, group=group, frames=[png(frame) for frame in made])
+def _sample(output: Tensor | str, prompt: str, metadata: dict, group: int) -> Sample:
+    if isinstance(output, str):
+        return Sample(prompt=prompt, metadata=metadata, group=group, text=output)
+    if output.ndim == 3:
+        return Sample(prompt=prompt, metadata=metadata, group=group, image=png(output))
+    return Sample(prompt=prompt, metadata=metadata, group=group, frames=[png(frame) for frame in output])
 
 
 def body(parts: Sequence[bytes]) -> bytes:
@@ -40,23 +40,23 @@ def body(parts: Sequence[bytes]) -> bytes:
 def packed(samples: Samples, parts: Sequence[bytes], limits: Limits) -> list[list[int]]:
     """The rows of each request: as many whole groups as are scored together, one at least."""
     wanted = limits.model_copy(update={"samples": min(limits.batch, limits.samples)})
-    found: list[list[int]] = []
+    requests: list[list[int]] = []
     for number in dict.fromkeys(samples.group):
         rows = [row for row, group in enumerate(samples.group) if group == number]
-        if found and not _excess(samples, parts, found[-1] + rows, wanted):
-            found[-1] += rows
+        if requests and not _excess(samples, parts, requests[-1] + rows, wanted):
+            requests[-1] += rows
         elif excess := _excess(samples, parts, rows, limits):
             raise UserError(
                 f"the server needs groups whole, and one of {len(rows)} samples is too much ({excess}); raise its limits"
             )
         else:
-            found.append(rows)
-    return found
+            requests.append(rows)
+    return requests
 
 
 def _excess(samples: Samples, parts: Sequence[bytes], rows: list[int], limits: Limits) -> str:
     """What of these rows is beyond the limits of a request, if anything."""
-    pixels = samples.made[0].numel() // 3 if isinstance(samples.made, Tensor) else 0
+    pixels = samples.outputs[0].numel() // 3 if isinstance(samples.outputs, Tensor) else 0
     size = len(body([])) + sum(len(parts[row]) + 1 for row in rows)
-    found = {"samples": len(rows), "bytes": size, "pixels": pixels * len(rows)}
-    return ", ".join(f"{n} {what} of {vars(limits)[what]}" for what, n in found.items() if n > vars(limits)[what])
+    sizes = {"samples": len(rows), "bytes": size, "pixels": pixels * len(rows)}
+    return ", ".join(f"{n} {what} of {vars(limits)[what]}" for what, n in sizes.items() if n > vars(limits)[what])

@@ -55,17 +55,17 @@ def _whole(response: requests.Response) -> requests.Response:
 
 def _within(seconds: float, call: Callable[[], requests.Response]) -> requests.Response:
     """What the call returns or raises; after so many seconds its thread is left to itself."""
-    found: SimpleQueue[requests.Response | Exception] = SimpleQueue()
+    outcomes: SimpleQueue[requests.Response | Exception] = SimpleQueue()
 
     def run() -> None:
         try:
-            found.put(call())
+            outcomes.put(call())
         except Exception as error:
-            found.put(error)
+            outcomes.put(error)
 
     threading.Thread(target=run, daemon=True).start()
     try:
-        outcome = found.get(timeout=seconds)
+        outcome = outcomes.get(timeout=seconds)
     except Empty as error:
         raise requests.ReadTimeout(f"no whole reply in {seconds:g} s") from error
     if isinstance(outcome, Exception):

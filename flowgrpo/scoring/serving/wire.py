@@ -59,7 +59,7 @@ class Sample(BaseModel):
 
     @model_validator(mode="after")
     def _is_one_thing(self) -> Self:
-        if sum(made is not None for made in (self.image, self.frames, self.text)) != 1:
+        if sum(output is not None for output in (self.image, self.frames, self.text)) != 1:
             raise ValueError("a sample has exactly one of 'image', 'frames' and 'text'")
         return self
 

@@ -57,8 +57,8 @@ class Verdict:
         return {**asdict(self), "passed": self.passed}
 
 
-def _good(found: str) -> bool:
-    return found == "yes" or _size(found) <= CLOSE
+def _good(difference: str) -> bool:
+    return difference == "yes" or _size(difference) <= CLOSE
 
 
 def check(name: str, kind: str, config: DiffusersConfig, prompt: Prompt) -> Verdict:
@@ -116,7 +116,7 @@ class Plain:
 
     def _run(self, rows: slice, generator: Any, most: int | None = None) -> tuple[list[StepCall], list[Tensor], Any]:
         calls: list[StepCall] = []
-        made: list[Tensor] = []
+        latents: list[Tensor] = []
 
         def see(call: StepCall) -> None:
             calls.append(StepCall(call.model_output.clone(), call.sample.clone()))
@@ -124,16 +124,16 @@ class Plain:
                 raise Stop
 
         arguments = {**self.sampler._arguments(self.prompts[rows], generator), "output_type": "pt"}
-        with own_randomness(), _watched(self.sampler.pipe.scheduler, see, made):
+        with own_randomness(), _watched(self.sampler.pipe.scheduler, see, latents):
             try:
                 output = self.sampler.pipe(**arguments)[0]
             except Stop:
                 output = None
-        return calls, made, output
+        return calls, latents, output
 
 
 @contextmanager
-def _watched(scheduler: Any, see: Callable[[StepCall], None], made: list[Tensor]) -> Iterator[None]:
+def _watched(scheduler: Any, see: Callable[[StepCall], None], latents: list[Tensor]) -> Iterator[None]:
     signature = inspect.signature(scheduler.step)
 
     @wraps(type(scheduler).step)
@@ -141,7 +141,7 @@ def _watched(scheduler: Any, see: Callable[[StepCall], None], made: list[Tensor]
         given = signature.bind(*args, **kwargs).arguments
         see(StepCall(given["model_output"], given["sample"]))
         output = type(stepped).step(stepped, *args, **kwargs)
-        made.append(output[0].clone())
+        latents.append(output[0].clone())
         return output
 
     vars(scheduler)["step"] = MethodType(step, scheduler)
@@ -176,16 +176,16 @@ def _steps(policy: DiffusersPolicy, plain: Plain) -> Iterator[tuple[int, Tensor,
 @torch.no_grad()
 def _predict(policy: DiffusersPolicy, plain: Plain) -> str:
     """The worst of all steps."""
-    found = [_difference(policy.predict(x, plain.prompts, step), v) for step, x, v in _steps(policy, plain)]
-    return max(found, key=_size)
+    differences = [_difference(policy.predict(x, plain.prompts, step), v) for step, x, v in _steps(policy, plain)]
+    return max(differences, key=_size)
 
 
-def _size(found: str) -> float:
+def _size(difference: str) -> float:
     """Of a difference; what is none is worst."""
-    if found == "exact":
+    if difference == "exact":
         return 0.0
     try:
-        return float(found)
+        return float(difference)
     except ValueError:
         return inf
 
@@ -193,11 +193,11 @@ def _size(found: str) -> float:
 def _finish(policy: DiffusersPolicy, plain: Plain) -> str:
     known = policy.loop(plain.prompts).known
     states, outputs = [], []
-    for (_, made, output), rows in zip(plain.parts, plain.slices, strict=True):
-        last = [StepCall(m, m) for m in made[-known.calls :]]
+    for (_, latents, output), rows in zip(plain.parts, plain.slices, strict=True):
+        last = [StepCall(m, m) for m in latents[-known.calls :]]
         states.append(_state(policy, plain, last, rows))
         outputs.append(plain.sampler._pixels(output))
-    return _difference(policy.decode(torch.cat(states), plain.prompts).made, torch.cat(outputs))
+    return _difference(policy.decode(torch.cat(states), plain.prompts).outputs, torch.cat(outputs))
 
 
 def _ratio(policy: DiffusersPolicy, prompt: Prompt) -> str:
@@ -228,12 +228,14 @@ def _gradient(policy: DiffusersPolicy, prompt: Prompt) -> str:
     for t in _rollout(policy, prompt):
         v = policy.predict(t.states, t.prompts, t.step)
         t.law.log_prob(t.states[t.parent], v[t.parent], t.next_states).mean().backward()
-    found = policy.trainable().items()
+    parameters = policy.trainable().items()
     for name in policy.modules:
-        norms = [float(p.grad.norm()) for key, p in found if key.startswith(f"{name}.") and p.grad is not None]
+        norms = [float(p.grad.norm()) for key, p in parameters if key.startswith(f"{name}.") and p.grad is not None]
         if not sum(norms) > 0.0:
             return f"no gradient reaches {name}"
-    return "yes" if all(torch.isfinite(p.grad).all() for _, p in found if p.grad is not None) else "the gradient is not finite"
+    return (
+        "yes" if all(torch.isfinite(p.grad).all() for _, p in parameters if p.grad is not None) else "the gradient is not finite"
+    )
 
 
 @torch.no_grad()
@@ -250,18 +252,18 @@ def _lora(policy: DiffusersPolicy, config: DiffusersConfig, prompt: Prompt) -> s
         policy.export(Path(folder))
         trained = config.build_sampler(DEVICE, Path(folder))
     with_one_step_scheduler(trained.pipe)
-    found, expected = (s.generate(prompts, seeds, config.steps).made for s in (trained, policy))
+    loaded, expected = (s.generate(prompts, seeds, config.steps).outputs for s in (trained, policy))
     before = PipelineSampler(config, DEVICE)
     with_one_step_scheduler(before.pipe)
-    if _difference(before.generate(prompts, seeds, config.steps).made, expected) == "exact":
+    if _difference(before.generate(prompts, seeds, config.steps).outputs, expected) == "exact":
         return "the adapter changes nothing"
-    return _difference(found, expected)
+    return _difference(loaded, expected)
 
 
-def _difference(found: Any, expected: Any) -> str:
-    found, expected = found.float(), expected.float()
-    if found.shape != expected.shape:
-        return f"shape {list(found.shape)} where the pipeline has {list(expected.shape)}"
-    if torch.equal(found, expected):
+def _difference(actual: Any, expected: Any) -> str:
+    actual, expected = actual.float(), expected.float()
+    if actual.shape != expected.shape:
+        return f"shape {list(actual.shape)} where the pipeline has {list(expected.shape)}"
+    if torch.equal(actual, expected):
         return "exact"
-    return f"{float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-12)):.1e}"
+    return f"{float((actual - expected).abs().max() / expected.abs().max().clamp(min=1e-12)):.1e}"

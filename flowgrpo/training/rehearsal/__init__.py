@@ -46,10 +46,10 @@ def rehearsed(source: Words, overrides: Sequence[str] = ()) -> Config:
     tree["rehearsal"] = notes
     last = [override for override in overrides if not override.startswith(REPLACED)]
     for edition in editions(tree):
-        found = replace(recipe, layers=[Layer(Path("--tiny"), edition)])
+        smaller = replace(recipe, layers=[Layer(Path("--tiny"), edition)])
         if _fits(edition, last):
             break
-    return found.checked(Config, last)
+    return smaller.checked(Config, last)
 
 
 def _fits(tree: Tree, overrides: Sequence[str]) -> bool:
@@ -67,9 +67,9 @@ def _put_prompts(tree: Tree, recipe: Recipe, folder: Path, pictures: Tree) -> li
     for section in ("rollout", "evaluation"):
         if (source := (tree.get(section) or {}).get("prompts")) is None:
             continue
-        found = few_prompts(source, rows, folder, pictures)
-        tree[section] = {**tree[section], "prompts": found}
-        notes += [f"example rows stand for the prompts {source.partition('?')[0]}"] if found.startswith(str(folder)) else []
+        prompts = few_prompts(source, rows, folder, pictures)
+        tree[section] = {**tree[section], "prompts": prompts}
+        notes += [f"example rows stand for the prompts {source.partition('?')[0]}"] if prompts.startswith(str(folder)) else []
     return list(dict.fromkeys(notes))
 
 

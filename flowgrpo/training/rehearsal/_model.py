@@ -81,13 +81,13 @@ class Model:
             height, width = call.pop("height"), call.pop("width")
             call["sizes"] = [[height, width], [height, width // 2 if width < WIDE else 2 * width]]
         runtime = {key: value for key, value in (policy.get("runtime") or {}).items() if key not in ON_A_GPU}
-        made = without(policy, "revision", "size") | {"model": str(folder), "call": call, "runtime": runtime}
+        section = without(policy, "revision", "size") | {"model": str(folder), "call": call, "runtime": runtime}
         stands = f"{kind} with random weights stands for {policy['model']}"
         notes = [f"{stands}; it reads a prompt byte by byte, and cuts what the real one may take whole"]
         if policy.get("dtype") == "fp16" and not torch.cuda.is_available():
-            made["dtype"] = "bf16"
+            section["dtype"] = "bf16"
             notes.append("a CPU does not compute in fp16: it is bf16 here")
-        return cls(_adapted({"lora": LORA, **made}), notes, entry.conditions)
+        return cls(_adapted({"lora": LORA, **section}), notes, entry.conditions)
 
     @classmethod
     def _language(cls, policy: Tree, folder: Path) -> Self:
@@ -98,12 +98,12 @@ class Model:
             "prompt_length": BYTES * policy["prompt_length"],
             "mask_id": AutoTokenizer.from_pretrained(folder).mask_token_id,
         }
-        made = without(policy, "revision", "parameters") | changes
+        section = without(policy, "revision", "parameters") | changes
         said = (
             f"MiniMdlm with random weights stands for {policy['model']}, whose class is code that comes with its weights; it is "
             "asked in the same way"
         )
-        return cls(_adapted(made), [said])
+        return cls(_adapted(section), [said])
 
 
 @contextmanager

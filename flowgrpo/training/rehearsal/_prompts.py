@@ -53,9 +53,9 @@ def _made(name: str, value: Any, folder: Path, size: Any) -> Any:
     if isinstance(value, list):
         return [_made(f"{name}-{i}", one, folder, size) for i, one in enumerate(value)]
     if len(size) != 2 or not name.startswith("image"):
-        made = files(folder / name, size)
-        assert isinstance(made, Path)
-        return made.name
+        file = files(folder / name, size)
+        assert isinstance(file, Path)
+        return file.name
     shown = locate(value) if value.startswith(ASSET) else assets() / "calibration" / "coffee.jpg"
     file = folder / f"{name}-{shown.stem}.png"
     Image.open(shown).resize(size[::-1]).save(file)

@@ -1,0 +1,118 @@
+"""A run while it trains, as a page that follows it."""
+
+from importlib.resources import files
+from pathlib import Path
+from statistics import median
+from typing import Any, get_args
+
+from flowgrpo.core.digests import digest_of
+from flowgrpo.core.pin import pinned
+from flowgrpo.pages.pictures import linked
+from flowgrpo.pages.site import HOST, Reply, Request, Site, data, page, script
+from flowgrpo.pages.templates import render
+from flowgrpo.runs.report import duration, values
+from flowgrpo.runs.run import Row, Run, When
+
+RECENT = 20
+"""By so many updates it is estimated how long the others take."""
+FOLLOWED = ("*.json", "*.jsonl", "config.yaml", "samples/*/scores.jsonl", "checkpoint-*")
+TYPES = {".png": "image/png", ".webp": "image/webp"}
+
+
+def watch(run: Run, host: str = HOST, port: int = 0) -> Site:
+    """Errors: UserError for what is no run folder, or where the address can't be listened at."""
+    return Site(Live(run), host, port)
+
+
+class Live:
+    """Answers what the page asks. A `version` is of all files that it shows."""
+
+    def __init__(self, run: Run) -> None:
+        run.settings  # noqa: B018  is it a run folder?
+        self.run = run
+
+    def __call__(self, request: Request) -> Reply | None:
+        match request.path.strip("/").split("/"):
+            case [""]:
+                return page(render("runs/watch.html.jinja", name=self.run.name))
+            case ["watch.js"]:
+                return script(files(__package__).joinpath("watch.js").read_text(encoding="utf-8"))
+            case ["state"]:
+                return self._state(request.query)
+            case ["samples", when, name] if when in get_args(When):
+                return _file(self.run.samples(when) / name)
+        return None
+
+    def _state(self, known: str) -> Reply:
+        """Nothing where that version is known already; 503 while a file of the run is being replaced."""
+        try:
+            version = _version(self.run)
+            return Reply(b"", "text/plain", 204) if known == version else data({"version": version, "body": body(self.run)})
+        except FileNotFoundError:
+            return data({"error": "the run is writing"}, 503)
+
+
+def body(run: Run) -> str:
+    """What changes of the page: progress, alarms, curves, the newest samples beside those of the untrained model."""
+    newest: When = "after" if run.scores_file("after").is_file() else "latest"
+    shown = values(run, newest, lambda folder, made: linked(folder, made, f"/samples/{folder.name}/"))
+    return render("runs/watch_body.html.jinja", **shown, **_progress(run), title=_title(run, newest), hint=_hint(run))
+
+
+def _title(run: Run, newest: When) -> str:
+    if newest == "after":
+        return "The same prompts, before and after"
+    facts = pinned(run.samples("latest"))
+    if not facts:
+        return "Samples of the untrained model"
+    return f"Samples after {facts['updates']} updates, beside the untrained model's"
+
+
+def _progress(run: Run) -> Row:
+    """How far it is, in a sentence, as a share, and whether it goes on."""
+    metrics, training, updates = run.metrics, run.is_training, run.settings.get("updates") or 0
+    rows = [row for row in metrics if "reward" in row]
+    done, finished = len(rows), run.held_out is not None or (not training and len(rows) >= updates > 0)
+    words = f"update {done} of {updates}"
+    if finished:
+        state, sentence = "finished", f"Finished after {done} updates."
+    elif training is False:
+        state, sentence = "stopped", f"Stopped at {words}; flowgrpo train ... --resume {run} goes on."
+    elif not rows:
+        state, sentence = "training", f"Getting ready{_evaluated(run)}."
+    elif done >= updates:
+        state, sentence = "training", "All updates are done; what it has learned is being evaluated."
+    else:
+        state, sentence = "training", f"{words.capitalize()}, about {duration(_seconds_left(rows, updates))} of training left."
+    return {"state": state, "sentence": sentence, "share": min(1.0, done / updates) if updates else 0.0}
+
+
+def _evaluated(run: Run) -> str:
+    count = len(run.records("before"))
+    return f": {count} samples of the untrained model so far" if count else ""
+
+
+def _seconds_left(rows: list[Row], updates: int) -> float:
+    recent = [sum(v for k, v in row.items() if k.startswith("seconds/")) for row in rows[-RECENT:]]
+    return median(recent) * (updates - len(rows))
+
+
+def _hint(run: Run) -> str:
+    """Why there are no newer samples, and what would make some."""
+    evaluation: dict[str, Any] = run.settings.get("evaluation") or {}
+    if not evaluation:
+        return "No samples: this run has no `evaluation`."
+    if not evaluation.get("pictures"):
+        return "No samples: evaluation.pictures is 0."
+    if not evaluation.get("every") and run.held_out is None:
+        return "Samples are made before and after training; with evaluation.every=10 some are seen here on the way."
+    return ""
+
+
+def _version(run: Run) -> str:
+    stats = [(str(file), file.stat()) for pattern in FOLLOWED for file in sorted(run.path.glob(pattern))]
+    return digest_of([run.is_training, *((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats)])
+
+
+def _file(path: Path) -> Reply | None:
+    return Reply(path.read_bytes(), TYPES[path.suffix]) if path.suffix in TYPES and path.is_file() else None
