@@ -1,25 +1,37 @@
 """Line plots of the report, one small SVG each."""
 
 import html
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from markupsafe import Markup
 
+from flowgrpo.pages.ticks import round_ticks, tick_labels
+
 Point = tuple[float, float]
+LEFT, RIGHT, CHARACTER = 50, 332, 8
+"""Where the lines begin at least, and end; how wide a character of a label is."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """From updates and values to the coordinates of a plot of 340 x 180."""
+    """From updates and values to the coordinates of a plot of 340 x 180, with room for the labels of its ticks."""
 
     right: float
     ticks: Sequence[float]
 
+    @cached_property
+    def labels(self) -> list[str]:
+        return tick_labels(self.ticks)
+
+    @cached_property
+    def left(self) -> int:
+        return max(LEFT, 8 + CHARACTER * max(map(len, self.labels)))
+
     def place(self, point: Point) -> tuple[float, float]:
         low, high = self.ticks[0], self.ticks[-1]
-        return 50 + 282 * point[0] / self.right, 10 + 144 * (high - point[1]) / (high - low)
+        return self.left + (RIGHT - self.left) * point[0] / self.right, 10 + 144 * (high - point[1]) / (high - low)
 
     def line(self, points: Sequence[Point]) -> str:
         return " ".join("{:.1f},{:.1f}".format(*self.place(p)) for p in points)
@@ -31,7 +43,7 @@ def plot(title: str, series: Mapping[str, list[Point]], marks: Sequence[tuple[Po
     if not points:
         return Markup("")
     values = [y for _, y in points]
-    frame = Frame(max(x for x, _ in points) or 1.0, _ticks(min(values), max(values)))
+    frame = Frame(max(x for x, _ in points) or 1.0, round_ticks(min(values), max(values), 3))
     lines = "".join(_line(frame, line, i) for i, line in enumerate(series.values()) if line)
     last = {name: f"{line[-1][1]:.3g}" for name, line in series.items() if line}
     words = html.escape(f"{title} by {along}, last " + ", ".join(f"{k} {v}".strip() for k, v in last.items()))
@@ -44,22 +56,14 @@ def plot(title: str, series: Mapping[str, list[Point]], marks: Sequence[tuple[Po
     )
 
 
-def _ticks(low: float, high: float) -> list[float]:
-    """Round numbers, evenly spaced, that enclose both."""
-    span = (high - low) or abs(high) or 1.0
-    unit = 10.0 ** math.floor(math.log10(span))
-    step = next(factor * unit for factor in (0.5, 1.0, 2.0, 5.0) if span <= 3 * factor * unit)
-    first = math.floor(low / step)
-    return [k * step for k in range(first, max(math.ceil(high / step), first + 1) + 1)]
-
-
 def _axes(frame: Frame, along: str) -> str:
-    heights = [(tick, frame.place((0, tick))[1]) for tick in frame.ticks]
+    heights = [(label, frame.place((0, tick))[1]) for label, tick in zip(frame.labels, frame.ticks, strict=True)]
+    left, right = frame.left, RIGHT
     rows = "".join(
-        f"<line class=grid x1=50 x2=332 y1={y:.1f} y2={y:.1f} /><text x=44 y={y + 4:.1f} class=end>{tick:.3g}</text>"
-        for tick, y in heights
+        f"<line class=grid x1={left} x2={right} y1={y:.1f} y2={y:.1f} /><text x={left - 6} y={y + 4:.1f} class=end>{label}</text>"
+        for label, y in heights
     )
-    return f"{rows}<text x=50 y=174>0</text><text x=332 y=174 class=end>{along} {frame.right:.0f}</text>"
+    return f"{rows}<text x={left} y=174>0</text><text x={right} y=174 class=end>{along} {frame.right:.0f}</text>"
 
 
 def _line(frame: Frame, line: Sequence[Point], colour: int) -> str:

@@ -1,14 +1,15 @@
 """Line plots with bands as one SVG that stands alone: white ground, system fonts, no scripts. A label ends every line."""
 
 import html
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from flowgrpo.pages.ticks import round_ticks, tick_labels
+
 WIDTH, LEFT, RIGHT, SWATCH, LABELS = 960, 56, 680, 704, 734
-LABEL_HEIGHT, LONGEST = 17, 27
+LABEL_HEIGHT, LONGEST, CHARACTER = 17, 27, 9
 COLOURS = ("#111827", "#2563eb", "#ea580c", "#15803d", "#9333ea", "#b58900", "#db2777", "#0e9fb8")
 DASHES = ("none", "7 4", "2 3")
 STYLE = """
@@ -44,11 +45,17 @@ class Frame:
 
     right: float
     ticks: Sequence[float]
+    labels: Sequence[str]
     top: float
     bottom: float
 
+    @property
+    def left(self) -> int:
+        """With room for the labels of the ticks."""
+        return max(LEFT, 12 + CHARACTER * max(map(len, self.labels)))
+
     def x(self, value: float) -> float:
-        return LEFT + (RIGHT - LEFT) * value / self.right
+        return self.left + (RIGHT - self.left) * value / self.right
 
     def y(self, value: float) -> float:
         low, high = self.ticks[0], self.ticks[-1]
@@ -58,50 +65,44 @@ class Frame:
         return " ".join(f"{self.x(a):.1f},{self.y(b):.1f}" for a, b in zip(x, y, strict=True))
 
 
-def figure(panels: Sequence[Panel], show: Callable[[float], str]) -> str:
-    """The panels below one another; `show` writes a value of the vertical axis."""
+def figure(panels: Sequence[Panel], rate: bool) -> str:
+    """The panels below one another; a `rate` is written in per cent."""
     height = max(250, LABEL_HEIGHT * max(len(panel.lines) for panel in panels) + 20)
     step = height + 110
-    drawn = "".join(_panel(panel, step * i + 48, step * i + 48 + height, show) for i, panel in enumerate(panels))
+    drawn = "".join(_panel(panel, step * i + 48, step * i + 48 + height, rate) for i, panel in enumerate(panels))
     size = f"width='{WIDTH}' height='{step * len(panels)}' viewBox='0 0 {WIDTH} {step * len(panels)}'"
     words = html.escape("; ".join(panel.title for panel in panels))
     head = f"<svg xmlns='http://www.w3.org/2000/svg' {size} role='img' aria-label='{words}'><style>{STYLE}</style>"
     return f"{head}<rect width='100%' height='100%' fill='#fff'/>{drawn}</svg>"
 
 
-def _panel(panel: Panel, top: float, bottom: float, show: Callable[[float], str]) -> str:
+def _panel(panel: Panel, top: float, bottom: float, rate: bool) -> str:
     values = np.concatenate([side for line in panel.lines for side in (line.low, line.high)])
     right = max(line.x[-1] for line in panel.lines) or 1.0
-    frame = Frame(right, round_ticks(values.min(), values.max(), 5), top, bottom)
+    ticks = round_ticks(values.min(), values.max(), 5)
+    labels = [f"{label}%" for label in tick_labels([100 * tick for tick in ticks])] if rate else tick_labels(ticks)
+    frame = Frame(right, ticks, labels, top, bottom)
     bands = "".join(_band(frame, line, i) for i, line in enumerate(panel.lines))
     lines = "".join(_line(frame, line, i) for i, line in reversed(list(enumerate(panel.lines))))
-    title = f"<text class='title' x='{LEFT}' y='{top - 18}'>{html.escape(panel.title)}</text>"
-    return title + _axes(frame, panel.horizontal, show) + bands + lines + _labels(frame, panel.lines)
+    title = f"<text class='title' x='{frame.left}' y='{top - 18}'>{html.escape(panel.title)}</text>"
+    return title + _axes(frame, panel.horizontal) + bands + lines + _labels(frame, panel.lines)
 
 
-def round_ticks(low: float, high: float, most: int) -> list[float]:
-    """Round numbers, evenly spaced, about `most` of them, that enclose both."""
-    span = (high - low) or abs(high) or 1.0
-    unit = 10.0 ** math.floor(math.log10(span / most))
-    step = next(factor * unit for factor in (1, 2, 5, 10) if span <= most * factor * unit * 1.001)
-    first, last = math.floor(low / step + 1e-6), math.ceil(high / step - 1e-6)
-    return [k * step for k in range(first, max(last, first + 1) + 1)]
-
-
-def _axes(frame: Frame, horizontal: str, show: Callable[[float], str]) -> str:
+def _axes(frame: Frame, horizontal: str) -> str:
+    left = frame.left
     rows = "".join(
-        f"<line class='grid' x1='{LEFT}' x2='{RIGHT}' y1='{frame.y(tick):.1f}' y2='{frame.y(tick):.1f}'/>"
-        f"<text class='end' x='{LEFT - 8}' y='{frame.y(tick) + 4:.1f}'>{show(tick)}</text>"
-        for tick in frame.ticks
+        f"<line class='grid' x1='{left}' x2='{RIGHT}' y1='{frame.y(tick):.1f}' y2='{frame.y(tick):.1f}'/>"
+        f"<text class='end' x='{left - 8}' y='{frame.y(tick) + 4:.1f}'>{label}</text>"
+        for label, tick in zip(frame.labels, frame.ticks, strict=True)
     )
     marks = "".join(
         f"<text class='mid' x='{frame.x(tick):.1f}' y='{frame.bottom + 20}'>{tick:,.6g}</text>"
         for tick in round_ticks(0.0, frame.right, 6)
         if tick <= frame.right
     )
-    axis = f"<line class='axis' x1='{LEFT}' x2='{RIGHT}' y1='{frame.bottom}' y2='{frame.bottom}'/>"
+    axis = f"<line class='axis' x1='{left}' x2='{RIGHT}' y1='{frame.bottom}' y2='{frame.bottom}'/>"
     return (
-        f"{rows}{axis}{marks}<text class='mid' x='{(LEFT + RIGHT) / 2}' y='{frame.bottom + 42}'>{html.escape(horizontal)}</text>"
+        f"{rows}{axis}{marks}<text class='mid' x='{(left + RIGHT) / 2}' y='{frame.bottom + 42}'>{html.escape(horizontal)}</text>"
     )
 
 

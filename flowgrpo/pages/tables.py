@@ -1,16 +1,13 @@
-"""Tables of cells, as Markdown and as HTML; the first row is the heading."""
+"""Tables of cells, as Markdown and for `pages/tables.html.jinja`; the first row is the heading."""
 
-import html
 from collections.abc import Sequence
 
-TABLE_STYLE = """
-table { border-collapse: collapse; width: 100%; font-size: 13px; font-variant-numeric: tabular-nums; }
-th, td { padding: 7px 8px; border-top: 1px solid var(--line); text-align: right; vertical-align: top;
-  white-space: pre; }
-th { border-top: 0; font-weight: 400; color: var(--soft); vertical-align: bottom; white-space: normal; }
-th:first-child, td:first-child { text-align: left; font-weight: 600; white-space: normal;
-  overflow-wrap: anywhere; min-width: 140px; }
-"""
+Row = tuple[Sequence[str], Sequence[str]]
+"""Cells, and their classes."""
+
+
+def plain(cells: Sequence[str]) -> Row:
+    return cells, [""] * len(cells)
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:
@@ -23,13 +20,3 @@ def markdown_table(rows: Sequence[Sequence[str]]) -> str:
 
 def _markdown_row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def html_row(cells: Sequence[str], kinds: Sequence[str]) -> str:
-    """`kinds` are the opening tags of the cells."""
-    return "<tr>" + "".join(f"<{kind}>{html.escape(cell)}" for cell, kind in zip(cells, kinds, strict=True))
-
-
-def html_table(header: Sequence[str], rows: Sequence[str]) -> str:
-    """The rows are those of `html_row`."""
-    return f"<div class=scroll><table>{html_row(header, ['th'] * len(header))}{''.join(rows)}</table></div>"

@@ -1,9 +1,8 @@
 """A comparison as Markdown, JSON, plot and page."""
 
 import base64
-import html
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,18 +10,15 @@ import numpy as np
 
 from flowgrpo.core.intervals import Interval
 from flowgrpo.core.whole import write_text
-from flowgrpo.pages.page import PAGE, STYLE
+from flowgrpo.pages.marks import colour
 from flowgrpo.pages.plot import Line, Panel, figure
-from flowgrpo.pages.tables import TABLE_STYLE, html_row, html_table, markdown_table
+from flowgrpo.pages.tables import Row, markdown_table, plain
+from flowgrpo.pages.templates import render
 from flowgrpo.runs.compare import Comparison, Estimate, Recipe, Seed
 from flowgrpo.runs.curve import EVALUATIONS, HELD_OUT, SECONDS
 
 MINUS, NONE = "\N{MINUS SIGN}", "\N{EM DASH}"
 WORDS = {"better": "good", "worse": "bad", "no difference shown": "open"}
-COMPARE_STYLE = """
-main { max-width: 1240px; } h1 { font-size: clamp(28px, 5vw, 48px); }
-img { display: block; width: 100%; max-width: 960px; margin: 32px auto 0; border-radius: 14px; }
-"""
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> None:
@@ -133,8 +129,7 @@ def plot(comparison: Comparison) -> str:
         Panel(about, "network evaluations in training", [_line(recipe, EVALUATIONS, 1) for recipe in comparison.recipes]),
         Panel("the same against time", f"{unit} of training", [_line(recipe, SECONDS, size) for recipe in comparison.recipes]),
     ]
-    show: Callable[[float], str] = (lambda value: f"{100 * value:.3g}%") if comparison.rate else (lambda value: f"{value:.3g}")
-    return figure(panels, show)
+    return figure(panels, comparison.rate)
 
 
 def _unit(seconds: float) -> tuple[int, str]:
@@ -151,46 +146,33 @@ def _line(recipe: Recipe, column: int, size: float) -> Line:
 
 
 def page(comparison: Comparison) -> str:
-    title = f"Recipes compared on {comparison.metric}"
-    picture = base64.b64encode(plot(comparison).encode()).decode()
-    rows = [_main_row(comparison, recipe) for recipe in comparison.recipes]
-    body = [
-        f"<header><p class=eyebrow>flowgrpo compare</p><h1>{html.escape(title)}</h1></header>",
-        html_table(_header(comparison), rows),
-        *(f"<p><small>{html.escape(note)}</small></p>" for note in _notes(comparison)),
-        f"<img alt='Held-out {html.escape(comparison.metric)} of every recipe' src='data:image/svg+xml;base64,{picture}'>",
-        _tags(comparison),
-        _runs(comparison),
-    ]
-    return PAGE.format(title=html.escape(title), style=STYLE + TABLE_STYLE + COMPARE_STYLE, body="\n".join(body))
+    tags = list(dict.fromkeys(tag for recipe in comparison.recipes for tag in recipe.gain_by_tag))
+    seeds = [seed for recipe in comparison.recipes for seed in recipe.seeds]
+    return render(
+        "runs/compare.html.jinja",
+        metric=comparison.metric,
+        header=_header(comparison),
+        rows=[_main_row(comparison, recipe) for recipe in comparison.recipes],
+        notes=_notes(comparison),
+        picture=base64.b64encode(plot(comparison).encode()).decode(),
+        tag_header=["recipe", *(tag.replace("_", " ") for tag in tags)],
+        tag_rows=[_tag_row(recipe, tags, comparison.rate) for recipe in comparison.recipes if recipe.gain_by_tag],
+        run_header=["run", "seed", "updates", "network evaluations", "seconds", "last held-out", "finished"],
+        runs=[plain(_run_cells(seed, comparison.rate)) for seed in seeds],
+    )
 
 
-def _main_row(comparison: Comparison, recipe: Recipe) -> str:
+def _main_row(comparison: Comparison, recipe: Recipe) -> Row:
     """Intervals and words go below their number, to spare width."""
     cells = [cell.replace(" [", "\n[").replace("] ", "]\n").replace(" (", "\n(") for cell in _cells(comparison, recipe)]
-    against = f"td class={WORDS[recipe.against_baseline.word]}" if recipe.against_baseline else "td"
-    return html_row(cells, ["td"] * (len(cells) - 1) + [against])
+    against = WORDS[recipe.against_baseline.word] if recipe.against_baseline else ""
+    return cells, [""] * (len(cells) - 1) + [against]
 
 
-def _tags(comparison: Comparison) -> str:
-    tags = list(dict.fromkeys(tag for recipe in comparison.recipes for tag in recipe.gain_by_tag))
-    rows = [_tag_row(recipe, tags, comparison.rate) for recipe in comparison.recipes if recipe.gain_by_tag]
-    intro = "<h2>Gain by task</h2><p>Mean over the finished seeds.</p>"
-    return intro + html_table(["recipe", *(tag.replace("_", " ") for tag in tags)], rows) if rows else ""
-
-
-def _tag_row(recipe: Recipe, tags: Sequence[str], rate: bool) -> str:
+def _tag_row(recipe: Recipe, tags: Sequence[str], rate: bool) -> Row:
     gains = [recipe.gain_by_tag.get(tag) for tag in tags]
-    kinds = ["td" if gain is None else f"td class={'good' if gain > 0 else 'bad' if gain < 0 else 'open'}" for gain in gains]
     cells = [NONE if gain is None else _change(gain, rate) for gain in gains]
-    return html_row([recipe.recipe, *cells], ["td", *kinds])
-
-
-def _runs(comparison: Comparison) -> str:
-    header = ["run", "seed", "updates", "network evaluations", "seconds", "last held-out", "finished"]
-    seeds = [seed for recipe in comparison.recipes for seed in recipe.seeds]
-    rows = [html_row(_run_cells(seed, comparison.rate), ["td"] * len(header)) for seed in seeds]
-    return f"<details><summary>All {len(rows)} runs</summary>{html_table(header, rows)}</details>"
+    return [recipe.recipe, *cells], ["", *("" if gain is None else colour(gain) for gain in gains)]
 
 
 def _run_cells(seed: Seed, rate: bool) -> list[str]:

@@ -19,7 +19,9 @@ from flowgrpo.config.run import load_config
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.intervals import mean_interval, percentiles, resampled_means, t_interval
 from flowgrpo.data.records import Record, write_records
-from flowgrpo.pages.plot import apart, round_ticks
+from flowgrpo.pages.line_plots import plot
+from flowgrpo.pages.plot import Line, Panel, apart, figure
+from flowgrpo.pages.ticks import round_ticks, tick_labels
 from flowgrpo.runs.compare import compare
 from flowgrpo.runs.compare_page import markdown, write_comparison
 from flowgrpo.runs.curve import curve_of, find_runs
@@ -213,6 +215,32 @@ def test_labels_keep_apart_and_ticks_are_round():
     assert apart([99.0, 98.0], 10, 0, 100) == [100.0, 90.0]
     assert round_ticks(0.42, 0.61, 5) == pytest.approx([0.4, 0.45, 0.5, 0.55, 0.6, 0.65])
     assert round_ticks(0.0, 0.0, 5)[-1] > 0
+
+
+@pytest.mark.parametrize(
+    "low, high, labels",
+    [
+        (0.42, 0.61, ["0.4", "0.5", "0.6", "0.7"]),
+        (0.0, 9e-7, ["0", "5e-7", "1e-6"]),
+        (0.123456, 0.123458, ["0.123456", "0.123457", "0.123458"]),
+        (-1500, -200, ["-1500", "-1000", "-500", "0"]),
+        (100000.1, 100000.3, ["100000.1", "100000.2", "100000.3"]),
+        (1e12, 3e12, ["1e12", "2e12", "3e12"]),
+        (-0.2, 0.1, ["-0.2", "-0.1", "0", "0.1"]),
+    ],
+)
+def test_labels_of_ticks_are_short_and_differ(low, high, labels):
+    assert tick_labels(round_ticks(low, high, 3)) == labels
+
+
+@pytest.mark.parametrize("values", [[-1234.5, -900.0], [1e-7, 3e-7], [100000.1, 100000.2], [0.1234567, 0.1234569]])
+def test_labels_of_ticks_are_inside_their_plot(values):
+    line = np.array(values)
+    small = str(plot("loss", {"": list(enumerate(values))}, []))
+    large = figure([Panel("loss", "updates", [Line("a", np.arange(2.0), line, line, line)])], rate=False)
+    labels = [(place, label, 7.5) for place, label in re.findall(r"<text x=(\d+) y=[\d.]+ class=end>([-\d.e]+)<", small)]
+    labels += [(place, label, 8.3) for place, label in re.findall(r"<text class='end' x='(\d+)' y='[\d.]+'>([-\d.e]+)<", large)]
+    assert len(labels) >= 5 and all(int(place) >= width * len(label) - 1 for place, label, width in labels)
 
 
 def test_the_files_are_whole_and_offline(tmp_path):
