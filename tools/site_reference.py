@@ -150,7 +150,12 @@ def components() -> str:
         parts += [f"## {kind.capitalize()}", prose(base), fields_table(base)]
         for name in shipped_components(package_of(base)):
             chosen = class_of(name, base)
-            parts += [f"### `{name}` {{ #{kind}-{name} }}", prose(chosen), fields_table(chosen, base), *_own_sections(chosen, base)]
+            parts += [
+                f"### `{name}` {{ #{kind}-{name} }}",
+                prose(chosen),
+                fields_table(chosen, base),
+                *_own_sections(chosen, base),
+            ]
     return "\n\n".join(filter(None, parts))
 
 
@@ -205,7 +210,10 @@ def _module(module: ModuleType) -> list[str]:
 
 def _object(name: str, target: Any) -> list[str]:
     if not isinstance(target, type):
-        return [_signature(name, target) if inspect.isfunction(target) else "", prose(target) if inspect.isfunction(target) else ""]
+        return [
+            _signature(name, target) if inspect.isfunction(target) else "",
+            prose(target) if inspect.isfunction(target) else "",
+        ]
     if issubclass(target, Section):
         return [prose(target), fields_table(target)]
     members = [(key, _function(value)) for key, value in vars(target).items() if not key.startswith("_")]
@@ -251,7 +259,7 @@ def _arguments(given: str) -> list[str]:
 def rewards() -> str:
     rows = []
     for name in shipped_rewards():
-        target, card = find_reward(name)
+        _, card = find_reward(name)
         low, high = card.range
         rows.append([code(name), card.reads or "anything", f"{low:g} to {high:g}", card.better, card.row, card.licence])
     return table(["reward", "reads", "range", "a higher score means", "prompt rows hold", "licence"], rows)
@@ -276,7 +284,9 @@ def model_table() -> str:
     for name in models():
         about, tree = facts(name), read_recipe([name]).tree
         fit = len(fitting(name, METHODS)), len(fitting(name, TASKS))
-        rows.append([code(name), code(tree["policy"].get("model", "yours")), about.makes, about.licence, f"{fit[0]}", f"{fit[1]}"])
+        rows.append(
+            [code(name), code(tree["policy"].get("model", "yours")), about.makes, about.licence, f"{fit[0]}", f"{fit[1]}"]
+        )
     return table(["model", "weights", "makes", "licence", "methods", "tasks"], rows)
 
 
