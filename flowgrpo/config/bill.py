@@ -63,7 +63,7 @@ def memory_of(config: Config, processes: int = 1) -> Memory:
 
 
 def peak(memory: Memory) -> int:
-    return max(sum(parts.values()) for parts in memory.values())
+    return max(sum(purposes.values()) for purposes in memory.values())
 
 
 def fitting(config: Config, budget: int, processes: int = 1) -> list[tuple[str, Cost, int]]:
@@ -79,7 +79,7 @@ def fitting(config: Config, budget: int, processes: int = 1) -> list[tuple[str, 
         if (candidate := _possible(config, switch)) is None:
             continue
         after = memory_of(candidate, processes)
-        too_large = {phase: sum(parts.values()) for phase, parts in memory.items() if sum(parts.values()) > budget}
+        too_large = {phase: sum(purposes.values()) for phase, purposes in memory.items() if sum(purposes.values()) > budget}
         if any(sum(after[phase].values()) < before for phase, before in too_large.items()):
             config = candidate
             chosen.append((switch, cost, peak(after)))

@@ -26,7 +26,7 @@ from flowgrpo.core.errors import UserError
 from flowgrpo.core.paths import configs
 from flowgrpo.core.plugins import meant
 from flowgrpo.core.plugins import shipped as shipped_components
-from flowgrpo.core.section import Place, Section, checked, complaint, first_error
+from flowgrpo.core.section import KeyPath, Section, checked, complaint, first_error
 from flowgrpo.data.kinds import Kind
 
 MODELS, METHODS, TASKS = FOLDERS = ("models", "methods", "tasks")
@@ -159,11 +159,11 @@ class Recipe:
             where, message, key = first_error(error)
             raise UserError(complaint(self._of((*where, *key), overrides), where, message)) from error
 
-    def _of(self, where: Place, overrides: Sequence[str]) -> str:
-        """Who has this place."""
-        words, place = " ".join(self.words), ".".join(map(str, where)) + "."
+    def _of(self, where: KeyPath, overrides: Sequence[str]) -> str:
+        """Who has this dotted."""
+        words, dotted = " ".join(self.words), ".".join(map(str, where)) + "."
         changed = [override.partition("=")[0] + "." for override in overrides]
-        if not where or any(place.startswith(one) or one.startswith(place) for one in changed):
+        if not where or any(dotted.startswith(one) or one.startswith(dotted) for one in changed):
             return words
         path = next((layer.path for layer in reversed(self.layers) if _holds(layer.sections, where)), None)
         if path is None or (len(self.words) == 1 and [path] == _named(self.words[0])):
@@ -341,7 +341,7 @@ def _with(path: Path, tree: Tree) -> list[tuple[list[str], Tree]]:
     return [(words.split(), sections) for key, sections in conditional.items() for words in key.split(",")]
 
 
-def _holds(tree: Any, where: Place) -> bool:
+def _holds(tree: Any, where: KeyPath) -> bool:
     """To the end of the place, or to a value that can't be gone into."""
     if not where or not isinstance(tree, dict):
         return True

@@ -68,7 +68,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Self:
-        with user_code("a part of this config"):
+        with user_code("a component of this config"):
             complaint = next(filter(None, self._complaints()), None)
         if complaint:
             raise ValueError(complaint)

@@ -9,13 +9,13 @@ from typing import Any
 import yaml
 
 from flowgrpo.core.errors import UserError, short
-from flowgrpo.core.section import Place
+from flowgrpo.core.section import KeyPath
 
 NAMES = ("use", "url", "reward", "judge", "detector")
 """What names whoever the `arguments` beside it are for."""
 
 
-def merge(base: dict[str, Any], over: dict[str, Any], place: Place = ()) -> dict[str, Any]:
+def merge(base: dict[str, Any], over: dict[str, Any], at: KeyPath = ()) -> dict[str, Any]:
     """`over` on top of `base`, section by section; a section with another `type` replaces the base's whole, and a reward of
     another name takes over none of the `arguments`.
     """
@@ -23,8 +23,9 @@ def merge(base: dict[str, Any], over: dict[str, Any], place: Place = ()) -> dict
     for key, value in over.items():
         below = base.get(key)
         if isinstance(below, dict) and isinstance(value, dict) and value.get("type", below.get("type")) == below.get("type"):
-            at = (*place, key)
-            merged[key] = merge(_without_stale(below, value) if at[0] == "rewards" and len(at) > 1 else below, value, at)
+            here = (*at, key)
+            stale = here[0] == "rewards" and len(here) > 1
+            merged[key] = merge(_without_stale(below, value) if stale else below, value, here)
         else:
             merged[key] = value
     return merged

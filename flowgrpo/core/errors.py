@@ -39,8 +39,8 @@ def user_code(what: str, but: type[Exception] = UserError) -> Iterator[None]:
 def said(error: BaseException) -> str:
     """What an exception in a user's own code says, and which line of theirs led to it: `KeyError: 'x' (my_reward.py, line 3)`."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if not frame.filename.startswith(INSTALLED)]
-    frame = (own or frames)[-1]
+    theirs = [frame for frame in frames if not frame.filename.startswith(INSTALLED)]
+    frame = (theirs or frames)[-1]
     return f"{type(error).__name__}: {error} ({Path(frame.filename).name}, line {frame.lineno})"
 
 

@@ -19,7 +19,7 @@ INSIDE = ("", ".rewards", ".eval", ".assets")
 
 
 @cache
-def own() -> str:
+def this_flowgrpo() -> str:
     """The version of flowgrpo, and a digest of its sources."""
     roots = [Path(str(files(f"flowgrpo{inside}"))) for inside in INSIDE]
     sources = {str(file.relative_to(root.parent)): digest(file) for root in roots for file in root.rglob("*.py")}
@@ -32,8 +32,8 @@ def named(settings: Any) -> dict[str, str]:
     `settings` is made of mappings, sequences and plain values. Code is named as everywhere, `file.py:attr` or `module:attr`, and
     counts with what it imports.
     """
-    found = ((text, _digest(text)) for text in _texts(settings))
-    return {text: value for text, value in found if value is not None}
+    digests = ((text, _digest(text)) for text in _texts(settings))
+    return {text: value for text, value in digests if value is not None}
 
 
 def files_in(rows: Any) -> dict[str, str]:

@@ -40,8 +40,8 @@ def mean_interval(values: np.ndarray) -> Interval:
     if len(values) == 1:
         return float(values[0]), float(values[0])
     rng, batch = numpy_generator(("bootstrap",)), max(1, DRAWN // len(values))
-    found = stats.bootstrap((values,), np.mean, n_resamples=RESAMPLES, batch=batch, method="percentile", rng=rng)
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    bootstrapped = stats.bootstrap((values,), np.mean, n_resamples=RESAMPLES, batch=batch, method="percentile", rng=rng)
+    return float(bootstrapped.confidence_interval.low), float(bootstrapped.confidence_interval.high)
 
 
 def sign_flip_p(differences: np.ndarray) -> float:

@@ -39,13 +39,13 @@ class Noise:
     correlation: float = 0.0
 
     def draw(self, shape: "torch.Size", dtype: "torch.dtype | None" = None) -> "Tensor":
-        """sqrt(rho) common + sqrt(1 - rho) own, made on the CPU so that every device sees the same numbers; float32 where no
-        `dtype` is named."""
+        """sqrt(rho) common + sqrt(1 - rho) alone, drawn on the CPU so that every device sees the same numbers; float32 where
+        no `dtype` is named."""
         import torch
 
         dtype = dtype or torch.float32
-        own = torch.randn(shape, generator=torch_generator(self.key), dtype=dtype)
+        alone = torch.randn(shape, generator=torch_generator(self.key), dtype=dtype)
         if self.common is None:
-            return own
+            return alone
         shared = torch.randn(shape, generator=torch_generator(self.common), dtype=dtype)
-        return sqrt(self.correlation) * shared + sqrt(1.0 - self.correlation) * own
+        return sqrt(self.correlation) * shared + sqrt(1.0 - self.correlation) * alone

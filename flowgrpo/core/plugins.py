@@ -167,10 +167,10 @@ def shipped(package: str) -> dict[str, Shipped]:
     `LowConfidence` is low_confidence. What is in files with a leading underscore helps others.
     """
     classes = {module: _classes(file) for module, file in _files(package).items()}
-    bases = {name: parents for found in classes.values() for name, parents in found.items()}
+    bases = {name: parents for defined in classes.values() for name, parents in defined.items()}
     components: dict[str, Shipped] = {}
-    for module, found in classes.items():
-        names = [name for name in found if _descends(name, bases)]
+    for module, defined in classes.items():
+        names = [name for name in defined if _descends(name, bases)]
         for name in names if module and not module.startswith("_") else ():
             components[module if len(names) == 1 else snake_case(name)] = Shipped(f"{package}.{module}", name)
     return dict(sorted(components.items()))

@@ -18,16 +18,16 @@ def once(make: Callable[[], T]) -> T:
     state = PartialState(cpu=not torch.cuda.is_available())
     if state.num_processes == 1:
         return make()
-    made: list[Any] = [None]
+    results: list[Any] = [None]
     if state.is_main_process:
         try:
-            made = [make()]
+            results = [make()]
         except UserError as error:
-            made = [error]
-    (found,) = broadcast_object_list(made)
-    if isinstance(found, UserError):
-        raise found
-    return found
+            results = [error]
+    (result,) = broadcast_object_list(results)
+    if isinstance(result, UserError):
+        raise result
+    return result
 
 
 class Processes:

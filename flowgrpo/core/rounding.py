@@ -20,8 +20,8 @@ def rounding(values: np.ndarray, axis: int | None = None) -> np.ndarray:
 
 def gains(new: np.ndarray, old: np.ndarray) -> np.ndarray:
     """new - old, and 0 where both are equal but for rounding."""
-    found = new - old
-    return np.where(np.abs(found) <= rounding(np.stack([new, old]), axis=0), 0.0, found)
+    gain = new - old
+    return np.where(np.abs(gain) <= rounding(np.stack([new, old]), axis=0), 0.0, gain)
 
 
 def sign(differences: np.ndarray, bound: np.ndarray | float) -> np.ndarray:

@@ -11,7 +11,7 @@ from flowgrpo.core.moved import GOES
 from flowgrpo.core.plugins import component_class, name_of, nearest
 
 S = TypeVar("S", bound="Section")
-Place = tuple[int | str, ...]
+KeyPath = tuple[int | str, ...]
 """A key, and the keys of the sections around it."""
 
 
@@ -109,12 +109,12 @@ def checked(section: type[S], tree: dict[str, Any], source: str) -> S:
         raise UserError(complaint(source, where, message)) from error
 
 
-def complaint(source: str, where: Place, message: str) -> str:
+def complaint(source: str, where: KeyPath, message: str) -> str:
     """One sentence."""
     return ": ".join(filter(None, [source, ".".join(map(str, where)), message]))
 
 
-def first_error(error: ValidationError, prefix: Place = ()) -> tuple[Place, str, Place]:
+def first_error(error: ValidationError, prefix: KeyPath = ()) -> tuple[KeyPath, str, KeyPath]:
     """Where it is, what it is, and the key that is unknown there, if it is that."""
     first = error.errors()[0]
     where = prefix + first["loc"]

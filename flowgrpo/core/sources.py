@@ -25,14 +25,14 @@ def user_modules(file: Path, name: str = "") -> dict[str, Path]:
     `name` is what the file itself is imported by, if it is: then it and its packages are among them.
     """
     importlib.invalidate_caches()
-    found = dict(_resolved(name))
-    waiting = [(file, _package(name, file)), *((path, _package(module, path)) for module, path in found.items())]
+    modules = dict(_resolved(name))
+    waiting = [(file, _package(name, file)), *((path, _package(module, path)) for module, path in modules.items())]
     while waiting:
         for module, path in _imports(*waiting.pop()):
-            if module not in found:
-                found[module] = path
+            if module not in modules:
+                modules[module] = path
                 waiting.append((path, _package(module, path)))
-    return found
+    return modules
 
 
 def user_module(name: str) -> Path | None:

@@ -15,9 +15,9 @@ BACKGROUND, FOR_EVER = b"\xff" * 4, b"\0\0"
 def animation(frames: Sequence[Image.Image], duration: int) -> bytes:
     """Of RGB frames of one size, each seen for `duration` milliseconds, again and again."""
     size = b"".join(_24_bits(side - 1) for side in frames[0].size)
-    place = _24_bits(0) * 2 + size + _24_bits(duration) + NO_BLENDING
+    header = _24_bits(0) * 2 + size + _24_bits(duration) + NO_BLENDING
     chunks = [_chunk(b"VP8X", ANIMATION + size), _chunk(b"ANIM", BACKGROUND + FOR_EVER)]
-    chunks += [_chunk(b"ANMF", place + _picture(frame)) for frame in frames]
+    chunks += [_chunk(b"ANMF", header + _picture(frame)) for frame in frames]
     return _chunk(b"RIFF", b"WEBP" + b"".join(chunks))
 
 

@@ -211,7 +211,7 @@ def animate(frames: Sequence[Image.Image], file: Path | io.BytesIO, lossless: bo
     )
 
 
-def kept(sample: Shown, folder: Path, name: str) -> dict[str, str]:
+def save_sample(sample: Shown, folder: Path, name: str) -> dict[str, str]:
     """A text as it is; without loss a picture as a file `name`.png in the folder, a clip as `name`.webp."""
     if isinstance(sample, str):
         return {"text": sample}

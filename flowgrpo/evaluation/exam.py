@@ -12,7 +12,7 @@ from typing import Literal
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.processes import Processes
 from flowgrpo.core.progress import bar
-from flowgrpo.data.media import kept
+from flowgrpo.data.media import save_sample
 from flowgrpo.data.prompts import Prompt, batches
 from flowgrpo.data.records import Record, append_records, read_records, write_records
 from flowgrpo.data.samples import Kind, Samples, Shown
@@ -145,7 +145,7 @@ def _record(exam: Exam, question: Question, scores: Mapping[str, float | UserErr
         sample=question.sample,
         seed=question.seed,
         metadata=question.prompt.metadata,
-        shown={} if shown is None else kept(shown, folder, exam.name(question)),
+        shown={} if shown is None else save_sample(shown, folder, exam.name(question)),
         scores={label: score for label, score in scores.items() if not isinstance(score, UserError)},
         errors={label: str(error) for label, error in scores.items() if isinstance(error, UserError)},
     )

@@ -108,13 +108,13 @@ def _fused(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None =
 
 def without_memory(module: nn.Module, mode: FakeTensorMode) -> nn.Module:
     """The module, made on the device `meta`, with tensors of `mode` in place of its own."""
-    for part in module.modules():
-        for name, parameter in part._parameters.items():
+    for layer in module.modules():
+        for name, parameter in layer._parameters.items():
             if parameter is not None:
-                part._parameters[name] = nn.Parameter(FakeTensor(mode, parameter.data, GPU), parameter.requires_grad)
-        for name, buffer in part._buffers.items():
+                layer._parameters[name] = nn.Parameter(FakeTensor(mode, parameter.data, GPU), parameter.requires_grad)
+        for name, buffer in layer._buffers.items():
             if buffer is not None:
-                part._buffers[name] = FakeTensor(mode, buffer.to("meta"), GPU)
+                layer._buffers[name] = FakeTensor(mode, buffer.to("meta"), GPU)
     return module
 
 

@@ -11,13 +11,13 @@ from flowgrpo.core.errors import NotFinite
 STORED = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
-def weights(parts: Mapping[str, Any], model: str) -> None:
+def weights(modules: Mapping[str, Any], model: str) -> None:
     """Of what of these are modules. Errors: NotFinite that names the first tensor with NaN or infinity; quantised ones are passed
     over."""
-    for part, module in parts.items():
+    for what, module in modules.items():
         for name, value in module.named_parameters() if isinstance(module, nn.Module) else ():
             if value.dtype in STORED and not value.is_meta and not bool(torch.isfinite(value).all()):
-                raise NotFinite(f"model '{model}': the weights '{name}' of its {part} hold NaN or infinity; get the model anew")
+                raise NotFinite(f"model '{model}': the weights '{name}' of its {what} hold NaN or infinity; get the model anew")
 
 
 def numbers(prediction: Tensor, step: int) -> Tensor:

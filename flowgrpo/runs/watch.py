@@ -40,7 +40,7 @@ class Live:
             case ["state"]:
                 return self._state(request.query)
             case ["samples", when, name] if when in get_args(When):
-                return _file(self.run.samples(when) / name)
+                return _file(self.run.path / "samples" / when / name)
         return None
 
     def _state(self, known: str) -> Reply:

@@ -45,5 +45,5 @@ def answer_length(tokens: Tensor, eos: int | None) -> Tensor:
 
 def in_answer(tokens: Tensor, eos: int | None) -> Tensor:
     """[C, L] booleans: the ids up to and with the first end of text."""
-    places = torch.arange(tokens.shape[1], device=tokens.device)
-    return places < answer_length(tokens, eos)[:, None]
+    positions = torch.arange(tokens.shape[1], device=tokens.device)
+    return positions < answer_length(tokens, eos)[:, None]

@@ -20,9 +20,9 @@ def summands(rewards: Mapping[str, np.ndarray], configs: Mapping[str, RewardConf
     """
     shaped = {label: _shaped(values, configs[label]) for label, values in rewards.items()}
     gates = [label for label in shaped if configs[label].gate]
-    parts = {label: values for label, values in shaped.items() if label not in gates}
+    terms = {label: values for label, values in shaped.items() if label not in gates}
     if not gates:
-        return parts
+        return terms
     for label, values in shaped.items():
         if (worst := np.nanmin(configs[label].weight * values)) < 0:
             raise UserError(
@@ -30,16 +30,16 @@ def summands(rewards: Mapping[str, np.ndarray], configs: Mapping[str, RewardConf
                 f"rewards.{label}.clip to [0, ...], or give the gate a weight instead"
             )
     factor = np.prod([shaped[label] for label in gates], axis=0)
-    return {label: values * factor for label, values in parts.items()}
+    return {label: values * factor for label, values in terms.items()}
 
 
-def weighted_sum(parts: Mapping[str, np.ndarray], configs: Mapping[str, RewardConfig]) -> np.ndarray:
-    return np.sum([configs[label].weight * values for label, values in parts.items()], axis=0)
+def weighted_sum(terms: Mapping[str, np.ndarray], configs: Mapping[str, RewardConfig]) -> np.ndarray:
+    return np.sum([configs[label].weight * values for label, values in terms.items()], axis=0)
 
 
-def sum_rounding(parts: Mapping[str, np.ndarray], configs: Mapping[str, RewardConfig]) -> np.ndarray:
-    """[P]: how far apart the weighted sums of a group may be that are equal but for rounding; large parts may cancel."""
-    return np.sum([abs(configs[label].weight) * rounding(values, axis=1) for label, values in parts.items()], axis=0)
+def sum_rounding(terms: Mapping[str, np.ndarray], configs: Mapping[str, RewardConfig]) -> np.ndarray:
+    """[P]: how far apart the weighted sums of a group may be that are equal but for rounding; large terms may cancel."""
+    return np.sum([abs(configs[label].weight) * rounding(values, axis=1) for label, values in terms.items()], axis=0)
 
 
 def _shaped(values: np.ndarray, config: RewardConfig) -> np.ndarray:

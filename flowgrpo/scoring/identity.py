@@ -8,7 +8,7 @@ from typing import Any
 from flowgrpo.config.sections import RewardConfig
 from flowgrpo.core.digests import digest
 from flowgrpo.core.held import OBJECT, fingerprint_of
-from flowgrpo.core.identity import named, own
+from flowgrpo.core.identity import named, this_flowgrpo
 from flowgrpo.core.plugins import resolve
 from flowgrpo.core.sources import source_digest, user_module
 from flowgrpo.scoring.scorer import PACKAGE
@@ -22,11 +22,15 @@ def identity(config: RewardConfig) -> dict[str, Any]:
     """
     stated = config.model_dump(mode="json", include={"use", "url", "arguments"}, exclude_none=True)
     if config.url is not None:
-        return {**stated, "served": Served(config.url, config.timeout, config.token).health.fingerprint, "flowgrpo": own()}
+        return {
+            **stated,
+            "served": Served(config.url, config.timeout, config.token).health.fingerprint,
+            "flowgrpo": this_flowgrpo(),
+        }
     assert config.use is not None
     held = config.use.startswith(OBJECT)
     code = fingerprint_of(config.use) if held else _code(config.use, resolve(config.use, PACKAGE)[0])
-    return {**stated, "code": code, "files": named(config.arguments), "flowgrpo": own()}
+    return {**stated, "code": code, "files": named(config.arguments), "flowgrpo": this_flowgrpo()}
 
 
 def _code(use: str, module: ModuleType) -> str | None:

@@ -57,7 +57,7 @@ class UpdateBlock:
     """A block of an update: the slots of its groups, their numbers in the update, and the way to their scores."""
 
     slots: list[int]
-    block: Block
+    rollout: Block
     scores: Callable[[], dict[str, np.ndarray]]
 
 
@@ -112,7 +112,7 @@ def _trees(shape: Shape, terms: Mapping[str, np.ndarray], rewards: Mapping[str, 
 
 def _groups(update_block: UpdateBlock) -> list[tuple[int, Group]]:
     """[(slot, group)]"""
-    groups = groups_of(update_block.block, update_block.scores())
+    groups = groups_of(update_block.rollout, update_block.scores())
     return list(zip(update_block.slots, groups, strict=True))
 
 

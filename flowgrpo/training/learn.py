@@ -27,8 +27,8 @@ from flowgrpo.training.weights import TrainedWeights
 
 
 @dataclass(frozen=True)
-class Work:
-    """What an update does with a block: the batches that hold something to train."""
+class TrainedBlock:
+    """The batches of a block that hold something to train."""
 
     slots: list[int]
     batches: list[Transitions]
@@ -62,36 +62,36 @@ class Learner:
     ) -> dict[str, float]:
         """All epochs of an update; its metrics. `thinned`: a selection has dropped transitions."""
         totals = Totals()
-        work = [self._work(block, scored, thinned) for block in blocks]
-        mean_tau = self._mean_tau(work)
+        trained = [self._trained(block, scored, thinned) for block in blocks]
+        mean_tau = self._mean_tau(trained)
         steps = [slots for _ in range(self.epochs) for slots in minibatches]
         for slots in bar(steps, "optimise", self.processes.is_main):
             count = scored.counted(slots, self.objective.reduce)
             if count:
                 totals.begin()
-                for block in work:
+                for block in trained:
                     if block.slots[0] in slots:
                         self._accumulate(block, scored, mean_tau, count, totals)
                 self._step(totals, update)
         return totals.metrics(self.processes)
 
-    def _work(self, block: UpdateBlock, scored: Scored, thinned: bool) -> Work:
+    def _trained(self, block: UpdateBlock, scored: Scored, thinned: bool) -> TrainedBlock:
         """The batches are the rollout's own, unless a selection thins them out."""
         rows = [
-            [i for i, (g, node) in enumerate(t.places) if scored.in_loss[block.slots[g], node]] for t in block.block.transitions
+            [i for i, (g, node) in enumerate(t.places) if scored.in_loss[block.slots[g], node]] for t in block.rollout.transitions
         ]
-        pairs = [(t, chosen) for t, chosen in zip(block.block.transitions, rows, strict=True) if chosen]
-        return Work(block.slots, [self.rollouts.waiting(t.take(chosen)) if thinned else t for t, chosen in pairs])
+        pairs = [(t, chosen) for t, chosen in zip(block.rollout.transitions, rows, strict=True) if chosen]
+        return TrainedBlock(block.slots, [self.rollouts.waiting(t.take(chosen)) if thinned else t for t, chosen in pairs])
 
-    def _mean_tau(self, work: Sequence[Work]) -> float:
+    def _mean_tau(self, trained: Sequence[TrainedBlock]) -> float:
         """Over the transitions of all processes."""
-        sums = self.processes.gather([(float(t.law.tau.sum()), len(t.law.tau)) for block in work for t in block.batches])
+        sums = self.processes.gather([(float(t.law.tau.sum()), len(t.law.tau)) for block in trained for t in block.batches])
         return sum(tau for tau, _ in sums) / max(1, sum(count for _, count in sums))
 
-    def _accumulate(self, work: Work, scored: Scored, mean_tau: float, count: float, totals: "Totals") -> None:
+    def _accumulate(self, trained: TrainedBlock, scored: Scored, mean_tau: float, count: float, totals: "Totals") -> None:
         """Add the gradient of this block's share of the loss, the mean over `count` transitions or decisions."""
-        for waiting, t in self._on_device(work.batches):
-            at = [(work.slots[g], node) for g, node in t.places]
+        for waiting, t in self._on_device(trained.batches):
+            at = [(trained.slots[g], node) for g, node in t.places]
             in_loss_C = torch.tensor([bool(scored.in_loss[p]) for p in at], device=self.policy.device)
             advantage_C1 = torch.tensor([scored.advantage[p] for p in at], device=self.policy.device).float()[:, None]
             terms_CD = self._terms(t, advantage_C1, mean_tau)

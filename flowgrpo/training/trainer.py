@@ -48,7 +48,7 @@ class Trainer:
                 scored = self.assessment(shape, prompts, self.collector.score(blocks), self.updates)
         with clock("update"), self.weights.turn(self.updates):
             learned = self.learner(blocks, scored, self.minibatches, self.updates, bool(self.config.selection))
-        evaluations = sum(block.block.network_evaluations for block in blocks)
+        evaluations = sum(block.rollout.network_evaluations for block in blocks)
         metrics = {
             "update": self.updates,
             **scored.metrics(),

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from flowgrpo.core.whole import write_json
-from flowgrpo.data.media import kept
+from flowgrpo.data.media import save_sample
 from flowgrpo.sampling.shape import Shape
 from flowgrpo.training.collect import UpdateBlock
 from flowgrpo.training.rollout import Block
@@ -15,9 +15,9 @@ from flowgrpo.training.scored import Scored
 
 def save_tree(run: Path, block: UpdateBlock, scored: Scored) -> None:
     """Write `tree.json` and the pictures of the block's most varied group."""
-    outcomes = list(block.block.shape.outcomes)
+    outcomes = list(block.rollout.shape.outcomes)
     group = int(np.argmax([scored.total[slot, outcomes].std() for slot in block.slots]))
-    write_json(run / "tree.json", drawable(run, block.block, group, scored, block.slots[group]))
+    write_json(run / "tree.json", drawable(run, block.rollout, group, scored, block.slots[group]))
 
 
 def drawable(folder: Path, block: Block, group: int, scored: Scored | None = None, slot: int = 0) -> dict[str, Any]:
@@ -28,7 +28,9 @@ def drawable(folder: Path, block: Block, group: int, scored: Scored | None = Non
     shape = block.shape
     (folder / "samples" / "tree").mkdir(parents=True, exist_ok=True)
     samples = block.samples[group * len(shape.leaves) : (group + 1) * len(shape.leaves)].shown()
-    files = {leaf: kept(sample, folder, f"samples/tree/{leaf:04d}") for leaf, sample in zip(shape.leaves, samples, strict=True)}
+    files = {
+        leaf: save_sample(sample, folder, f"samples/tree/{leaf:04d}") for leaf, sample in zip(shape.leaves, samples, strict=True)
+    }
     nodes = [_node(shape, i, files) for i, node in enumerate(shape.nodes) if not node.completing]
     if scored is not None:
         nodes = [node | _judged(scored, slot, node["id"], node["shows"]) for node in nodes]

@@ -28,6 +28,8 @@ def test_a_wheel_trains_the_quickstart_beside_the_users_own_rewards_and_eval(tmp
     run = user / json.loads(done.stdout.splitlines()[-1])["run"]
     row = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
     assert {"reward/bright", "reward/strict", "reward/soft"} <= row.keys()
+    shown = {path.relative_to(ROOT) for kind in ("jinja", "css", "js") for path in (ROOT / "flowgrpo").rglob(f"*.{kind}")}
+    assert len(shown) > 10 and all((tmp_path / "site" / path).is_file() for path in shown)
     where = [
         sys.executable,
         "-c",

@@ -336,6 +336,12 @@ def test_an_old_key_stands_for_its_new_name_and_says_so():
         Renamed.model_validate({"older": 1})
 
 
+def test_the_pace_of_a_window_was_called_its_schedule():
+    with pytest.warns(FutureWarning, match="schedule is now pace"):
+        old = load_config("mini/mix_grpo", ["rollout.plan.schedule=frozen"])
+    assert old == load_config("mini/mix_grpo", ["rollout.plan.pace=frozen"])
+
+
 def test_a_section_refuses_what_it_can_see_alone():
     with pytest.raises(ValueError, match="a group of 1 has nothing to compare with"):
         RolloutConfig(prompts="asset:none", prompts_per_update=2, group_size=1)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from flowgrpo.data.media import FRAME, PIXELATED, address, frames_of, kept, read
+from flowgrpo.data.media import FRAME, PIXELATED, address, frames_of, read, save_sample
 from flowgrpo.data.records import Record, write_records
 from flowgrpo.data.samples import Samples
 from flowgrpo.evaluation.sheet.source import read_source
@@ -43,19 +43,19 @@ def test_a_clip_is_shown_as_its_frames():
 @pytest.mark.parametrize("size", [(32, 32), (40, 200)])
 def test_what_is_kept_is_read_again_without_loss(tmp_path, size):
     shown = samples_of(noise(1, 4, 3, *size)).shown()[0]
-    assert kept(shown, tmp_path, "00001") == {"video": "00001.webp"}
+    assert save_sample(shown, tmp_path, "00001") == {"video": "00001.webp"}
     assert (read(tmp_path / "00001.webp") == np.stack([np.asarray(frame) for frame in shown])).all()
 
 
 def test_kept_clips_can_be_scored(tmp_path):
-    made = kept(samples_of(noise(1, 4, 3, 8, 8)).shown()[0], tmp_path, "00000")
+    made = save_sample(samples_of(noise(1, 4, 3, 8, 8)).shown()[0], tmp_path, "00000")
     (tmp_path / "samples.jsonl").write_text(json.dumps({"prompt": "p", **made}) + "\n")
     (item,) = read_source(str(tmp_path))
     assert item.kind == "video" and read(item.content, item.kind).shape == (4, 8, 8, 3)
 
 
 def test_a_page_plays_a_clip_in_its_order_and_for_ever(tmp_path):
-    made = kept(samples_of(noise(1, 4, 3, 16, 16)).shown()[0], tmp_path, "a")
+    made = save_sample(samples_of(noise(1, 4, 3, 16, 16)).shown()[0], tmp_path, "a")
     shown = sample(tmp_path, made)
     ((form, clip),) = played(f"src='{shown.address}'")
     assert form == "webp" and clip.n_frames == 4 and clip.info["loop"] == 0
@@ -69,7 +69,7 @@ def test_a_page_plays_a_clip_in_its_order_and_for_ever(tmp_path):
 
 def test_frames_that_repeat_are_seen_as_long(tmp_path):
     made = noise(1, 3, 3, 8, 8)[:, [0, 0, 1, 2, 2, 2]]
-    kept(samples_of(made).shown()[0], tmp_path, "a")
+    save_sample(samples_of(made).shown()[0], tmp_path, "a")
     shown = frames_of(tmp_path / "a.webp")
     assert len(shown) == 6 and [shown[i] == shown[i + 1] for i in range(5)] == [True, False, False, True, True]
 
@@ -83,7 +83,7 @@ def test_a_large_clip_becomes_smaller_on_a_page():
 
 def test_pictures_and_texts_are_kept_as_ever(tmp_path):
     picture = samples_of(noise(1, 3, 8, 8)).shown()[0]
-    assert kept(picture, tmp_path, "a") == {"image": "a.png"} and kept("words", tmp_path, "b") == {"text": "words"}
+    assert save_sample(picture, tmp_path, "a") == {"image": "a.png"} and save_sample("words", tmp_path, "b") == {"text": "words"}
     assert sample(tmp_path, {"image": "a.png"}).address.startswith("data:image/png;")
     assert sample(tmp_path, {"text": "<words>"}) == Sample("<words>") and sample(tmp_path, {"video": "gone.webp"}) is None
 
@@ -93,7 +93,7 @@ def test_the_report_plays_before_beside_after(tmp_path):
     for when, clip in zip(("before", "after"), clips, strict=True):
         folder = tmp_path / "samples" / when
         folder.mkdir(parents=True)
-        shown = kept(clip, folder, "0000")
+        shown = save_sample(clip, folder, "0000")
         write_records(folder / "scores.jsonl", [Record(0, 0, 1, {"prompt": "it moves"}, shown, {"strict": 1.0})])
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"update": 0, "reward": 0.1}) + "\n")
     node = {"id": 0, "parent": None, "step": 0, "kernel": None, "stochastic": False, "trained": False, "value": 1.0}

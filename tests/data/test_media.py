@@ -14,7 +14,7 @@ from diffusers.image_processor import VaeImageProcessor
 from PIL import Image, ImageFile
 
 from flowgrpo.core.errors import UserError
-from flowgrpo.data.media import frames_of, kept, look, read
+from flowgrpo.data.media import frames_of, look, read, save_sample
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.data.samples import Samples
 from flowgrpo.policies.diffusers._conditions import Rows
@@ -195,7 +195,7 @@ def test_pixels_are_rounded_as_diffusers_and_rewards_do(tmp_path):
     made[0, 0, 0, :3] = torch.tensor([0.9999, -0.5, 1.5])
     theirs = VaeImageProcessor.numpy_to_pil(made.clamp(0, 1).permute(0, 2, 3, 1).numpy())
     for i, shown in enumerate(samples_of(made).shown()):
-        kept(shown, tmp_path, "a")
+        save_sample(shown, tmp_path, "a")
         written = read(tmp_path / "a.png")
         assert (written == np.asarray(theirs[i])).all() and (written == pixels(made)[i]).all()
         assert (Reader(2000).picture(png(made[i])).permute(1, 2, 0).numpy() == written).all()
@@ -203,7 +203,7 @@ def test_pixels_are_rounded_as_diffusers_and_rewards_do(tmp_path):
 
 def test_every_level_comes_back(tmp_path):
     made = (torch.arange(256).float() / 255).view(1, 1, 16, 16).expand(1, 3, 16, 16)
-    kept(samples_of(made).shown()[0], tmp_path, "a")
+    save_sample(samples_of(made).shown()[0], tmp_path, "a")
     assert read(tmp_path / "a.png")[..., 0].ravel().tolist() == list(range(256))
 
 
@@ -238,7 +238,7 @@ ORDERS = {
 def test_a_written_clip_comes_back_frame_for_frame(tmp_path, order, size):
     made = torch.from_numpy(noise(5, *size, 3)).permute(0, 3, 1, 2)[order] / 255
     (shown,) = samples_of(made[None]).shown()
-    assert kept(shown, tmp_path, "a") == {"video": "a.webp"}
+    assert save_sample(shown, tmp_path, "a") == {"video": "a.webp"}
     assert (read(tmp_path / "a.webp", "video") == pixels(made)).all() and len(frames_of(tmp_path / "a.webp")) == len(order)
     with Image.open(tmp_path / "a.webp") as file:
         assert file.n_frames == len(order) and (len(order) == 1 or file.info["loop"] == 0)

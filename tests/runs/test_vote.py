@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import re
 import socket
 import subprocess
 import sys
@@ -14,11 +15,13 @@ from PIL import Image
 
 from flowgrpo.cli.main import main
 from flowgrpo.core.errors import UserError
+from flowgrpo.data.media import kept
 from flowgrpo.data.records import Record, write_records
 from flowgrpo.runs.run import Run
 from flowgrpo.runs.voting.ballot import UNTRAINED, ballot
 from flowgrpo.runs.voting.page import vote
 from flowgrpo.runs.voting.result import bradley_terry, result, wilson
+from flowgrpo.runs.voting.summary import as_text
 from flowgrpo.runs.voting.votes import Votes
 
 PROMPTS = ["a red circle", "<script>alert(1)</script>", "two squares & a 'line'", "a cat"]
@@ -188,6 +191,20 @@ def test_texts_are_compared_too(make, tmp_path):
     assert (row["chosen"], row["rejected"]) == (pair.samples[0].content, pair.samples[1].content)
 
 
+def test_clips_play(make, tmp_path):
+    run = make("a")
+    for when, levels in (("before", (10, 20)), ("after", (30, 40))):
+        frames = [Image.new("RGB", (8, 8), (level,) * 3) for level in levels]
+        records = [Record(0, 0, 7, {"prompt": "p"}, kept(frames, run.samples(when), "00000-0"), {})]
+        write_records(run.scores_file(when), records)
+    votes = Votes(tmp_path / "votes.jsonl", ballot([run]))
+    with votes.held(), vote(votes) as site:
+        sides = get(site, "next").json()["sides"]
+        replies = [get(site, side["address"][1:]) for side in sides]
+    assert {reply.headers["Content-Type"] for reply in replies} == {"image/webp"}
+    assert [Image.open(io.BytesIO(reply.content)).n_frames for reply in replies] == [2, 2]
+
+
 # Who is compared with whom.
 
 
@@ -354,3 +371,5 @@ def test_three_candidates_have_duels_and_strengths(make, tmp_path):
         ("b", "a", 1.0),
     ]
     assert [one.candidate for one in found.strengths] == ["b", "a", UNTRAINED]
+    assert f"The log-odds of winning against {UNTRAINED}." in (said := as_text(found, votes))
+    assert re.search(r"untrained +\| 0 +\| +\|", said) and re.search(r"\| b +\| \+\d\.\d\d +\| \+\d", said)

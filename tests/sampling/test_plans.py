@@ -59,9 +59,9 @@ def test_how_long_windows_last():
     assert starts(SlidingWindow(size=2, every=3), 5, 12) == [0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 2, 2]
     assert starts(SlidingWindow(size=2, every=1, roll_back=True), 5, 5) == [0, 1, 2, 0, 1]
     assert starts(SlidingWindow(size=2, every=1, stride=2), 6, 4) == [0, 2, 3, 3]
-    assert starts(SlidingWindow(size=2, schedule="frozen", every=1), 5, 4) == [0, 0, 0, 0]
-    assert starts(SlidingWindow(size=2, schedule="decay", every=3, least=1), 5, 8) == [0, 0, 0, 1, 1, 2, 2, 2]
-    decaying = SlidingWindow(size=2, schedule="exp_decay", every=4, rate=np.log(2), knee=1)
+    assert starts(SlidingWindow(size=2, pace="frozen", every=1), 5, 4) == [0, 0, 0, 0]
+    assert starts(SlidingWindow(size=2, pace="decay", every=3, least=1), 5, 8) == [0, 0, 0, 1, 1, 2, 2, 2]
+    decaying = SlidingWindow(size=2, pace="exp_decay", every=4, rate=np.log(2), knee=1)
     assert starts(decaying, 6, 14) == [0] * 4 + [1] * 4 + [2] * 2 + [3] * 4
 
 

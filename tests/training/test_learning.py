@@ -78,7 +78,7 @@ def objective(trainer, blocks, scored):
     """Mean of advantage x log-prob over the trained transitions, with a graph."""
     total, count = 0.0, scored.counted([0, 1], trainer.config.objective.reduce)
     for block in blocks:
-        for t in block.block.transitions:
+        for t in block.rollout.transitions:
             at = [(block.slots[g], node) for g, node in t.places]
             weight = torch.tensor([scored.advantage[p] * scored.in_loss[p] for p in at])[:, None] * t.decisions
             if trainer.config.objective.reduce == "transition":

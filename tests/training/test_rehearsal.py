@@ -154,7 +154,7 @@ def test_a_generator_makes_a_few_prompts_and_files_stay(tmp_path):
 
 def test_what_is_not_valid_in_the_recipe_is_said_of_the_recipe(capsys):
     assert main(["train", "sd3.5-medium", "flow_grpo", "pickscore", "--tiny", "rollout.group_size=1"]) == 2
-    assert "rollout.group_size must be at least 2" in capsys.readouterr().err
+    assert "group_size must be at least 2" in capsys.readouterr().err
 
 
 def test_overrides_of_the_plan_count_when_sizes_are_chosen():

@@ -163,11 +163,11 @@ def plain(value: Any) -> bool:
 
 
 def batches(prompts: Sequence[Prompt], size: int, key: Callable[[Prompt], Hashable]) -> list[list[int]]:
-    """The places of prompts with equal keys, `size` at a time, in order."""
-    places: dict[Hashable, list[int]] = {}
+    """The numbers of prompts with equal keys, `size` at a time, in order."""
+    numbers: dict[Hashable, list[int]] = {}
     for i, prompt in enumerate(prompts):
-        places.setdefault(key(prompt), []).append(i)
-    return [alike[i : i + size] for alike in places.values() for i in range(0, len(alike), size)]
+        numbers.setdefault(key(prompt), []).append(i)
+    return [alike[i : i + size] for alike in numbers.values() for i in range(0, len(alike), size)]
 
 
 class PromptOrder:
@@ -180,7 +180,7 @@ class PromptOrder:
         self.updates_per_epoch = len(prompts) // per_update
 
     def __call__(self, update: int) -> list[Prompt]:
-        epoch, place = divmod(update, self.updates_per_epoch)
+        epoch, turn = divmod(update, self.updates_per_epoch)
         order: np.ndarray = numpy_generator((self.seed, "prompts", epoch)).permutation(len(self.prompts))
-        chosen = order[place * self.per_update : (place + 1) * self.per_update]
+        chosen = order[turn * self.per_update : (turn + 1) * self.per_update]
         return [self.prompts[i] for i in chosen]

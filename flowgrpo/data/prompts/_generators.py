@@ -20,8 +20,8 @@ MOST = 1_000_000
 
 def generated(source: str) -> list[Row]:
     """The rows of `NAME[:SPLIT][?key=value&...]`. Errors: UserError where it is not so."""
-    place, _, options = source.partition("?")
-    spec, split = _split(place)
+    named, _, options = source.partition("?")
+    spec, split = _split(named)
     make = _found(spec, source)
     arguments = options_of(options, source, _parameters(make))
     check_count(arguments, source)
@@ -70,9 +70,9 @@ def check_count(options: Mapping[str, Any], source: str) -> None:
         raise UserError(f"{source}: count is how many rows to take, a whole number from 1 to {MOST:,}, not {count}")
 
 
-def _split(place: str) -> tuple[str, str]:
-    spec, _, last = place.rpartition(":")
-    return (spec, last) if spec and last in SPLITS else (place, "train")
+def _split(named: str) -> tuple[str, str]:
+    spec, _, last = named.rpartition(":")
+    return (spec, last) if spec and last in SPLITS else (named, "train")
 
 
 def _found(spec: str, source: str) -> Callable[..., Any]:

@@ -42,15 +42,15 @@ REHEARSE = "`--tiny` rehearses a recipe without it"
 
 def rows(source: str) -> list[Row]:
     """Errors: UserError where the source has another form, or its dataset can't be had."""
-    parts = SOURCE.fullmatch(source)
-    if parts is None:
+    match = SOURCE.fullmatch(source)
+    if match is None:
         raise UserError(f"'{source}' must have the form {FORM}")
-    options = options_of(parts["options"] or "", source, KEYS, texts=TEXTS)
+    options = options_of(match["options"] or "", source, KEYS, texts=TEXTS)
     check_count(options, source)
     count = options.get("count")
     with _reached(source.partition("?")[0]):
-        dataset = _dataset(parts["dataset"], parts["config"], options)
-        fields = _fields(options.get("fields"), parts["column"], _columns(dataset), source)
+        dataset = _dataset(match["dataset"], match["config"], options)
+        fields = _fields(options.get("fields"), match["column"], _columns(dataset), source)
         examples = _distinct(dataset.select_columns(sorted(set(fields.values()))), fields, "fields" in options, source)
         rows = [_followed(row, options.get("after")) for row in islice(examples, count)]
     if count is not None and len(rows) < count:

@@ -61,13 +61,13 @@ def _problem(rng: np.random.Generator, size: int) -> Row:
             return {"prompt": prompt(numbers, int(target)), "numbers": numbers, "target": int(target), "size": size}
 
 
-def _joined(rng: np.random.Generator, parts: list[Fraction]) -> Fraction:
+def _joined(rng: np.random.Generator, numbers: list[Fraction]) -> Fraction:
     """Two neighbours after two become one, by an operator drawn at random; nothing is divided by zero."""
-    while len(parts) > 1:
-        i, operator = int(rng.integers(len(parts) - 1)), int(rng.integers(4))
-        a, b = parts[i : i + 2]
-        parts[i : i + 2] = [(a + b, a - b, a * b, a / (b or 1))[operator]]
-    return parts[0]
+    while len(numbers) > 1:
+        i, operator = int(rng.integers(len(numbers) - 1)), int(rng.integers(4))
+        a, b = numbers[i : i + 2]
+        numbers[i : i + 2] = [(a + b, a - b, a * b, a / (b or 1))[operator]]
+    return numbers[0]
 
 
 def prompt(numbers: Sequence[int], target: int) -> str:

@@ -20,8 +20,8 @@ BLANKS = (4, 6, 8, 10)
 
 def _peers(cell: int) -> list[int]:
     """The 7 other cells in the row, column and 2x2 box of a cell."""
-    places = [(i // 4, i % 4, i // 8 * 2 + i % 4 // 2) for i in range(16)]
-    return [i for i in range(16) if i != cell and any(a == b for a, b in zip(places[i], places[cell], strict=True))]
+    units = [(i // 4, i % 4, i // 8 * 2 + i % 4 // 2) for i in range(16)]
+    return [i for i in range(16) if i != cell and any(a == b for a, b in zip(units[i], units[cell], strict=True))]
 
 
 PEERS = [_peers(cell) for cell in range(16)]

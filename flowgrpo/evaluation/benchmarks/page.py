@@ -8,6 +8,7 @@ import numpy as np
 from flowgrpo.core.whole import write_text
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.data.samples import spread
+from flowgrpo.evaluation.benchmarks.benchmark import Figures
 from flowgrpo.evaluation.benchmarks.comparison import prompt_gains
 from flowgrpo.evaluation.benchmarks.report import Report, evidence, figure, figure_names, versions
 from flowgrpo.pages.pictures import sample
@@ -94,7 +95,7 @@ def _line(name: str, values: Sequence[float]) -> dict[str, Any]:
     return {"name": name.replace("_", " "), "places": places, **ends}
 
 
-def _row(report: Report, model: str, figures: Mapping[str, float], columns: Sequence[str], kind: str) -> Row:
+def _row(report: Report, model: str, figures: Figures, columns: Sequence[str], kind: str) -> Row:
     return [model, *(figure(report, figures, name) for name in columns)], [kind, *[""] * len(columns)]
 
 

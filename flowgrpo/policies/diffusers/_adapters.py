@@ -81,19 +81,21 @@ def _through_pipe(pipe: Any, file: Path, modules: Mapping[str, nn.Module], optio
     """By diffusers' loader, which passes over what it does not know."""
     with loading(file):
         encoders = {name: module for name, module in pipe.components.items() if name.startswith("text_encoder") and module}
-        parts = {**encoders, **modules}
-        states = _by_component(file, _named_by_peft(pipe, file), parts)
+        components = {**encoders, **modules}
+        states = _by_component(file, _named_by_peft(pipe, file), components)
         for name in modules.keys() & states.keys():
             if any(".lora_A." in key or ".lora_B." in key for key in states[name]):
                 require_lora(file, states[name], modules[name])
         if not modules.keys() & states.keys():
             raise UserError(f"{file} holds nothing for {' or '.join(modules)}, but for {', '.join(sorted(states)) or 'nothing'}")
-        before = count_lora(parts.values())
+        before = count_lora(components.values())
         pipe.load_lora_weights(str(file.parent), weight_name=file.name, **options)
-        loaded, held = count_lora(parts.values()) - before, sum("lora" in key for state in states.values() for key in state)
+        loaded, held = count_lora(components.values()) - before, sum("lora" in key for state in states.values() for key in state)
         if loaded != held:
             raise UserError(f"{file}: {held} tensors are in it, and {loaded} fit into the model; it is for another one")
-        if not any(b.any() for part in parts.values() for name, b in part.named_parameters() if ".lora_B." in name):
+        if not any(
+            b.any() for component in components.values() for name, b in component.named_parameters() if ".lora_B." in name
+        ):
             raise UserError(f"{file}: every product A B is 0, so the adapter changes nothing; was it trained?")
 
 
@@ -103,13 +105,15 @@ def _named_by_peft(pipe: Any, file: Path) -> Mapping[str, Tensor]:
     return state[0] if isinstance(state, tuple) else state
 
 
-def _by_component(file: Path, state: Mapping[str, Tensor], parts: Mapping[str, nn.Module]) -> dict[str, dict[str, Tensor]]:
+def _by_component(file: Path, state: Mapping[str, Tensor], components: Mapping[str, nn.Module]) -> dict[str, dict[str, Tensor]]:
     """The tensors of each component, which its name and a dot go before."""
     states: dict[str, dict[str, Tensor]] = {}
     for key, tensor in state.items():
         name, _, rest = key.partition(".")
-        if name not in parts:
-            raise UserError(f"{file}: '{key}' is for none of {', '.join(parts)}: it is for another model, or has another prefix")
+        if name not in components:
+            raise UserError(
+                f"{file}: '{key}' is for none of {', '.join(components)}: it is for another model, or has another prefix"
+            )
         states.setdefault(name, {})[rest] = tensor
     return states
 

@@ -179,9 +179,9 @@ class Halves:
         away_rows = [row for block in sorted(call.away) for row in self._rows(block)]
         toward_rows = [row for block in range(call.blocks) if block not in call.away for row in self._rows(block)]
         total = len(toward_rows) + len(away_rows)
-        toward = _part(forward, _taken(given, total, call.rowed, toward_rows), toward_rows)
+        toward = _evaluated(forward, _taken(given, total, call.rowed, toward_rows), toward_rows)
         with _no_graph():
-            against = _part(forward, _taken(given, total, call.rowed, away_rows), away_rows)
+            against = _evaluated(forward, _taken(given, total, call.rowed, away_rows), away_rows)
         order = sorted(range(total), key=[*toward_rows, *away_rows].__getitem__)
 
         def join(a: Any, b: Any) -> Any:
@@ -208,7 +208,7 @@ def _taken(given: Any, total: int, rowed: Mapping[KeyPath, bool], rows: Sequence
     return tree_map_with_path(take, given, is_leaf=_is_list)
 
 
-def _part(forward: Callable[..., Any], given: Any, rows: Sequence[int]) -> Any:
+def _evaluated(forward: Callable[..., Any], given: Any, rows: Sequence[int]) -> Any:
     args, kwargs = given
     answer = forward(*args, **kwargs)
     if _count(answer) != len(rows):

@@ -67,7 +67,7 @@ def _notes(encoders: Encoders, call: Mapping[str, Any], prompts: Sequence[Prompt
 
 
 def _loaded(pipe: diffusers.DiffusionPipeline) -> Encoders:
-    names = [name for name, part in pipe.components.items() if name.startswith("tokenizer") and part is not None]
+    names = [name for name, component in pipe.components.items() if name.startswith("tokenizer") and component is not None]
     encoders = {name: pipe.components.get(_encoder(name)) for name in names}
     geometries = {name: encoder.config.to_dict() for name, encoder in encoders.items() if isinstance(encoder, PreTrainedModel)}
     return Encoders(type(pipe), {name: pipe.components[name] for name in names}, geometries)
@@ -96,8 +96,8 @@ def _limits(
 ) -> Iterator[tuple[str, PreTrainedTokenizerBase, int]]:
     """Each tokenizer with the tokens at which it cuts."""
     known = dict(zip(("tokenizer", "tokenizer_2"), CUTS.get(encoders.pipeline.__name__, ()), strict=False))
-    for name, part in encoders.tokenizers.items():
-        tokenizer = part.tokenizer if isinstance(part, ProcessorMixin) else part
+    for name, component in encoders.tokenizers.items():
+        tokenizer = component.tokenizer if isinstance(component, ProcessorMixin) else component
         limit = known[name] if name in known else _limit(tokenizer, encoders.geometries.get(name, {}), call, parameters)
         if limit is not None:
             yield name, tokenizer, limit
@@ -115,20 +115,20 @@ def _limit(
 
 
 def _longer(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], limit: int) -> dict[int, int]:
-    """By place, the tokens of texts that have more than `limit`."""
+    """By row, the tokens of texts that have more than `limit`."""
     lengths = [len(ids) for ids in tokenizer(list(texts), verbose=False)["input_ids"]] if texts else []
-    return {place: length for place, length in enumerate(lengths) if length > limit}
+    return {row: length for row, length in enumerate(lengths) if length > limit}
 
 
 def _said(kind: str, tokenizers: Sequence[tuple[str, PreTrainedTokenizerBase, int]], texts: Sequence[str]) -> str:
     """How many texts of this kind are too long, and where; empty if none is."""
     cut = {f"{limit} tokens of {name}": _longer(tokenizer, texts, limit) for name, tokenizer, limit in tokenizers}
-    places = {place for found in cut.values() for place in found}
-    if not places:
+    rows = {row for lengths in cut.values() for row in lengths}
+    if not rows:
         return ""
-    tokens, longest = max((length, place) for found in cut.values() for place, length in found.items())
-    where = ", ".join(f"{len(found)} beyond {limit}" for limit, found in cut.items() if found)
+    tokens, longest = max((length, row) for lengths in cut.values() for row, length in lengths.items())
+    where = ", ".join(f"{len(lengths)} beyond {limit}" for limit, lengths in cut.items() if lengths)
     return (
-        f"{len(places)} of {len(texts)} {kind} are too long for a text encoder: {where} "
+        f"{len(rows)} of {len(texts)} {kind} are too long for a text encoder: {where} "
         f"(the longest, row {longest + 1}, has {tokens})"
     )

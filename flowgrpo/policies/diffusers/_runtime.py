@@ -35,10 +35,10 @@ def quantised(config: DiffusersConfig, device: torch.device, source: str) -> dic
         )
     if PACKAGES[kind] == "bitsandbytes" and device.type == "cpu":
         raise UserError(f"policy.runtime.quantisation '{kind}' needs a GPU; on a CPU use int8_weight_only")
-    parts = DiffusionPipeline.load_config(source, revision=config.revision)
-    mapping = {name: _storage(kind, config.dtype, encoder=False) for name in DENOISERS if name in parts}
+    components = DiffusionPipeline.load_config(source, revision=config.revision)
+    mapping = {name: _storage(kind, config.dtype, encoder=False) for name in DENOISERS if name in components}
     if config.runtime.quantise_encoders:
-        encoders = [name for name in parts if name.startswith("text_encoder")]
+        encoders = [name for name in components if name.startswith("text_encoder")]
         mapping |= {name: _storage(kind, config.dtype, encoder=True) for name in encoders}
     return {"quantization_config": PipelineQuantizationConfig(quant_mapping=mapping)}
 
@@ -107,7 +107,7 @@ def _attend(module: Any, backend: str, dtype: str) -> None:
     known = [name.value for name in AttentionBackendName]
     if backend not in known:
         raise UserError(f"policy.runtime.attention: diffusers has no backend '{backend}' ({nearest(backend, known)})")
-    if dtype == "fp32" and any(part in backend for part in HALF_ONLY):
+    if dtype == "fp32" and any(name in backend for name in HALF_ONLY):
         raise UserError(f"policy.runtime.attention '{backend}' computes in 16 bits; set policy.dtype to bf16 or fp16")
     if not any("_attention_backend" in dir(processor) for processor in _processors(module)):
         raise UserError(f"{type(module).__name__} leaves no choice of attention; set policy.runtime.attention to null")

@@ -31,13 +31,13 @@ Grid = tuple[int, int, int]
 def size_on_disk(folder: Path, call: Call) -> ModelSize:
     """For pictures and clips of the size in `call`."""
     classes = json.loads((folder / "model_index.json").read_text())
-    parts = {part.name: part for part in sorted(folder.iterdir()) if any(part.glob("*.safetensors"))}
-    denoisers = [parts.pop(name) for name in DENOISERS if name in parts]
+    folders = {component.name: component for component in sorted(folder.iterdir()) if any(component.glob("*.safetensors"))}
+    denoisers = [folders.pop(name) for name in DENOISERS if name in folders]
     if not denoisers:
         raise UserError(f"{folder} has no component named {' or '.join(DENOISERS)}")
-    vaes = [parts.pop(name) for name in list(parts) if _decodes(classes[name][1])]
+    vaes = [folders.pop(name) for name in list(folders) if _decodes(classes[name][1])]
     vae = _config(vaes[0]) if vaes else {}
-    encoders = _encoders(list(parts.values()), call)
+    encoders = _encoders(list(folders.values()), call)
     return ModelSize(
         denoiser=_denoiser(denoisers, vae, encoders.tokens, call),
         encoders=encoders,
@@ -57,7 +57,7 @@ def grid_on_disk(folder: Path, call: Call) -> tuple[Grid, Path]:
     """The grid of image tokens, and the folder of the denoiser."""
     classes = json.loads((folder / "model_index.json").read_text())
     denoiser = next(folder / name for name in DENOISERS if (folder / name / "config.json").is_file())
-    vaes = [part.name for part in sorted(folder.iterdir()) if part.name in classes and _decodes(classes[part.name][1] or "")]
+    vaes = [file.name for file in sorted(folder.iterdir()) if file.name in classes and _decodes(classes[file.name][1] or "")]
     return _grid(_config(denoiser), _config(folder / vaes[0]) if vaes else {}, call), denoiser
 
 

@@ -11,7 +11,7 @@ that the digits are b .. 2 b - 1 and a step adds b:
     it returns             2b+0 2b+3 2b+1 2b+4 2b+2 2b+5
     sample of step 2       b+0  2b+3 2b+1 2b+4 2b+2 2b+5      position 0 is as it was: held fixed, no state
 
-    Stream(stepped=[1 2 3 4 5], prepared=[3 1 4 2 5])         the state's elements in the sample, and in what was prepared
+    Elements(stepped=[1 2 3 4 5], prepared=[3 1 4 2 5])         the state's elements in the sample, and in what was prepared
 
 Where there are more elements than digits, one pass more shows the next digit of each number, in base b.
 """
@@ -34,7 +34,7 @@ BASE = {torch.float32: 2**11, torch.float16: 512, torch.bfloat16: 80}
 
 
 @dataclass(frozen=True)
-class Stream:
+class Elements:
     """D_k elements of a state: their positions in a sample that is stepped, and in the tensor that was prepared at `site`."""
 
     stepped: np.ndarray
@@ -44,7 +44,7 @@ class Stream:
 
 @dataclass(frozen=True)
 class StateMap:
-    """`streams` belong to the step calls of an iteration, in order; several may belong to one. Instead of them there is `whole`
+    """`elements` belong to the step calls of an iteration, in order; several may belong to one. Instead of them there is `whole`
     where a prepared tensor is the state as it is.
 
     What is prepared is stepped `factor` times as large, in a sample that holds `copies` of all rows. `walks`: an iteration needs
@@ -52,7 +52,7 @@ class StateMap:
     """
 
     calls: int
-    streams: Sequence[tuple[int, Stream]]
+    elements: Sequence[tuple[int, Elements]]
     whole: Site | None
     factor: float
     copies: int
@@ -62,7 +62,7 @@ class StateMap:
         """The state [B, ...] in what was prepared."""
         if self.whole:
             return prepared[self.whole].float() * self.factor
-        columns = [_rows(prepared[s.site])[:, torch.from_numpy(s.prepared)] for _, s in self.streams]
+        columns = [_rows(prepared[s.site])[:, torch.from_numpy(s.prepared)] for _, s in self.elements]
         return torch.cat(columns, dim=1).float() * self.factor
 
     def inject(self, site: Site, prepared: Tensor, state: Tensor) -> Tensor:
@@ -76,10 +76,10 @@ class StateMap:
             return (state / self.factor).to(prepared.dtype)
         if self.whole:
             return prepared
-        for (_, stream), columns in self._columns(state):
-            if stream.site == site:
+        for (_, some), columns in self._columns(state):
+            if some.site == site:
                 rows = _rows(prepared).clone()
-                rows[:, torch.from_numpy(stream.prepared)] = (columns / self.factor).to(prepared.dtype)
+                rows[:, torch.from_numpy(some.prepared)] = (columns / self.factor).to(prepared.dtype)
                 prepared = rows.view(prepared.shape)
         return prepared
 
@@ -95,7 +95,7 @@ class StateMap:
         if self.whole:
             return outputs[0]
         rows = [_rows(self._first(output), samples) for output in outputs]
-        return torch.cat([rows[k][:, torch.from_numpy(s.stepped)] for k, s in self.streams], dim=1)
+        return torch.cat([rows[k][:, torch.from_numpy(s.stepped)] for k, s in self.elements], dim=1)
 
     def stepped(self, call: StepCall, number: int, state: Tensor) -> Tensor:
         """The sample that the pipeline gets back from its `number`-th step, when the state after it is this one."""
@@ -103,14 +103,14 @@ class StateMap:
             return state.to(call.sample.dtype)
         first = self._first(call.sample)
         rows = _rows(first, len(state)).clone()
-        for (k, stream), columns in self._columns(state):
+        for (k, some), columns in self._columns(state):
             if k == number:
-                rows[:, torch.from_numpy(stream.stepped)] = columns.to(rows.dtype)
+                rows[:, torch.from_numpy(some.stepped)] = columns.to(rows.dtype)
         return torch.cat([rows.view(first.shape)] * self.copies)
 
-    def _columns(self, state: Tensor) -> Iterator[tuple[tuple[int, Stream], Tensor]]:
-        sizes = [len(stream.prepared) for _, stream in self.streams]
-        return zip(self.streams, state.split(sizes, dim=1), strict=True)
+    def _columns(self, state: Tensor) -> Iterator[tuple[tuple[int, Elements], Tensor]]:
+        sizes = [len(some.prepared) for _, some in self.elements]
+        return zip(self.elements, state.split(sizes, dim=1), strict=True)
 
     def _first(self, sample: Tensor) -> Tensor:
         return sample[: len(sample) // self.copies]
@@ -132,7 +132,7 @@ def find_state(tap: Tap, idle: Idle, arguments: dict[str, Any], dtype: torch.dty
     later, stay = calls, [np.full_like(codes, -1) for codes in calls]
     if passes[0].second:
         later, stay = ([numbered.decode([(p.power, p.second[k]) for p in passes], n) for k in range(len(calls))] for n in (2, 1))
-    streams: list[tuple[int, Stream]] = []
+    elements: list[tuple[int, Elements]] = []
     copies = 1
     walks = passes[0].draws or not _skips(tap, arguments, numbered, idle)
     for k, codes in enumerate(calls):
@@ -146,14 +146,14 @@ def find_state(tap: Tap, idle: Idle, arguments: dict[str, Any], dtype: torch.dty
         for site, (offset, tensor) in numbered.sites.items():
             inside = positions[(codes[positions] >= offset) & (codes[positions] < offset + tensor.numel())]
             if len(inside):
-                streams.append((k, Stream(inside, site, codes[inside] - offset)))
-    if not streams:
+                elements.append((k, Elements(inside, site, codes[inside] - offset)))
+    if not elements:
         raise UserError(
             f"{type(tap.pipe).__name__}: its latents do not reach the scheduler's step as they were prepared, so its steps can't "
             "be taken over"
         )
-    whole = _whole(streams, numbered, passes[0].first)
-    return StateMap(len(calls), () if whole else streams, whole, numbered.factor, copies, walks)
+    whole = _whole(elements, numbered, passes[0].first)
+    return StateMap(len(calls), () if whole else elements, whole, numbered.factor, copies, walks)
 
 
 class _Numbers:
@@ -248,14 +248,14 @@ def _skips(tap: Tap, arguments: dict[str, Any], numbered: _Numbers, idle: Idle) 
     return True
 
 
-def _whole(streams: Sequence[tuple[int, Stream]], numbered: _Numbers, samples: Sequence[Tensor]) -> Site | None:
+def _whole(elements: Sequence[tuple[int, Elements]], numbered: _Numbers, samples: Sequence[Tensor]) -> Site | None:
     """The site whose tensor is stepped as it is, if there is just this one."""
-    if len(streams) != 1 or len(samples) != 1:
+    if len(elements) != 1 or len(samples) != 1:
         return None
-    _, stream = streams[0]
-    prepared = numbered.sites[stream.site][1]
-    same = prepared.shape == samples[0].shape and np.array_equal(stream.stepped, np.arange(prepared.numel()))
-    return stream.site if same and np.array_equal(stream.prepared, stream.stepped) else None
+    _, some = elements[0]
+    prepared = numbered.sites[some.site][1]
+    same = prepared.shape == samples[0].shape and np.array_equal(some.stepped, np.arange(prepared.numel()))
+    return some.site if same and np.array_equal(some.prepared, some.stepped) else None
 
 
 def _output(call: StepCall) -> Tensor:

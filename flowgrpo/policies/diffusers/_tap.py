@@ -213,12 +213,12 @@ def _replacing(name: str, original: Callable[..., Any], replace: OnPrepared) -> 
         nonlocal calls
         site, calls = Site(name, calls), calls + 1
         output = original(*args, **kwargs)
-        parts = list(output) if isinstance(output, tuple) else [output]
-        for i, part in builtins.enumerate(parts):
-            if isinstance(part, Tensor) and part.ndim >= 3:
-                parts[i] = replace(site, part)
+        items = list(output) if isinstance(output, tuple) else [output]
+        for i, item in builtins.enumerate(items):
+            if isinstance(item, Tensor) and item.ndim >= 3:
+                items[i] = replace(site, item)
                 break
-        return tuple(parts) if isinstance(output, tuple) else parts[0]
+        return tuple(items) if isinstance(output, tuple) else items[0]
 
     return prepare
 

@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict
 
 from flowgrpo.pages.tables import markdown_table
-from flowgrpo.runs.voting.result import Duel, Result
+from flowgrpo.runs.voting.result import Duel, Result, Strength
 from flowgrpo.runs.voting.votes import Votes
 
 
@@ -21,7 +21,7 @@ def as_text(result: Result, votes: Votes) -> str:
         parts.append(markdown_table([head, *map(_row, result.duels)]))
         parts.append("A tie is half a win for both; intervals are Wilson's.")
     if result.strengths:
-        rows = [[s.candidate, f"{s.strength:+.2f}", "{:+.2f} to {:+.2f}".format(*s.ci95)] for s in result.strengths]
+        rows = [[s.candidate, *_strength(s)] for s in result.strengths]
         parts.append(markdown_table([["candidate", "Bradley-Terry", "95 % interval"], *rows]))
         parts.append(f"The log-odds of winning against {votes.ballot.candidates[0]}.")
     return "\n\n".join(parts)
@@ -31,6 +31,12 @@ def _row(duel: Duel) -> list[str]:
     low, high = duel.ci95
     counts = [str(count) for count in (duel.wins, duel.ties, duel.losses)]
     return [duel.one, duel.other, *counts, f"{duel.rate:.1%}", f"{low:.1%} to {high:.1%}"]
+
+
+def _strength(found: Strength) -> tuple[str, str]:
+    """The first candidate is what the others are measured against."""
+    low, high = found.ci95
+    return (f"{found.strength:+.2f}", f"{low:+.2f} to {high:+.2f}") if low < high else ("0", "")
 
 
 def _counts(result: Result, votes: Votes) -> str:

@@ -29,7 +29,7 @@ class Elbo(Likelihood):
         masked, weights = zip(*pairs, strict=True)
         return whole(masked, [weight * mask / self.states_drawn for mask, weight in zip(masked, weights, strict=True)], prompt)
 
-    def _draw(self, place: int, answer: np.ndarray, rng: np.random.Generator) -> list[tuple[np.ndarray, float]]:
+    def _draw(self, number: int, answer: np.ndarray, rng: np.random.Generator) -> list[tuple[np.ndarray, float]]:
         """[(mask, weight)] of one draw."""
         n = int(answer.sum())
         match self.draw:
@@ -43,5 +43,5 @@ class Elbo(Likelihood):
             case "count":
                 k = int(rng.integers(1, n + 1))
                 return [(pick(k, answer, rng), n / k)]
-        k = min(n, 1 + int(n * (place + rng.random()) / self.states_drawn))
+        k = min(n, 1 + int(n * (number + rng.random()) / self.states_drawn))
         return [(pick(k, answer, rng), n / k)]

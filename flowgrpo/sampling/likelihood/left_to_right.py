@@ -22,5 +22,5 @@ class LeftToRight(Likelihood):
         return None if length == self.length else f"likelihood.length = {self.length} must be the policy's length = {length}"
 
     def masks(self, answer: np.ndarray, prompt: np.ndarray, rng: np.random.Generator) -> Masks:
-        places = np.arange(len(answer))
-        return whole([places >= i for i in places], [(places == i) & answer for i in places], prompt)
+        positions = np.arange(len(answer))
+        return whole([positions >= i for i in positions], [(positions == i) & answer for i in positions], prompt)

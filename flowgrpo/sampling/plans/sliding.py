@@ -1,7 +1,7 @@
 """A window that slides over the steps during training (MixGRPO, arXiv 2507.21802)."""
 
 from math import ceil, exp
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
@@ -10,17 +10,19 @@ from flowgrpo.sampling.plans._steps import StepsPlan
 
 
 class SlidingWindow(StepsPlan):
-    """`size` steps that begin at step 0; after some updates the window moves on by `stride`, and stays at the last place.
+    """`size` steps that begin at step 0; after some updates the window moves on by `stride`, and stays at the last start.
 
-    How many updates a window lasts that begins at step l of at most M, with `every` = e:
+    `pace` says how many updates a window lasts that begins at step l of at most M, with `every` = e:
     `progressive` e; `decay` from e down to `least`, linearly in l / M; `exp_decay` ceil(e exp(-rate max(0, l - knee)));
     `frozen` for ever.
-    `roll_back` starts again at step 0 after the last place. The window never reaches the deterministic final step and is
+    `roll_back` starts again at step 0 after the last start. The window never reaches the deterministic final step and is
     never cut short: the published code can give empty and short windows there.
     """
 
+    renamed: ClassVar[dict[str, str]] = {"schedule": "pace"}
+
     size: PositiveInt = 4
-    schedule: Literal["progressive", "decay", "exp_decay", "frozen"] = "progressive"
+    pace: Literal["progressive", "decay", "exp_decay", "frozen"] = "progressive"
     every: PositiveInt = 25
     least: PositiveInt = 1
     rate: NonNegativeFloat = 0.1
@@ -33,16 +35,16 @@ class SlidingWindow(StepsPlan):
         return list(range(start, start + self.size))
 
     def _start(self, update: int, last: int) -> int:
-        if self.schedule == "frozen":
+        if self.pace == "frozen":
             return 0
-        places = [min(start, last) for start in range(0, last + self.stride, self.stride)]
-        ends = np.cumsum([self._updates(start, last) for start in places])
+        starts = [min(start, last) for start in range(0, last + self.stride, self.stride)]
+        ends = np.cumsum([self._updates(start, last) for start in starts])
         if self.roll_back:
             update %= int(ends[-1])
-        return places[min(int(np.searchsorted(ends, update, side="right")), len(places) - 1)]
+        return starts[min(int(np.searchsorted(ends, update, side="right")), len(starts) - 1)]
 
     def _updates(self, start: int, last: int) -> int:
-        match self.schedule:
+        match self.pace:
             case "decay":
                 return max(1, round(self.every + (self.least - self.every) * start / max(last, 1)))
             case "exp_decay":

@@ -54,16 +54,16 @@ class Served:
     def __call__(self, samples: Samples) -> list[float]:
         deadline = time.monotonic() + self.timeout
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            parts = list(pool.map(partial(encoded, samples), range(len(samples))))
-            asked = packed(samples, parts, self.health.limits)
-            answers = list(pool.map(lambda rows: self.ask([parts[row] for row in rows], deadline), asked))
+            encodings = list(pool.map(partial(encoded, samples), range(len(samples))))
+            asked = packed(samples, encodings, self.health.limits)
+            answers = list(pool.map(lambda rows: self.ask([encodings[row] for row in rows], deadline), asked))
         scores = dict(zip(chain(*asked), chain(*answers), strict=True))
         return [self._number(scores[row], prompt) for row, prompt in enumerate(samples.prompts)]
 
-    def ask(self, parts: Sequence[bytes], deadline: float) -> list[Score]:
+    def ask(self, encodings: Sequence[bytes], deadline: float) -> list[Score]:
         """One request of samples that are JSON already, again and again until `time.monotonic()` is `deadline`."""
         attempt = 0
-        while isinstance(outcome := self._post(parts, deadline), Miss):
+        while isinstance(outcome := self._post(encodings, deadline), Miss):
             jitter = random.SystemRandom().uniform(0.5, 1.0)
             pause = outcome.pause + jitter * min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(attempt, 10))
             if time.monotonic() + pause >= deadline:
@@ -72,18 +72,18 @@ class Served:
                 )
             self.pause(pause)
             attempt += 1
-        return self._scores(outcome, len(parts))
+        return self._scores(outcome, len(encodings))
 
     def pause(self, seconds: float) -> None:
         """Before a retry."""
         time.sleep(seconds)
 
-    def _post(self, parts: Sequence[bytes], deadline: float) -> requests.Response | Miss:
+    def _post(self, encodings: Sequence[bytes], deadline: float) -> requests.Response | Miss:
         """A server that takes longer than it says is taken for dead."""
         patience = max(0.001, min(deadline - time.monotonic(), self.health.limits.seconds + MARGIN))
         timeout = (min(patience, CONNECTING), patience)
         try:
-            response = self.session.post(f"{self.url}/score", body(parts), timeout=timeout)
+            response = self.session.post(f"{self.url}/score", body(encodings), timeout=timeout)
         except LOST as error:
             return Miss(_reason(error))
         if response.status_code in PASSING:

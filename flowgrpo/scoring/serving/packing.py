@@ -32,20 +32,20 @@ def _sample(output: Tensor | str, prompt: str, metadata: dict, group: int) -> Sa
     return Sample(prompt=prompt, metadata=metadata, group=group, frames=[png(frame) for frame in output])
 
 
-def body(parts: Sequence[bytes]) -> bytes:
+def body(encodings: Sequence[bytes]) -> bytes:
     """The request of encoded samples."""
-    return b'{"samples":[' + b",".join(parts) + b"]}"
+    return b'{"samples":[' + b",".join(encodings) + b"]}"
 
 
-def packed(samples: Samples, parts: Sequence[bytes], limits: Limits) -> list[list[int]]:
+def packed(samples: Samples, encodings: Sequence[bytes], limits: Limits) -> list[list[int]]:
     """The rows of each request: as many whole groups as are scored together, one at least."""
     wanted = limits.model_copy(update={"samples": min(limits.batch, limits.samples)})
     requests: list[list[int]] = []
     for number in dict.fromkeys(samples.group):
         rows = [row for row, group in enumerate(samples.group) if group == number]
-        if requests and not _excess(samples, parts, requests[-1] + rows, wanted):
+        if requests and not _excess(samples, encodings, requests[-1] + rows, wanted):
             requests[-1] += rows
-        elif excess := _excess(samples, parts, rows, limits):
+        elif excess := _excess(samples, encodings, rows, limits):
             raise UserError(
                 f"the server needs groups whole, and one of {len(rows)} samples is too much ({excess}); raise its limits"
             )
@@ -54,9 +54,9 @@ def packed(samples: Samples, parts: Sequence[bytes], limits: Limits) -> list[lis
     return requests
 
 
-def _excess(samples: Samples, parts: Sequence[bytes], rows: list[int], limits: Limits) -> str:
+def _excess(samples: Samples, encodings: Sequence[bytes], rows: list[int], limits: Limits) -> str:
     """What of these rows is beyond the limits of a request, if anything."""
     pixels = samples.outputs[0].numel() // 3 if isinstance(samples.outputs, Tensor) else 0
-    size = len(body([])) + sum(len(parts[row]) + 1 for row in rows)
+    size = len(body([])) + sum(len(encodings[row]) + 1 for row in rows)
     sizes = {"samples": len(rows), "bytes": size, "pixels": pixels * len(rows)}
     return ", ".join(f"{n} {what} of {vars(limits)[what]}" for what, n in sizes.items() if n > vars(limits)[what])

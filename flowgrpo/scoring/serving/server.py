@@ -102,7 +102,7 @@ class Service:
         worker = self.reward.state()
         if not worker.ready:
             self.reward.mend()
-        found = Health(
+        health = Health(
             protocol=PROTOCOL,
             name=self.reward.name,
             fingerprint=self.reward.fingerprint,
@@ -113,7 +113,7 @@ class Service:
             worker=worker,
             **{key: value for key, value in vars(self.reward.card).items() if key in CARD},
         )
-        return _json(found.model_dump_json(), 200 if worker.ready else 503)
+        return _json(health.model_dump_json(), 200 if worker.ready else 503)
 
     async def score(self, request: HttpRequest) -> Response:
         self._authorise(request)
@@ -141,11 +141,11 @@ class Service:
         limit, seconds = self.options.max_bytes, self.options.reading
         if int(request.headers.get("content-length", 0)) > limit:
             raise _too_large(limit)
-        parts, size = [], 0
+        chunks, size = [], 0
         try:
             async with asyncio.timeout(seconds):
                 async for chunk in request.stream():
-                    parts.append(chunk)
+                    chunks.append(chunk)
                     size += len(chunk)
                     if size > limit:
                         raise _too_large(limit)
@@ -153,7 +153,7 @@ class Service:
         except TimeoutError as error:
             late = f"the request was not there within {seconds:g} s; send less at once"
             raise HTTPException(408, late, {"Connection": "close"}) from error
-        return b"".join(parts)
+        return b"".join(chunks)
 
     def _read(self, body: bytes) -> tuple[int, int]:
         """How many samples it has and how many pixels will be read of them."""

@@ -110,7 +110,7 @@ class Plain:
         """One call a slice of rows, as the policy makes them; `starts` are cut after the first iteration."""
         policy.start(self.prompts, START)
         self.slices = policy.rows.calls(self.prompts)
-        self.parts = [self._run(rows, torch.Generator()) for rows in self.slices]
+        self.runs = [self._run(rows, torch.Generator()) for rows in self.slices]
         generators = [torch_generator(key) for key in START]
         self.starts = [self._run(rows, generators[rows], policy.loop(self.prompts).known.calls)[0] for rows in self.slices]
 
@@ -166,7 +166,7 @@ def _steps(policy: DiffusersPolicy, plain: Plain) -> Iterator[tuple[int, Tensor,
     known = policy.loop(plain.prompts).known
     for step in range(policy.config.steps):
         states, outputs = [], []
-        for (calls, _, _), rows in zip(plain.parts, plain.slices, strict=True):
+        for (calls, _, _), rows in zip(plain.runs, plain.slices, strict=True):
             mine = calls[step * known.calls : (step + 1) * known.calls]
             states.append(_state(policy, plain, mine, rows))
             outputs.append(known.prediction(mine, len(range(SAMPLES)[rows])))
@@ -193,7 +193,7 @@ def _size(difference: str) -> float:
 def _finish(policy: DiffusersPolicy, plain: Plain) -> str:
     known = policy.loop(plain.prompts).known
     states, outputs = [], []
-    for (_, latents, output), rows in zip(plain.parts, plain.slices, strict=True):
+    for (_, latents, output), rows in zip(plain.runs, plain.slices, strict=True):
         last = [StepCall(m, m) for m in latents[-known.calls :]]
         states.append(_state(policy, plain, last, rows))
         outputs.append(plain.sampler._pixels(output))

@@ -24,8 +24,8 @@ def editions(tree: Tree) -> Iterator[Tree]:
     stepped = [*_fewer_steps(_shortened(tree))]
     group = tree["rollout"]["group_size"]
     sizes = product(range(len(stepped)), range(min(GROUP, group), group + 1))
-    for place, size in sorted(sizes, key=lambda pair: (pair[0] + STEPS) * pair[1]):
-        yield merge(stepped[place], {"rollout": {"group_size": size}})
+    for number, size in sorted(sizes, key=lambda pair: (pair[0] + STEPS) * pair[1]):
+        yield merge(stepped[number], {"rollout": {"group_size": size}})
 
 
 def _shortened(tree: Tree) -> Tree:

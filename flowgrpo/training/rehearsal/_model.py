@@ -120,7 +120,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _guides(key: str) -> bool:
-    return any(part in key for part in GUIDANCE)
+    return any(word in key for word in GUIDANCE)
 
 
 def _adapted(policy: Tree) -> Tree:
