@@ -15,7 +15,7 @@ from PIL import Image
 
 from flowgrpo.cli.main import main
 from flowgrpo.core.errors import UserError
-from flowgrpo.data.media import kept
+from flowgrpo.data.media import save_sample
 from flowgrpo.data.records import Record, write_records
 from flowgrpo.runs.run import Run
 from flowgrpo.runs.voting.ballot import UNTRAINED, ballot
@@ -195,7 +195,7 @@ def test_clips_play(make, tmp_path):
     run = make("a")
     for when, levels in (("before", (10, 20)), ("after", (30, 40))):
         frames = [Image.new("RGB", (8, 8), (level,) * 3) for level in levels]
-        records = [Record(0, 0, 7, {"prompt": "p"}, kept(frames, run.samples(when), "00000-0"), {})]
+        records = [Record(0, 0, 7, {"prompt": "p"}, save_sample(frames, run.samples(when), "00000-0"), {})]
         write_records(run.scores_file(when), records)
     votes = Votes(tmp_path / "votes.jsonl", ballot([run]))
     with votes.held(), vote(votes) as site:
