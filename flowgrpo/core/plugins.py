@@ -68,12 +68,12 @@ def load_file(path: Path) -> ModuleType:
     """The module in a file as it is now. What has the same place and source, imports included, is loaded once."""
     if not path.is_file():
         raise UserError(f"{path}: no such file")
-    place = path.resolve()
-    name = f"flowgrpo_user_{path.stem}_{digest_of([str(place), source_digest(place)])[:16]}"
+    source = path.resolve()
+    name = f"flowgrpo_user_{path.stem}_{digest_of([str(source), source_digest(source)])[:16]}"
     if name in sys.modules:
         return sys.modules[name]
-    forget_changed(place)
-    spec = importlib.util.spec_from_loader(name, _AsItIs(name, str(place)))
+    forget_changed(source)
+    spec = importlib.util.spec_from_loader(name, _AsItIs(name, str(source)))
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
@@ -170,9 +170,12 @@ def shipped(package: str) -> dict[str, Shipped]:
     bases = {name: parents for defined in classes.values() for name, parents in defined.items()}
     components: dict[str, Shipped] = {}
     for module, defined in classes.items():
-        names = [name for name in defined if _descends(name, bases)]
+        names = [name for name in defined if not name.startswith("_") and _descends(name, bases)]
         for name in names if module and not module.startswith("_") else ():
-            components[module if len(names) == 1 else snake_case(name)] = Shipped(f"{package}.{module}", name)
+            spec = module if len(names) == 1 else snake_case(name)
+            if spec in components:
+                raise UserError(f"two components of {package} are called '{spec}', one of them in {module}.py; rename it")
+            components[spec] = Shipped(f"{package}.{module}", name)
     return dict(sorted(components.items()))
 
 
@@ -187,7 +190,7 @@ def _classes(file: Path) -> dict[str, list[str]]:
     """The names of the bases of each class in a file."""
     tree = ast.parse(file.read_bytes())
     defined = [node for node in tree.body if isinstance(node, ast.ClassDef)]
-    return {node.name: [base.id for base in node.bases if isinstance(base, ast.Name)] for node in defined}
+    return {node.name: [ast.unparse(base).rpartition(".")[2] for base in node.bases] for node in defined}
 
 
 def _descends(name: str, bases: dict[str, list[str]]) -> bool:
@@ -200,8 +203,8 @@ def snake_case(name: str) -> str:
 
 def name_of(component: type, package: str) -> str:
     """How a config names a class: the name of what ships, `file.py:Class`, or `module:Class` (`__main__:Class` in a notebook)."""
-    place = Shipped(component.__module__, component.__name__)
-    if name := next((name for name, known in shipped(package).items() if known == place), None):
+    this = Shipped(component.__module__, component.__name__)
+    if name := next((name for name, known in shipped(package).items() if known == this), None):
         return name
     module = sys.modules[component.__module__]
     where = module.__file__ if isinstance(vars(module).get("__loader__"), _AsItIs) else module.__name__
@@ -210,11 +213,11 @@ def name_of(component: type, package: str) -> str:
 
 def components_of(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """The `__getattr__` and `__dir__` of a plug-in package: its component classes, imported when they are asked for."""
-    places = {place.name: place for place in shipped(package).values()}
+    classes = {known.name: known for known in shipped(package).values()}
 
     def attribute(name: str) -> Any:
-        if name not in places:
+        if name not in classes:
             raise AttributeError(f"module '{package}' has no attribute '{name}'")
-        return getattr(importlib.import_module(places[name].module), name)
+        return getattr(importlib.import_module(classes[name].module), name)
 
-    return attribute, lambda: sorted(places)
+    return attribute, lambda: sorted(classes)

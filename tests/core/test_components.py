@@ -2,11 +2,11 @@
 
 import importlib
 import inspect
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from textwrap import dedent
 
 import pytest
 import yaml
@@ -131,23 +131,30 @@ def test_complaints_of_a_copy_name_the_copy(tmp_path, monkeypatch):
             load_config("mini flow_grpo", [override])
 
 
-@pytest.mark.parametrize("kind", SUBCLASSES)
-def test_a_class_of_a_notebook_cell_is_found_while_it_runs_and_told_apart_afterwards(kind, tmp_path):
-    module, name, place, recipe = SUBCLASSES[kind]
-    value = "[__main__:Mine]" if kind == "selection" else "__main__:Mine"
-    cell = subclass(module, name) + dedent(f"""
-        from pathlib import Path
-        from flowgrpo.config.run import dump, load_config
-        config = load_config({recipe!r}, ["{place}={value}"])
-        Path("config.yaml").write_text(dump(config))
-        assert load_config("config.yaml") == config and "__main__:Mine" in dump(config)
-        required = config.policy.model_dump(exclude={{"type"}}) if {kind == "policy"} else {{}}
-        assert Mine(**required).type == "__main__:Mine"
-    """)
-    done = subprocess.run([sys.executable, "-c", cell], cwd=tmp_path, capture_output=True, text=True)
+CELLS = """
+from pathlib import Path
+from flowgrpo.config.run import dump, load_config
+
+for kind, (cell, override, recipe) in CELLS.items():
+    exec(cell)
+    config = load_config(recipe, [override])
+    Path(f"{kind}.yaml").write_text(dump(config))
+    assert load_config(f"{kind}.yaml") == config and "__main__:Mine" in dump(config), kind
+    assert Mine(**(config.policy.model_dump(exclude={"type"}) if kind == "policy" else {})).type == "__main__:Mine", kind
+"""
+
+
+def test_a_class_of_a_notebook_cell_is_found_while_it_runs_and_told_apart_afterwards(tmp_path):
+    cells = {
+        kind: (subclass(module, name), f"{place}={'[__main__:Mine]' if kind == 'selection' else '__main__:Mine'}", recipe)
+        for kind, (module, name, place, recipe) in SUBCLASSES.items()
+    }
+    code = f"CELLS = {cells!r}\n{CELLS}"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    with pytest.raises(UserError, match="'__main__:Mine' was made in a notebook or script that does not run here"):
-        load_config(str(tmp_path / "config.yaml"))
+    for kind in SUBCLASSES:
+        with pytest.raises(UserError, match="'__main__:Mine' was made in a notebook or script that does not run here"):
+            load_config(str(tmp_path / f"{kind}.yaml"))
 
 
 def test_an_object_keeps_its_class_through_a_config(tmp_path):
@@ -196,3 +203,33 @@ def test_helpers_beside_one_component_are_passed_over_and_of_two_one_must_be_sai
         class_of("none.py", Credit)
     with pytest.raises(UserError, match="'flow_sde' is not a UnmaskingKernel"):
         load_config("mini-mdlm trajectory", ["policy.sampler=flow_sde"])
+
+
+NEW = {
+    "objective/credit/last.py": (
+        "from flowgrpo.objective import credit\n\n\nclass Last(credit.Credit):\n"
+        "    def assign(self, tree):\n        return credit.Credited(tree.rewards * 1.0)\n"
+    ),
+    "sampling/kernels/strong.py": (
+        "from flowgrpo.sampling.kernels.flow_sde import FlowSde\n\n\n"
+        "class _Help(FlowSde):\n    pass\n\n\nclass Strong(_Help):\n    noise_level: float = 0.9\n"
+    ),
+}
+
+
+def test_one_new_file_adds_a_component_and_two_of_one_name_are_told(tmp_path):
+    root = tmp_path / "flowgrpo"
+    shutil.copytree(Path(plans.__file__).parents[2], root, ignore=shutil.ignore_patterns("__pycache__", "tiny"))
+    for name, code in NEW.items():
+        (root / name).write_text(code)
+    code = (
+        "from flowgrpo.core.section import class_of; from flowgrpo.objective.credit import Credit;"
+        "from flowgrpo.sampling.kernels import Kernel, Strong;"
+        "assert class_of('last', Credit)().type == 'last' and class_of('strong', Kernel) is Strong and Strong().type == 'strong'"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    shutil.copy(root / "sampling/kernels/strong.py", root / "sampling/kernels/entropy.py")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert "two components of flowgrpo.sampling.kernels are called 'entropy'" in done.stderr
