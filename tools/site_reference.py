@@ -180,7 +180,7 @@ def parser_of(name: str) -> Parser:
 
 def _command(name: str, summary: str) -> list[str]:
     parser = parser_of(name)
-    shown = [action for action in parser.arguments if action.help != SUPPRESS]
+    shown = [action for action in parser.arguments if action.help != SUPPRESS and action.dest != "help"]
     rows = [[_spelling(action), (action.help or "") % {"default": action.default}] for action in shown]
     return [f"## `flowgrpo {name}` {{ #{name} }}", f"{summary[0].upper()}{summary[1:]}.", table(["argument", "what"], rows)]
 
