@@ -66,13 +66,14 @@ def recipe(method: str) -> str:
 
 
 def measured(method: str) -> str:
-    """The rows of a method in the tables of the page Evidence, under the heading that each has there."""
+    """The rows of a method in the tables of the page Evidence, each with the command and the heading that it has there."""
     parts: list[str] = []
     for heading, body in re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", _evidence(), re.MULTILINE | re.DOTALL):
-        rows = re.findall(rf"^\|[^|\n]*`{method}`[^|\n]*\|.*$", body, re.MULTILINE)
-        for row in rows:
-            head = body[: body.index(row)].rpartition("\n\n")[2].splitlines()[:2]
-            parts.append("\n".join([f"[{heading}](../evidence.md#{anchor(heading)})\n", *head, row]))
+        command = re.search(r"^```\n.*?^```$", body, re.MULTILINE | re.DOTALL)
+        for head, rows in re.findall(r"^(\|.*\n\|[-| ]+\|\n)((?:\|.*\n)+)", body, re.MULTILINE):
+            own = [row for row in rows.splitlines() if re.match(rf"\|[^|]*[`/]{method}`", row)]
+            said = f"From [{heading}](../evidence.md#{anchor(heading)}), which says more:"
+            parts += [said, command[0] if command else "", head + "\n".join(own)] if own else []
     return "\n\n".join(parts) or "Nothing is measured at a length that says something."
 
 
