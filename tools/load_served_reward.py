@@ -23,7 +23,7 @@ import torch
 
 from flowgrpo.assets.scenes import TAGS, caption, draw, sample_metadata, sample_scene
 from flowgrpo.cli._numbers import positive
-from flowgrpo.config.run import RewardConfig
+from flowgrpo.config.sections import RewardConfig
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.keys import numpy_generator
 from flowgrpo.data.samples import Samples

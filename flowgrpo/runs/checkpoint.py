@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from flowgrpo.config.run import CheckpointConfig
+from flowgrpo.config.sections import CheckpointConfig
 from flowgrpo.core.errors import NotFinite, UserError
 from flowgrpo.runs.run import PREFIX, Run
 

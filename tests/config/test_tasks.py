@@ -7,7 +7,8 @@ import pytest
 
 from flowgrpo.cli.main import main
 from flowgrpo.config.recipes import TASKS, facts, fitting, tasks
-from flowgrpo.config.run import RewardConfig, load_config
+from flowgrpo.config.run import load_config
+from flowgrpo.config.sections import RewardConfig
 from flowgrpo.core.errors import UserError
 from flowgrpo.data.prompts import HUB, load_prompts, prompts_of
 from flowgrpo.data.prompts._generators import options_of

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from flowgrpo.config.run import RewardConfig, SentinelConfig, load_config
+from flowgrpo.config.run import load_config
+from flowgrpo.config.sections import RewardConfig, SentinelConfig
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.intervals import sign_flip_p
 from flowgrpo.core.rounding import LEAST, rounding, sign

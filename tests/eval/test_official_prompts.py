@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from flowgrpo.config.run import RewardConfig
+from flowgrpo.config.sections import RewardConfig
 from flowgrpo.core.errors import UserError
 from flowgrpo.data.samples import Samples
 from flowgrpo.eval import _official, dpg_bench, drawbench, hpdv2, partiprompts, pick_a_pic, t2i_compbench, unigenbench

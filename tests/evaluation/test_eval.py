@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from flowgrpo.cli.main import main
-from flowgrpo.config.run import RewardConfig
+from flowgrpo.config.sections import RewardConfig
 from flowgrpo.config.source import read_source
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.intervals import sign_flip_p
@@ -27,7 +27,7 @@ from flowgrpo.runs.run import Run
 
 OWN = """
 from flowgrpo.evaluation.benchmarks.benchmark import Benchmark
-from flowgrpo.config.run import RewardConfig
+from flowgrpo.config.sections import RewardConfig
 from flowgrpo.data.prompts import load_prompts
 
 def figures(prompts, scores):
@@ -171,7 +171,7 @@ SMALL = [
 ]
 HELD_OUT = """
 from dataclasses import replace
-from flowgrpo.config.run import RewardConfig
+from flowgrpo.config.sections import RewardConfig
 from flowgrpo.eval.mini_scenes import benchmark
 bright = {"bright": RewardConfig(use="brightness.py:reward")}
 benchmark = replace(benchmark, samples_per_prompt=1, rewards={**benchmark.rewards, **bright})

@@ -9,7 +9,8 @@ from PIL import Image
 from transformers import CLIPTokenizer, PreTrainedTokenizerBase
 
 from flowgrpo.cli.main import main
-from flowgrpo.config.run import RewardConfig, load_config
+from flowgrpo.config.run import load_config
+from flowgrpo.config.sections import RewardConfig
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.paths import locate
 from flowgrpo.data.prompts import Prompt, load_prompts
@@ -74,7 +75,7 @@ def test_sample_and_eval_say_what_is_cut(folder, capsys):
     assert main(["sample", "mini/flow_grpo", "--prompts", "p.jsonl", "--steps", "1", "--out", "s"]) == 0
     assert capsys.readouterr().err.count(CUT) == 1
     (folder / "mine.py").write_text(
-        "from flowgrpo.config.run import RewardConfig\n"
+        "from flowgrpo.config.sections import RewardConfig\n"
         "from flowgrpo.data.prompts import load_prompts\n"
         "from flowgrpo.eval._figures import means\n"
         "from flowgrpo.evaluation.benchmarks.benchmark import Benchmark\n"

@@ -8,7 +8,7 @@ from PIL import ImageColor
 from safetensors.torch import save_file
 from torchvision.models import get_model, get_model_weights
 
-from flowgrpo.config.run import RewardConfig
+from flowgrpo.config.sections import RewardConfig
 from flowgrpo.core.errors import UserError
 from flowgrpo.data.samples import Samples
 from flowgrpo.rewards._colors import CSS, Crop, crop, nearest_color

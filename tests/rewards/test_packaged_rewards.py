@@ -23,7 +23,7 @@ from transformers import (
     ViTImageProcessor,
 )
 
-from flowgrpo.config.run import RewardConfig
+from flowgrpo.config.sections import RewardConfig
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.paths import assets
 from flowgrpo.data.samples import Samples

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from flowgrpo.config.run import RewardConfig
+from flowgrpo.config.sections import RewardConfig
 from flowgrpo.core.errors import UserError
 from flowgrpo.data.samples import Samples
 from flowgrpo.scoring.asking import Spoilt, ask

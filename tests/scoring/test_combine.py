@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from flowgrpo.config.run import RewardConfig, load_config
+from flowgrpo.config.run import load_config
+from flowgrpo.config.sections import RewardConfig
 from flowgrpo.core.errors import UserError
 from flowgrpo.scoring.combine import summands, weighted_sum
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from flowgrpo.config.run import RewardConfig
+from flowgrpo.config.sections import RewardConfig
 from flowgrpo.core.errors import UserError
 from flowgrpo.data.samples import Samples
 from flowgrpo.rewards import scene

@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from flowgrpo.cli.main import main
-from flowgrpo.config.run import RewardConfig
+from flowgrpo.config.sections import RewardConfig
 from flowgrpo.core.digests import digest_of
 from flowgrpo.core.errors import Unavailable, UserError
 from flowgrpo.data.samples import Samples

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from flowgrpo.cli.main import main
-from flowgrpo.config.run import RewardConfig
+from flowgrpo.config.sections import RewardConfig
 from flowgrpo.core.errors import UserError
 from flowgrpo.data.samples import Samples
 from flowgrpo.scoring.scorer import Scorer

@@ -7,7 +7,8 @@ import numpy as np
 
 from flowgrpo.cli.main import main
 from flowgrpo.config.bill import bill_of
-from flowgrpo.config.run import CalibrationConfig, load_config
+from flowgrpo.config.run import load_config
+from flowgrpo.config.sections import CalibrationConfig
 from flowgrpo.training.calibration import adjusted
 
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from flowgrpo.cli.main import main
-from flowgrpo.config.run import RewardConfig, SentinelConfig, load_config
+from flowgrpo.config.run import load_config
+from flowgrpo.config.sections import RewardConfig, SentinelConfig
 from flowgrpo.core.errors import UserError
 from flowgrpo.data.samples import Samples
 from flowgrpo.rewards import statistics

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from flowgrpo.config.run import RewardConfig
+from flowgrpo.config.sections import RewardConfig
 from flowgrpo.data.prompts import Prompt
 
 PACKAGE = "flowgrpo.eval"

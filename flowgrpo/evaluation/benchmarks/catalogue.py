@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flowgrpo.config.run import RewardConfig
+from flowgrpo.config.sections import RewardConfig
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.plugins import attribute, built_in_names, resolve
 from flowgrpo.data.prompts import Prompt

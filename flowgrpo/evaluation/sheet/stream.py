@@ -9,7 +9,7 @@ from typing import cast
 import numpy as np
 import torch
 
-from flowgrpo.config.run import RewardConfig
+from flowgrpo.config.sections import RewardConfig
 from flowgrpo.core.digests import digest
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.progress import bar
