@@ -30,9 +30,9 @@ def test_what_is_not_measured_is_said():
 
 
 def test_links_of_the_repository_lead_to_the_site():
-    linked = "[p](../../assets/quickstart.webp) [c](../../CONTRIBUTING.md) [d](docs/howto/recipes.md#a-file)"
+    linked = "[p](../../assets/quickstart.webp) [c](../../CONTRIBUTING.md) [d](docs/howto/recipes.md#a-file) [n](../notebooks/tutorial.ipynb)"
     assert site_hooks.with_site_links(linked, "howto") == (
-        "[p](../assets/quickstart.webp) [c](../contributing.md) [d](../howto/recipes.md#a-file)"
+        "[p](../assets/quickstart.webp) [c](../contributing.md) [d](../howto/recipes.md#a-file) [n](../notebooks/tutorial.md)"
     )
 
 
