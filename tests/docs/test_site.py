@@ -30,10 +30,14 @@ def test_what_is_not_measured_is_said():
 
 
 def test_links_of_the_repository_lead_to_the_site():
-    linked = "[p](../../assets/quickstart.webp) [c](../../CONTRIBUTING.md) [d](docs/howto/recipes.md#a-file) [n](../notebooks/tutorial.ipynb)"
-    assert site_hooks.with_site_links(linked, "howto") == (
-        "[p](../assets/quickstart.webp) [c](../contributing.md) [d](../howto/recipes.md#a-file) [n](../notebooks/tutorial.md)"
-    )
+    links = {
+        "](../../assets/quickstart.webp)": "](../assets/quickstart.webp)",
+        "](../../CONTRIBUTING.md)": "](../contributing.md)",
+        "](docs/howto/recipes.md#a-file)": "](../howto/recipes.md#a-file)",
+        "](../notebooks/tutorial.ipynb)": "](../notebooks/tutorial.md)",
+        "](https://arxiv.org/abs/2505.05470)": "](https://arxiv.org/abs/2505.05470)",
+    }
+    assert {link: site_hooks.with_site_links(link, "howto") for link in links} == links
 
 
 def test_a_notebook_becomes_a_page_with_what_it_prints():
