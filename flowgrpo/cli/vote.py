@@ -1,11 +1,13 @@
 """`flowgrpo vote RUN... [--out FILE] [--export FILE] [--result] [--json] [--host ADDRESS] [--port N]`."""
 
 import argparse
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flowgrpo.cli import _site
-from flowgrpo.core.whole import require_writable, write_text
+from flowgrpo.core.errors import UserError
+from flowgrpo.core.whole import require_writable, write_lines
 
 if TYPE_CHECKING:
     from flowgrpo.runs.voting.votes import Votes
@@ -34,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     file = Path(arguments.out or Path(arguments.runs[0], "votes.jsonl"))
     for path, option in ((file, "--out"), (Path(arguments.export or file), "--export")):
-        require_writable(path.parent, option)
+        _require_file(path, option)
     votes = Votes(file, ballot([Run(path) for path in arguments.runs]))
     if not arguments.result:
         _ask(votes, arguments.host, arguments.port)
@@ -42,6 +44,12 @@ def run(arguments: argparse.Namespace) -> int:
         _export(votes, Path(arguments.export))
     print((as_json if arguments.json else as_text)(result(votes), votes))
     return 0
+
+
+def _require_file(path: Path, option: str) -> None:
+    if path.is_dir():
+        raise UserError(f"{option} = {path} is a folder; name a file in it")
+    require_writable(path.parent, option)
 
 
 def _ask(votes: "Votes", host: str, port: int) -> None:
@@ -54,8 +62,6 @@ def _ask(votes: "Votes", host: str, port: int) -> None:
 
 
 def _export(votes: "Votes", file: Path) -> None:
-    import json
-
     rows = votes.preferences(file.parent)
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_text(file, "".join(json.dumps(row) + "\n" for row in rows))
+    write_lines(file, map(json.dumps, rows))

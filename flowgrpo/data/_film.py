@@ -1,6 +1,6 @@
 """Films through PyAV (FFmpeg), strictly. H, W pixels."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,30 +12,48 @@ from av.video.stream import VideoStream
 
 from flowgrpo.core.errors import UserError
 
+UNEVEN = 1.5
+"""So many times as long as the shortest a frame may be seen."""
+
 av.logging.set_level(av.logging.ERROR)
 
 
 def film(path: Path) -> Generator[np.ndarray, None, None]:
     """uint8 [H, W, 3], frame by frame. A UserError where one is damaged or missing, at the latest after the last."""
-    count, corrupt, failure = 0, False, ""
+    times: list[float] = []
+    corrupt, failure = False, ""
     with av.logging.Capture() as said, _opened(path) as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1  # what another thread says is not heard here
         stated = stream.frames or _estimated(container, stream)
         try:
             for frame in container.decode(stream):
-                count, corrupt = count + 1, corrupt or frame.is_corrupt
+                times.append(frame.time or 0.0)
+                corrupt = corrupt or frame.is_corrupt
                 yield _seen(frame)
         except av.FFmpegError as error:
             failure = str(error)
-    if count == 0:
+    if not times:
         raise UserError("has no frame that can be read")
     if said or corrupt or failure:
         raise UserError(f"is damaged ({said[0][2].strip() if said else failure or 'a frame is corrupt'}); make it anew")
+    _refuse_other_counts(len(times), stated)
+    _refuse_other_rates(times)
+
+
+def _refuse_other_counts(count: int, stated: int) -> None:
     if stated == 0:
         raise UserError("does not say how many frames it has, so that a cut would not be noticed; save it as MP4")
     if count != stated:
         raise UserError(f"has {count} frames where its header says {stated} (cut, damaged, or of no constant rate); make it anew")
+
+
+def _refuse_other_rates(times: Sequence[float]) -> None:
+    """A frame that is seen longer than others would count as one of them. Containers round times, and cameras waver a little."""
+    durations = np.diff(times)
+    if len(durations) and durations.max() > UNEVEN * durations.min():
+        shortest, longest = 1000 * durations.min(), 1000 * durations.max()
+        raise UserError(f"has frames of {shortest:.0f} to {longest:.0f} ms; write it anew with a constant rate")
 
 
 def _opened(path: Path) -> InputContainer:

@@ -12,7 +12,7 @@ A clip is read whole, or refused:
 - it has several frames, or is a WebP that says that it is an animation: encoders make one picture of a clip of equal frames;
 - an animation (GIF, WebP, PNG) has a constant frame rate: a frame that is seen k times as long as the shortest stands for k
   frames, since encoders store equal frames once. Other durations are refused;
-- a film (MP4, WebM, AVI, ...) must have as many frames as its header says, and its decoder must find nothing wrong with them;
+- a film (MP4, WebM, AVI, ...) has a constant rate, as many frames as its header says, and its decoder finds nothing wrong;
 - damage that a format has no way to tell (a changed byte in GIF, JPEG or VP9) can't be seen.
 
 A picture is written with pixels rounded to the nearest of 256 levels, as diffusers does, in PNG; a clip in lossless WebP with

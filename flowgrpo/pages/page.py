@@ -31,4 +31,4 @@ class Page:
 def framed(page: str) -> str:
     """A whole page as a part of another, in a frame of its own that is as high as it is."""
     fit = "this.style.height=this.contentDocument.documentElement.scrollHeight+'px'"
-    return f'<iframe style="width:100%;height:600px;border:0" onload="{fit}" srcdoc="{html.escape(page)}"></iframe>'
+    return f'<iframe style="width:100%;height:600px;border:0" onload="{fit}" srcdoc="{html.escape(str(page))}"></iframe>'

@@ -148,6 +148,8 @@ class _Handler(BaseHTTPRequestHandler):
             found = self.server.answer(Request(where.path, where.query, sent))
         except UserError as error:
             found = data({"error": str(error)}, 400)
+        except OSError as error:
+            found = data({"error": f"a file can't be read or written ({error.strerror})"}, 500)
         self._send(found or data({"error": f"there is no {where.path}"}, 404))
 
     def _send(self, reply: Reply) -> None:

@@ -45,12 +45,15 @@ def curves_page(run: Run) -> Page:
 
 
 def report_page(run: Run) -> str:
-    return render("runs/report.html.jinja", **values(run, "after", sample))
+    return render("runs/report.html.jinja", **values(run, "after", run.held_out, sample))
 
 
-def values(run: Run, newest: When, show: Show) -> dict[str, Any]:
-    """What the templates of a run's pages are filled with; `newest` samples are beside those from before."""
-    metrics, held_out, tree = run.metrics, run.held_out, run.tree
+def values(run: Run, newest: When, held_out: Row | None, show: Show) -> dict[str, Any]:
+    """What the templates of a run's pages are filled with; `newest` samples are beside those from before.
+
+    `held_out` is the run's comparison of before and after, if it is at its end.
+    """
+    metrics, tree = run.metrics, run.tree
     metric = held_out["metric"] if held_out else None
     watched = _watched(run)
     index = _index(run, newest)

@@ -45,6 +45,8 @@ Row = dict[str, Any]
 STAMP = re.compile(r"-\d{8}-\d{6}(-\d+)?$")
 """What a run folder's name has behind the name of its recipe."""
 PREFIX = "checkpoint-"
+MOMENT = 0.3
+"""Seconds."""
 
 
 @dataclass(frozen=True)
@@ -96,9 +98,12 @@ class Run:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Inside, the run belongs to this process. Errors: UserError where it belongs to another."""
+        """Inside, the run belongs to this process. Errors: UserError where it belongs to another.
+
+        Whoever only asks whether it is being trained holds it for a moment.
+        """
         try:
-            with FileLock(self.path / ".lock", timeout=0):
+            with FileLock(self.path / ".lock", timeout=MOMENT):
                 yield
         except Timeout as error:
             raise UserError(f"{self} is being trained by another process; wait for it, or stop it first") from error

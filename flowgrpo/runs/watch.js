@@ -10,7 +10,7 @@ async function follow() {
       const found = await reply.json();
       redraw(found.body);
       version = found.version;
-    } else if (reply.status === 400) {
+    } else if (reply.status !== 204 && reply.status !== 503) {
       throw new Error((await reply.json()).error);
     }
     error.hidden = true;

@@ -54,37 +54,38 @@ class Live:
 
 def body(run: Run) -> str:
     """What changes of the page: progress, alarms, curves, the newest samples beside those of the untrained model."""
-    newest: When = "after" if run.scores_file("after").is_file() else "latest"
-    shown = values(run, newest, lambda folder, made: linked(folder, made, f"/samples/{folder.name}/"))
-    return render("runs/watch_body.html.jinja", **shown, **_progress(run), title=_title(run, newest), hint=_hint(run))
+    progress = _progress(run)
+    newest, made = _newest(run)
+    held_out = None if progress["state"] == "training" else run.held_out
+    shown = values(run, newest, held_out, lambda folder, made: linked(folder, made, f"/samples/{folder.name}/"))
+    beside = f"Samples after {made} updates, beside the untrained model's" if made else "Samples of the untrained model"
+    return render("runs/watch_body.html.jinja", **shown, **progress, title=beside, hint=_hint(run, made))
 
 
-def _title(run: Run, newest: When) -> str:
-    if newest == "after":
-        return "The same prompts, before and after"
-    facts = pinned(run.samples("latest"))
-    if not facts:
-        return "Samples of the untrained model"
-    return f"Samples after {facts['updates']} updates, beside the untrained model's"
+def _newest(run: Run) -> tuple[When, int]:
+    """Which samples are the newest, and after how many updates: a run that goes on after its end makes some between updates."""
+    whens: tuple[When, When] = ("latest", "after")
+    updates = {when: (pinned(run.samples(when)) or {}).get("updates", 0) for when in whens}
+    newest: When = "after" if updates["after"] >= updates["latest"] else "latest"
+    return newest, updates[newest]
 
 
 def _progress(run: Run) -> Row:
     """How far it is, in a sentence, as a share, and whether it goes on."""
-    metrics, training, updates = run.metrics, run.is_training, run.settings.get("updates") or 0
-    rows = [row for row in metrics if "reward" in row]
-    done, finished = len(rows), run.held_out is not None or (not training and len(rows) >= updates > 0)
-    words = f"update {done} of {updates}"
-    if finished:
-        state, sentence = "finished", f"Finished after {done} updates."
+    training, updates = run.is_training, run.settings.get("updates") or 0
+    rows = [row for row in run.metrics if "reward" in row]
+    words = f"update {len(rows)} of {updates}"
+    if not training and (run.held_out is not None or len(rows) >= updates > 0):
+        state, sentence = "finished", f"Finished after {len(rows)} updates."
     elif training is False:
         state, sentence = "stopped", f"Stopped at {words}; flowgrpo train ... --resume {run} goes on."
     elif not rows:
         state, sentence = "training", f"Getting ready{_evaluated(run)}."
-    elif done >= updates:
+    elif len(rows) >= updates:
         state, sentence = "training", "All updates are done; what it has learned is being evaluated."
     else:
         state, sentence = "training", f"{words.capitalize()}, about {duration(_seconds_left(rows, updates))} of training left."
-    return {"state": state, "sentence": sentence, "share": min(1.0, done / updates) if updates else 0.0}
+    return {"state": state, "sentence": sentence, "share": min(1.0, len(rows) / updates) if updates else 0.0}
 
 
 def _evaluated(run: Run) -> str:
@@ -97,14 +98,14 @@ def _seconds_left(rows: list[Row], updates: int) -> float:
     return median(recent) * (updates - len(rows))
 
 
-def _hint(run: Run) -> str:
+def _hint(run: Run, made: int) -> str:
     """Why there are no newer samples, and what would make some."""
     evaluation: dict[str, Any] = run.settings.get("evaluation") or {}
     if not evaluation:
         return "No samples: this run has no `evaluation`."
     if not evaluation.get("pictures"):
         return "No samples: evaluation.pictures is 0."
-    if not evaluation.get("every") and run.held_out is None:
+    if not evaluation.get("every") and not made:
         return "Samples are made before and after training; with evaluation.every=10 some are seen here on the way."
     return ""
 

@@ -4,6 +4,7 @@ import inspect
 import io
 import struct
 import sys
+from fractions import Fraction
 
 import av
 import cv2
@@ -330,6 +331,21 @@ def test_what_is_transparent_in_a_film_lies_on_white(tmp_path):
         container.mux(stream.encode())
     frames = read(tmp_path / "a.mov")
     assert (frames[:, :8] == 255).all() and (frames[:, 8:] == (200, 0, 0)).all()
+
+
+def test_a_film_without_a_constant_rate_is_refused(tmp_path):
+    for name, times in (("even.mp4", range(8)), ("wavers.mp4", (0, 1, 2.1, 3, 4)), ("pause.mp4", (0, 1, 2, 3, 7, 8))):
+        with av.open(str(tmp_path / name), "w") as container:
+            stream = container.add_stream("mpeg4", rate=8, width=16, height=16, pix_fmt="yuv420p")
+            stream.codec_context.time_base = Fraction(1, 80)
+            for time in times:
+                frame = av.VideoFrame.from_ndarray(np.full((16, 16, 3), 20 * round(time), np.uint8), "rgb24")
+                frame.pts, frame.time_base = round(10 * time), Fraction(1, 80)
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+    assert len(read(tmp_path / "even.mp4")) == 8 and len(read(tmp_path / "wavers.mp4")) == 5
+    with pytest.raises(UserError, match=r"has frames of 125 to 500 ms; write it anew with a constant rate"):
+        read(tmp_path / "pause.mp4")
 
 
 def test_sound_alone_is_no_film(tmp_path):

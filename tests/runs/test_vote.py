@@ -309,6 +309,22 @@ def test_the_command_exports_and_says_the_result(make, tmp_path, capsys):
     assert duel["wins"] + duel["losses"] == 2 and duel["ties"] == 1 and duel["rate"] == (duel["wins"] + 0.5) / 3
 
 
+@pytest.mark.parametrize("option", ["--out", "--export"])
+def test_a_folder_is_no_file_of_votes(make, tmp_path, capsys, option):
+    assert main(["vote", str(make("a").path), "--result", option, str(tmp_path)]) == 2
+    assert f"{option} = {tmp_path} is a folder; name a file in it" in capsys.readouterr().err
+
+
+def test_a_vote_that_can_not_be_written_is_said_on_the_page_and_asked_again(make, tmp_path):
+    votes = Votes(tmp_path / "votes.jsonl", ballot([make("a")]))
+    with votes.held(), vote(votes) as site:
+        votes.file.mkdir()
+        pair = votes.ballot.pairs[0].id
+        reply = post(site, "vote", {"pair": pair, "choice": "left"})
+        assert reply.status_code == 500 and "can't be read or written (Is a directory)" in reply.json()["error"]
+        assert get(site, "next").json()["pair"] == pair
+
+
 def test_an_interrupt_ends_the_vote_with_its_result(make):
     run = make("a", 1)
     command = [sys.executable, "-m", "flowgrpo", "vote", str(run)]

@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import pytest
 import requests
@@ -94,7 +96,39 @@ def test_newest_samples_stand_beside_those_of_the_untrained_model(run, site):
         assert reply.headers["Content-Type"] == "image/png"
         assert Image.open(reply.raw).getpixel((0, 0)) == colour
     kept(run, "after", "blue", 40)
-    assert "The same prompts, before and after" in body(site) and "samples/latest" not in body(site)
+    assert "Samples after 40 updates" in body(site) and "samples/latest" not in body(site)
+
+
+def test_a_run_that_goes_on_after_its_end_shows_what_is_new(run, site):
+    for when, updates in (("before", 0), ("after", 40)):
+        kept(run, when, "red", updates)
+    for update in range(40):
+        run.append_metrics(row(update))
+    run.save_held_out({"metric": "strict", "before": 0.1, "after": 0.2, "ci95": [0.05, 0.15], "n": 1, "by_tag": {}})
+    assert "Finished after 40 updates." in body(site) and "20.0%" in body(site) and "class=after" in body(site)
+    (run.path / "config.yaml").write_text("updates: 80\nevaluation: {every: 5, pictures: 8}\n")
+    with run.locked():
+        assert "Update 40 of 80" in body(site) and "20.0%" not in body(site) and "class=after" not in body(site)
+        kept(run, "latest", "lime", 45)
+        assert "Samples after 45 updates" in body(site) and "samples/after" not in body(site)
+
+
+def test_asking_whether_it_trains_keeps_nobody_from_training(run):
+    stop = Event()
+
+    def ask():
+        while not stop.wait(0.01):
+            run.is_training  # noqa: B018
+
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(ask)
+        try:
+            for _ in range(20):
+                with run.locked():
+                    assert run.is_training
+        finally:
+            stop.set()
+        assert asking.result() is None
 
 
 def test_a_picture_that_is_made_anew_has_a_new_address(run, site):

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self, get_args
 from filelock import FileLock, Timeout
 
 from flowgrpo.core.errors import UserError
-from flowgrpo.core.whole import write_text
+from flowgrpo.core.whole import append_lines, read_lines, write_lines
 from flowgrpo.runs.voting.ballot import Ballot, Pair
 
 Choice = Literal["left", "right", "tie", "skip"]
@@ -27,7 +27,7 @@ class Votes:
         self.file, self.ballot = file, ballot
         self.standing: dict[str, Choice] = {}
         self.strange = 0
-        for number, line in enumerate(_whole(file).splitlines(), 1):
+        for number, line in enumerate(read_lines(file), 1):
             pair, choice = _parsed(line, f"{file}, line {number}")
             if pair in ballot.by_id:
                 self._stand(pair, choice)
@@ -40,7 +40,7 @@ class Votes:
         try:
             with FileLock(self.file.with_name(f".{self.file.name}.lock"), timeout=0):
                 if self.file.is_file():
-                    write_text(self.file, _whole(self.file))
+                    write_lines(self.file, read_lines(self.file))
                 yield self
         except Timeout as error:
             raise UserError(f"somebody votes into {self.file} already; wait, or name another file with --out") from error
@@ -66,10 +66,7 @@ class Votes:
 
     def _write(self, pair: Pair, choice: str) -> None:
         line = {"pair": pair.id, "prompt": pair.prompt, "seed": pair.seed, "left": pair.left, "right": pair.right}
-        with self.file.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps({**line, "choice": choice}) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
+        append_lines(self.file, [json.dumps({**line, "choice": choice})])
         self._stand(pair.id, choice)
 
     def _stand(self, pair: str, choice: Any) -> None:
@@ -91,12 +88,6 @@ class Votes:
 
 def _named(sample: Any, folder: Path) -> str:
     return sample.content if sample.kind == "text" else os.path.relpath(sample.content, folder)
-
-
-def _whole(file: Path) -> str:
-    """Without a last line that was cut short."""
-    text = file.read_text(encoding="utf-8") if file.is_file() else ""
-    return text[: text.rfind("\n") + 1]
 
 
 def _parsed(line: str, where: str) -> tuple[str, str]:
