@@ -289,7 +289,7 @@ def benchmarks() -> str:
                 count = str(len(benchmark.load(None)))
         except UserError:
             count = "your `--file`"
-        used = ", ".join(code(reward.use or reward.url) for reward in benchmark.rewards.values())
+        used = ", ".join(dict.fromkeys(code(reward.use or reward.url) for reward in benchmark.rewards.values()))
         rows.append([code(name), benchmark.summary, count, str(benchmark.samples_per_prompt), used, benchmark.licence])
     return table(["benchmark", "what", "prompts", "samples of each", "rewards", "licence"], rows)
 
