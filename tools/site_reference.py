@@ -276,7 +276,16 @@ def rewards() -> str:
     for name in shipped_rewards():
         _, card = find_reward(name)
         low, high = card.range
-        rows.append([code(name), card.reads or "anything", f"{low:g} to {high:g}", card.better, card.row, card.licence])
+        rows.append(
+            [
+                code(name),
+                card.reads or "anything",
+                f"{low:g} to {high:g}".replace("-inf to inf", "any number"),
+                card.better,
+                card.row,
+                card.licence,
+            ]
+        )
     return table(["reward", "reads", "range", "a higher score means", "prompt rows hold", "licence"], rows)
 
 
