@@ -276,7 +276,16 @@ def rewards() -> str:
     for name in shipped_rewards():
         _, card = find_reward(name)
         low, high = card.range
-        rows.append([code(name), card.reads or "anything", f"{low:g} to {high:g}", card.better, card.row, card.licence])
+        rows.append(
+            [
+                code(name),
+                card.reads or "anything",
+                f"{low:g} to {high:g}".replace("-inf to inf", "any number"),
+                card.better,
+                card.row,
+                card.licence,
+            ]
+        )
     return table(["reward", "reads", "range", "a higher score means", "prompt rows hold", "licence"], rows)
 
 
@@ -289,7 +298,7 @@ def benchmarks() -> str:
                 count = str(len(benchmark.load(None)))
         except UserError:
             count = "your `--file`"
-        used = ", ".join(code(reward.use or reward.url) for reward in benchmark.rewards.values())
+        used = ", ".join(dict.fromkeys(code(reward.use or reward.url) for reward in benchmark.rewards.values()))
         rows.append([code(name), benchmark.summary, count, str(benchmark.samples_per_prompt), used, benchmark.licence])
     return table(["benchmark", "what", "prompts", "samples of each", "rewards", "licence"], rows)
 
