@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from flowgrpo.core import moved
+from flowgrpo.core.threads import wait_politely
 
 __version__ = "0.2.0"
 
@@ -66,6 +67,7 @@ __all__ = sorted(NAMES)
 def __getattr__(name: str) -> Any:
     if name not in NAMES:
         raise AttributeError(f"module 'flowgrpo' has no attribute '{name}'")
+    wait_politely()
     module, _, attribute = NAMES[name].partition(":")
     found = import_module(f"flowgrpo.{module}")
     globals()[name] = vars(found)[attribute] if attribute else found

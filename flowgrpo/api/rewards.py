@@ -19,13 +19,14 @@ def reward_configs(rewards: Rewards) -> dict[str, RewardConfig]:
     given: Mapping[str, Reward] = rewards if isinstance(rewards, Mapping) else named
     if not given:
         raise UserError("there is no reward; pass at least one, such as {'bright': my_function}")
-    return {label: reward_config(label, reward) for label, reward in given.items()}
+    return {label: checked(RewardConfig, section_of(label, reward), f"reward '{label}'") for label, reward in given.items()}
 
 
-def reward_config(label: str, reward: Reward) -> RewardConfig:
+def section_of(label: str, reward: Reward) -> dict[str, Any]:
+    """As a config holds it."""
     if isinstance(reward, RewardConfig):
-        return reward
+        return reward.model_dump(exclude_unset=True)
     section: dict[str, Any] = dict(reward) if isinstance(reward, Mapping) else {"use": reward}
     if callable(section.get("use")):
         section["use"] = hold_code(section["use"], label)
-    return checked(RewardConfig, section, f"reward '{label}'")
+    return section

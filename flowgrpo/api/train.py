@@ -1,14 +1,14 @@
 """Recipes as objects, and their runs."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from diffusers import DiffusionPipeline
 
 from flowgrpo.api.load import LoadedPolicy
-from flowgrpo.api.rewards import Reward, reward_config, reward_configs
+from flowgrpo.api.rewards import Reward, reward_configs, section_of
 from flowgrpo.config.recipes import name_of, read_recipe
 from flowgrpo.config.run import Config, dump
 from flowgrpo.config.sections import RewardConfig
@@ -26,25 +26,23 @@ from flowgrpo.training.run import train as train_run
 
 @dataclass(frozen=True)
 class Recipe:
-    """What `train` trains: the words of a sentence, and their config with what was changed in it."""
+    """What `train` trains: the words of a sentence, their config with what was changed in it, and what its runs are called."""
 
     words: tuple[str, ...]
     config: Config
-
-    @property
-    def name(self) -> str:
-        return name_of(list(self.words))
+    name: str
 
     def __str__(self) -> str:
         return dump(self.config)
 
 
-def recipe(*sentence: str, **changes: Any) -> Recipe:
+def recipe(*sentence: str, name: str | None = None, **changes: Any) -> Recipe:
     """A model, a method and a task, a shipped recipe or your own file, as `flowgrpo train` takes it, with changes.
 
     Words may hold `a.b=c`. `changes` are keys of the config; a mapping changes the section's keys that it names. Objects stand
     where a config has names: a kernel, plan or credit of `plans`, `kernels` and `credits` or a class of your own, a function as a
-    reward, a loaded pipeline as `policy={"model": pipe}`. Errors: UserError that names what does not fit.
+    reward, a loaded pipeline as `policy={"model": pipe}`; None takes a reward of the recipe out. Runs are called `name`, or after
+    the words: `compare` takes runs of one name for seeds of one recipe. Errors: UserError that names what does not fit.
 
     >>> recipe("mini flow_grpo", updates=3, rollout={"group_size": 6}).config.rollout.group_size
     6
@@ -58,33 +56,38 @@ def recipe(*sentence: str, **changes: Any) -> Recipe:
     tree = merge(with_overrides(found.tree, overrides), _plain(changes))
     if unfit := found.complaint(tree):
         raise UserError(f"{' '.join(words)}: {unfit}")
-    return Recipe(tuple(words), checked(Config, tree, " ".join(words)))
+    return Recipe(tuple(words), checked(Config, tree, " ".join(words)), name or name_of(words))
 
 
 def train(
     what: Recipe | str,
     *,
-    rewards: Mapping[str, Reward] | None = None,
+    rewards: Mapping[str, Reward | None] | None = None,
     policy: LoadedPolicy | None = None,
     on_update: OnUpdate | None = None,
     resume: Run | Path | str | None = None,
 ) -> Run:
     """Train a recipe, in a new folder below its `output`; its run, which is also on the disk.
 
-    `rewards` are trained on; those of the recipe are measured still. `policy` is trained in place of the recipe's model, and ends
-    with the final weights. `on_update(metrics)` is called after every update; the run ends there if it returns `STOP`. `resume`
-    goes on with a run folder or a checkpoint. Errors: UserError, which says how to go on where something was trained.
+    `rewards` are trained on; those of the recipe are measured still, but for those that are None here. `policy` is trained in
+    place of the recipe's model, and ends with the final weights. `on_update(metrics)` is called after every update; the run ends
+    there if it returns `STOP`. `resume` goes on with a run folder or a checkpoint.
+
+    Errors: UserError, which says how to go on where something was trained.
     """
     chosen = recipe(what) if isinstance(what, str) else what
     config = chosen.config
     if rewards is not None:
-        config = _changed(config, {"rewards": _measured(config.rewards) | reward_configs(rewards)}, "rewards")
+        trained = reward_configs({label: reward for label, reward in rewards.items() if reward is not None})
+        measured = {label: reward for label, reward in config.rewards.items() if label not in rewards}
+        config = _changed(config, {"rewards": _measured(measured) | trained}, "rewards")
     if policy is not None:
         config = _changed(config, {"policy": policy.config}, "policy")
     if policy is None and isinstance(config.policy, DiffusersConfig) and config.policy.model.startswith(OBJECT):
         policy = DiffusersPolicy(config.policy, seed=config.seed)
     if resume is None:
-        run = train_run(config, Provenance.of(list(chosen.words), config), None, policy, on_update)
+        provenance = replace(Provenance.of(list(chosen.words), config), recipe=chosen.name)
+        run = train_run(config, provenance, None, policy, on_update)
     else:
         before = going_on(resume.path if isinstance(resume, Run) else Path(resume), chosen.name, config)
         run = train_run(before.config, Provenance.load(before.run), before, policy, on_update)
@@ -107,9 +110,7 @@ def _plain(changes: Mapping[str, Any]) -> dict[str, Any]:
     """As a config's tree: sections as mappings, functions and pipelines by their names."""
     tree = {key: value.model_dump() if isinstance(value, Section) else value for key, value in changes.items()}
     if isinstance(rewards := tree.get("rewards"), Mapping):
-        tree["rewards"] = {
-            label: reward_config(label, reward).model_dump(exclude_unset=True) for label, reward in rewards.items()
-        }
+        tree["rewards"] = {label: reward and section_of(label, reward) for label, reward in rewards.items()}
     policy = tree.get("policy")
     if isinstance(policy, Mapping) and isinstance(policy.get("model"), DiffusionPipeline):
         tree["policy"] = {**policy, "model": config_of(policy["model"], {"steps": 1}).model}

@@ -10,6 +10,7 @@ from flowgrpo import __version__
 from flowgrpo.cli._parser import Parser, parse
 from flowgrpo.core.errors import UserError, said, short
 from flowgrpo.core.plugins import nearest
+from flowgrpo.core.threads import wait_politely
 
 COMMANDS = {
     "train": "train a model from a config or shipped recipe",
@@ -30,18 +31,12 @@ COMMANDS = {
 }
 
 
-SPINS = "2000"
-"""How often a thread of GNU OpenMP, with which torch computes, looks for work before it sleeps. Its own 300,000 take the core
-from whatever else runs: beside other busy processes an update of the quickstart takes 14 s with them and 2 to 3 s so, alone
-0.8 s either way. The number of threads and all results stay the same."""
-
-
 CLOSED = 141
 """The exit code when whoever reads the output has closed it (`| head`), as a shell gives it."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    _wait_politely()
+    wait_politely()
     try:
         return _run(sys.argv[1:] if argv is None else argv)
     except UserError as error:
@@ -57,12 +52,6 @@ def main(argv: list[str] | None = None) -> int:
         if error.filename is None:
             raise
         return _fail(f"{short(error.filename)}: {error.strerror}")
-
-
-def _wait_politely() -> None:
-    """Before torch is imported, and unless the user says how threads wait."""
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
 
 
 def _run(argv: list[str]) -> int:

@@ -33,6 +33,10 @@ from flowgrpo.policies import AnyPolicy
 from flowgrpo.sampling.shape import Shape
 
 
+def _named(rewards: Any) -> Any:
+    return {label: reward for label, reward in rewards.items() if reward is not None} if isinstance(rewards, dict) else rewards
+
+
 class Config(Section):
     """A run."""
 
@@ -42,7 +46,8 @@ class Config(Section):
     updates: PositiveInt
     policy: AnyPolicy
     rollout: RolloutConfig
-    rewards: dict[str, RewardConfig] = Field(min_length=1)
+    rewards: Annotated[dict[str, RewardConfig], BeforeValidator(_named)] = Field(min_length=1)
+    """By label; null takes one out that a base has."""
     credit: AnyCredit = Terminal()
     advantage: AdvantageConfig = AdvantageConfig()
     selection: tuple[AnySelection, ...] = ()

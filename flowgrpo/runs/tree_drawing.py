@@ -30,14 +30,15 @@ def draw_tree(run: Path, tree: Row, heading: str = "One group of the last update
     states = "".join(_state(run, n, at[i], i not in parents) for i, n in nodes.items())
     labels = "".join(f"<text class=mid x={TREE_LEFT + column * s} y=16>{s}</text>" for s in range(steps + 1))
     size = f"width={column * steps + TREE_LEFT + 120} height={TREE_TOP + TREE_ROW * (max(rows.values()) + 1):.0f}"
-    inner = " A picture on the way: what its state becomes without further noise, and the reward of that." if valued else ""
+    up, down = ("<span class='key " + side + "'></span>" for side in ("up", "down"))
+    scored = any(node["value"] is not None for node in nodes.values())
+    judged = f", {up}advantage above zero, {down}below, full strength at {largest:.2f}" if scored else ""
+    inner = " A picture on the way: what its state becomes without further noise." if valued else ""
     turns = " <span class='key turn'></span>turning point." if any(n["turning"] for n in nodes.values()) else ""
     return Markup(
         f"<h2>{heading}</h2>"
         f"<p class=prompt>&ldquo;{html.escape(tree['prompt'])}&rdquo;</p>"
-        "<p>From noise (step 0) to pictures with their reward. Solid: stochastic step, "
-        "<span class='key up'></span>advantage above zero, <span class='key down'></span>below, "
-        f"full strength at {largest:.2f}. Dashed: deterministic.{inner}{turns}</p>"
+        f"<p>From noise (step 0) to samples. Solid: stochastic step{judged}. Dashed: deterministic.{inner}{turns}</p>"
         f"<div class=scroll><svg class=tree {size} role=img aria-label='rollout tree of {len(nodes)} states'>"
         f"{labels}{edges}{states}</svg></div>"
     )

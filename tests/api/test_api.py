@@ -16,6 +16,7 @@ from flowgrpo.core.held import hold_code
 from flowgrpo.core.paths import locate
 from flowgrpo.data.prompts import PromptOrder
 from flowgrpo.objective.credit.gain import Gain
+from flowgrpo.objective.credit.terminal import Terminal
 
 CALL = {"height": 32, "width": 32, "guidance_scale": 1.0, "max_sequence_length": 1}
 SMALL = {
@@ -201,3 +202,23 @@ def test_recipes_are_refused_in_a_sentence():
     assert fg.recipe("mini flow_grpo updates=7").config.updates == 7
     half = fg.recipe("mini flow_grpo", rewards={"mine": {"use": bright, "weight": 0.5}})
     assert half.config.rewards["mine"].weight == 0.5
+
+
+def test_a_reward_is_changed_added_and_taken_out():
+    changed = fg.recipe("mini flow_grpo", rewards={"soft": {"weight": 0.5}, "mine": bright}).config.rewards
+    assert (changed["soft"].use, changed["soft"].weight, {*changed}) == ("scene:soft", 0.5, {"soft", "strict", "mine"})
+    alone = fg.recipe("mini flow_grpo", rewards={"soft": None, "strict": None, "mine": bright}, evaluation={"metric": "mine"})
+    assert {*alone.config.rewards} == {"mine"}
+    run = fg.train(small(evaluation=None), rewards={"mine": bright, "strict": None})
+    assert {*run.config.rewards} == {"soft", "mine"} and run.config.rewards["soft"].weight == 0
+
+
+def test_two_versions_of_a_recipe_have_names_of_their_own():
+    runs = [fg.train(small(name=name, credit=credit)) for name, credit in (("one", "terminal"), ("other", Plain()))]
+    assert [recipe.recipe for recipe in fg.compare(runs).recipes] == ["one", "other"]
+    again = fg.train(small(name="one", updates=2), resume=runs[0])
+    assert again.path == runs[0].path and again.summary["updates"] == 2
+
+
+class Plain(Terminal):
+    """As in a notebook cell."""
