@@ -203,6 +203,7 @@ class Training:
         rows = self.processes.once(lambda: run.metrics)
         for row in rows:
             self.sentinels.see(row)
+        self.stopped = self.sentinels.stop
         if self.processes.is_main and (self.sentinels.raised or run.alarms):
             run.save_alarms(self.sentinels.raised)
         if self._evaluates(done) and not any(row["update"] == done - 1 and "reward" not in row for row in rows):
