@@ -102,6 +102,7 @@ def with_site_links(text: str, folder: str) -> str:
     up = "../" * (folder.count("/") + 1) if folder else ""
     text = re.sub(r"\]\((?:\.\./)*assets/([\w-]+\.(?:webp|svg))\)", rf"]({up}assets/\1)", text)
     text = re.sub(r"\]\((?:\.\./)*CONTRIBUTING\.md", f"]({up}contributing.md", text)
+    text = re.sub(r"\]\(((?:\.\./)*notebooks/\w+)\.ipynb\)", r"](\1.md)", text)
     return re.sub(r"\]\(docs/", f"]({up}", text)
 
 
@@ -122,7 +123,7 @@ def notebook_text(notebook: dict[str, Any], name: str) -> str:
 def _cell(cell: dict[str, Any]) -> str:
     source = "".join(cell["source"])
     if cell["cell_type"] == "markdown":
-        return source
+        return re.sub(r"\]\((\w+)\.ipynb\)", r"](\1.md)", source)
     return "\n\n".join([f"```python\n{source}\n```", *(_output(output) for output in cell.get("outputs", []))])
 
 

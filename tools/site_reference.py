@@ -48,7 +48,9 @@ KINDS: dict[str, type[Component]] = {
     "selection": Selection,
     "likelihood": Likelihood,
 }
-BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "min_length": "length >="}
+BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+HUGE = 10**9
+WORDS: dict[Any, str] = {str: "text", int: "whole number", float: "number", bool: "true or false", Any: "any"}
 
 
 def prose(target: Any) -> str:
@@ -67,9 +69,8 @@ def code(value: Any) -> str:
 
 
 def type_text(annotation: Any, metadata: list[Any] | None = None) -> str:
-    """`float > 0`, `"a" or "b"`, `a kernel`."""
+    """`number > 0`, `plain or guard`, `a kernel`."""
     origin, parts = get_origin(annotation), get_args(annotation)
-    bounds = [f" {sign} {getattr(m, key):g}" for m in metadata or [] for key, sign in BOUNDS.items() if hasattr(m, key)]
     if origin is Annotated:
         text = type_text(parts[0], list(parts[1:]))
     elif origin is Literal:
@@ -77,21 +78,35 @@ def type_text(annotation: Any, metadata: list[Any] | None = None) -> str:
     elif origin in (Union, UnionType):
         text = " or ".join("null" if part is NoneType else type_text(part) for part in parts)
     elif origin in (tuple, list):
-        text = f"list of {type_text(parts[0])}" if parts[1:] in ((), (...,)) else f"[{', '.join(map(type_text, parts))}]"
+        text = f"list of {_several(parts[0])}" if parts[1:] in ((), (...,)) else f"[{', '.join(map(type_text, parts))}]"
     elif origin is dict:
-        text = f"mapping to {type_text(parts[1])}"
+        text = f"mapping to {_several(parts[1])}"
     elif isinstance(annotation, type):
         text = _class_text(annotation)
     else:
         text = str(annotation).rpartition(".")[2]
-    return text + "".join(bounds)
+    return text + _bounds(metadata or [])
+
+
+def _bounds(metadata: list[Any]) -> str:
+    """Those of numbers that somebody might meet."""
+    limits = [(sign, getattr(bound, key)) for bound in metadata for key, sign in BOUNDS.items() if hasattr(bound, key)]
+    said = [f"{sign} {limit:,}" for sign, limit in limits if limit < HUGE]
+    return " " + ", ".join(said) if said else ""
+
+
+def _several(annotation: Any) -> str:
+    text = WORDS.get(annotation) or type_text(annotation).removeprefix("a ")
+    if text == "any" or " or " in text:
+        return text.replace("any", "anything")
+    return re.sub(r"^[\w ]+?(?= [<>]|$)", r"\g<0>s", text)
 
 
 def _class_text(annotation: type) -> str:
     kind = next((name for name, base in KINDS.items() if annotation is base), None)
     if kind:
         return f"a {kind}"
-    return "section" if issubclass(annotation, Section) else annotation.__name__
+    return "section" if issubclass(annotation, Section) else WORDS.get(annotation, annotation.__name__)
 
 
 def default_text(field: FieldInfo) -> str:
@@ -261,7 +276,16 @@ def rewards() -> str:
     for name in shipped_rewards():
         _, card = find_reward(name)
         low, high = card.range
-        rows.append([code(name), card.reads or "anything", f"{low:g} to {high:g}", card.better, card.row, card.licence])
+        rows.append(
+            [
+                code(name),
+                card.reads or "anything",
+                f"{low:g} to {high:g}".replace("-inf to inf", "any number"),
+                card.better,
+                card.row,
+                card.licence,
+            ]
+        )
     return table(["reward", "reads", "range", "a higher score means", "prompt rows hold", "licence"], rows)
 
 
@@ -274,7 +298,7 @@ def benchmarks() -> str:
                 count = str(len(benchmark.load(None)))
         except UserError:
             count = "your `--file`"
-        used = ", ".join(code(reward.use or reward.url) for reward in benchmark.rewards.values())
+        used = ", ".join(dict.fromkeys(code(reward.use or reward.url) for reward in benchmark.rewards.values()))
         rows.append([code(name), benchmark.summary, count, str(benchmark.samples_per_prompt), used, benchmark.licence])
     return table(["benchmark", "what", "prompts", "samples of each", "rewards", "licence"], rows)
 

@@ -184,20 +184,20 @@ class Training:
 
     def _restore(self, resume: Resumed) -> None:
         run = self.run
-        found = resume.checkpoint or next(reversed(run.checkpoints), None)
-        if found:
-            tensors, facts = load_state(found, self.trainer.kinds)
+        checkpoint = resume.checkpoint or next(reversed(run.checkpoints), None)
+        if checkpoint:
+            tensors, facts = load_state(checkpoint, self.trainer.kinds)
             try:
                 self.trainer.load(tensors, facts)
             except (ValueError, KeyError) as error:
-                raise damaged(found / "state", found, f"can't be used ({error})") from error
+                raise damaged(checkpoint / "state", checkpoint, f"can't be used ({error})") from error
             self.seconds = facts["seconds"]
         done = self.settled = self.trainer.updates
         if done > self.config.updates:
             raise UserError(f"{run} has {done} updates already, and updates = {self.config.updates}; set updates={done} or more")
         if self.processes.is_main:
             tidy(run.path)
-            set_aside(later for later in run.checkpoints if found and later.name > found.name)
+            set_aside(later for later in run.checkpoints if checkpoint and later.name > checkpoint.name)
             run.rewind_metrics(done)
             run.save_config(self.config)
         rows = self.processes.once(lambda: run.metrics)
@@ -232,12 +232,12 @@ class Training:
     def _update(self) -> None:
         """One update and all that is said of it. The rollout is gone when it ends."""
         start = time.perf_counter()
-        metrics, parts, scored = self.trainer.update()
+        metrics, blocks, scored = self.trainer.update()
         self.seconds += time.perf_counter() - start
         self._watch(metrics)
         self.stopped = self.sentinels.stop or self.processes.once(lambda: self.on_update and self.on_update(metrics)) == STOP
         if self._last(self.trainer.updates) and self.processes.is_main:
-            save_tree(self.run.path, parts[0], scored)
+            save_tree(self.run.path, blocks[0], scored)
         self._record(metrics)
         self.settled = self.trainer.updates
 

@@ -27,7 +27,8 @@ def of_the_task(key):
 
 
 SINCE = dict.fromkeys(("llada-8b/mdpo", "mini-mdlm/mdpo"), (".objective.weight", ".objective.reduce"))
-"""What has been put right."""
+SINCE |= dict.fromkeys(("quickstart", "mini/two_rewards"), (".evaluation.every",))
+"""What has been put right, or is evaluated more often."""
 RENAMED = {f".rollout.plan{inner}.schedule": f".rollout.plan{inner}.pace" for inner in ("", ".window")}
 
 

@@ -14,8 +14,7 @@ from flowgrpo.sampling.levels import Step
 
 
 class Kernel(Component):
-    """What plans and credit know of a law; how it is sampled and scored is the business of its family (`_gaussian`,
-    `_unmasking`)."""
+    """What plans and credit know of a step; how it is sampled and scored is the business of its law (`sampling.laws`)."""
 
     noise_scale: ClassVar[bool] = False
     """Whether steps have a scale of noise that objectives may weigh by."""
