@@ -465,10 +465,9 @@ def test_a_small_run_trains_from_a_first_ratio_of_exactly_one_and_writes_its_rep
     monkeypatch.chdir(tmp_path)
     evaluation = "evaluation={prompts: prompts.txt, metric: digits, steps: 3}"
     config = load_config(written(tmp_path, mdlm), [*RUNS[name], evaluation])
-    summary = train(config, Provenance.of(str(tmp_path / "config.yaml"), config))
-    run = Path(summary["run"])
-    assert summary["updates"] == 2 and (run / "report.html").is_file()
-    found = rows(run)
+    run = train(config, Provenance.of(str(tmp_path / "config.yaml"), config))
+    assert run.summary["updates"] == 2 and (run.path / "report.html").is_file()
+    found = rows(run.path)
     assert len(found) == 2
     assert found[0]["ratio/first_log_abs_max"] <= REPLAYED
     assert all(row["grad_norm"] > 0 for row in found)
@@ -480,7 +479,7 @@ def test_one_update_and_then_another_are_two_updates(mdlm, name, tmp_path, monke
     source = written(tmp_path, mdlm)
     overrides = [*RUNS[name], "optimizer.decay_over=2"]
     configs = [load_config(source, [*overrides, f"updates={count}"]) for count in (2, 1)]
-    whole, half = (Path(train(config, Provenance.of(source, config))["run"]) for config in configs)
+    whole, half = (train(config, Provenance.of(source, config)).path for config in configs)
     rest = resumed(str(half), source, ["updates=2"])
     train(rest.config, Provenance.load(half), rest)
     weights = [next(Run(run).checkpoints[-1].glob("*model.safetensors")).read_bytes() for run in (whole, half)]

@@ -120,7 +120,7 @@ def test_an_update_raises_what_it_climbs_by_what_its_gradient_says(trainer):
         parameter.data.copy_(before[name])
     low = objective(trainer, blocks, scored)
     low.backward()
-    predicted = sum(float((p.grad * (after[name] - before[name])).sum()) for name, p in trainer.weights.parameters.items())
+    predicted = sum((p.grad * (after[name] - before[name])).sum().item() for name, p in trainer.weights.parameters.items())
     assert predicted > 0 and float((high - low).detach()) == pytest.approx(predicted, rel=0.2)
 
 
