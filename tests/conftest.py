@@ -1,6 +1,7 @@
 """Tiny random pipelines of real classes, and a policy over a tiny one that trains in milliseconds."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,11 @@ rounds otherwise where it keeps a graph."""
 
 def assert_replayed(log_prob: Tensor, rolled: Tensor) -> None:
     torch.testing.assert_close(log_prob.detach(), rolled, rtol=REPLAYED, atol=REPLAYED)
+
+
+def interruptible() -> None:
+    """Runs in a child before its program: one that a shell has put into the background is born deaf to interrupts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session", autouse=True)

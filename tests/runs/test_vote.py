@@ -13,6 +13,7 @@ import pytest
 import requests
 from PIL import Image
 
+from conftest import interruptible
 from flowgrpo.cli.main import main
 from flowgrpo.core.errors import UserError
 from flowgrpo.data.media import save_sample
@@ -328,7 +329,8 @@ def test_a_vote_that_can_not_be_written_is_said_on_the_page_and_asked_again(make
 def test_an_interrupt_ends_the_vote_with_its_result(make):
     run = make("a", 1)
     command = [sys.executable, "-m", "flowgrpo", "vote", str(run)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, **pipes, preexec_fn=interruptible)
     url = process.stdout.readline().split()[2].rstrip(";")
     asked = requests.get(url + "next", timeout=10).json()
     requests.post(url + "vote", json={"pair": asked["pair"], "choice": "tie"}, timeout=10)

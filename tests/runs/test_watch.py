@@ -12,6 +12,7 @@ import pytest
 import requests
 from PIL import Image
 
+from conftest import interruptible
 from flowgrpo.cli.main import main
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.pin import write_pin
@@ -206,7 +207,8 @@ def test_watching_from_python_returns_at_once_and_shows_a_link(run):
 
 def test_the_command_ends_with_an_interrupt(run):
     command = [sys.executable, "-m", "flowgrpo", "watch", str(run)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, **pipes, preexec_fn=interruptible)
     url = process.stdout.readline().split()[2].rstrip(";")
     assert "my-run" in requests.get(url, timeout=10).text
     process.send_signal(signal.SIGINT)
