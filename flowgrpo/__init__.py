@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from flowgrpo.core import moved
 from flowgrpo.core.threads import wait_politely
+from flowgrpo.core.version import VERSION
 
-__version__ = "0.2.0"
+__version__ = VERSION
 
 if TYPE_CHECKING:
     from flowgrpo.api.evaluate import compare, evaluate

@@ -22,11 +22,13 @@ from flowgrpo.evaluation.benchmarks.evaluate import Candidate, candidate, with_c
 from flowgrpo.evaluation.benchmarks.evaluate import evaluate as evaluate_candidates
 from flowgrpo.evaluation.benchmarks.report import Report
 from flowgrpo.evaluation.exam import Exam
+from flowgrpo.pages.page import framed
 from flowgrpo.policies.diffusers._policy import PipelineSampler
 from flowgrpo.policies.diffusers._runtime import denoisers
 from flowgrpo.policies.masked._policy import MaskedSampler
 from flowgrpo.runs.compare import Comparison
 from flowgrpo.runs.compare import compare as compare_runs
+from flowgrpo.runs.compare_page import markdown, page
 from flowgrpo.runs.run import Run
 
 Sampled = PipelineSampler | MaskedSampler
@@ -72,10 +74,20 @@ def evaluate(
     return evaluate_candidates(name, exam_of, exam, candidates, _folder(out), command)
 
 
-def compare(runs: Sequence[Run | Path | str]) -> Comparison:
+class RunComparison(Comparison):
+    """Recipes against one another, to print or to look at in a notebook."""
+
+    def __str__(self) -> str:
+        return markdown(self)
+
+    def _repr_html_(self) -> str:
+        return framed(page(self))
+
+
+def compare(runs: Sequence[Run | Path | str]) -> RunComparison:
     """Run folders, or folders of them: held-out gains with intervals, at the end and at equal cost; the first recipe is the
     baseline. Print it, or let a notebook show it. Errors: UserError for runs that can't be compared."""
-    return compare_runs(runs)
+    return RunComparison(**vars(compare_runs([run.path if isinstance(run, Run) else run for run in runs])))
 
 
 def _folder(out: Path | str | None) -> Path:

@@ -6,11 +6,11 @@ import os
 import sys
 from types import ModuleType
 
-from flowgrpo import __version__
 from flowgrpo.cli._parser import Parser, parse
 from flowgrpo.core.errors import UserError, said, short
 from flowgrpo.core.plugins import nearest
 from flowgrpo.core.threads import wait_politely
+from flowgrpo.core.version import VERSION
 
 COMMANDS = {
     "train": "train a model from a config or shipped recipe",
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(argv: list[str]) -> int:
     parser = Parser(prog="flowgrpo", description="Align denoising models with GRPO.")
-    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("--version", action="version", version=VERSION)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     parsers = {name: commands.add_parser(name, help=summary, description=summary) for name, summary in COMMANDS.items()}
     name = argv[0] if argv else ""

@@ -8,11 +8,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from flowgrpo import __version__
 from flowgrpo.core.digests import digest, digest_of
 from flowgrpo.core.held import OBJECT, fingerprint_of, source_of
 from flowgrpo.core.paths import ASSET, locate
 from flowgrpo.core.sources import source_digest, user_module
+from flowgrpo.core.version import VERSION
 
 INSIDE = ("", ".rewards", ".eval", ".assets")
 """The packages of flowgrpo that hold code; an editable install keeps them apart."""
@@ -23,7 +23,7 @@ def this_flowgrpo() -> str:
     """The version of flowgrpo, and a digest of its sources."""
     roots = [Path(str(files(f"flowgrpo{inside}"))) for inside in INSIDE]
     sources = {str(file.relative_to(root.parent)): digest(file) for root in roots for file in root.rglob("*.py")}
-    return f"{__version__} {digest_of(sources)}"
+    return f"{VERSION} {digest_of(sources)}"
 
 
 def named(settings: Any) -> dict[str, str]:

@@ -11,7 +11,7 @@ from flowgrpo.data.prompts import Prompt
 from flowgrpo.evaluation.benchmarks.benchmark import Benchmark
 from flowgrpo.evaluation.exam import Exam
 from flowgrpo.policies import PolicyConfig
-from flowgrpo.runs.run import Run
+from flowgrpo.runs.folder import RunFolder
 from flowgrpo.scoring.identity import identity
 
 WEIGHTS = ("*.safetensors", "*/*.safetensors", "*.json", "*/*.json")
@@ -50,7 +50,7 @@ def weights(checkpoint: Path) -> dict[str, str]:
     """sha256 of each file of weights in a run's checkpoint, and of those that say how they are read."""
     if not checkpoint.is_dir():
         raise UserError(f"{checkpoint}: no such checkpoint folder")
-    if whole := Run(checkpoint).checkpoints:
+    if whole := RunFolder(checkpoint).checkpoints:
         raise UserError(f"{checkpoint} is a run; name one of its checkpoints, such as {whole[-1]}")
     found = {file.relative_to(checkpoint) for pattern in WEIGHTS for file in checkpoint.glob(pattern)}
     own = sorted(file for file in found if file.parent.name not in APART)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from flowgrpo.config.sections import CheckpointConfig
 from flowgrpo.core.errors import NotFinite, UserError
-from flowgrpo.runs.run import PREFIX, Run
+from flowgrpo.runs.folder import PREFIX, RunFolder
 
 
 def update_of(checkpoint: Path) -> int:
@@ -43,7 +43,7 @@ def write_checkpoint(run: Path, update: int, write: Callable[[Path], None]) -> P
 
 def retain(run: Path, config: CheckpointConfig, scores: Mapping[int, float]) -> None:
     """Remove all but the newest and the best checkpoints; `scores` are held-out scores by number of updates."""
-    kept = Run(run).checkpoints
+    kept = RunFolder(run).checkpoints
     newest = {update_of(folder) for folder in kept[-config.keep_last :]}
     scored = [update for update in map(update_of, kept) if update in scores]
     best = sorted(scored, key=lambda update: (scores[update], update), reverse=True)[: config.keep_best]
@@ -82,7 +82,7 @@ def _sync(path: Path) -> None:
 
 
 def _failure(run: Path, final: Path, error: Exception) -> str:
-    whole = Run(run).checkpoints
+    whole = RunFolder(run).checkpoints
     last = f"the last good checkpoint is {whole[-1]}" if whole else "there is no earlier checkpoint"
     return f"{final} could not be written ({error}); {last}; free some space and go on with --resume"
 
@@ -118,7 +118,7 @@ def load_state(checkpoint: Path, kinds: Iterable[str]) -> tuple[dict[str, dict[s
 
 def damaged(file: Path, checkpoint: Path, how: str) -> UserError:
     """The sentence for a checkpoint that can't be read, with the one before it as the way on."""
-    earlier = [folder for folder in Run(checkpoint.parent).checkpoints if folder.name < checkpoint.name]
+    earlier = [folder for folder in RunFolder(checkpoint.parent).checkpoints if folder.name < checkpoint.name]
     way = f"go on from the checkpoint before it with --resume {earlier[-1]}" if earlier else "there is no earlier checkpoint"
     return UserError(f"{file} {how}; {way}")
 

@@ -15,9 +15,7 @@ from flowgrpo.core.errors import UserError
 from flowgrpo.core.intervals import Interval, percentiles, resampled_means, t_interval
 from flowgrpo.core.rounding import gains as gains_of
 from flowgrpo.core.rounding import rounding
-from flowgrpo.pages.page import framed
 from flowgrpo.runs.curve import EVALUATIONS, HELD_OUT, SECONDS, Curve, curve_of, find_runs
-from flowgrpo.runs.run import Run
 
 Word = Literal["better", "worse", "no difference shown"]
 NOT_TRAINING = {"seed", "output", "tracker", "checkpoints", "evaluation"}
@@ -79,20 +77,10 @@ class Comparison:
     equal_seconds: float
     recipes: list[Recipe]
 
-    def __str__(self) -> str:
-        from flowgrpo.runs.compare_page import markdown
 
-        return markdown(self)
-
-    def _repr_html_(self) -> str:
-        from flowgrpo.runs.compare_page import page
-
-        return framed(page(self))
-
-
-def compare(sources: Sequence[Run | str | Path]) -> Comparison:
+def compare(sources: Sequence[str | Path]) -> Comparison:
     """Compare run folders, or folders of them."""
-    runs = [curve_of(run) for run in find_runs([source.path if isinstance(source, Run) else source for source in sources])]
+    runs = [curve_of(run) for run in find_runs(sources)]
     _check_same_exam(runs)
     by_recipe = {name: [run for run in runs if run.recipe == name] for name in dict.fromkeys(run.recipe for run in runs)}
     for seeds in by_recipe.values():

@@ -9,7 +9,7 @@ import numpy as np
 
 from flowgrpo.core.errors import UserError
 from flowgrpo.data.samples import spread
-from flowgrpo.runs.run import Run
+from flowgrpo.runs.folder import RunFolder
 
 EVALUATIONS, SECONDS, HELD_OUT = range(3)
 
@@ -22,7 +22,7 @@ class Curve:
     evaluations and seconds spent on training so far, and the held-out mean.
     """
 
-    run: Run
+    run: RunFolder
     config: dict[str, Any]
     updates: int
     before: np.ndarray
@@ -51,10 +51,10 @@ class Curve:
         return float(np.interp(cost, self.points[:, column], self.points[:, HELD_OUT])) - self.points[0, HELD_OUT]
 
 
-def find_runs(sources: Sequence[str | Path]) -> list[Run]:
+def find_runs(sources: Sequence[str | Path]) -> list[RunFolder]:
     """The run folders that are named or lie in the named folders, each once, in the order of the sources."""
     folders = [log.parent for source in sources for log in _logs(Path(source))]
-    return [Run(folder) for folder in {folder.resolve(): folder for folder in folders}.values()]
+    return [RunFolder(folder) for folder in {folder.resolve(): folder for folder in folders}.values()]
 
 
 def _logs(source: Path) -> list[Path]:
@@ -64,7 +64,7 @@ def _logs(source: Path) -> list[Path]:
     return logs
 
 
-def curve_of(run: Run) -> Curve:
+def curve_of(run: RunFolder) -> Curve:
     """Errors: UserError for a run without held-out evaluations."""
     config = run.settings
     if not run.records("before"):
@@ -85,7 +85,7 @@ def curve_of(run: Run) -> Curve:
     return Curve(run, config, len(training), before, after, np.array(points), by_tag)
 
 
-def _calibration(run: Run) -> tuple[float, float]:
+def _calibration(run: RunFolder) -> tuple[float, float]:
     """What a run spent before its first update."""
     spent = run.calibration or {"network_evaluations": 0.0, "seconds": 0.0}
     return spent["network_evaluations"], spent["seconds"]

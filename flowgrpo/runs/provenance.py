@@ -16,7 +16,7 @@ from flowgrpo.core.identity import named
 from flowgrpo.core.section import checked
 from flowgrpo.core.whole import write_json
 from flowgrpo.data.prompts import digest_of_prompts
-from flowgrpo.runs.run import PREFIX, Run
+from flowgrpo.runs.folder import PREFIX, RunFolder
 from flowgrpo.scoring.identity import identity
 
 MAY_CHANGE = (
@@ -75,7 +75,7 @@ def resumed(where: str, source: Words, overrides: Sequence[str]) -> Resumed:
     the overrides. Errors: UserError that names what may not change.
     """
     name, said = name_of(source), " ".join(words_of(source))
-    path = Path(where) if where else Run.newest(load_config(source, overrides).output, name).path
+    path = Path(where) if where else RunFolder.newest(load_config(source, overrides).output, name).path
     run, _, provenance = _begun(path, name)
     edited = _differences(provenance.sections, json.loads(json.dumps(read_recipe(source).tree)))
     _refuse(run.path, edited, f"in {said}")
@@ -106,10 +106,10 @@ def going_on(path: Path, name: str, config: Config) -> Resumed:
     return Resumed(run.path, config, checkpoint)
 
 
-def _begun(path: Path, name: str) -> tuple[Run, Path | None, Provenance]:
+def _begun(path: Path, name: str) -> tuple[RunFolder, Path | None, Provenance]:
     """The run of a run folder or a checkpoint, that checkpoint, and what the run began from."""
     checkpoint = path if path.name.startswith(PREFIX) else None
-    run = Run(path.parent if checkpoint else path)
+    run = RunFolder(path.parent if checkpoint else path)
     if checkpoint and not checkpoint.is_dir():
         raise UserError(f"{checkpoint}: no such checkpoint; --resume {run} goes on from the last one")
     provenance = Provenance.load(run.path)

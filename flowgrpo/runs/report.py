@@ -15,7 +15,7 @@ from flowgrpo.pages.line_plots import Point, plot
 from flowgrpo.pages.page import Page
 from flowgrpo.pages.pictures import Sample, sample
 from flowgrpo.pages.templates import render
-from flowgrpo.runs.run import Row, Run, When
+from flowgrpo.runs.folder import Row, RunFolder, When
 from flowgrpo.runs.tree_drawing import draw_tree
 
 ROUNDING = 1e-6
@@ -31,7 +31,7 @@ Show = Callable[[Path, Mapping[str, str]], Sample | None]
 """How a sample of a folder gets into the page."""
 
 
-def write_report(run: Run) -> Path:
+def write_report(run: RunFolder) -> Path:
     """Write report.html. What the run folder lacks is left out; only metrics.jsonl is required."""
     if not (run.path / "metrics.jsonl").is_file():
         raise UserError(f"{run} holds no metrics.jsonl, so there is nothing to report")
@@ -40,15 +40,15 @@ def write_report(run: Run) -> Path:
     return report
 
 
-def curves_page(run: Run) -> Page:
+def curves_page(run: RunFolder) -> Page:
     return Page(run.name, render("runs/curves.html.jinja", curves=curves(run.metrics, run.held_out, _watched(run))))
 
 
-def report_page(run: Run) -> str:
+def report_page(run: RunFolder) -> str:
     return render("runs/report.html.jinja", **values(run, "after", run.held_out, sample))
 
 
-def values(run: Run, newest: When, held_out: Row | None, show: Show) -> dict[str, Any]:
+def values(run: RunFolder, newest: When, held_out: Row | None, show: Show) -> dict[str, Any]:
     """What the templates of a run's pages are filled with; `newest` samples are beside those from before.
 
     `held_out` is the run's comparison of before and after, if it is at its end.
@@ -75,7 +75,7 @@ def values(run: Run, newest: When, held_out: Row | None, show: Show) -> dict[str
     }
 
 
-def _index(run: Run, newest: When) -> list[dict[When, Record]]:
+def _index(run: RunFolder, newest: When) -> list[dict[When, Record]]:
     """The held-out prompts of which samples were kept, with what was made before and last."""
     whens: tuple[When, When] = ("before", newest)
     kept = {when: {record.row: record for record in run.records(when) if record.shown} for when in whens}
@@ -83,7 +83,7 @@ def _index(run: Run, newest: When) -> list[dict[When, Record]]:
     return [{when: records[row] for when, records in kept.items() if row in records} for row in rows]
 
 
-def _settings(run: Run) -> Row:
+def _settings(run: RunFolder) -> Row:
     return parse_yaml(run.config_text) or {}
 
 
@@ -130,13 +130,13 @@ def _tags(tags: Mapping[str, Row], rate: bool) -> list[Row]:
     ]
 
 
-def _cards(run: Run, index: Sequence[Mapping[When, Record]], metric: str | None, show: Show) -> list[Row]:
+def _cards(run: RunFolder, index: Sequence[Mapping[When, Record]], metric: str | None, show: Show) -> list[Row]:
     """The greatest changes first."""
     cards = [_card(run, row, metric, show) for row in index]
     return sorted(cards, key=lambda card: -abs(card["change"]))
 
 
-def _card(run: Run, row: Mapping[When, Record], metric: str | None, show: Show) -> Row:
+def _card(run: RunFolder, row: Mapping[When, Record], metric: str | None, show: Show) -> Row:
     first = next(iter(row.values()))
     return {
         "prompt": first.prompt,
@@ -179,13 +179,13 @@ def curves(metrics: Sequence[Row], held_out: Row | None, elsewhere: Sequence[str
     return {"plots": list(filter(None, plots)), "marked": any(marks.values())}
 
 
-def _watched(run: Run) -> list[str]:
+def _watched(run: RunFolder) -> list[str]:
     """The labels of the rewards that sentinels watch."""
     sentinels = _settings(run).get("sentinels") or {}
     return [*sentinels.get("panel", []), *sentinels.get("drift", {})]
 
 
-def _sentinels(run: Run, metrics: Sequence[Row], watched: Sequence[str]) -> Row | None:
+def _sentinels(run: RunFolder, metrics: Sequence[Row], watched: Sequence[str]) -> Row | None:
     """Alarms, and the curves of what is watched."""
     alarms = list(run.alarms.values())
     if not watched and not alarms:
@@ -193,7 +193,7 @@ def _sentinels(run: Run, metrics: Sequence[Row], watched: Sequence[str]) -> Row 
     return {"alarms": alarms, "plots": [plot(label, {"": _series(metrics, f"reward/{label}")}, []) for label in watched]}
 
 
-def _schedule(run: Run) -> list[Markup]:
+def _schedule(run: RunFolder) -> list[Markup]:
     """What the last checkpoint sets the steps of a rollout to, if that was learned; of averaged weights where there are any."""
     learned = [folder / "schedule.json" for folder in run.checkpoints if (folder / "schedule.json").is_file()]
     if not learned:

@@ -21,8 +21,8 @@ from flowgrpo.config.run import Config, load_config
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.whole import write_json
 from flowgrpo.runs.compare import Comparison, compare
+from flowgrpo.runs.folder import RunFolder
 from flowgrpo.runs.provenance import Provenance
-from flowgrpo.runs.run import Run
 
 ALL_PROMPTS = 1_000_000
 NOT_EXAM = {"every", "limit_between", "batch", "pictures"}
@@ -60,12 +60,12 @@ class Trial:
             environment = {**os.environ, "OMP_NUM_THREADS": f"{threads}"}
             return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
 
-    def _runs(self) -> list[Run]:
+    def _runs(self) -> list[RunFolder]:
         """The folders of this trial, oldest first."""
-        runs = [Run(file.parent) for file in sorted((self.out / "runs").glob("*/run.json"))]
+        runs = [RunFolder(file.parent) for file in sorted((self.out / "runs").glob("*/run.json"))]
         return [run for run in runs if run.recipe == self.name and self._made(run)]
 
-    def _made(self, run: Run) -> bool:
+    def _made(self, run: RunFolder) -> bool:
         asked = self.config.model_dump(mode="json")
         return {**run.settings, "output": ""} == {**asked, "output": ""} and Provenance.load(run.path).stands_for(self.config)
 

@@ -10,8 +10,8 @@ from flowgrpo.core.pin import pinned
 from flowgrpo.pages.pictures import linked
 from flowgrpo.pages.site import HOST, Reply, Request, Site, data, page, script
 from flowgrpo.pages.templates import render
+from flowgrpo.runs.folder import Row, RunFolder, When
 from flowgrpo.runs.report import duration, values
-from flowgrpo.runs.run import Row, Run, When
 
 RECENT = 20
 """By so many updates it is estimated how long the others take."""
@@ -19,7 +19,7 @@ FOLLOWED = ("*.json", "*.jsonl", "config.yaml", "samples/*/scores.jsonl", "check
 TYPES = {".png": "image/png", ".webp": "image/webp"}
 
 
-def watch(run: Run, host: str = HOST, port: int = 0) -> Site:
+def watch(run: RunFolder, host: str = HOST, port: int = 0) -> Site:
     """Errors: UserError for what is no run folder, or where the address can't be listened at."""
     return Site(Live(run), host, port)
 
@@ -27,7 +27,7 @@ def watch(run: Run, host: str = HOST, port: int = 0) -> Site:
 class Live:
     """Answers what the page asks. A `version` is of all files that it shows."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: RunFolder) -> None:
         run.settings  # noqa: B018  is it a run folder?
         self.run = run
 
@@ -52,7 +52,7 @@ class Live:
             return data({"error": "the run is writing"}, 503)
 
 
-def body(run: Run) -> str:
+def body(run: RunFolder) -> str:
     """What changes of the page: progress, alarms, curves, the newest samples beside those of the untrained model."""
     progress = _progress(run)
     newest, made = _newest(run)
@@ -62,7 +62,7 @@ def body(run: Run) -> str:
     return render("runs/watch_body.html.jinja", **shown, **progress, title=beside, hint=_hint(run, made))
 
 
-def _newest(run: Run) -> tuple[When, int]:
+def _newest(run: RunFolder) -> tuple[When, int]:
     """Which samples are the newest, and after how many updates: a run that goes on after its end makes some between updates."""
     whens: tuple[When, When] = ("latest", "after")
     updates = {when: (pinned(run.samples(when)) or {}).get("updates", 0) for when in whens}
@@ -70,7 +70,7 @@ def _newest(run: Run) -> tuple[When, int]:
     return newest, updates[newest]
 
 
-def _progress(run: Run) -> Row:
+def _progress(run: RunFolder) -> Row:
     """How far it is, in a sentence, as a share, and whether it goes on."""
     training, updates = run.is_training, run.settings.get("updates") or 0
     rows = [row for row in run.metrics if "reward" in row]
@@ -88,7 +88,7 @@ def _progress(run: Run) -> Row:
     return {"state": state, "sentence": sentence, "share": min(1.0, len(rows) / updates) if updates else 0.0}
 
 
-def _evaluated(run: Run) -> str:
+def _evaluated(run: RunFolder) -> str:
     count = len(run.records("before"))
     return f": {count} samples of the untrained model so far" if count else ""
 
@@ -98,7 +98,7 @@ def _seconds_left(rows: list[Row], updates: int) -> float:
     return median(recent) * (updates - len(rows))
 
 
-def _hint(run: Run, made: int) -> str:
+def _hint(run: RunFolder, made: int) -> str:
     """Why there are no newer samples, and what would make some."""
     evaluation: dict[str, Any] = run.settings.get("evaluation") or {}
     if not evaluation:
@@ -110,7 +110,7 @@ def _hint(run: Run, made: int) -> str:
     return ""
 
 
-def _version(run: Run) -> str:
+def _version(run: RunFolder) -> str:
     stats = [(str(file), file.stat()) for pattern in FOLLOWED for file in sorted(run.path.glob(pattern))]
     return digest_of([run.is_training, *((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats)])
 

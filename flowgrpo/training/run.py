@@ -27,10 +27,11 @@ from flowgrpo.evaluation.held_out import compare, scores_by_label
 from flowgrpo.policies.prompt_check import check_files, tell
 from flowgrpo.policies.protocol import Policy
 from flowgrpo.runs.checkpoint import damaged, load_state, retain, save_state, set_aside, tidy, write_checkpoint
+from flowgrpo.runs.folder import PREFIX, When
 from flowgrpo.runs.model_card import model_card
 from flowgrpo.runs.provenance import Provenance, Resumed
 from flowgrpo.runs.report import write_report
-from flowgrpo.runs.run import PREFIX, Run, When
+from flowgrpo.runs.run import Run
 from flowgrpo.scoring.scorer import Scorer, constant, probe
 from flowgrpo.training.calibration import calibrate, with_levels
 from flowgrpo.training.sentinels import Sentinels, why_idle

@@ -10,7 +10,7 @@ import numpy as np
 
 from flowgrpo.config.sections import RewardConfig, SentinelConfig
 from flowgrpo.core.rounding import rounding
-from flowgrpo.runs.run import Alarm
+from flowgrpo.runs.folder import Alarm
 
 IDLE = "optimizer steps"
 Ends = tuple[np.ndarray, np.ndarray]

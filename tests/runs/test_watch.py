@@ -17,7 +17,8 @@ from flowgrpo.cli.main import main
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.pin import write_pin
 from flowgrpo.data.records import Record, write_records
-from flowgrpo.runs.run import Alarm, Run
+from flowgrpo.runs.folder import Alarm
+from flowgrpo.runs.run import Run
 
 PROMPT = "<img src=x onerror=alert(1)> & more"
 

@@ -310,7 +310,7 @@ def test_output_that_can_not_be_written_is_said_before_anything_is_loaded(run, c
 
 
 def test_runs_of_the_same_second_have_folders_of_their_own(tmp_path, monkeypatch):
-    monkeypatch.setattr("flowgrpo.runs.run.time.strftime", lambda form: "20260101-000000")
+    monkeypatch.setattr("flowgrpo.runs.folder.time.strftime", lambda form: "20260101-000000")
     begun = [Run.begin(str(tmp_path), "a") for _ in range(3)]
     assert [run.name for run in begun] == ["a-20260101-000000", "a-20260101-000000-2", "a-20260101-000000-3"]
     assert {run.recipe for run in begun} == {"a"}

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from flowgrpo import __version__
 from flowgrpo.core.intervals import mean_interval
+from flowgrpo.core.version import VERSION
 from flowgrpo.evaluation.sheet.lines import Line
 from flowgrpo.evaluation.sheet.stream import Judge
 from flowgrpo.scoring.card import Card
@@ -25,7 +25,7 @@ def summarise(lines: Sequence[Line], judge: Judge) -> dict[str, Any]:
         failed = sum(label in line.errors for line in lines)
         rewards[label] = {**_figures(scores_of(lines, label)), "failed": failed, "seconds_per_sample": seconds, **_stated(card)}
     failed = sum(bool(line.errors) for line in lines)
-    return {"samples": len(lines), "failed": failed, "rewards": rewards, "flowgrpo": __version__}
+    return {"samples": len(lines), "failed": failed, "rewards": rewards, "flowgrpo": VERSION}
 
 
 def scores_of(lines: Sequence[Line], label: str) -> np.ndarray:

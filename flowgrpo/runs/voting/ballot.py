@@ -11,7 +11,7 @@ from typing import TypeVar
 from flowgrpo.core.digests import digest, digest_of
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.keys import Key, numpy_generator
-from flowgrpo.runs.run import Run, When
+from flowgrpo.runs.folder import RunFolder, When
 
 T = TypeVar("T")
 UNTRAINED = "untrained"
@@ -59,7 +59,7 @@ class Ballot:
         return {pair.id: pair for pair in self.pairs}
 
 
-def ballot(runs: Sequence[Run]) -> Ballot:
+def ballot(runs: Sequence[RunFolder]) -> Ballot:
     """Of one run, what it makes after training against before; of several, each one's after, and the untrained model's.
 
     All two of them are compared on the prompts and seeds that all have, one such pair after the other, so that whoever stops
@@ -84,7 +84,7 @@ def ballot(runs: Sequence[Run]) -> Ballot:
     return Ballot(tuple(found), differ, len(pairs) - len(differ))
 
 
-def _candidates(runs: Sequence[Run]) -> dict[str, Samples]:
+def _candidates(runs: Sequence[RunFolder]) -> dict[str, Samples]:
     """By name, the untrained model first."""
     names = [run.name for run in runs]
     if twice := [name for name in names if names.count(name) > 1]:
@@ -104,7 +104,7 @@ def _untrained(before: Mapping[str, Samples]) -> dict[str, Samples]:
     return {UNTRAINED if len(firsts) == 1 else f"{UNTRAINED} ({name})": before[name] for name in firsts}
 
 
-def _samples(run: Run, when: When) -> Samples:
+def _samples(run: RunFolder, when: When) -> Samples:
     """Those that were kept. Errors: UserError where there are none."""
     folder, settings = run.samples(when), run.settings
     found = {}

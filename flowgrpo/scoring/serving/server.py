@@ -15,9 +15,9 @@ from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, Positiv
 from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.requests import ClientDisconnect
 
-from flowgrpo import __version__
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.section import Section
+from flowgrpo.core.version import VERSION
 from flowgrpo.scoring.serving.client import bearer
 from flowgrpo.scoring.serving.connection import Connection
 from flowgrpo.scoring.serving.pictures import pixels_of
@@ -106,7 +106,7 @@ class Service:
             protocol=PROTOCOL,
             name=self.reward.name,
             fingerprint=self.reward.fingerprint,
-            version=__version__,
+            version=VERSION,
             arguments=self.reward.arguments,
             limits=self.options.limits,
             load=Load(waiting=self.queue.waiting, **self.load),

@@ -1,0 +1,3 @@
+"""The version of flowgrpo."""
+
+VERSION = "0.2.0"
