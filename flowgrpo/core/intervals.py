@@ -1,9 +1,8 @@
-"""95 % intervals over seeds and prompts. S seeds, N held-out prompts, R resamples."""
+"""95 % intervals over seeds and prompts. S seeds, N held-out prompts, R resamples. scipy is imported where it is used: it is slow."""
 
 from functools import lru_cache
 
 import numpy as np
-from scipy import stats
 
 from flowgrpo.core.keys import numpy_generator
 
@@ -37,6 +36,8 @@ def percentiles(means: np.ndarray) -> Interval:
 
 def mean_interval(values: np.ndarray) -> Interval:
     """Percentile bootstrap of the mean of values [N]. At most DRAWN values are drawn at once, or N."""
+    from scipy import stats
+
     if len(values) == 1:
         return float(values[0]), float(values[0])
     rng, batch = numpy_generator(("bootstrap",)), max(1, DRAWN // len(values))
@@ -50,6 +51,8 @@ def sign_flip_p(differences: np.ndarray) -> float:
     All 2^N signs are tried where they are at most RESAMPLES; of more so many are drawn, and the observed ones count as one of
     the draws, so the p-value is never 0. Sums that differ by rounding alone are equal.
     """
+    from scipy import stats
+
     if len(differences) == 1 or not differences.any():
         return 1.0
     shares = differences / np.abs(differences).sum()
@@ -69,6 +72,8 @@ def sign_flip_p(differences: np.ndarray) -> float:
 
 def t_interval(values: np.ndarray) -> Interval | None:
     """Student's interval of the mean of values [S]; one value has none."""
+    from scipy import stats
+
     if len(values) < 2:
         return None
     half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)

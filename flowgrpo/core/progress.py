@@ -10,5 +10,9 @@ T = TypeVar("T")
 
 
 def bar(items: Sequence[T], phase: str, is_main: bool = True) -> "tqdm[T]":
-    seen = sys.stderr.isatty() or "ipykernel" in sys.modules
-    return tqdm(items, desc=phase, leave=False, disable=not (is_main and seen))
+    return tqdm(items, desc=phase, leave=False, disable=not (is_main and (sys.stderr.isatty() or _in_notebook())))
+
+
+def _in_notebook() -> bool:
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and ipython.get_ipython() is not None
