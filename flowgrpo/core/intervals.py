@@ -1,4 +1,4 @@
-"""95 % intervals over seeds and prompts. S seeds, N held-out prompts, R resamples. scipy is imported where it is used: it is slow."""
+"""95 % intervals over seeds and prompts. S seeds, N held-out prompts, R resamples. scipy, slow to import, comes with the first."""
 
 from functools import lru_cache
 
