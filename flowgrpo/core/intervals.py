@@ -1,4 +1,4 @@
-"""95 % intervals over seeds and prompts. S seeds, N held-out prompts, R resamples. scipy, slow to import, comes with the first."""
+"""95 % intervals over seeds and prompts. S seeds, N held-out prompts, R resamples. scipy is slow to import, so it comes late."""
 
 from functools import lru_cache
 
