@@ -13,7 +13,6 @@ from torch import Tensor
 from flowgrpo.api.load import LoadedPolicy
 from flowgrpo.config.sections import RewardConfig, RolloutConfig
 from flowgrpo.core.errors import UserError
-from flowgrpo.core.keys import numpy_generator
 from flowgrpo.core.section import checked
 from flowgrpo.data.prompts import Prompt, load_prompts
 from flowgrpo.data.samples import Samples
@@ -62,10 +61,16 @@ class Tree:
         advantage: AdvantageConfig | None = None,
         weights: Mapping[str, float] | None = None,
     ) -> Scored:
-        """Advantages [P, N], and what else the trainer makes of rewards [P x leaves] by label; weights are 1 where not given."""
+        """Advantages [P, N], and what else the trainer makes of rewards [P x leaves] by label; weights are 1 where not given.
+
+        Errors: UserError for rewards of another length.
+        """
         weighted = {label: RewardConfig(use=label, weight=(weights or {}).get(label, 1.0)) for label in rewards}
         leaves = len(self.shape.leaves)
         groups: dict[int, Group] = {}
+        for label, values in rewards.items():
+            if len(values) != len(self.prompts) * leaves:
+                raise UserError(f"'{label}' has {len(values)} rewards, and the tree has {len(self.prompts) * leaves} samples")
         for rows, block in zip(self.rows, self.blocks, strict=True):
             places = [row * leaves + leaf for row in rows for leaf in range(leaves)]
             scores = {label: np.asarray(values, np.float64)[places] for label, values in rewards.items()}
@@ -119,7 +124,7 @@ def rollout(
     steps = policy.config.steps
     if complaint := config.complaint(steps):
         raise UserError(complaint)
-    shape = config.plan.shape(steps, group_size, update, numpy_generator((seed, "plan", update)))
+    shape = config.shape(steps, update, (seed, "plan", update))
     if refusal := policy.config.refusal(shape):
         raise UserError(refusal)
     rollouts = Rollouts(policy, config, policy.config.batch_key)

@@ -23,7 +23,7 @@ from flowgrpo.config.sections import (
     SentinelConfig,
 )
 from flowgrpo.core.errors import user_code
-from flowgrpo.core.keys import Key, numpy_generator
+from flowgrpo.core.keys import Key
 from flowgrpo.core.section import Section
 from flowgrpo.objective import AdvantageConfig, ObjectiveConfig
 from flowgrpo.objective.credit import AnyCredit
@@ -99,8 +99,7 @@ class Config(Section):
 
     def shape(self, update: int = 0, draw: Key | None = None) -> Shape:
         """The shape of each group of an update. `draw` keys what the plan draws, where that is not what training draws."""
-        rng = numpy_generator((self.seed, *(draw or ("plan", update))))
-        return self.rollout.plan.shape(self.policy.steps, self.rollout.group_size, update, rng)
+        return self.rollout.shape(self.policy.steps, update, (self.seed, *(draw or ("plan", update))))
 
     def with_plan(self, **changes: Any) -> "Config":
         """The same with another plan, not checked."""

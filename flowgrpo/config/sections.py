@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from flowgrpo.core.keys import Key, numpy_generator
 from flowgrpo.core.plugins import nearest
 from flowgrpo.core.section import Section
 from flowgrpo.objective.credit.gain import Gain
@@ -101,6 +102,10 @@ class RolloutConfig(Section):
     @property
     def samples_per_update(self) -> int:
         return self.prompts_per_update * self.group_size
+
+    def shape(self, steps: int, update: int, key: Key) -> Shape:
+        """Of each group of an update; `key` is of what the plan draws."""
+        return self.plan.shape(steps, self.group_size, update, numpy_generator(key))
 
     def complaint(self, steps: int) -> str | None:
         """Why there can't be rollouts of this many steps, or None."""

@@ -101,6 +101,8 @@ def test_a_rollout_is_the_one_that_training_makes():
     assert run.metrics[0]["advantage/std"] == pytest.approx(scored.advantage[:, trained].std(), rel=1e-5)
     batches = list(tree.batches(scored))
     assert sum(len(advantage) for _, advantage in batches) == len(trained) * 2
+    with pytest.raises(fg.UserError, match="'strict' has 9 rewards, and the tree has 8 samples"):
+        tree.assess({"strict": [0.0] * 9})
     page = tree.plot(scored)._repr_html_()
     assert "Group 0 of 2" in page and "iframe" in page
 
