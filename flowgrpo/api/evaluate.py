@@ -3,26 +3,25 @@
 import tempfile
 from collections.abc import Mapping, Sequence
 from copy import copy
-from hashlib import sha256
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
 
 from flowgrpo.api.load import LoadedPolicy
 from flowgrpo.api.rewards import Rewards, reward_configs
-from flowgrpo.config.source import BATCH, read_source
-from flowgrpo.core.digests import digest_of
+from flowgrpo.config.source import BATCH, Source, read_source
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.held import OBJECT
 from flowgrpo.core.whole import require_writable
-from flowgrpo.data.samples import spread
 from flowgrpo.evaluation.benchmarks.benchmark import Benchmark
 from flowgrpo.evaluation.benchmarks.catalogue import find_benchmark, measuring, name_of
-from flowgrpo.evaluation.benchmarks.evaluate import Candidate, candidate, with_call
+from flowgrpo.evaluation.benchmarks.evaluate import Candidate, candidate, exam_of, with_call
 from flowgrpo.evaluation.benchmarks.evaluate import evaluate as evaluate_candidates
 from flowgrpo.evaluation.benchmarks.report import Report
-from flowgrpo.evaluation.exam import Exam
 from flowgrpo.pages.page import framed
+from flowgrpo.policies import PolicyConfig
+from flowgrpo.policies._weights import digest_of_weights
 from flowgrpo.policies.diffusers._policy import PipelineSampler
 from flowgrpo.policies.diffusers._runtime import denoisers
 from flowgrpo.policies.masked._policy import MaskedSampler
@@ -47,31 +46,30 @@ def evaluate(
     limit: int | None = None,
     seed: int = 0,
     steps: int | None = None,
-    batch: int = BATCH,
+    batch: int | None = None,
     file: Path | str | None = None,
     out: Path | str | None = None,
 ) -> Report:
     """Models on the same prompts and seeds, each compared with the first; print the report, or let a notebook show it.
 
     `benchmark` is a shipped name (`flowgrpo eval` lists them) or an object. `rewards` are measured besides. `limit` takes so many
-    of the prompts, at even distances; `steps` are the benchmark's own, else the first model's. `out` is a folder for scores,
-    pictures and report.html, where the same call goes on after an interruption.
+    of the prompts, at even distances. Without `steps` and `batch` they are those of the first model's held-out evaluation, as for
+    `flowgrpo eval`, or of a policy's rollouts; a benchmark may have steps of its own. `out` is a folder for scores, pictures and
+    report.html, where the same call goes on after an interruption.
     """
-    exam_of = find_benchmark(benchmark) if isinstance(benchmark, str) else benchmark
-    exam_of = measuring(exam_of, reward_configs(rewards) if rewards else {}, [])
-    candidates = {name: _candidate(model, exam_of) for name, model in _named(models).items()}
-    base = next(iter(candidates.values())).policy
-    exam = Exam(
-        prompts=spread(exam_of.load(Path(file) if file else None), limit),
-        steps=exam_of.steps or steps or base.steps,
-        seed=seed,
-        batch=batch,
-        batch_key=base.batch_key,
-        samples_per_prompt=exam_of.samples_per_prompt,
-    )
-    name = name_of(benchmark) if isinstance(benchmark, str) else "benchmark"
-    command = ["flowgrpo.evaluate", name, *candidates]
-    return evaluate_candidates(name, exam_of, exam, candidates, _folder(out), command)
+    asked = find_benchmark(benchmark) if isinstance(benchmark, str) else benchmark
+    asked = measuring(asked, reward_configs(rewards) if rewards else {}, [])
+    if steps and asked.steps not in (None, steps):
+        raise UserError(f"the benchmark has {asked.steps} steps of its own; leave out steps = {steps}")
+    if limit is not None and limit < 1:
+        raise UserError(f"limit = {limit} leaves no prompt; it must be at least 1")
+    named = _named(models)
+    sources = {name: _source(model) for name, model in named.items()}
+    candidates = {name: _candidate(model, with_call(sources[name].policy, asked)) for name, model in named.items()}
+    first = next(iter(sources.values()))
+    exam = exam_of(asked, replace(first, steps=steps or first.steps), Path(file) if file else None, limit, seed, batch)
+    called = name_of(benchmark) if isinstance(benchmark, str) else "benchmark"
+    return evaluate_candidates(called, asked, exam, candidates, _folder(out), ["flowgrpo.evaluate", called, *candidates])
 
 
 class RunComparison(Comparison):
@@ -118,23 +116,31 @@ def _name(model: Model) -> str:
     return said.removeprefix(OBJECT).rstrip("/").split("/")[-1].replace(":", "-")
 
 
-def _candidate(model: Model, benchmark: Benchmark) -> Candidate:
+def _source(model: Model) -> Source:
+    """Its policy, and how it makes samples where nothing else is said."""
     if isinstance(model, Run):
-        return candidate(with_call(model.config.policy, benchmark), model.weights)
+        return read_source(str(model.path / "config.yaml"), [])
     if isinstance(model, str | Path):
-        return candidate(with_call(read_source(str(model), []).policy, benchmark))
-    config, seen = with_call(model.config, benchmark), copy(model)
-    vars(seen)["config"] = config
-    return Candidate(config, lambda: seen, {"weights": _fingerprint(model)})
+        return read_source(str(model), [])
+    return Source(model.config, model.config.steps, BATCH)
 
 
-def _fingerprint(model: LoadedPolicy | Sampled) -> str:
-    """Of what may have been trained of it."""
+def _candidate(model: Model, policy: PolicyConfig) -> Candidate:
+    """With this policy, the benchmark's call in it."""
+    if isinstance(model, Run):
+        return candidate(policy, model.weights)
+    if isinstance(model, str | Path):
+        return candidate(policy)
+    seen = copy(model)
+    vars(seen)["config"] = policy
+    return Candidate(policy, lambda: seen, {"weights": digest_of_weights(_weights(model))})
+
+
+def _weights(model: LoadedPolicy | Sampled) -> Mapping[str, Tensor]:
+    """What may have been trained of it."""
     if isinstance(model, LoadedPolicy):
-        weights: Mapping[str, Tensor] = model.trainable()
-    elif isinstance(model, PipelineSampler):
+        return model.trainable()
+    if isinstance(model, PipelineSampler):
         parts = {name: part.state_dict() for name, part in denoisers(model.pipe).items()}
-        weights = {f"{name}.{key}": value for name, state in parts.items() for key, value in state.items()}
-    else:
-        weights = model.model.state_dict()
-    return digest_of({name: sha256(w.detach().cpu().float().numpy().tobytes()).hexdigest() for name, w in weights.items()})
+        return {f"{name}.{key}": value for name, state in parts.items() for key, value in state.items()}
+    return model.model.state_dict()

@@ -15,6 +15,7 @@ from flowgrpo.config.sections import RewardConfig, RolloutConfig
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.section import checked
 from flowgrpo.data.prompts import Prompt, load_prompts
+from flowgrpo.data.prompts import prompts_of as rows_of
 from flowgrpo.data.samples import Samples
 from flowgrpo.objective import AdvantageConfig
 from flowgrpo.objective.credit import Credit
@@ -88,6 +89,8 @@ class Tree:
 
     def plot(self, scored: Scored | None = None, group: int = 0) -> Page:
         """A group from noise to samples; with what `assess` said, its rewards and advantages too."""
+        if group not in range(len(self.prompts)):
+            raise UserError(f"there is no group {group}; the tree has {len(self.prompts)}, counted from 0")
         number, rows = next((i, rows) for i, rows in enumerate(self.rows) if group in rows)
         with tempfile.TemporaryDirectory() as folder:
             tree = drawable(Path(folder), self.blocks[number], rows.index(group), scored, group)
@@ -136,7 +139,11 @@ def prompts_of(prompts: Prompts) -> list[Prompt]:
     """Texts, numbered from 0; rows as they are; or what a source holds."""
     if isinstance(prompts, str):
         return load_prompts(prompts)
-    rows = [Prompt(i, row, {"prompt": row}) if isinstance(row, str) else row for i, row in enumerate(prompts)]
+    texts = rows_of([{"prompt": row} for row in prompts if not isinstance(row, Prompt)], "prompts", Path())
+    rows = [row for row in prompts if isinstance(row, Prompt)]
+    if rows and texts:
+        raise UserError("prompts are texts, which are numbered from 0, or rows of load_prompts, not both")
+    rows = rows or texts
     if not rows:
         raise UserError("there is no prompt; pass at least one text")
     if len({row.index for row in rows}) < len(rows):

@@ -11,7 +11,6 @@ import numpy as np
 from flowgrpo.api.rewards import Rewards, reward_configs
 from flowgrpo.core.intervals import Interval, mean_interval
 from flowgrpo.data.samples import Samples
-from flowgrpo.evaluation.sheet.lines import known_lines
 from flowgrpo.evaluation.sheet.score import score as score_files
 from flowgrpo.pages.tables import markdown_table
 from flowgrpo.scoring.scorer import Scorer
@@ -78,7 +77,5 @@ def score(samples: Samples | Path | str, rewards: Rewards, prompts: str | None =
     if isinstance(samples, Samples):
         return Scores(Scorer(configs)(samples))
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(out or folder)
-        score_files(str(samples), prompts, configs, place, batch=16)
-        lines = list(known_lines(place.resolve()).values())
+        _, lines = score_files(str(samples), prompts, configs, Path(out or folder), batch=16)
     return Scores({label: np.array([line.scores.get(label, np.nan) for line in lines]) for label in configs})

@@ -15,6 +15,7 @@ from flowgrpo.config.sections import RewardConfig
 from flowgrpo.config.tree import merge, with_overrides
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.held import OBJECT
+from flowgrpo.core.plugins import nearest
 from flowgrpo.core.section import Section, checked
 from flowgrpo.policies.diffusers import DiffusersConfig
 from flowgrpo.policies.diffusers._policy import DiffusersPolicy, config_of
@@ -78,6 +79,8 @@ def train(
     chosen = recipe(what) if isinstance(what, str) else what
     config = chosen.config
     if rewards is not None:
+        if absent := [label for label, reward in rewards.items() if reward is None and label not in config.rewards]:
+            raise UserError(f"the recipe has no reward '{absent[0]}' to take out ({nearest(absent[0], config.rewards)})")
         trained = reward_configs({label: reward for label, reward in rewards.items() if reward is not None})
         measured = {label: reward for label, reward in config.rewards.items() if label not in rewards}
         config = _changed(config, {"rewards": _measured(measured) | trained}, "rewards")

@@ -3,8 +3,7 @@
 import argparse
 
 from flowgrpo.cli._numbers import port
-
-HOST = "127.0.0.1"
+from flowgrpo.pages.site import HOST
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

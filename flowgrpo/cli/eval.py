@@ -53,24 +53,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace, source: Source, settings: list[str]) -> int:
-    from flowgrpo.data.samples import spread
     from flowgrpo.evaluation.benchmarks.catalogue import find_benchmark, measuring, name_of
-    from flowgrpo.evaluation.benchmarks.evaluate import BASE, candidate, evaluate, with_call
+    from flowgrpo.evaluation.benchmarks.evaluate import BASE, candidate, evaluate, exam_of, with_call
     from flowgrpo.evaluation.benchmarks.report import last_line, markdown
-    from flowgrpo.evaluation.exam import Exam
     from flowgrpo.evaluation.pins import names_of
 
     benchmark, name = find_benchmark(arguments.benchmark), name_of(arguments.benchmark)
     benchmark = measuring(benchmark, chosen_rewards(arguments.rewards), settings)
-    exam = Exam(
-        prompts=spread(benchmark.load(Path(arguments.file) if arguments.file else None), arguments.limit),
-        steps=benchmark.steps or source.steps,
-        seed=arguments.seed,
-        batch=arguments.batch or source.batch,
-        batch_key=source.policy.batch_key,
-        samples_per_prompt=benchmark.samples_per_prompt,
-        keep=arguments.keep,
-    )
+    file = Path(arguments.file) if arguments.file else None
+    exam = exam_of(benchmark, source, file, arguments.limit, arguments.seed, arguments.batch, arguments.keep)
     trained = names_of([Path(folder) for folder in arguments.checkpoint])
     out = require_writable(arguments.out or f"evals/{name}-{_called(arguments.source)}", "--out")
     policy = with_call(source.policy, benchmark)

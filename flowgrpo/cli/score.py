@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not rewards:
         raise UserError("--rewards names no reward")
     try:
-        facts = score(arguments.source, arguments.prompts, rewards, require_writable(arguments.out, "--out"), arguments.batch)
+        facts, _ = score(arguments.source, arguments.prompts, rewards, require_writable(arguments.out, "--out"), arguments.batch)
     except KeyboardInterrupt as error:
         raise UserError("interrupted; the same command goes on") from error
     print(_table(facts))

@@ -24,6 +24,7 @@ from flowgrpo.config.sections import (
 )
 from flowgrpo.core.errors import user_code
 from flowgrpo.core.keys import Key
+from flowgrpo.core.plugins import nearest
 from flowgrpo.core.section import Section
 from flowgrpo.objective import AdvantageConfig, ObjectiveConfig
 from flowgrpo.objective.credit import AnyCredit
@@ -33,8 +34,11 @@ from flowgrpo.policies import AnyPolicy
 from flowgrpo.sampling.shape import Shape
 
 
-def _named(rewards: Any) -> Any:
-    return {label: reward for label, reward in rewards.items() if reward is not None} if isinstance(rewards, dict) else rewards
+def _there(rewards: Any) -> Any:
+    if isinstance(rewards, dict) and (absent := [label for label, reward in rewards.items() if reward is None]):
+        known = rewards.keys() - {*absent}
+        raise ValueError(f"'{absent[0]}' is null, and there is no such reward to take out ({nearest(str(absent[0]), known)})")
+    return rewards
 
 
 class Config(Section):
@@ -46,7 +50,7 @@ class Config(Section):
     updates: PositiveInt
     policy: AnyPolicy
     rollout: RolloutConfig
-    rewards: Annotated[dict[str, RewardConfig], BeforeValidator(_named)] = Field(min_length=1)
+    rewards: Annotated[dict[str, RewardConfig], BeforeValidator(_there)] = Field(min_length=1)
     """By label; null takes one out that a base has."""
     credit: AnyCredit = Terminal()
     advantage: AdvantageConfig = AdvantageConfig()

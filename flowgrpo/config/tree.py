@@ -17,10 +17,12 @@ NAMES = ("use", "url", "reward", "judge", "detector")
 
 def merge(base: dict[str, Any], over: dict[str, Any], at: KeyPath = ()) -> dict[str, Any]:
     """`over` on top of `base`, section by section; a section with another `type` replaces the base's whole, and a reward of
-    another name takes over none of the `arguments`.
+    another name takes over none of the `arguments`. A reward that is null is taken out.
     """
     merged = dict(base)
     for key, value in over.items():
+        if _takes_out(merged, at, key, value):
+            continue
         below = base.get(key)
         if isinstance(below, dict) and isinstance(value, dict) and value.get("type", below.get("type")) == below.get("type"):
             here = (*at, key)
@@ -29,6 +31,11 @@ def merge(base: dict[str, Any], over: dict[str, Any], at: KeyPath = ()) -> dict[
         else:
             merged[key] = value
     return merged
+
+
+def _takes_out(section: dict[str, Any], where: KeyPath, key: str, value: Any) -> bool:
+    """Whether null stands for a reward of the section, which is gone then; `where` is the section's place."""
+    return value is None and tuple(where) == ("rewards",) and section.pop(key, None) is not None
 
 
 def without(tree: dict[str, Any], *keys: str) -> dict[str, Any]:
@@ -62,9 +69,11 @@ def _override(tree: dict[str, Any], override: str) -> None:
         if not isinstance(tree, dict):
             raise UserError(f"override '{override}': '{section}' is not a section")
     try:
-        tree[key] = parse_yaml(text)
+        value = parse_yaml(text)
     except yaml.YAMLError as error:
         raise UserError(f"override '{short(override)}': the value is not valid YAML ({yaml_says(error)})") from error
+    if not _takes_out(tree, tuple(sections), key, value):
+        tree[key] = value
 
 
 class _Loader(yaml.SafeLoader):

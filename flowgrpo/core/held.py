@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable
 from functools import cache
+from types import CodeType
 from typing import Any
 
 from flowgrpo.core.digests import digest_of
@@ -45,10 +46,15 @@ def _stated(target: Callable) -> Any:
     """What tells code from other code: its source, or where there is none its bytecode; and what it carries with it."""
     if inspect.isfunction(target):
         cells = [cell.cell_contents for cell in target.__closure__ or ()]
-        return [source_of(target, target.__code__.co_code.hex()), target.__defaults__, target.__kwdefaults__, cells]
+        return [source_of(target) or _bytecode(target.__code__), target.__defaults__, target.__kwdefaults__, cells]
     if inspect.ismethod(target):
         return [_stated(target.__func__), _stated_object(target.__self__)]
     return source_of(target, repr(target)) if inspect.isclass(target) else _stated_object(target)
+
+
+def _bytecode(code: CodeType) -> list[Any]:
+    inner = [_bytecode(constant) if isinstance(constant, CodeType) else repr(constant) for constant in code.co_consts]
+    return [code.co_code.hex(), code.co_names, inner]
 
 
 def _stated_object(target: Any) -> Any:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -16,6 +17,7 @@ from flowgrpo.core.errors import UserError
 
 HOST = "127.0.0.1"
 """This machine only."""
+TYPES = {".png": "image/png", ".webp": "image/webp"}
 LARGEST = 2**16
 """Bytes of what a page may send."""
 HEADERS = {
@@ -45,6 +47,11 @@ def script(text: str) -> Reply:
 
 def data(value: Any, status: int = 200) -> Reply:
     return Reply(json.dumps(value).encode(), "application/json", status)
+
+
+def picture(path: Path) -> Reply | None:
+    """A picture or clip as `save_sample` writes them; None for anything else, and for a file that is gone."""
+    return Reply(path.read_bytes(), TYPES[path.suffix]) if path.suffix in TYPES and path.is_file() else None
 
 
 @dataclass(frozen=True)

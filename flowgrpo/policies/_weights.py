@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from hashlib import sha256
 from typing import Any, Protocol
 
 import torch
@@ -9,6 +10,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
+from flowgrpo.core.digests import digest_of
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.keys import seed_of
 from flowgrpo.core.signals import uninterrupted
@@ -106,3 +108,12 @@ def put(parameters: Iterable[nn.Parameter], values: Iterable[torch.Tensor]) -> N
     with uninterrupted():
         for parameter, value in zip(parameters, values, strict=True):
             parameter.data = value
+
+
+def digest_of_weights(weights: Mapping[str, torch.Tensor]) -> str:
+    """Of named tensors, by their bytes; one of them at a time is in main memory."""
+    return digest_of({name: sha256(_bytes(weight)).hexdigest() for name, weight in weights.items()})
+
+
+def _bytes(weight: torch.Tensor) -> bytes:
+    return weight.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes()

@@ -81,6 +81,8 @@ class Comparison:
 def compare(sources: Sequence[str | Path]) -> Comparison:
     """Compare run folders, or folders of them."""
     runs = [curve_of(run) for run in find_runs(sources)]
+    if not runs:
+        raise UserError("there is no run to compare; name run folders or folders of them")
     _check_same_exam(runs)
     by_recipe = {name: [run for run in runs if run.recipe == name] for name in dict.fromkeys(run.recipe for run in runs)}
     for seeds in by_recipe.values():

@@ -9,7 +9,7 @@ alarms.json         what its sentinels have said
 samples/WHEN/       held-out samples and their scores.jsonl; WHEN is before, latest (between updates) or after
 samples/tree/, tree.json    a group of the last update
 held_out.json       before and after, compared
-    summary.json        the last line that `flowgrpo train` prints
+summary.json        the last line that `flowgrpo train` prints
 checkpoint-N/       weights in the model's own format, and the state of the trainer
 report.html
 """

@@ -33,18 +33,23 @@ Show = Callable[[Path, Mapping[str, str]], Sample | None]
 
 def write_report(run: RunFolder) -> Path:
     """Write report.html. What the run folder lacks is left out; only metrics.jsonl is required."""
-    if not (run.path / "metrics.jsonl").is_file():
-        raise UserError(f"{run} holds no metrics.jsonl, so there is nothing to report")
     report = run.path / "report.html"
     write_text(report, report_page(run))
     return report
 
 
+def _require_metrics(run: RunFolder) -> None:
+    if not (run.path / "metrics.jsonl").is_file():
+        raise UserError(f"{run} holds no metrics.jsonl, so there is nothing to report")
+
+
 def curves_page(run: RunFolder) -> Page:
+    _require_metrics(run)
     return Page(run.name, render("runs/curves.html.jinja", curves=curves(run.metrics, run.held_out, _watched(run))))
 
 
 def report_page(run: RunFolder) -> str:
+    _require_metrics(run)
     return render("runs/report.html.jinja", **values(run, "after", run.held_out, sample))
 
 

@@ -1,14 +1,13 @@
 """A run while it trains, as a page that follows it."""
 
 from importlib.resources import files
-from pathlib import Path
 from statistics import median
 from typing import Any, get_args
 
 from flowgrpo.core.digests import digest_of
 from flowgrpo.core.pin import pinned
 from flowgrpo.pages.pictures import linked
-from flowgrpo.pages.site import HOST, Reply, Request, Site, data, page, script
+from flowgrpo.pages.site import HOST, Reply, Request, Site, data, page, picture, script
 from flowgrpo.pages.templates import render
 from flowgrpo.runs.folder import Row, RunFolder, When
 from flowgrpo.runs.report import duration, values
@@ -16,7 +15,6 @@ from flowgrpo.runs.report import duration, values
 RECENT = 20
 """By so many updates it is estimated how long the others take."""
 FOLLOWED = ("*.json", "*.jsonl", "config.yaml", "samples/*/scores.jsonl", "checkpoint-*")
-TYPES = {".png": "image/png", ".webp": "image/webp"}
 
 
 def watch(run: RunFolder, host: str = HOST, port: int = 0) -> Site:
@@ -40,7 +38,7 @@ class Live:
             case ["state"]:
                 return self._state(request.query)
             case ["samples", when, name] if when in get_args(When):
-                return _file(self.run.path / "samples" / when / name)
+                return picture(self.run.path / "samples" / when / name)
         return None
 
     def _state(self, known: str) -> Reply:
@@ -113,7 +111,3 @@ def _hint(run: RunFolder, made: int) -> str:
 def _version(run: RunFolder) -> str:
     stats = [(str(file), file.stat()) for pattern in FOLLOWED for file in sorted(run.path.glob(pattern))]
     return digest_of([run.is_training, *((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats)])
-
-
-def _file(path: Path) -> Reply | None:
-    return Reply(path.read_bytes(), TYPES[path.suffix]) if path.suffix in TYPES and path.is_file() else None

@@ -236,7 +236,9 @@ class Training:
         metrics, blocks, scored = self.trainer.update()
         self.seconds += time.perf_counter() - start
         self._watch(metrics)
-        self.stopped = self.sentinels.stop or self.processes.once(lambda: self.on_update and self.on_update(metrics)) == STOP
+        self.stopped = self.sentinels.stop
+        if self.on_update is not None:
+            self.stopped |= self.processes.once(partial(self.on_update, metrics)) == STOP
         if self._last(self.trainer.updates) and self.processes.is_main:
             save_tree(self.run.path, blocks[0], scored)
         self._record(metrics)

@@ -5,6 +5,7 @@ import importlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import flowgrpo as fg
 from flowgrpo.core.held import hold_code
 from flowgrpo.core.paths import locate
 from flowgrpo.data.prompts import PromptOrder
+from flowgrpo.evaluation.benchmarks.catalogue import find_benchmark
 from flowgrpo.objective.credit.gain import Gain
 from flowgrpo.objective.credit.terminal import Terminal
 
@@ -224,3 +226,38 @@ def test_two_versions_of_a_recipe_have_names_of_their_own():
 
 class Plain(Terminal):
     """As in a notebook cell."""
+
+
+def test_a_model_is_evaluated_in_as_many_steps_as_on_the_command_line():
+    free = replace(find_benchmark("mini_scenes"), steps=None)
+    run = fg.train(small(evaluation={"limit": 4, "steps": 4}))
+    models = {"quickstart": 5, run: 4, run.path / "config.yaml": 4, fg.load_policy("mini"): 3}
+    assert [fg.evaluate(free, [model], limit=1).exam.steps for model in models] == list(models.values())
+    assert fg.evaluate(free, [run], limit=1, steps=2).exam.steps == 2
+    with pytest.raises(fg.UserError, match="the benchmark has 5 steps of its own; leave out steps = 2"):
+        fg.evaluate("mini_scenes", [run], steps=2)
+    with pytest.raises(fg.UserError, match="limit = 0 leaves no prompt"):
+        fg.evaluate("mini_scenes", [run], limit=0)
+
+
+def test_what_is_not_there_is_refused_in_a_sentence():
+    policy = fg.load_policy("mini")
+    with pytest.raises(fg.UserError, match="there is no group 9; the tree has 1"):
+        fg.rollout(policy, ["a"], group_size=2).plot(group=9)
+    with pytest.raises(fg.UserError, match="the prompt is missing or empty"):
+        fg.rollout(policy, [""], group_size=2)
+    with pytest.raises(fg.UserError, match="nothing to report"):
+        fg.Run("nowhere").plot()
+    with pytest.raises(fg.UserError, match="there is no run to compare"):
+        fg.compare([])
+    with pytest.raises(fg.UserError, match=r"'sotf' is null, and there is no such reward to take out \(did you mean 'soft'"):
+        fg.recipe("mini flow_grpo rewards.sotf=null")
+    with pytest.raises(fg.UserError, match="'sotf' is null, and there is no such reward"):
+        fg.recipe("mini flow_grpo", rewards={"sotf": None})
+    with pytest.raises(fg.UserError, match="the recipe has no reward 'sotf' to take out"):
+        fg.train(small(), rewards={"mine": bright, "sotf": None})
+
+
+def test_code_without_a_source_differs_by_its_constants():
+    one, other = (eval(f"lambda samples: {factor} * samples.images.mean((1, 2, 3))") for factor in (1.0, 2.0))
+    assert hold_code(one, "mine") != hold_code(other, "mine")

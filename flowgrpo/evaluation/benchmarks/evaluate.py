@@ -8,13 +8,15 @@ from typing import Any
 
 import torch
 
+from flowgrpo.config.source import Source
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.pin import pin
 from flowgrpo.core.processes import Processes
+from flowgrpo.data.samples import spread
 from flowgrpo.evaluation.benchmarks.benchmark import Benchmark
 from flowgrpo.evaluation.benchmarks.page import write_page
 from flowgrpo.evaluation.benchmarks.report import Report, report_on, write_summary
-from flowgrpo.evaluation.exam import PATIENCE, Exam, answer
+from flowgrpo.evaluation.exam import PATIENCE, Exam, Keep, answer
 from flowgrpo.evaluation.pins import of_samples, settings, weights
 from flowgrpo.policies import PolicyConfig
 from flowgrpo.policies.diffusers import DiffusersConfig
@@ -33,6 +35,21 @@ class Candidate:
     policy: PolicyConfig
     build: Callable[[], Sampler]
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def exam_of(
+    benchmark: Benchmark, source: Source, file: Path | None, limit: int | None, seed: int, batch: int | None, keep: Keep = "first"
+) -> Exam:
+    """As the benchmark has it, else as the model is evaluated otherwise; `limit` of the prompts, at even distances."""
+    return Exam(
+        prompts=spread(benchmark.load(file), limit),
+        steps=benchmark.steps or source.steps,
+        seed=seed,
+        batch=batch or source.batch,
+        batch_key=source.policy.batch_key,
+        samples_per_prompt=benchmark.samples_per_prompt,
+        keep=keep,
+    )
 
 
 def candidate(policy: PolicyConfig, trained: Path | None = None) -> Candidate:

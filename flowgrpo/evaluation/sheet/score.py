@@ -8,15 +8,20 @@ from flowgrpo.config.sections import RewardConfig
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.pin import write_pin
 from flowgrpo.core.whole import write_json
-from flowgrpo.evaluation.sheet.lines import check_settings, known_lines, settings_of, started, write_sheet
+from flowgrpo.evaluation.sheet.lines import Line, check_settings, known_lines, settings_of, started, write_sheet
 from flowgrpo.evaluation.sheet.page import write_page
 from flowgrpo.evaluation.sheet.source import read_source
 from flowgrpo.evaluation.sheet.stream import Judge, scored
 from flowgrpo.evaluation.sheet.summary import summarise
 
 
-def score(source: str, prompts: str | None, rewards: Mapping[str, RewardConfig], out: Path, batch: int) -> dict[str, Any]:
-    """What summary.json holds. What `out` holds of an interrupted run is kept, and what failed in it is tried again."""
+def score(
+    source: str, prompts: str | None, rewards: Mapping[str, RewardConfig], out: Path, batch: int
+) -> tuple[dict[str, Any], list[Line]]:
+    """What summary.json holds, and every sample's line.
+
+    What `out` holds of an interrupted run is kept, and what failed in it is tried again.
+    """
     items, folder = read_source(source, prompts), out.resolve()
     settings, known = settings_of(source, prompts, rewards, items), known_lines(folder)
     check_settings(folder, settings, known)
@@ -29,4 +34,4 @@ def score(source: str, prompts: str | None, rewards: Mapping[str, RewardConfig],
     facts = summarise(finished, judge)
     write_json(folder / "summary.json", facts, indent=1)
     write_page(folder, source, finished, facts, settings)
-    return facts
+    return facts, finished

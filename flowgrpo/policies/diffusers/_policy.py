@@ -7,7 +7,6 @@ import sys
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from hashlib import sha256
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from diffusers import DiffusionPipeline
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from flowgrpo.core.digests import digest_of
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.held import OBJECT, held, hold
 from flowgrpo.core.keys import Key, torch_generator
@@ -31,7 +29,7 @@ from flowgrpo.policies import _finite
 from flowgrpo.policies._dtypes import DTYPES, unit_roundoff
 from flowgrpo.policies._fit import loading, require_all
 from flowgrpo.policies._hub import require_reachable
-from flowgrpo.policies._weights import attach, trainable
+from flowgrpo.policies._weights import attach, digest_of_weights, trainable
 from flowgrpo.policies.diffusers import DiffusersConfig
 from flowgrpo.policies.diffusers import _adapters as adapters
 from flowgrpo.policies.diffusers._conditions import NEGATIVE, Rows
@@ -103,13 +101,13 @@ def config_of(model: DiffusersConfig | DiffusionPipeline | Path | str, settings:
 def _fingerprint(pipe: DiffusionPipeline) -> str:
     """Of its class and all weights; adapters that a policy has attached count not."""
     weights = {
-        f"{name}.{key}": sha256(value.detach().cpu().contiguous().view(torch.uint8).numpy()).hexdigest()
+        f"{name}.{key}": value
         for name, module in pipe.components.items()
         if isinstance(module, nn.Module)
         for key, value in module.state_dict().items()
         if "lora_" not in key
     }
-    return digest_of([type(pipe).__name__, weights])
+    return f"{type(pipe).__name__} {digest_of_weights(weights)}"
 
 
 class PipelineSampler:

@@ -5,13 +5,12 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from flowgrpo.pages.site import HOST, Reply, Request, Site, data, page, script
+from flowgrpo.pages.site import HOST, Reply, Request, Site, data, page, picture, script
 from flowgrpo.pages.templates import render
-from flowgrpo.runs.voting.ballot import Pair, Sample
+from flowgrpo.runs.voting.ballot import Pair
 from flowgrpo.runs.voting.result import result
 from flowgrpo.runs.voting.votes import Votes
 
-TYPES = {".png": "image/png", ".webp": "image/webp"}
 SIDES = ("left", "right")
 
 
@@ -31,7 +30,8 @@ class Booth:
                 case ["next"], None:
                     return data(self._next())
                 case ["sample", id, ("left" | "right") as side], None if id in self.votes.ballot.by_id:
-                    return _file(self.votes.ballot.by_id[id].samples[SIDES.index(side)])
+                    sample = self.votes.ballot.by_id[id].samples[SIDES.index(side)]
+                    return None if sample.kind == "text" else picture(Path(sample.content))
                 case ["vote"], dict(sent):
                     self.votes.cast(sent.get("pair"), sent.get("choice"))
                     return data(self._next())
@@ -56,11 +56,6 @@ def _asked(pair: Pair) -> dict[str, Any]:
 def _side(pair: Pair, side: str) -> dict[str, str]:
     sample = pair.samples[SIDES.index(side)]
     return {"text": sample.content} if sample.kind == "text" else {"address": f"/sample/{pair.id}/{side}"}
-
-
-def _file(sample: Sample) -> Reply | None:
-    path = Path(sample.content)
-    return Reply(path.read_bytes(), TYPES[path.suffix]) if sample.kind != "text" and path.is_file() else None
 
 
 def vote(votes: Votes, host: str = HOST, port: int = 0) -> Site:
