@@ -20,6 +20,7 @@ class ScoredTree:
 
     `rewards` [N] is NaN where a node was not scored (all leaves are); `log_probs` [N] are those of the transitions into
     trained nodes at the rollout, in the policy's unit, NaN elsewhere. Rewards that differ by no more than `rounding` are equal.
+    With `rewards` [..., N] it stands for many groups of one shape, which `terminal`, `gain` and `blend` credit all at once.
     """
 
     shape: Shape
@@ -30,7 +31,10 @@ class ScoredTree:
     @cached_property
     def values(self) -> np.ndarray:
         """[N]: the reward of a state's deterministic completion, NaN where the tree holds none."""
-        return np.array([np.nan if leaf is None else self.rewards[leaf] for leaf in self.shape.completions])
+        completed = {i: leaf for i, leaf in enumerate(self.shape.completions) if leaf is not None}
+        values = np.full(self.rewards.shape, np.nan)
+        values[..., list(completed)] = self.rewards[..., list(completed.values())]
+        return values
 
 
 @dataclass(frozen=True)
