@@ -28,8 +28,8 @@ class AdvantageConfig(Section):
     0), `keep` leaves them in at their advantage (not 0 when the mean is global).
     """
 
-    mean: Scope | Literal["none"] = "group"
-    std: Scope | Literal["none"] = "group"
+    mean: Literal[Scope, "none"] = "group"
+    std: Literal[Scope, "none"] = "group"
     ddof: Literal[0, 1] = 0
     eps: NonNegativeFloat = 1e-4
     floor: NonNegativeFloat = 0.0
