@@ -11,8 +11,9 @@ from flowgrpo.objective.credit._peers import peers
 from flowgrpo.objective.credit.blend import Blend
 from flowgrpo.objective.credit.gain import Gain
 from flowgrpo.objective.credit.terminal import Terminal
-from flowgrpo.objective.credit.turning_point import TurningPoint, balanced, turning_points
+from flowgrpo.objective.credit.turning_point import TurningPoint
 from flowgrpo.objective.credit.value import Value, discounted
+from flowgrpo.objective.turning import balanced, turning_points
 from flowgrpo.sampling.completion import Completion
 from flowgrpo.sampling.kernels.flow_sde import FlowSde
 from flowgrpo.sampling.kernels.ode import Ode

@@ -33,7 +33,7 @@ class Blend(Credit):
         return Credited(credit)
 
     def complaint(self, shape: Shape) -> str | None:
-        return needs_values(self.type, shape)
+        return needs_values(f"credit '{self.type}'", shape)
 
 
 def _weight(step: Peers, t: np.ndarray, d: np.ndarray, rounding: float) -> np.ndarray:

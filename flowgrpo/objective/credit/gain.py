@@ -43,7 +43,7 @@ class Gain(Credit):
         return Credited(new - self.baseline * old)
 
     def complaint(self, shape: Shape) -> str | None:
-        return needs_values(self.type, shape)
+        return needs_values(f"credit '{self.type}'", shape)
 
 
 def before_and_after(tree: ScoredTree) -> tuple[np.ndarray, np.ndarray]:
