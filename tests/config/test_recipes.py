@@ -31,6 +31,8 @@ def of_the_task(key):
 SINCE = dict.fromkeys(("llada-8b/mdpo", "mini-mdlm/mdpo"), (".objective.weight", ".objective.reduce"))
 SINCE |= dict.fromkeys(("quickstart", "mini/two_rewards"), (".evaluation.every",))
 """What has been put right, or is evaluated more often."""
+EMPTY = (".optimizer.turns", ".policy.schedule")
+"""Keys that are no more, and said nothing."""
 RENAMED = {f".rollout.plan{inner}.schedule": f".rollout.plan{inner}.pace" for inner in ("", ".window")}
 
 
@@ -42,6 +44,7 @@ def test_a_name_with_a_slash_means_the_numbers_that_it_meant(before):
     for numbers in (old, new):
         if not numbers[".objective.kl.coefficient"]:
             del numbers[".objective.kl.unit"]
+    assert not any(old.pop(key, None) for key in EMPTY)
     assert not any(new.pop(key) for key in list(new) if key.endswith(".beside"))  # what there was not is off
     named = [key for key in new if key.startswith((".policy.call.", ".rewards."))]
     stood_for_something = old[".rollout.prompts"] in PLACEHOLDERS
