@@ -138,6 +138,17 @@ def test_from_one_state_the_fitted_baseline_is_the_mean_of_the_others():
     assert Gain(baseline="fitted").assign(tree).value[nodes] == pytest.approx([(3 * v - y.sum()) / 2 for v in y])
 
 
+def test_new_values_that_are_equal_but_for_rounding_earn_nothing_however_far_the_old_ones_lie_apart():
+    tree = dense_group(3, 5)
+    nodes, *_ = columns(tree, 1)
+    rewards = tree.rewards.copy()
+    rewards[[tree.shape.completions[i] for i in nodes]] = 1.0 + 1e-7 * np.arange(5)
+    starts = [tree.shape.completions[tree.shape.nodes[i].parent] for i in nodes]
+    rewards[starts] = [0.0, 1e-3, 2e-3, 1e-3, 1e3]
+    credit = Gain(baseline="fitted").assign(ScoredTree(tree.shape, rewards, rounding=1e-6)).value
+    assert np.abs(credit[nodes]).max() < 1e-6
+
+
 @pytest.mark.parametrize("rule", [Gain(baseline="fitted"), Blend()], ids=repr)
 def test_with_two_others_there_is_no_slope_and_alone_a_member_is_compared_with_its_own_state(rule):
     tree = dense_group(3, 1)

@@ -84,7 +84,7 @@ def less_the_others(shape: Shape, credit: np.ndarray, of_one_state: bool = False
     return centred
 
 
-def estimates(plan, credit, samples=SAMPLES, groups=2000) -> dict[int, tuple[float, float]]:
+def estimates(plan, credit, samples=SAMPLES, groups=2500) -> dict[int, tuple[float, float]]:
     """By step: (mean, standard error) of the gradient. `credit` maps trees to [groups, N]; each lot of groups draws a shape."""
     rows: dict[int, list[np.ndarray]] = {}
     for lot in range(samples // GROUP // groups):

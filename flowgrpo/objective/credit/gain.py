@@ -30,8 +30,8 @@ class Gain(Credit):
     its baseline, so there is no bias, not even of order 1 / n; and it is centred already: use `advantage.mean: none`.
     The others are all that leave that step in the group's tree, of whatever start or branch: nothing of theirs descends from
     this transition, and what they have in common with it lies before it. Siblings whose noise has a common part
-    (`split_scale`) are no peers of each other. b_i is 0 where the others' V are one (a shared state) or fewer than three;
-    a transition without peers gets V' - V.
+    (`split_scale`) are no peers of each other. b_i is 0 where the others' V are one (a shared state), or their V', and where
+    they are fewer than three; a transition without peers gets V' - V.
     """
 
     baseline: Annotated[float | Literal["fitted"], BeforeValidator(_share_or_fitted)] = 1.0
@@ -66,10 +66,10 @@ def fitted(tree: ScoredTree) -> np.ndarray:
 
 
 def _slope(step: Peers, x: np.ndarray, y: np.ndarray, rounding: float) -> np.ndarray:
-    """[..., n]: of the line through each one's peers."""
-    dx = step.deviations(x)
-    varied = (np.ptp(dx, axis=-1) > rounding) & (step.count > 2)
-    return ratio(np.einsum("...ij,...j->...i", dx, y), np.square(dx).sum(-1), varied, 0.0)
+    """[..., n]: of the line through each one's peers, 0 where either of theirs is one value but for rounding."""
+    dx, dy = step.deviations(x), step.deviations(y)
+    varied = (np.ptp(dx, axis=-1) > rounding) & (np.ptp(dy, axis=-1) > rounding) & (step.count > 2)
+    return ratio((dx * dy).sum(-1), np.square(dx).sum(-1), varied, 0.0)
 
 
 def _before(tree: ScoredTree, node: int) -> np.ndarray:
