@@ -51,7 +51,7 @@ class Trainer:
             with clock("reward"):
                 scored = self.assessment(prompts, self.collector.score(blocks), self.updates)
         self.allocation.see(scored, indices)
-        with clock("update"), self.weights.turn(self.updates):
+        with clock("update"):
             learned = self.learner(blocks, scored, self.minibatches, self.updates, bool(self.config.selection))
         evaluations = sum(block.rollout.network_evaluations for block in blocks)
         metrics = {

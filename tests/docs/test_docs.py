@@ -63,7 +63,8 @@ def examples() -> dict[str, str]:
 
 @pytest.fixture
 def reader(tmp_path, monkeypatch):
-    """The folder of someone who has written all these files."""
+    """The folder of someone who has written all these files, and has the examples."""
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
     for name, text in examples().items():
         (tmp_path / name).write_text(text)
     monkeypatch.chdir(tmp_path)
