@@ -17,6 +17,8 @@ from flowgrpo.core.keys import numpy_generator
 from flowgrpo.training.credit.gradients import Gradients
 
 RESAMPLES = 1000
+CLEAR = 1.96
+"""Standard errors from 0 to the end of an interval."""
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,20 @@ def resampled(products: Products, reference: np.ndarray, evaluations: float, see
     drawn = [figures(products, moments(products, row[place].astype(float)), reference, evaluations) for row in counts]
     point = figures(products, moments(products, np.ones(len(place))), reference, evaluations)
     return Resampled(point, *(np.stack([getattr(one, name) for one in drawn]) for name in ("squared", "cosine", "error")))
+
+
+def expected(products: Products, found: Moments, reference: np.ndarray) -> np.ndarray:
+    """[S]: the cosine of the mean of all of a scheme's updates, with its noise, with the reference."""
+    along, length = found.means @ reference, reference @ found.means @ reference
+    own = np.maximum(np.diag(found.means), 0.0)
+    size = own + np.maximum(found.size - own, 0.0) / products.steps
+    return along / np.sqrt(np.maximum(length, np.finfo(float).tiny) * np.where(size > 0, size, 1.0))
+
+
+def needed(draws: np.ndarray) -> float:
+    """How many times as many updates would tell the number with these bootstrapped draws from 0, if it is what it seems to be."""
+    seen, error = float(draws.mean()), float(draws.std())
+    return (CLEAR * error / seen) ** 2 if seen else float("inf")
 
 
 def products_of(schemes: Sequence[Gradients]) -> Products:

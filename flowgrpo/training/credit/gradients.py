@@ -64,6 +64,7 @@ class Gradients:
     """
 
     groups: int
+    sketch_error: float = 0.0
     vectors: list[Tensor] = field(default_factory=list)
     prompt: list[int] = field(default_factory=list)
     fold: list[int] = field(default_factory=list)
@@ -100,7 +101,7 @@ class Measurer:
         self.config, self.policy, self.scorer, self.sketch, self.done = config, policy, scorer, sketch, point.updates
         self.allocation = Allocation(config)
         self.allocation.load(point.spread)
-        self.found = Gradients(config.rollout.prompts_per_update // config.optimizer.steps_per_update)
+        self.found = Gradients(config.rollout.prompts_per_update // config.optimizer.steps_per_update, sketch.error)
 
     def __call__(self, batch: Batch, number: int) -> None:
         """One update more: what a run with a seed of its own would do next, from the rollout to the gradient, but no step."""
@@ -116,6 +117,10 @@ class Measurer:
         self.found.evaluations += sum(block.rollout.network_evaluations for block in blocks)
         self.found.rewards.append(scored.metrics()["reward"])
         self.found.seconds += time.perf_counter() - begin
+
+    @property
+    def updates(self) -> int:
+        return len(self.found.rewards)
 
 
 def parts_by_slot(trainer: Trainer, blocks: Sequence[UpdateBlock], scored: Scored) -> dict[int, Tensor]:

@@ -1,144 +1,267 @@
 """How much of an update's gradient points the right way, for each scheme and for what it costs."""
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from flowgrpo.config.run import Config
 from flowgrpo.core.errors import UserError
-from flowgrpo.core.intervals import Interval, percentiles
+from flowgrpo.core.intervals import percentiles
 from flowgrpo.core.plugins import nearest
 from flowgrpo.core.processes import Processes
 from flowgrpo.core.progress import bar
-from flowgrpo.data.prompts import Prompt
+from flowgrpo.core.signals import Signals
+from flowgrpo.data.prompts import Prompt, load_prompts
+from flowgrpo.data.samples import spread
+from flowgrpo.evaluation.exam import Exam
+from flowgrpo.policies.prompt_check import check_files, tell
 from flowgrpo.policies.protocol import Policy
-from flowgrpo.scoring.scorer import Scorer
+from flowgrpo.scoring.scorer import Scorer, probe
 from flowgrpo.training.calibration import calibrate, with_levels
-from flowgrpo.training.credit.estimate import Resampled, moments, products_of, reliability, resampled
+from flowgrpo.training.credit.diagnostics import Diagnostics, Quality, StepWorth
+from flowgrpo.training.credit.estimate import (
+    Resampled,
+    expected,
+    moments,
+    needed,
+    percentiles_of,
+    products_of,
+    reliability,
+    resampled,
+)
 from flowgrpo.training.credit.gradients import Gradients, Measurer, batches_of
-from flowgrpo.training.credit.point import Point
-from flowgrpo.training.credit.schemes import Scheme
+from flowgrpo.training.credit.point import policies_at
+from flowgrpo.training.credit.result import Credit, Estimate, Row, rank_correlation
+from flowgrpo.training.credit.schemes import PLAIN, LeftOut, Scheme, require_comparable, standard
 from flowgrpo.training.credit.sketch import Sketch
+from flowgrpo.training.credit.slope import Check, comparing, scaled
 
 MILLION = 1e6
+UPDATES, UPDATES_OF_MANY = 32, 16
+CHECKED = 0.25
+"""Of the prompts, for the check of slopes: no gradient sees them."""
+DIAGNOSED, PROBED = 24, 32
+STEPS = 5.0
+"""The check moves the weights as far as so many optimizer steps at the recipe's learning rate."""
 
 
 @dataclass(frozen=True)
-class Row:
-    """A scheme. Costs are of an optimizer step: network evaluations and seconds.
+class Question:
+    """What is asked of a model. With `standard` the schemes are a set that is built on the one that is there.
 
-    `per_million` is the squared cosine with the reference at equal evaluations, per million of these, `per_second` the same
-    per second; each with its interval. `cosine` and `error` (relative, of the gradient) are at equal evaluations, `factor` is
-    `per_million` over the first scheme's, `agreement` the cosine of the scheme's expected gradient with the reference.
+    `updates` None: as many as take minutes on a miniature. `prompts`: at most so many, spread over all. `reference`: the scheme
+    whose mean gradient is the right way; None: the mean of all.
     """
 
-    name: str
-    evaluations: float
-    seconds: float
-    per_million: float
-    per_million_interval: Interval
-    per_second: float
-    per_second_interval: Interval
-    cosine: float
-    cosine_interval: Interval
-    error: float
-    factor: float
-    factor_interval: Interval
-    factor_per_second: float
-    agreement: float
-    silent: float
-    weight: float
+    model: str
+    schemes: list[Scheme]
+    standard: bool = False
+    updates: int | None = None
+    prompts: int | None = None
+    checkpoint: Path | None = None
+    reference: str | None = None
+    completions: bool = False
 
 
-@dataclass(frozen=True)
-class Measured:
-    rows: list[Row]
-    updates: int
-    prompts: int
-    equal_evaluations: float
-    reference: str
-    point: str
+def measure(question: Question, policy: Policy | None = None) -> Credit:
+    """`policy` is the first scheme's where it is given. Errors: UserError."""
+    return Measurement(question, policy)()
 
 
-def measure(
-    schemes: Sequence[Scheme],
-    policies: Sequence[Policy],
-    prompts: Sequence[Prompt],
-    scorer: Scorer,
-    updates: int,
-    point: Point,
-    reference: str | None = None,
-) -> Measured:
-    """`updates` independent updates of each scheme; the schemes' `policies` are at the same weights.
+class Measurement:
+    """Everything that can be wrong is found out first, then come the gradients, then what they say."""
 
-    `reference` names the scheme whose mean gradient is the right way; None: the mean of all. Errors: UserError.
-    """
-    names = [scheme.name for scheme in schemes]
-    if reference is not None and reference not in names:
-        raise UserError(f"--reference '{reference}' is not one of the schemes ({nearest(reference, names)})")
-    found = gradients(schemes, policies, prompts, scorer, updates, point)
-    products = products_of(found)
-    weights, now = np.eye(len(names))[names.index(reference or names[0])], moments(products, np.ones(len(products.scheme)))
-    if reference is None:
-        weights = reliability(products, now)
-    if not weights.any():
-        raise UserError("no scheme has a signal above its noise; give more --updates")
-    equal = float(products.cost[0])
-    result = resampled(products, weights, equal, schemes[0].config.seed)
-    lengths = weights * np.sqrt(np.maximum(np.diag(now.means), 0))
-    rows = [_row(i, names[i], one, result, equal, float(lengths[i] / lengths.sum())) for i, one in enumerate(found)]
-    said = f"the mean gradient of {reference}" if reference else "the mean gradient of all schemes, weighted by reliability"
-    return Measured(rows, updates, len({*products.prompt.tolist()}), equal, said, point.name)
+    def __init__(self, question: Question, policy: Policy | None) -> None:
+        self.question, self.schemes = question, question.schemes
+        self.updates = question.updates or (UPDATES_OF_MANY if question.standard else UPDATES)
+        self.left: list[LeftOut] = []
+        self.notes: list[str] = []
+        require_comparable(self.schemes)
+        self._require_reference()
+        if self.updates < 2:
+            raise UserError("one update says nothing about its own noise; give --updates 2 or more")
+        config = self.config
+        rows, self.scorer = load_prompts(config.rollout.prompts), Scorer(config.rewards)
+        self.scorer.check(rows, config.rollout.prompts)
+        self.rows = spread(rows, question.prompts)
+        most = max(scheme.config.rollout.prompts_per_update for scheme in self.schemes)
+        self.aside, self.kept = set_aside(self.rows, 2 * most)
+        self.batches = batches_of(self.kept, self.updates, most, (config.seed, "credit", "prompts"))
+        tell(check_files(config.policy, {config.rollout.prompts: rows}) or [])
+        self.policies, self.point = policies_at(self.schemes, question.checkpoint, Processes.alone().device, policy)
+
+    @property
+    def config(self) -> Config:
+        return self.schemes[0].config
+
+    @property
+    def baseline(self) -> int:
+        """The plain scheme, or the first."""
+        names = [scheme.name for scheme in self.schemes]
+        return next((names.index(name) for name in PLAIN if name in names), 0)
+
+    def __call__(self) -> Credit:
+        begin = time.perf_counter()
+        exam = Exam(spread(self.rows, PROBED), self.config.policy.steps, self.config.seed, PROBED, self.config.policy.batch_key)
+        probe(self.scorer, exam.samples(exam.batches[0], self.policies[0]))
+        config, policy = self.schemes[self.baseline].config, self.policies[self.baseline]
+        diagnostics = Diagnostics(config, policy, spread(self.rows, DIAGNOSED), self.scorer)
+        complaint = diagnostics.complaint()
+        if complaint:
+            self.notes.append(f"No diagnostics by step: {complaint}.")
+        steps = [] if complaint else diagnostics.steps()
+        completions = diagnostics.completions() if self.question.completions and not complaint else []
+        if self.question.standard:
+            self.schemes, self.left = standard(self.schemes[0], best_baseline(steps))
+            self.policies = self.policies * len(self.schemes)
+            self._require_reference()
+        found = self._gradients()
+        credit = self._figures(found, steps, completions)
+        return replace(self._checked(credit, found), seconds=round(time.perf_counter() - begin, 1))
+
+    def _require_reference(self) -> None:
+        names, wanted = [scheme.name for scheme in self.schemes], self.question.reference
+        if wanted is not None and wanted not in names and not (self.question.standard and len(names) == 1):
+            raise UserError(f"the reference '{wanted}' is not one of the schemes ({nearest(wanted, names)})")
+
+    def _gradients(self) -> list[Gradients]:
+        """The schemes take turns. A signal ends the measurement with the updates that are done, if these are enough."""
+        sketch = Sketch(sum(p.numel() for p in self.policies[0].trainable().values()), self.policies[0].device)
+        configs = [self._calibrated(i) for i in range(len(self.schemes))]
+        measurers = [
+            Measurer(config, policy, self.scorer, sketch, self.point)
+            for config, policy in zip(configs, self.policies, strict=True)
+        ]
+        rounds = [(number, measurer) for number in range(self.updates) for measurer in measurers]
+        with Signals() as signals:
+            signals.busy = lambda: True
+            for number, measurer in bar(rounds, "updates"):
+                measurer(self.batches[number], number)
+                if signals.asked:
+                    break
+        self.done = min(measurer.updates for measurer in measurers)
+        if signals.asked and self.done < 2:
+            raise KeyboardInterrupt(f"{signals.asked} ended it before every scheme had two updates; nothing is known yet")
+        if self.done < self.updates:
+            self.notes.append(f"Ended by {signals.asked} after {self.done} of {self.updates} updates; the check is left out.")
+        return [measurer.found for measurer in measurers]
+
+    def _calibrated(self, i: int) -> Config:
+        """With the noise levels that a run would begin with, at these weights."""
+        config = self.schemes[i].config
+        if config.calibration is None:
+            return config
+        calibration = calibrate(config, self.policies[i], self.kept, self.scorer, Processes.alone())
+        return with_levels(config, calibration.levels)
+
+    def _figures(self, found: list[Gradients], steps: list[StepWorth], completions: list[Quality]) -> Credit:
+        products = products_of(found)
+        now = moments(products, np.ones(len(products.scheme)))
+        names = [scheme.name for scheme in self.schemes]
+        named = self.question.reference
+        weights = reliability(products, now) if named is None else np.eye(len(names))[names.index(named)]
+        if not weights.any():
+            raise UserError("no scheme has a signal above its noise; give more --updates, or look whether the reward is constant")
+        equal = float(products.cost[self.baseline])
+        result = resampled(products, weights, equal, self.config.seed)
+        lengths = weights * np.sqrt(np.maximum(np.diag(now.means), 0.0))
+        shares, hopes = lengths / lengths.sum(), expected(products, now, weights)
+        pace = found[self.baseline].evaluations / found[self.baseline].seconds
+        rows = [
+            _row(names[i], one, result, i, self.baseline, equal, pace, float(shares[i]), float(hopes[i]))
+            for i, one in enumerate(found)
+        ]
+        evaluation = self.config.evaluation
+        return Credit(
+            model=self.question.model,
+            point=self.point.name,
+            rows=rows,
+            left_out=self.left,
+            steps=steps,
+            completions=completions,
+            notes=self.notes,
+            baseline=names[self.baseline],
+            reference=f"the mean gradient of {named}" if named else "the mean gradient of all schemes, weighted by reliability",
+            updates=self.done,
+            prompts=len({*products.prompt.tolist()}),
+            check_prompts=len(self.aside),
+            evaluations=equal,
+            sampler=f"the model's own sampler in {evaluation.steps if evaluation else self.config.policy.steps} steps",
+            length=0.0,
+            sketch_error=found[0].sketch_error,
+            ranks=None,
+            ranks_scaled=None,
+            seconds=0.0,
+        )
+
+    def _checked(self, credit: Credit, found: list[Gradients]) -> Credit:
+        """With the slopes of the mean reward along the mean gradients."""
+        if self.done < self.updates or not self.aside:
+            return credit
+        if labels := comparing(self.scorer):
+            return replace(credit, notes=[*credit.notes, f"No check of slopes: reward '{labels[0]}' compares samples."])
+        check = Check(self.config, self.policies[0], self.scorer, self.aside)
+        moved = max(int((one.square > 0).sum()) for one in found)
+        length = STEPS * self.config.optimizer.lr * moved**0.5
+        rows = [
+            replace(row, along=check(one.mean, length), along_scaled=check(scaled(one.mean, one.square), length))
+            for row, one in zip(credit.rows, bar(found, "check"), strict=True)
+            if one.mean.any()
+        ]
+        hopes = [row.expected for row in rows]
+        ranks, ranks_scaled = (
+            rank_correlation(hopes, [slope.change for slope in slopes])
+            for slopes in ([row.along for row in rows if row.along], [row.along_scaled for row in rows if row.along_scaled])
+        )
+        by_name = {row.name: row for row in rows}
+        return replace(
+            credit,
+            rows=[by_name.get(row.name, row) for row in credit.rows],
+            length=length,
+            ranks=ranks,
+            ranks_scaled=ranks_scaled,
+        )
 
 
-def gradients(
-    schemes: Sequence[Scheme], policies: Sequence[Policy], prompts: Sequence[Prompt], scorer: Scorer, updates: int, point: Point
-) -> list[Gradients]:
-    """The schemes take turns, so that whoever stops early has as many updates of each."""
-    if updates < 2:
-        raise UserError("one update says nothing of its own noise; give --updates 2 or more")
-    most = max(scheme.config.rollout.prompts_per_update for scheme in schemes)
-    batches = batches_of(prompts, updates, most, (schemes[0].config.seed, "credit", "prompts"))
-    length = sum(p.numel() for p in policies[0].trainable().values())
-    sketch = Sketch(length, policies[0].device)
-    measurers = [
-        Measurer(_calibrated(scheme, policy, prompts, scorer), policy, scorer, sketch, point)
-        for scheme, policy in zip(schemes, policies, strict=True)
-    ]
-    for number, batch in enumerate(bar(batches, "updates")):
-        for measurer in measurers:
-            measurer(batch, number)
-    return [measurer.found for measurer in measurers]
+def set_aside(rows: Sequence[Prompt], least: int) -> tuple[list[Prompt], list[Prompt]]:
+    """(for the check, for the gradients): a share spread over all, so far as `least` are left for the gradients."""
+    aside = spread(rows, min(int(CHECKED * len(rows)), max(0, len(rows) - least)))
+    chosen = {prompt.index for prompt in aside}
+    return aside, [prompt for prompt in rows if prompt.index not in chosen]
 
 
-def _calibrated(scheme: Scheme, policy: Policy, prompts: Sequence[Prompt], scorer: Scorer) -> Config:
-    config = scheme.config
-    if config.calibration is None:
-        return config
-    return with_levels(config, calibrate(config, policy, prompts, scorer, Processes.alone()).levels)
+def best_baseline(steps: Sequence[StepWorth]) -> float | None:
+    """The mean over the steps, each as often as its part of what is decided."""
+    shares = [step.deviation**2 for step in steps]
+    return float(np.average([step.baseline for step in steps], weights=shares)) if sum(shares) else None
 
 
-def _row(i: int, name: str, one: Gradients, result: Resampled, equal: float, weight: float) -> Row:
+def _row(
+    name: str, one: Gradients, result: Resampled, i: int, baseline: int, equal: float, base_pace: float, share: float, hope: float
+) -> Row:
     figures, evaluations, seconds = result.figures, one.evaluations / one.steps, one.seconds / one.steps
-    per_million, per_second = MILLION / equal, evaluations / equal / seconds
-    interval = percentiles(result.squared[:, i])
-    factor, factors = result.ratio(i, 0)
+    squared = Estimate(float(figures.squared[i]), percentiles(result.squared[:, i]))
+    factor = Estimate(*result.ratio(i, baseline))
+    pace = evaluations / seconds
+    agreement = float(figures.agreement[i])
     return Row(
-        name,
-        evaluations,
-        seconds,
-        float(figures.squared[i]) * per_million,
-        (interval[0] * per_million, interval[1] * per_million),
-        float(figures.squared[i]) * per_second,
-        (interval[0] * per_second, interval[1] * per_second),
-        float(figures.cosine[i]),
-        percentiles(result.cosine[:, i]),
-        float(figures.error[i]),
-        factor,
-        factors,
-        factor,
-        float(figures.agreement[i]),
-        one.silent / len(one.vectors),
-        weight,
+        name=name,
+        steps=one.steps,
+        evaluations=evaluations,
+        seconds=seconds,
+        reward=float(np.mean(one.rewards)),
+        per_million=squared.times(MILLION / equal),
+        per_second=squared.times(pace / equal),
+        cosine=Estimate(float(figures.cosine[i]), percentiles(result.cosine[:, i])),
+        error=Estimate(float(figures.error[i]), percentiles_of(result.error[:, i])),
+        factor=factor,
+        factor_per_second=factor.times(pace / base_pace),
+        agreement=agreement if np.isfinite(agreement) else None,
+        expected=hope,
+        share=share,
+        silent=one.silent / len(one.vectors),
+        needed=needed(result.squared[:, i] - result.squared[:, baseline] if i != baseline else result.squared[:, i]),
     )
