@@ -49,7 +49,8 @@ class Quality:
 
 @dataclass(frozen=True)
 class StepWorth:
-    """A step. `deviation` is that of the final reward within a state, where this step alone is random from there on.
+    """A step. `deviation` is that of the final reward within a state, where this step alone is random from there on; None for a
+    last step, from which no comb continues.
 
     Within groups of trajectories that are random at every step: the `correlation` of the value after the step with that before,
     the `baseline` b* of credit `gain` with the least variance, and the variance of the final reward over that of the gain: how
@@ -57,7 +58,7 @@ class StepWorth:
     """
 
     step: int
-    deviation: float
+    deviation: float | None
     correlation: float
     baseline: float
     variance_ratio: float
@@ -93,7 +94,7 @@ class Diagnostics:
         steps = _steps(trees[0].shape)
         columns = [_centred(values, steps) for values in (after, after - exact, exact, final)]
         return [
-            worth(int(step), deviations[int(step)], least, *(column[:, steps == step].ravel() for column in columns))
+            worth(int(step), deviations.get(int(step)), least, *(column[:, steps == step].ravel() for column in columns))
             for step in np.unique(steps)
         ]
 
@@ -152,7 +153,7 @@ def _quality(name: str, trees: list[ScoredTree], exact: np.ndarray, least: float
 
 
 def worth(
-    step: int, deviation: float, least: float, after: np.ndarray, before: np.ndarray, gain: np.ndarray, final: np.ndarray
+    step: int, deviation: float | None, least: float, after: np.ndarray, before: np.ndarray, gain: np.ndarray, final: np.ndarray
 ) -> StepWorth:
     """`least` is how far apart values may be that are equal but for rounding."""
     slope = float((after * before).mean() / before.var()) if np.ptp(before) > least else 0.0

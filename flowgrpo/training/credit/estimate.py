@@ -17,6 +17,8 @@ from flowgrpo.core.keys import numpy_generator
 from flowgrpo.training.credit.gradients import Gradients
 
 RESAMPLES = 1000
+FLOOR = 1e-12
+"""Of the noise of the noisiest scheme: nothing is without any."""
 CLEAR = 1.96
 """Standard errors from 0 to the end of an interval."""
 
@@ -95,10 +97,11 @@ def _size(products: Products, s: int, weight: np.ndarray) -> float:
 
 def reliability(products: Products, found: Moments) -> np.ndarray:
     """[S] weights |m_s| / var_s of the schemes' mean gradients in the reference, var_s = (q_s - |m_s|^2) / steps: those of the
-    best estimate of one direction that all of them point along. A scheme without a signal has weight 0."""
+    best estimate of one direction that all of them point along. A scheme without a signal has weight 0; where none has one, the
+    weights are 1 / var_s."""
     signal = np.maximum(np.diag(found.means), 0.0)
-    noise = np.maximum(found.size - signal, 1e-12 * found.size) / products.steps
-    return np.where(signal > 0, np.sqrt(signal) / np.where(noise > 0, noise, 1.0), 0.0)
+    noise = np.maximum(found.size - signal, FLOOR * found.size.max()) / products.steps
+    return (np.sqrt(signal) if signal.any() else np.ones(len(signal))) / noise
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,9 @@ from flowgrpo.training.learn import Totals
 from flowgrpo.training.scored import Scored
 from flowgrpo.training.trainer import Clock, Trainer
 
+PARTS = 6
+"""Independent mean gradients of a scheme, to see what their noise does."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -59,8 +62,9 @@ class Gradients:
 
     `vectors` are sketches [M] of minus the gradient of a group's share of the loss, times the `groups` of its optimizer step, so
     that a step's gradient is their mean. `prompt`, `fold` and `step` are numbers [J]. `evaluations` of the network and `seconds`
-    are of all `steps` together; seconds count rollouts, rewards and gradients. `mean` [D] is the mean step, `square` [D] the mean
-    of its square. `silent` are groups that train nothing, `rewards` the mean reward of each update.
+    are of all `steps` together; seconds count rollouts, rewards and gradients. `silent` are groups that train nothing, `rewards`
+    the mean reward of each update. In full length are kept the mean steps of at most PARTS shares of the updates, `means`
+    (count, [D]), and the mean `square` [D] of all steps.
     """
 
     groups: int
@@ -74,7 +78,7 @@ class Gradients:
     seconds: float = 0.0
     silent: int = 0
     rewards: list[float] = field(default_factory=list)
-    mean: Tensor = field(default_factory=lambda: torch.zeros(()))
+    means: dict[int, tuple[int, Tensor]] = field(default_factory=dict)
     square: Tensor = field(default_factory=lambda: torch.zeros(()))
 
     def add(self, sketch: Sketch, parts: Sequence[Tensor | None], prompts: Sequence[Prompt], fold: int) -> None:
@@ -89,8 +93,14 @@ class Gradients:
             if part is not None:
                 whole -= part.float().cpu()
         self.steps += 1
-        self.mean = self.mean + (whole - self.mean) / self.steps
         self.square = self.square + (whole.square() - self.square) / self.steps
+        share = fold % PARTS
+        count, mean = self.means.get(share, (0, torch.zeros(())))
+        self.means[share] = count + 1, mean + (whole - mean) / (count + 1)
+
+    def directions(self) -> list[Tensor]:
+        """The mean steps that are not 0; no two of them have a prompt in common."""
+        return [mean for _, mean in self.means.values() if bool(mean.any())]
 
 
 class Measurer:

@@ -23,6 +23,7 @@ from flowgrpo.scoring.scorer import Scorer, probe
 from flowgrpo.training.calibration import calibrate, with_levels
 from flowgrpo.training.credit.diagnostics import Diagnostics, Quality, StepWorth
 from flowgrpo.training.credit.estimate import (
+    FLOOR,
     Resampled,
     expected,
     moments,
@@ -43,7 +44,7 @@ MILLION = 1e6
 UPDATES, UPDATES_OF_MANY = 32, 16
 CHECKED = 0.25
 """Of the prompts, for the check of slopes: no gradient sees them."""
-DIAGNOSED, PROBED = 24, 32
+DIAGNOSED, PROBED = 48, 32
 STEPS = 5.0
 """The check moves the weights as far as so many optimizer steps at the recipe's learning rate."""
 
@@ -163,11 +164,9 @@ class Measurement:
         names = [scheme.name for scheme in self.schemes]
         named = self.question.reference
         weights = reliability(products, now) if named is None else np.eye(len(names))[names.index(named)]
-        if not weights.any():
-            raise UserError("no scheme has a signal above its noise; give more --updates, or look whether the reward is constant")
         equal = float(products.cost[self.baseline])
         result = resampled(products, weights, equal, self.config.seed)
-        lengths = weights * np.sqrt(np.maximum(np.diag(now.means), 0.0))
+        lengths = weights * np.sqrt(np.maximum(np.diag(now.means), FLOOR))
         shares, hopes = lengths / lengths.sum(), expected(products, now, weights)
         pace = found[self.baseline].evaluations / found[self.baseline].seconds
         rows = [
@@ -207,9 +206,13 @@ class Measurement:
         moved = max(int((one.square > 0).sum()) for one in found)
         length = STEPS * self.config.optimizer.lr * moved**0.5
         rows = [
-            replace(row, along=check(one.mean, length), along_scaled=check(scaled(one.mean, one.square), length))
+            replace(
+                row,
+                along=check(one.directions(), length),
+                along_scaled=check([scaled(mean, one.square) for mean in one.directions()], length),
+            )
             for row, one in zip(credit.rows, bar(found, "check"), strict=True)
-            if one.mean.any()
+            if one.directions()
         ]
         hopes = [row.expected for row in rows]
         ranks, ranks_scaled = (
@@ -235,8 +238,8 @@ def set_aside(rows: Sequence[Prompt], least: int) -> tuple[list[Prompt], list[Pr
 
 def best_baseline(steps: Sequence[StepWorth]) -> float | None:
     """The mean over the steps, each as often as its part of what is decided."""
-    shares = [step.deviation**2 for step in steps]
-    return float(np.average([step.baseline for step in steps], weights=shares)) if sum(shares) else None
+    known = [(step.baseline, step.deviation**2) for step in steps if step.deviation]
+    return float(np.average([b for b, _ in known], weights=[share for _, share in known])) if known else None
 
 
 def _row(

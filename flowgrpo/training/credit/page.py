@@ -44,7 +44,11 @@ def markdown(credit: Credit) -> str:
         parts.append(markdown_table([CHECK, *(_check_cells(row) for row in credit.rows)]))
     if credit.steps:
         steps = [
-            [f"{s.step}", number(s.deviation), *(f"{x:.2f}" for x in (s.correlation, s.baseline, s.variance_ratio))]
+            [
+                f"{s.step}",
+                NONE if s.deviation is None else number(s.deviation),
+                *(f"{x:.2f}" for x in (s.correlation, s.baseline, s.variance_ratio)),
+            ]
             for s in credit.steps
         ]
         parts.append(markdown_table([STEPS, *steps]))
@@ -102,10 +106,8 @@ def _check_cells(row: Row) -> list[str]:
 def _slope(slope: Slope | None) -> list[str]:
     if slope is None:
         return [NONE, NONE]
-    return [
-        f"{change:+.3f} [{low:+.3f}, {high:+.3f}]"
-        for change, (low, high) in ((slope.change, slope.change_interval), (slope.bend, slope.bend_interval))
-    ]
+    pairs = (slope.change, slope.change_interval), (slope.bend, slope.bend_interval)
+    return [f"{change:+.3f}" + (f" [{ends[0]:+.3f}, {ends[1]:+.3f}]" if ends else "") for change, ends in pairs]
 
 
 def _estimate(estimate: Estimate) -> str:
@@ -137,9 +139,10 @@ def _notes(credit: Credit) -> Iterator[str]:
         yield f"Gradients are sketched: a cosine of two of them errs by {credit.sketch_error:.1g}, which no bracket holds."
     if credit.length:
         yield (
-            f"The check moves the weights by {credit.length:.3g} along each mean gradient, ahead and behind, and asks "
-            f"{credit.sampler} on {credit.check_prompts} other prompts with the same noise: slope is half the difference in mean "
-            "reward, bend what both have in common. A bend as large as the slope means that so long a step gains nothing."
+            f"The check moves the weights by {credit.length:.3g} along independent mean gradients of each scheme, ahead and "
+            f"behind, and asks {credit.sampler} on {credit.check_prompts} other prompts, with the same noise. Slope is half the "
+            "difference in mean reward, bend what both have in common: a bend as large as the slope means that so long a step "
+            "gains nothing. Intervals: Student's over the mean gradients."
         )
     yield from credit.notes
     yield from (f"Left out: {one.name}: {one.reason}." for one in credit.left_out)
@@ -167,6 +170,8 @@ def plot(credit: Credit) -> str:
         ]
         panels.append(Bars("the check: along the mean gradient", f"change of the mean reward, step of {credit.length:.3g}", bars))
     if credit.steps:
-        bars = [Bar(f"step {step.step}", step.deviation, None, number(step.deviation), 3) for step in credit.steps]
+        bars = [
+            Bar(f"step {step.step}", step.deviation, None, number(step.deviation), 3) for step in credit.steps if step.deviation
+        ]
         panels.append(Bars("what a step decides", "deviation of the final reward within a state", bars))
     return bar_figure(panels)

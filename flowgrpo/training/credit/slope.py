@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from flowgrpo.config.run import Config
-from flowgrpo.core.intervals import Interval, mean_interval
+from flowgrpo.core.intervals import Interval, t_interval
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.evaluation.exam import Exam
 from flowgrpo.policies._weights import put
@@ -20,20 +20,21 @@ from flowgrpo.policies.protocol import Policy
 from flowgrpo.scoring.combine import summands, weighted_sum
 from flowgrpo.scoring.scorer import Scorer
 
-SAMPLES = 2
-"""Start noises of a prompt."""
 BATCH = 64
 
 
 @dataclass(frozen=True)
 class Slope:
-    """Of the mean reward along a direction, for a step of one length, with intervals: `change` is the part that turns round with
-    the direction, (ahead - behind) / 2, and `bend` the part that does not, (ahead + behind) / 2 - here, the curvature's."""
+    """Of the mean reward along a scheme's gradients, for a step of one length: `change` is the part that turns round with the
+    direction, (ahead - behind) / 2, and `bend` the part that does not, (ahead + behind) / 2 - here, the curvature's.
+
+    The mean over independent mean gradients; intervals are Student's over these, None for a single one.
+    """
 
     change: float
-    change_interval: Interval
+    change_interval: Interval | None
     bend: float
-    bend_interval: Interval
+    bend_interval: Interval | None
 
 
 class Check:
@@ -45,27 +46,27 @@ class Check:
         evaluation = config.evaluation
         self.steps = evaluation.steps if evaluation else config.policy.steps
         batch = evaluation.batch if evaluation else BATCH
-        self.exam = Exam(prompts, self.steps, config.seed, batch, config.policy.batch_key, samples_per_prompt=SAMPLES)
-        self.here = self._rewards()
+        self.exam = Exam(prompts, self.steps, config.seed, batch, config.policy.batch_key)
+        self.here = self._reward()
 
-    def __call__(self, direction: Tensor, length: float) -> Slope:
-        """Along a direction [D], by steps of this length; intervals are bootstrapped over prompts."""
-        unit = direction * (length / float(direction.norm()))
-        with self._moved(unit):
-            ahead = self._rewards()
-        with self._moved(-unit):
-            behind = self._rewards()
-        change, bend = (ahead - behind) / 2.0, (ahead + behind) / 2.0 - self.here
-        return Slope(float(change.mean()), mean_interval(change), float(bend.mean()), mean_interval(bend))
+    def __call__(self, directions: Sequence[Tensor], length: float) -> Slope:
+        """Along directions [D], by steps of this length."""
+        pairs = [self._both(direction * (length / float(direction.norm()))) for direction in directions]
+        changes = np.array([(ahead - behind) / 2.0 for ahead, behind in pairs])
+        bends = np.array([(ahead + behind) / 2.0 - self.here for ahead, behind in pairs])
+        return Slope(float(changes.mean()), t_interval(changes), float(bends.mean()), t_interval(bends))
 
-    def _rewards(self) -> np.ndarray:
-        """[N], each the mean of a prompt's samples."""
-        sums: dict[int, float] = {}
+    def _both(self, change: Tensor) -> tuple[float, float]:
+        with self._moved(change):
+            ahead = self._reward()
+        with self._moved(-change):
+            return ahead, self._reward()
+
+    def _reward(self) -> float:
+        total = 0.0
         for batch in self.exam.batches:
-            rewards = raw_reward(self.scorer(self.exam.samples(batch, self.policy)), self.config)
-            for question, reward in zip(batch, rewards, strict=True):
-                sums[question.prompt.index] = sums.get(question.prompt.index, 0.0) + float(reward) / SAMPLES
-        return np.array([sums[prompt.index] for prompt in self.exam.prompts])
+            total += float(raw_reward(self.scorer(self.exam.samples(batch, self.policy)), self.config).sum())
+        return total / self.exam.count
 
     @contextmanager
     def _moved(self, change: Tensor) -> Iterator[None]:
