@@ -39,7 +39,8 @@ def test_schemes_are_measured_checked_and_written(tmp_path, capsys):
     first, second = found["rows"]
     assert (first["name"], second["name"], found["baseline"]) == ("flow_grpo", "mix_grpo", "flow_grpo")
     assert first["factor"] == {"value": 1.0, "interval": [1.0, 1.0]}
-    assert first["evaluations"] == found["evaluations"] == 24 and first["along"]["change"]
+    assert first["evaluations"] == found["evaluations"] == 24
+    assert any(row["along"] for row in found["rows"])
     assert found["check_prompts"] == 3 and [step["step"] for step in found["steps"]] == [0, 1]
     assert sum(row["share"] for row in found["rows"]) == pytest.approx(1.0)
     text = (tmp_path / "credit.md").read_text()

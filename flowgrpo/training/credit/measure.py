@@ -1,7 +1,7 @@
 """How much of an update's gradient points the right way, for each scheme and for what it costs."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -38,7 +38,7 @@ from flowgrpo.training.credit.point import policies_at
 from flowgrpo.training.credit.result import Credit, Estimate, Row, rank_correlation
 from flowgrpo.training.credit.schemes import PLAIN, LeftOut, Scheme, require_comparable, standard
 from flowgrpo.training.credit.sketch import Sketch
-from flowgrpo.training.credit.slope import Check, comparing, scaled
+from flowgrpo.training.credit.slope import Check, Pull, comparing, factor, scaled
 
 MILLION = 1e6
 UPDATES, UPDATES_OF_MANY = 32, 16
@@ -205,28 +205,38 @@ class Measurement:
         check = Check(self.config, self.policies[0], self.scorer, self.aside)
         moved = max(int((one.square > 0).sum()) for one in found)
         length = STEPS * self.config.optimizer.lr * moved**0.5
+        pairs = [(row, one) for row, one in zip(credit.rows, found, strict=True) if one.directions()]
+        along, scaled_along = {}, {}
+        for row, one in bar(pairs, "check"):
+            along[row.name] = check(one.directions(), length)
+            scaled_along[row.name] = check([scaled(mean, one.square) for mean in one.directions()], length)
+        pulls = {row.name: Pull(np.array(along[row.name].pulls), float(one.square.sum()), row.evaluations) for row, one in pairs}
+        scaled_pulls = {
+            row.name: Pull(np.array(scaled_along[row.name].pulls), float((one.square > 0).sum()), row.evaluations)
+            for row, one in pairs
+        }
         rows = [
             replace(
                 row,
-                along=check(one.directions(), length),
-                along_scaled=check([scaled(mean, one.square) for mean in one.directions()], length),
+                along=along.get(row.name),
+                along_scaled=scaled_along.get(row.name),
+                found=_found(row.name, credit.baseline, pulls),
+                found_scaled=_found(row.name, credit.baseline, scaled_pulls),
             )
-            for row, one in zip(credit.rows, bar(found, "check"), strict=True)
-            if one.directions()
+            for row in credit.rows
         ]
-        hopes = [row.expected for row in rows]
-        ranks, ranks_scaled = (
-            rank_correlation(hopes, [slope.change for slope in slopes])
-            for slopes in ([row.along for row in rows if row.along], [row.along_scaled for row in rows if row.along_scaled])
-        )
-        by_name = {row.name: row for row in rows}
-        return replace(
-            credit,
-            rows=[by_name.get(row.name, row) for row in credit.rows],
-            length=length,
-            ranks=ranks,
-            ranks_scaled=ranks_scaled,
-        )
+        ranks, ranks_scaled = (_ranks(credit.rows, one) for one in (pulls, scaled_pulls))
+        return replace(credit, rows=rows, length=length, ranks=ranks, ranks_scaled=ranks_scaled)
+
+
+def _found(name: str, baseline: str, pulls: Mapping[str, Pull]) -> Estimate | None:
+    return Estimate(*factor(pulls[name], pulls[baseline])) if {name, baseline} <= pulls.keys() else None
+
+
+def _ranks(rows: Sequence[Row], pulls: Mapping[str, Pull]) -> float | None:
+    known = [row for row in rows if row.name in pulls]
+    worths = [pulls[row.name].worth(np.ones(len(pulls[row.name].pulls))) for row in known]
+    return rank_correlation([row.per_million.value for row in known], worths)
 
 
 def set_aside(rows: Sequence[Prompt], least: int) -> tuple[list[Prompt], list[Prompt]]:
@@ -247,7 +257,7 @@ def _row(
 ) -> Row:
     figures, evaluations, seconds = result.figures, one.evaluations / one.steps, one.seconds / one.steps
     squared = Estimate(float(figures.squared[i]), percentiles(result.squared[:, i]))
-    factor = Estimate(*result.ratio(i, baseline))
+    over = Estimate(*result.ratio(i, baseline))
     pace = evaluations / seconds
     agreement = float(figures.agreement[i])
     return Row(
@@ -260,8 +270,8 @@ def _row(
         per_second=squared.times(pace / equal),
         cosine=Estimate(float(figures.cosine[i]), percentiles(result.cosine[:, i])),
         error=Estimate(float(figures.error[i]), percentiles_of(result.error[:, i])),
-        factor=factor,
-        factor_per_second=factor.times(pace / base_pace),
+        factor=over,
+        factor_per_second=over.times(pace / base_pace),
         agreement=agreement if np.isfinite(agreement) else None,
         expected=hope,
         share=share,

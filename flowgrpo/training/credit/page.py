@@ -72,7 +72,15 @@ SCHEMES = [
     "silent groups",
     "part in reference",
 ]
-CHECK = ["scheme", "expected cosine", "slope", "bend", "slope, as AdamW scales", "bend, as AdamW scales"]
+CHECK = [
+    "scheme",
+    "factor by the check",
+    "slope",
+    "bend",
+    "factor, as AdamW scales",
+    "slope, as AdamW scales",
+    "bend, as AdamW scales",
+]
 STEPS = [
     "step",
     "deviation within a state",
@@ -100,7 +108,8 @@ def _cells(row: Row) -> list[str]:
 
 
 def _check_cells(row: Row) -> list[str]:
-    return [row.name, f"{row.expected:.2f}", *_slope(row.along), *_slope(row.along_scaled)]
+    factors = [NONE if one is None else _estimate(one) for one in (row.found, row.found_scaled)]
+    return [row.name, factors[0], *_slope(row.along), factors[1], *_slope(row.along_scaled)]
 
 
 def _slope(slope: Slope | None) -> list[str]:
@@ -142,7 +151,8 @@ def _notes(credit: Credit) -> Iterator[str]:
             f"The check moves the weights by {credit.length:.3g} along independent mean gradients of each scheme, ahead and "
             f"behind, and asks {credit.sampler} on {credit.check_prompts} other prompts, with the same noise. Slope is half the "
             "difference in mean reward, bend what both have in common: a bend as large as the slope means that so long a step "
-            "gains nothing. Intervals: Student's over the mean gradients."
+            "gains nothing. Its factor is of the slopes' squares over what a step has of length and cost: no reference is in it. "
+            "Intervals are over the mean gradients, Student's of slopes and bends."
         )
     yield from credit.notes
     yield from (f"Left out: {one.name}: {one.reason}." for one in credit.left_out)

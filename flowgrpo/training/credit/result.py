@@ -35,7 +35,8 @@ class Row:
     both without noise; None where there is no signal. `expected`: the cosine of the mean of all its updates, noise included.
     `share`: of the reference. `silent`: of the groups, those that train nothing. `needed`: the updates that would tell it from
     the baseline, over those that were made. `along` and `along_scaled`: the check, along the mean gradient, and along the step
-    that AdamW makes of it.
+    that AdamW makes of it; `found` and `found_scaled`: the factors that follow from it, of the reward itself instead of a
+    reference.
     """
 
     name: str
@@ -56,6 +57,8 @@ class Row:
     needed: float
     along: Slope | None = None
     along_scaled: Slope | None = None
+    found: Estimate | None = None
+    found_scaled: Estimate | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Credit:
 
     `rows`: the schemes; `baseline` is one of them, and cosines are at as many network `evaluations` as its optimizer step has.
     `sampler`: what the check evaluates, with `check_prompts` prompts that no gradient saw, by moving the weights by `length`.
-    `ranks`: the rank correlation of what the table expects of the mean gradients with the slopes that the check found.
+    `ranks`: the rank correlation of `factor` with what the check found, along gradients, and as AdamW scales them.
     """
 
     model: str
@@ -134,7 +137,7 @@ class Credit:
             return ""
         scaled = f", {self.ranks_scaled:.2f} as AdamW scales them" if self.ranks_scaled is not None else ""
         word = "agrees" if self.ranks > 0.3 else "does not agree"
-        return f"The check {word}: rank correlation of expected and found slopes {self.ranks:.2f}{scaled}."
+        return f"The check {word}: the rank correlation of its factors with these is {self.ranks:.2f}{scaled}."
 
 
 def number(value: float) -> str:

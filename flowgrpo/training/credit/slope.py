@@ -5,7 +5,7 @@ N prompts, D numbers of a direction.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,12 +13,14 @@ from torch import Tensor
 
 from flowgrpo.config.run import Config
 from flowgrpo.core.intervals import Interval, t_interval
+from flowgrpo.core.keys import numpy_generator
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.evaluation.exam import Exam
 from flowgrpo.policies._weights import put
 from flowgrpo.policies.protocol import Policy
 from flowgrpo.scoring.combine import summands, weighted_sum
 from flowgrpo.scoring.scorer import Scorer
+from flowgrpo.training.credit.estimate import RESAMPLES, percentiles_of, ratio
 
 BATCH = 64
 
@@ -28,13 +30,42 @@ class Slope:
     """Of the mean reward along a scheme's gradients, for a step of one length: `change` is the part that turns round with the
     direction, (ahead - behind) / 2, and `bend` the part that does not, (ahead + behind) / 2 - here, the curvature's.
 
-    The mean over independent mean gradients; intervals are Student's over these, None for a single one.
+    The mean over independent mean gradients; intervals are Student's over these, None for a single one. `pulls` are the changes
+    that each mean gradient itself, unscaled, would make: their mean is the expected change by the scheme's gradient.
     """
 
     change: float
     change_interval: Interval | None
     bend: float
     bend_interval: Interval | None
+    pulls: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Pull:
+    """What the check found of a scheme: `pulls` [C], the mean `square` of a step's length, and the `cost` of a step.
+
+    E[step . grad R]^2 / (E|step|^2 cost), signed, is what the reward itself gains by a step of the best length, per evaluation.
+    """
+
+    pulls: np.ndarray
+    square: float
+    cost: float
+
+    def worth(self, weight: np.ndarray) -> float:
+        """With so many [C] of each pull."""
+        mean = float(weight @ self.pulls / weight.sum())
+        return float(np.sign(mean)) * mean**2 / (self.square * self.cost)
+
+
+def factor(one: Pull, other: Pull) -> tuple[float, Interval]:
+    """Of worth, and its bootstrap over the pulls: those of the same prompts together."""
+    count = min(len(one.pulls), len(other.pulls))
+    one, other = (replace(pull, pulls=pull.pulls[:count]) for pull in (one, other))
+    draws = numpy_generator(("credit", "pulls")).multinomial(count, np.full(count, 1 / count), RESAMPLES)
+    ratios = np.array([ratio(one.worth(draw), other.worth(draw)) for draw in draws])
+    everything = np.ones(count)
+    return float(ratio(one.worth(everything), other.worth(everything))), percentiles_of(ratios)
 
 
 class Check:
@@ -51,10 +82,12 @@ class Check:
 
     def __call__(self, directions: Sequence[Tensor], length: float) -> Slope:
         """Along directions [D], by steps of this length."""
-        pairs = [self._both(direction * (length / float(direction.norm()))) for direction in directions]
+        lengths = [float(direction.norm()) for direction in directions]
+        pairs = [self._both(direction * (length / own)) for direction, own in zip(directions, lengths, strict=True)]
         changes = np.array([(ahead - behind) / 2.0 for ahead, behind in pairs])
         bends = np.array([(ahead + behind) / 2.0 - self.here for ahead, behind in pairs])
-        return Slope(float(changes.mean()), t_interval(changes), float(bends.mean()), t_interval(bends))
+        pulls = tuple((changes * lengths / length).tolist())
+        return Slope(float(changes.mean()), t_interval(changes), float(bends.mean()), t_interval(bends), pulls)
 
     def _both(self, change: Tensor) -> tuple[float, float]:
         with self._moved(change):
