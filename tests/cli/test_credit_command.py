@@ -150,7 +150,7 @@ def row(name: str, per_million: tuple[float, float, float], factor: tuple[float,
     value, *interval = per_million
     many, (share, *ends) = Estimate(value, tuple(interval)), factor
     ratio = Estimate(share, tuple(ends))
-    return Row(name, 8, 10.0, 1.0, 0.5, many, many, many, many, ratio, ratio, 1.0, 0.5, 0.5, 0.0, needed)
+    return Row(name, 8, 10.0, 1.0, 0.5, many, many, many, many, ratio, ratio, 1.0, 0.5, 0.0, needed)
 
 
 def credit(*rows: Row) -> Credit:

@@ -12,9 +12,10 @@ from flowgrpo.core.processes import Processes
 from flowgrpo.data.prompts import Prompt, load_prompts
 from flowgrpo.scoring.scorer import Scorer
 from flowgrpo.training.credit import estimate
-from flowgrpo.training.credit.estimate import expected, figures, moments, needed, products_of, ratio, reliability, resampled
+from flowgrpo.training.credit.estimate import figures, moments, needed, products_of, ratio, reliability, resampled
 from flowgrpo.training.credit.gradients import Gradients, batches_of, parts_by_slot
 from flowgrpo.training.credit.sketch import Sketch
+from flowgrpo.training.credit.slope import Check, Pull, factor, scaled
 from flowgrpo.training.trainer import Clock, Trainer
 
 LENGTH, UPDATES, GROUPS = 300, 16, 6
@@ -77,12 +78,11 @@ def test_a_signal_in_another_direction_does_not_count():
     assert abs(found.agreement[1]) < 0.2 and abs(found.squared[1]) < 0.1 * found.squared[0]
 
 
-def test_error_and_expectation_are_those_of_the_noise():
+def test_the_error_is_that_of_the_noise():
     products = products_of([scheme(0, 0.3)])
     now = moments(products, np.ones(len(products.scheme)))
     noise = (1.25 / GROUPS) ** 0.5
     assert figures(products, now, np.ones(1), 100.0).error[0] == pytest.approx(noise / 0.3, rel=0.15)
-    assert expected(products, now, np.ones(1))[0] == pytest.approx((1 + (noise / 0.3) ** 2 / UPDATES) ** -0.5, rel=0.05)
 
 
 def test_factors_over_nothing_have_no_limit():
@@ -187,3 +187,33 @@ def test_steps_are_the_means_of_their_groups():
     assert [mean.tolist() for mean in found.directions()] == [[-1.0, 0.0, -2.0], [-2.0, -2.0, 0.0]]
     assert found.square.tolist() == [2.5, 2.0, 2.0]
     assert (found.silent, found.steps, found.fold, found.step) == (1, 2, [0, 0, 1, 1], [0, 0, 1, 1])
+
+
+def test_a_slope_turns_round_with_its_direction_and_leaves_the_weights_alone():
+    config = load_config(["mini", "flow_grpo"], ["rewards={soft: {use: 'scene:soft'}}", "evaluation.metric=soft"])
+    policy = config.policy.build(torch.device("cpu"), 0)
+    before = [p.detach().clone() for p in policy.trainable().values()]
+    check = Check(config, policy, Scorer(config.rewards), load_prompts(config.rollout.prompts)[:6])
+    directions = [torch.randn(sum(p.numel() for p in before), generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
+    there, back = check(directions, 20.0), check([-d for d in directions], 20.0)
+    assert there.change == pytest.approx(-back.change) and there.bend == pytest.approx(back.bend) and there.change != 0
+    assert (
+        there.change_interval[0] <= there.change <= there.change_interval[1] and check(directions[:1], 1.0).bend_interval is None
+    )
+    assert all(torch.equal(p, was) for p, was in zip(policy.trainable().values(), before, strict=True))
+
+
+def test_factors_by_slopes_are_those_of_pulls_length_and_cost():
+    """Twice the pull is four times the worth; twice the square or the cost is half of it."""
+    pulls = np.array([1.0, 1.2, 0.9, 1.1])
+    plain = Pull(pulls, 1.0, 10.0)
+    assert factor(plain, plain) == (1.0, (1.0, 1.0))
+    assert factor(Pull(2 * pulls, 1.0, 10.0), plain)[0] == pytest.approx(4.0)
+    assert factor(Pull(pulls, 2.0, 10.0), plain)[0] == factor(Pull(pulls, 1.0, 20.0), plain)[0] == pytest.approx(0.5)
+    assert factor(Pull(-pulls, 1.0, 10.0), plain)[0] == pytest.approx(-1.0)
+    low, high = factor(Pull(np.array([0.5, 2.0, 1.0, 1.5]), 1.0, 10.0), plain)[1]
+    assert low < 1.0 < high
+
+
+def test_a_scaled_gradient_is_what_adamw_makes_of_it():
+    assert scaled(torch.tensor([2.0, -3.0, 0.0]), torch.tensor([4.0, 9.0, 0.0])).tolist() == [1.0, -1.0, 0.0]

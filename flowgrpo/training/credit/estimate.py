@@ -178,14 +178,6 @@ def resampled(products: Products, reference: np.ndarray, evaluations: float, see
     return Resampled(point, *(np.stack([getattr(one, name) for one in drawn]) for name in ("squared", "cosine", "error")))
 
 
-def expected(products: Products, found: Moments, reference: np.ndarray) -> np.ndarray:
-    """[S]: the cosine of the mean of all of a scheme's updates, with its noise, with the reference."""
-    along, length = found.means @ reference, reference @ found.means @ reference
-    own = np.maximum(np.diag(found.means), 0.0)
-    size = own + np.maximum(found.size - own, 0.0) / products.steps
-    return along / np.sqrt(np.maximum(length, np.finfo(float).tiny) * np.where(size > 0, size, 1.0))
-
-
 def needed(draws: np.ndarray) -> float:
     """How many times as many updates would tell the number with these bootstrapped draws from 0, if it is what it seems to be."""
     seen, error = float(draws.mean()), float(draws.std())

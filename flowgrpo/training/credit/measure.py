@@ -25,7 +25,6 @@ from flowgrpo.training.credit.diagnostics import Diagnostics, Quality, StepWorth
 from flowgrpo.training.credit.estimate import (
     FLOOR,
     Resampled,
-    expected,
     moments,
     needed,
     percentiles_of,
@@ -38,7 +37,7 @@ from flowgrpo.training.credit.point import policies_at
 from flowgrpo.training.credit.result import Credit, Estimate, Row, rank_correlation
 from flowgrpo.training.credit.schemes import PLAIN, LeftOut, Scheme, require_comparable, standard
 from flowgrpo.training.credit.sketch import Sketch
-from flowgrpo.training.credit.slope import Check, Pull, comparing, factor, scaled
+from flowgrpo.training.credit.slope import Check, Pull, Slope, comparing, factor, scaled
 
 MILLION = 1e6
 UPDATES, UPDATES_OF_MANY = 32, 16
@@ -156,6 +155,10 @@ class Measurement:
         if config.calibration is None:
             return config
         calibration = calibrate(config, self.policies[i], self.kept, self.scorer, Processes.alone())
+        self.notes.append(
+            f"{self.schemes[i].name}: noise levels {calibration.levels} were found first, in {calibration.network_evaluations:,} "
+            "network evaluations that no cost here counts."
+        )
         return with_levels(config, calibration.levels)
 
     def _figures(self, found: list[Gradients], steps: list[StepWorth], completions: list[Quality]) -> Credit:
@@ -167,12 +170,9 @@ class Measurement:
         equal = float(products.cost[self.baseline])
         result = resampled(products, weights, equal, self.config.seed)
         lengths = weights * np.sqrt(np.maximum(np.diag(now.means), FLOOR))
-        shares, hopes = lengths / lengths.sum(), expected(products, now, weights)
+        shares = lengths / lengths.sum()
         pace = found[self.baseline].evaluations / found[self.baseline].seconds
-        rows = [
-            _row(names[i], one, result, i, self.baseline, equal, pace, float(shares[i]), float(hopes[i]))
-            for i, one in enumerate(found)
-        ]
+        rows = [_row(names[i], one, result, i, self.baseline, equal, pace, float(shares[i])) for i, one in enumerate(found)]
         evaluation = self.config.evaluation
         return Credit(
             model=self.question.model,
@@ -206,27 +206,34 @@ class Measurement:
         moved = max(int((one.square > 0).sum()) for one in found)
         length = STEPS * self.config.optimizer.lr * moved**0.5
         pairs = [(row, one) for row, one in zip(credit.rows, found, strict=True) if one.directions()]
-        along, scaled_along = {}, {}
-        for row, one in bar(pairs, "check"):
-            along[row.name] = check(one.directions(), length)
-            scaled_along[row.name] = check([scaled(mean, one.square) for mean in one.directions()], length)
-        pulls = {row.name: Pull(np.array(along[row.name].pulls), float(one.square.sum()), row.evaluations) for row, one in pairs}
-        scaled_pulls = {
-            row.name: Pull(np.array(scaled_along[row.name].pulls), float((one.square > 0).sum()), row.evaluations)
-            for row, one in pairs
-        }
-        rows = [
-            replace(
+        done: list[tuple[Row, Pull, Pull]] = []
+        with Signals() as signals:
+            signals.busy = lambda: True
+            for row, one in bar(pairs, "check"):
+                directions = one.directions()
+                along, along_scaled = check(directions, length), check([scaled(d, one.square) for d in directions], length)
+                checked = replace(row, along=along, along_scaled=along_scaled)
+                present = float((one.square > 0).sum())
+                done.append((checked, pull(along, float(one.square.sum()), row), pull(along_scaled, present, row)))
+                if signals.asked:
+                    credit.notes.append(f"The check was ended by {signals.asked}.")
+                    break
+        pulls, scaled_pulls = ({row.name: pair[k] for row, *pair in done} for k in (0, 1))
+        rows = {
+            row.name: replace(
                 row,
-                along=along.get(row.name),
-                along_scaled=scaled_along.get(row.name),
                 found=_found(row.name, credit.baseline, pulls),
                 found_scaled=_found(row.name, credit.baseline, scaled_pulls),
             )
-            for row in credit.rows
-        ]
+            for row, _, _ in done
+        }
         ranks, ranks_scaled = (_ranks(credit.rows, one) for one in (pulls, scaled_pulls))
-        return replace(credit, rows=rows, length=length, ranks=ranks, ranks_scaled=ranks_scaled)
+        everyone = [rows.get(row.name, row) for row in credit.rows]
+        return replace(credit, rows=everyone, length=length, ranks=ranks, ranks_scaled=ranks_scaled)
+
+
+def pull(slope: Slope, square: float, row: Row) -> Pull:
+    return Pull(np.array(slope.pulls), square, row.evaluations)
 
 
 def _found(name: str, baseline: str, pulls: Mapping[str, Pull]) -> Estimate | None:
@@ -253,7 +260,7 @@ def best_baseline(steps: Sequence[StepWorth]) -> float | None:
 
 
 def _row(
-    name: str, one: Gradients, result: Resampled, i: int, baseline: int, equal: float, base_pace: float, share: float, hope: float
+    name: str, one: Gradients, result: Resampled, i: int, baseline: int, equal: float, base_pace: float, share: float
 ) -> Row:
     figures, evaluations, seconds = result.figures, one.evaluations / one.steps, one.seconds / one.steps
     squared = Estimate(float(figures.squared[i]), percentiles(result.squared[:, i]))
@@ -273,7 +280,6 @@ def _row(
         factor=over,
         factor_per_second=over.times(pace / base_pace),
         agreement=agreement if np.isfinite(agreement) else None,
-        expected=hope,
         share=share,
         silent=one.silent / len(one.vectors),
         needed=needed(result.squared[:, i] - result.squared[:, baseline] if i != baseline else result.squared[:, i]),

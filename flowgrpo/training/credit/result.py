@@ -32,7 +32,7 @@ class Row:
     it points the wrong way; `per_second` the same per second. `cosine`, and `error` (how far a step is from the scheme's own
     mean, over the length of that), are at equal evaluations. `factor`: how many of the baseline's evaluations one of these is
     worth; `factor_per_second` the same for seconds. `agreement`: the cosine of the scheme's mean gradient with the reference,
-    both without noise; None where there is no signal. `expected`: the cosine of the mean of all its updates, noise included.
+    both without noise; None where there is no signal.
     `share`: of the reference. `silent`: of the groups, those that train nothing. `needed`: the updates that would tell it from
     the baseline, over those that were made. `along` and `along_scaled`: the check, along the mean gradient, and along the step
     that AdamW makes of it; `found` and `found_scaled`: the factors that follow from it, of the reward itself instead of a
@@ -51,7 +51,6 @@ class Row:
     factor: Estimate
     factor_per_second: Estimate
     agreement: float | None
-    expected: float
     share: float
     silent: float
     needed: float
