@@ -188,3 +188,12 @@ def test_the_sentence_says_what_to_use_or_that_nothing_is_told_apart():
     assert "Nothing is shown to be better" in credit(plain, row("b", (3, 0.5, 4), (0.8, 0.1, 1.5))).sentence
     noise = credit(replace(plain, per_million=Estimate(1.0, (-1.0, 2.0)), needed=1e4)).sentence
     assert "no scheme's signal is above its noise" in noise and "more than 100 times" in noise
+
+
+def test_the_check_is_said_to_agree_or_not_where_it_tells_schemes_apart():
+    plain, better = row("a", (4, 1, 9), (1, 1, 1)), row("b", (8, 2, 9), (2, 1.5, 3))
+    unsure, sure = (replace(better, found=Estimate(2.0, ends)) for ends in ((0.5, 9.0), (1.5, 9.0)))
+    assert credit(plain, better).verdict == ""
+    assert replace(credit(plain, unsure), ranks=1.0).verdict == "The check tells no scheme apart from a."
+    assert "The check agrees" in replace(credit(plain, sure), ranks=0.5, ranks_scaled=0.4).verdict
+    assert "The check does not agree" in replace(credit(plain, sure), ranks=-0.5).verdict

@@ -131,11 +131,14 @@ class Credit:
 
     @property
     def verdict(self) -> str:
-        """Whether the check agrees."""
+        """Whether the check agrees, where it tells schemes apart at all."""
         if self.ranks is None:
             return ""
+        others = [row.found for row in self.rows if row.name != self.baseline and row.found]
+        if not any(found.interval[1] < 1.0 or found.interval[0] > 1.0 for found in others):
+            return f"The check tells no scheme apart from {self.baseline}."
         scaled = f", {self.ranks_scaled:.2f} as AdamW scales them" if self.ranks_scaled is not None else ""
-        word = "agrees" if self.ranks > 0.3 else "does not agree"
+        word = "agrees" if self.ranks > 0 else "does not agree"
         return f"The check {word}: the rank correlation of its factors with these is {self.ranks:.2f}{scaled}."
 
 
