@@ -166,7 +166,7 @@ def plot(credit: Credit) -> str:
             row.per_million.value,
             row.per_million.interval,
             _estimate(row.per_million),
-            int(row.name == credit.baseline),
+            1 + (row.name == credit.baseline),
         )
         for row in sorted(credit.rows, key=lambda row: -row.per_million.value)
     ]
@@ -175,7 +175,7 @@ def plot(credit: Credit) -> str:
     ]
     if slopes := [(row, row.along) for row in credit.rows if row.along]:
         bars = [
-            Bar(row.name, slope.change, slope.change_interval, f"{slope.change:+.3f}", int(row.name == credit.baseline))
+            Bar(row.name, slope.change, slope.change_interval, f"{slope.change:+.3f}", 1 + (row.name == credit.baseline))
             for row, slope in sorted(slopes, key=lambda pair: -pair[1].change)
         ]
         panels.append(Bars("the check: along the mean gradient", f"change of the mean reward, step of {credit.length:.3g}", bars))
