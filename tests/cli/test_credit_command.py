@@ -170,6 +170,7 @@ def credit(*rows: Row) -> Credit:
         evaluations=1.0,
         sampler="s",
         length=0.0,
+        scaled_length=0.0,
         sketch_error=0.0,
         ranks=None,
         ranks_scaled=None,

@@ -200,6 +200,7 @@ def test_a_slope_turns_round_with_its_direction_and_leaves_the_weights_alone():
     assert (
         there.change_interval[0] <= there.change <= there.change_interval[1] and check(directions[:1], 1.0).bend_interval is None
     )
+    assert check.length(directions[0], 1e-3) == 1e-3 and 0 < check.length(directions[0], 1e3) < 1e3
     assert all(torch.equal(p, was) for p, was in zip(policy.trainable().values(), before, strict=True))
 
 

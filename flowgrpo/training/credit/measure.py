@@ -45,7 +45,7 @@ CHECKED = 0.25
 """Of the prompts, for the check of slopes: no gradient sees them."""
 DIAGNOSED, PROBED = 48, 32
 STEPS = 5.0
-"""The check moves the weights as far as so many optimizer steps at the recipe's learning rate."""
+"""The check moves the weights at most as far as so many optimizer steps at the recipe's learning rate."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Measurement:
         config = self.config
         rows, self.scorer = load_prompts(config.rollout.prompts), Scorer(config.rewards)
         self.scorer.check(rows, config.rollout.prompts)
-        self.rows = spread(rows, question.prompts)
+        self.all_rows, self.rows = rows, spread(rows, question.prompts)
         most = max(scheme.config.rollout.prompts_per_update for scheme in self.schemes)
         self.aside, self.kept = set_aside(self.rows, 2 * most)
         self.batches = batches_of(self.kept, self.updates, most, (config.seed, "credit", "prompts"))
@@ -105,7 +105,9 @@ class Measurement:
 
     def __call__(self) -> Credit:
         begin = time.perf_counter()
-        exam = Exam(spread(self.rows, PROBED), self.config.policy.steps, self.config.seed, PROBED, self.config.policy.batch_key)
+        exam = Exam(
+            spread(self.all_rows, PROBED), self.config.policy.steps, self.config.seed, PROBED, self.config.policy.batch_key
+        )
         probe(self.scorer, exam.samples(exam.batches[0], self.policies[0]))
         config, policy = self.schemes[self.baseline].config, self.policies[self.baseline]
         diagnostics = Diagnostics(config, policy, spread(self.rows, DIAGNOSED), self.scorer)
@@ -190,6 +192,7 @@ class Measurement:
             evaluations=equal,
             sampler=f"the model's own sampler in {evaluation.steps if evaluation else self.config.policy.steps} steps",
             length=0.0,
+            scaled_length=0.0,
             sketch_error=found[0].sketch_error,
             ranks=None,
             ranks_scaled=None,
@@ -204,14 +207,17 @@ class Measurement:
             return replace(credit, notes=[*credit.notes, f"No check of slopes: reward '{labels[0]}' compares samples."])
         check = Check(self.config, self.policies[0], self.scorer, self.aside)
         moved = max(int((one.square > 0).sum()) for one in found)
-        length = STEPS * self.config.optimizer.lr * moved**0.5
+        longest = STEPS * self.config.optimizer.lr * moved**0.5
+        first = next(one for one in (found[self.baseline], *found) if one.directions())
+        length = check.length(first.directions()[0], longest)
+        scaled_length = check.length(scaled(first.directions()[0], first.square), longest)
         pairs = [(row, one) for row, one in zip(credit.rows, found, strict=True) if one.directions()]
         done: list[tuple[Row, Pull, Pull]] = []
         with Signals() as signals:
             signals.busy = lambda: True
             for row, one in bar(pairs, "check"):
                 directions = one.directions()
-                along, along_scaled = check(directions, length), check([scaled(d, one.square) for d in directions], length)
+                along, along_scaled = check(directions, length), check([scaled(d, one.square) for d in directions], scaled_length)
                 checked = replace(row, along=along, along_scaled=along_scaled)
                 present = float((one.square > 0).sum())
                 done.append((checked, pull(along, float(one.square.sum()), row), pull(along_scaled, present, row)))
@@ -229,7 +235,7 @@ class Measurement:
         }
         ranks, ranks_scaled = (_ranks(credit.rows, one) for one in (pulls, scaled_pulls))
         everyone = [rows.get(row.name, row) for row in credit.rows]
-        return replace(credit, rows=everyone, length=length, ranks=ranks, ranks_scaled=ranks_scaled)
+        return replace(credit, rows=everyone, length=length, scaled_length=scaled_length, ranks=ranks, ranks_scaled=ranks_scaled)
 
 
 def pull(slope: Slope, square: float, row: Row) -> Pull:

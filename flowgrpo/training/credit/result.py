@@ -65,7 +65,8 @@ class Credit:
     """What schemes of credit are worth on a model and reward, at one point of its training.
 
     `rows`: the schemes; `baseline` is one of them, and cosines are at as many network `evaluations` as its optimizer step has.
-    `sampler`: what the check evaluates, with `check_prompts` prompts that no gradient saw, by moving the weights by `length`.
+    `sampler`: what the check evaluates, with `check_prompts` prompts that no gradient saw, by moving the weights by `length`
+    along gradients, or by `scaled_length` as AdamW scales them.
     `ranks`: the rank correlation of `factor` with what the check found, along gradients, and as AdamW scales them.
     """
 
@@ -84,6 +85,7 @@ class Credit:
     evaluations: float
     sampler: str
     length: float
+    scaled_length: float
     sketch_error: float
     ranks: float | None
     ranks_scaled: float | None

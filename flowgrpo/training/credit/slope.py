@@ -23,6 +23,7 @@ from flowgrpo.scoring.scorer import Scorer
 from flowgrpo.training.credit.estimate import RESAMPLES, percentiles_of, ratio
 
 BATCH = 64
+BENT, HALVINGS = 0.25, 10
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,8 @@ class Check:
         self.steps = evaluation.steps if evaluation else config.policy.steps
         batch = evaluation.batch if evaluation else BATCH
         self.exam = Exam(prompts, self.steps, config.seed, batch, config.policy.batch_key)
-        self.here = self._reward()
+        rewards = self._rewards()
+        self.here, self.deviation = float(rewards.mean()), float(rewards.std())
 
     def __call__(self, directions: Sequence[Tensor], length: float) -> Slope:
         """Along directions [D], by steps of this length."""
@@ -89,17 +91,28 @@ class Check:
         pulls = tuple((changes * lengths / length).tolist())
         return Slope(float(changes.mean()), t_interval(changes), float(bends.mean()), t_interval(bends), pulls)
 
-    def _both(self, change: Tensor) -> tuple[float, float]:
-        with self._moved(change):
-            ahead = self._reward()
-        with self._moved(-change):
-            return ahead, self._reward()
+    def length(self, direction: Tensor, longest: float) -> float:
+        """Of a step along a direction [D] that does not break the model: halved until the reward bends by no more than a share
+        BENT of what samples differ by."""
+        length = longest
+        for _ in range(HALVINGS):
+            ahead, behind = self._both(direction * (length / float(direction.norm())))
+            if self.here - (ahead + behind) / 2.0 <= BENT * self.deviation:
+                break
+            length /= 2.0
+        return length
 
-    def _reward(self) -> float:
-        total = 0.0
-        for batch in self.exam.batches:
-            total += float(raw_reward(self.scorer(self.exam.samples(batch, self.policy)), self.config).sum())
-        return total / self.exam.count
+    def _both(self, change: Tensor) -> tuple[float, float]:
+        """The mean rewards ahead and behind."""
+        with self._moved(change):
+            ahead = self._rewards().mean()
+        with self._moved(-change):
+            return float(ahead), float(self._rewards().mean())
+
+    def _rewards(self) -> np.ndarray:
+        """[N]"""
+        samples = [self.exam.samples(batch, self.policy) for batch in self.exam.batches]
+        return np.concatenate([raw_reward(self.scorer(batch), self.config) for batch in samples])
 
     @contextmanager
     def _moved(self, change: Tensor) -> Iterator[None]:
