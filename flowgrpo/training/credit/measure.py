@@ -41,7 +41,7 @@ from flowgrpo.training.credit.slope import Check, Pull, Slope, comparing, factor
 
 MILLION = 1e6
 UPDATES, UPDATES_OF_MANY = 32, 16
-CHECKED = 0.25
+CHECKED, MOST_CHECKED = 0.25, 132
 """Of the prompts, for the check of slopes: no gradient sees them."""
 DIAGNOSED, PROBED = 48, 32
 STEPS = 5.0
@@ -105,10 +105,7 @@ class Measurement:
 
     def __call__(self) -> Credit:
         begin = time.perf_counter()
-        exam = Exam(
-            spread(self.all_rows, PROBED), self.config.policy.steps, self.config.seed, PROBED, self.config.policy.batch_key
-        )
-        probe(self.scorer, exam.samples(exam.batches[0], self.policies[0]))
+        self._probe()
         config, policy = self.schemes[self.baseline].config, self.policies[self.baseline]
         diagnostics = Diagnostics(config, policy, spread(self.rows, DIAGNOSED), self.scorer)
         complaint = diagnostics.complaint()
@@ -123,6 +120,12 @@ class Measurement:
         found = self._gradients()
         credit = self._figures(found, steps, completions)
         return replace(self._checked(credit, found), seconds=round(time.perf_counter() - begin, 1))
+
+    def _probe(self) -> None:
+        """Errors: UserError for a reward that is the same whatever is shown."""
+        policy = self.config.policy
+        exam = Exam(spread(self.all_rows, PROBED), policy.steps, self.config.seed, PROBED, policy.batch_key)
+        probe(self.scorer, exam.samples(exam.batches[0], self.policies[0]))
 
     def _require_reference(self) -> None:
         names, wanted = [scheme.name for scheme in self.schemes], self.question.reference
@@ -254,7 +257,7 @@ def _ranks(rows: Sequence[Row], pulls: Mapping[str, Pull]) -> float | None:
 
 def set_aside(rows: Sequence[Prompt], least: int) -> tuple[list[Prompt], list[Prompt]]:
     """(for the check, for the gradients): a share spread over all, so far as `least` are left for the gradients."""
-    aside = spread(rows, min(int(CHECKED * len(rows)), max(0, len(rows) - least)))
+    aside = spread(rows, min(int(CHECKED * len(rows)), MOST_CHECKED, max(0, len(rows) - least)))
     chosen = {prompt.index for prompt in aside}
     return aside, [prompt for prompt in rows if prompt.index not in chosen]
 

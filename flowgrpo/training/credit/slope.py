@@ -111,8 +111,8 @@ class Check:
 
     def _rewards(self) -> np.ndarray:
         """[N]"""
-        samples = [self.exam.samples(batch, self.policy) for batch in self.exam.batches]
-        return np.concatenate([raw_reward(self.scorer(batch), self.config) for batch in samples])
+        scores = (self.scorer(self.exam.samples(batch, self.policy)) for batch in self.exam.batches)
+        return np.concatenate([raw_reward(one, self.config) for one in scores])
 
     @contextmanager
     def _moved(self, change: Tensor) -> Iterator[None]:
