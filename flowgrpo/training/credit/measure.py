@@ -246,6 +246,8 @@ def pull(slope: Slope, square: float, row: Row) -> Pull:
 
 
 def _found(name: str, baseline: str, pulls: Mapping[str, Pull]) -> Estimate | None:
+    if name == baseline:
+        return Estimate(1.0, (1.0, 1.0))
     return Estimate(*factor(pulls[name], pulls[baseline])) if {name, baseline} <= pulls.keys() else None
 
 

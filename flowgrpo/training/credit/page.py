@@ -150,9 +150,9 @@ def _notes(credit: Credit) -> Iterator[str]:
         yield (
             f"The check moves the weights by {credit.length:.3g} ({credit.scaled_length:.3g} as AdamW scales) along independent "
             f"mean gradients of each scheme, ahead and behind, and asks {credit.sampler} on {credit.check_prompts} other "
-            "prompts, with the same noise. Slope is half the difference in mean reward, bend what both have in common: a bend as large as "
-            "the slope means that so long a step gains nothing. Its factor is of the slopes' squares over what a step has of "
-            "length and cost: no reference is in it. Intervals are over the mean gradients, Student's of slopes and bends."
+            "prompts, with the same noise. Slope is half the difference in mean reward, bend what both have in common: a bend as "
+            "large as the slope means that so long a step gains nothing. Its factor is of the slopes' squares over what a step "
+            "has of length and cost: no reference is in it. Intervals are over the mean gradients, Student's of slopes and bends."
         )
     yield from credit.notes
     yield from (f"Left out: {one.name}: {one.reason}." for one in credit.left_out)
