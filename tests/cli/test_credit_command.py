@@ -191,10 +191,17 @@ def test_the_sentence_says_what_to_use_or_that_nothing_is_told_apart():
     assert "no scheme's signal is above its noise" in noise and "more than 100 times" in noise
 
 
-def test_the_check_is_said_to_agree_or_not_where_it_tells_schemes_apart():
+def test_the_check_speaks_where_it_tells_schemes_apart():
     plain, better = row("a", (4, 1, 9), (1, 1, 1)), row("b", (8, 2, 9), (2, 1.5, 3))
     unsure, sure = (replace(better, found=Estimate(2.0, ends)) for ends in ((0.5, 9.0), (1.5, 9.0)))
     assert credit(plain, better).verdict == ""
     assert replace(credit(plain, unsure), ranks=1.0).verdict == "The check tells no scheme apart from a."
-    assert "The check agrees" in replace(credit(plain, sure), ranks=0.5, ranks_scaled=0.4).verdict
-    assert "The check does not agree" in replace(credit(plain, sure), ranks=-0.5).verdict
+    assert replace(credit(plain, sure), ranks=0.5, ranks_scaled=-0.4).verdict.endswith("is 0.5, -0.4 as AdamW scales.")
+
+
+def test_the_check_of_the_optimizer_s_steps_comes_first():
+    plain, better = row("a", (4, 1, 9), (1, 1, 1)), row("b", (8, 2, 9), (2, 1.5, 3))
+    other = replace(row("c", (3, 1, 9), (0.75, 0.5, 1.2)), found_scaled=Estimate(5.0, (2.0, 9.0)))
+    assert credit(plain, better, other).sentence == (
+        "For m and its reward use c: expected factor 5 [2, 9] over a, by the check of AdamW's steps (by cosines 0.75 [0.5, 1.2])."
+    )

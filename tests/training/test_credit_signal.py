@@ -8,6 +8,7 @@ import torch
 
 from flowgrpo.config.run import load_config
 from flowgrpo.core.errors import UserError
+from flowgrpo.core.intervals import t_interval
 from flowgrpo.core.processes import Processes
 from flowgrpo.data.prompts import Prompt, load_prompts
 from flowgrpo.scoring.scorer import Scorer
@@ -214,6 +215,9 @@ def test_factors_by_slopes_are_those_of_pulls_length_and_cost():
     assert factor(Pull(-pulls, 1.0, 10.0), plain)[0] == pytest.approx(-1.0)
     low, high = factor(Pull(np.array([0.5, 2.0, 1.0, 1.5]), 1.0, 10.0), plain)[1]
     assert low < 1.0 < high
+    wide = Pull(pulls, 1.0, 1.0).spread().pulls
+    assert wide.mean() == pytest.approx(pulls.mean())
+    assert 1.96 * wide.std() / 2.0 == pytest.approx(t_interval(pulls)[1] - pulls.mean(), rel=1e-3)
 
 
 def test_a_scaled_gradient_is_what_adamw_makes_of_it():

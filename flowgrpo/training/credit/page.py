@@ -11,7 +11,7 @@ from flowgrpo.core.whole import write_text
 from flowgrpo.pages.bars import Bar, Bars, bar_figure
 from flowgrpo.pages.tables import markdown_table
 from flowgrpo.training.credit.diagnostics import Quality
-from flowgrpo.training.credit.result import Credit, Estimate, Row, number
+from flowgrpo.training.credit.result import Credit, Row, number, said
 from flowgrpo.training.credit.slope import Slope
 
 NONE = "\N{EM DASH}"
@@ -93,13 +93,13 @@ STEPS = [
 def _cells(row: Row) -> list[str]:
     return [
         row.name,
-        _estimate(row.per_million),
-        _estimate(row.factor),
-        _estimate(row.cosine),
+        said(row.per_million),
+        said(row.factor),
+        said(row.cosine),
         number(row.error.value),
         NONE if row.agreement is None else f"{row.agreement:.2f}",
-        _estimate(row.per_second),
-        _estimate(row.factor_per_second),
+        said(row.per_second),
+        said(row.factor_per_second),
         f"{row.evaluations:,.0f}",
         f"{row.seconds:.2f}",
         f"{row.silent:.0%}",
@@ -108,7 +108,7 @@ def _cells(row: Row) -> list[str]:
 
 
 def _check_cells(row: Row) -> list[str]:
-    factors = [NONE if one is None else _estimate(one) for one in (row.found, row.found_scaled)]
+    factors = [NONE if one is None else said(one) for one in (row.found, row.found_scaled)]
     return [row.name, factors[0], *_slope(row.along), factors[1], *_slope(row.along_scaled)]
 
 
@@ -117,11 +117,6 @@ def _slope(slope: Slope | None) -> list[str]:
         return [NONE, NONE]
     pairs = (slope.change, slope.change_interval), (slope.bend, slope.bend_interval)
     return [f"{change:+.3f}" + (f" [{ends[0]:+.3f}, {ends[1]:+.3f}]" if ends else "") for change, ends in pairs]
-
-
-def _estimate(estimate: Estimate) -> str:
-    low, high = estimate.interval
-    return f"{number(estimate.value)} [{number(low)}, {number(high)}]"
 
 
 def completions_table(rows: list[Quality]) -> str:
@@ -165,7 +160,7 @@ def plot(credit: Credit) -> str:
             row.name,
             row.per_million.value,
             row.per_million.interval,
-            _estimate(row.per_million),
+            said(row.per_million),
             1 + (row.name == credit.baseline),
         )
         for row in sorted(credit.rows, key=lambda row: -row.per_million.value)

@@ -97,18 +97,23 @@ class Credit:
 
     @property
     def sentence(self) -> str:
-        """What to use, or that nothing is told apart yet."""
+        """What to use, or that nothing is told apart yet. The check of AdamW's steps comes first: it is of the reward itself."""
+        if proven := [row for row in self.rows if row.found_scaled and row.found_scaled.interval[0] > 1.0]:
+            chosen = max(proven, key=lambda row: row.found_scaled.value if row.found_scaled else 0.0)
+            assert chosen.found_scaled
+            return (
+                f"For {self.model} and its reward use {chosen.name}: expected factor {said(chosen.found_scaled)} over "
+                f"{self.baseline}, by the check of AdamW's steps (by cosines {said(chosen.factor)})."
+            )
         best = self.best
         if not best.per_million.interval[0] > 0:
             return f"Nothing is told apart at this size: no scheme's signal is above its noise; {self._more(best)}."
         if best.name == self.baseline:
             return self._nothing_better()
-        low, high = best.factor.interval
-        factor = f"{number(best.factor.value)} [{number(low)}, {number(high)}]"
-        if low > 1.0:
-            return f"For {self.model} and its reward use {best.name}: expected factor {factor} over {self.baseline}."
+        if best.factor.interval[0] > 1.0:
+            return f"For {self.model} and its reward use {best.name}: expected factor {said(best.factor)} over {self.baseline}."
         return (
-            f"Nothing is told apart from {self.baseline} at this size: {best.name} has the highest factor, {factor}; "
+            f"Nothing is told apart from {self.baseline} at this size: {best.name} has the highest factor, {said(best.factor)}; "
             f"{self._more(best)}."
         )
 
@@ -117,14 +122,10 @@ class Credit:
         if not others:
             return f"{self.baseline} alone was measured; name a second scheme to compare it with."
         second = max(others, key=lambda row: row.factor.value)
-        low, high = second.factor.interval
-        factor = f"{number(second.factor.value)} [{number(low)}, {number(high)}]"
-        if high < 1.0:
-            return f"For {self.model} and its reward use {self.baseline}: {second.name} comes closest, with a factor of {factor}."
-        return (
-            f"Nothing is shown to be better than {self.baseline} at this size: {second.name} comes closest, with a factor of "
-            f"{factor}; {self._more(second)}."
-        )
+        closest = f"{second.name} comes closest, with a factor of {said(second.factor)}"
+        if second.factor.interval[1] < 1.0:
+            return f"For {self.model} and its reward use {self.baseline}: {closest}."
+        return f"Nothing is shown to be better than {self.baseline} at this size: {closest}; {self._more(second)}."
 
     def _more(self, row: Row) -> str:
         if row.needed > MOST:
@@ -133,15 +134,21 @@ class Credit:
 
     @property
     def verdict(self) -> str:
-        """Whether the check agrees, where it tells schemes apart at all."""
+        """How far the check agrees, where it tells schemes apart at all."""
         if self.ranks is None:
             return ""
-        others = [row.found for row in self.rows if row.name != self.baseline and row.found]
-        if not any(found.interval[1] < 1.0 or found.interval[0] > 1.0 for found in others):
+        others = [one for row in self.rows if row.name != self.baseline for one in (row.found, row.found_scaled) if one]
+        if not any(one.interval[1] < 1.0 or one.interval[0] > 1.0 for one in others):
             return f"The check tells no scheme apart from {self.baseline}."
-        scaled = f", {self.ranks_scaled:.2f} as AdamW scales them" if self.ranks_scaled is not None else ""
-        word = "agrees" if self.ranks > 0 else "does not agree"
-        return f"The check {word}: the rank correlation of its factors with these is {self.ranks:.2f}{scaled}."
+        return f"The rank correlation of the check's factors with those by cosines is {number(self.ranks)}{self._scaled()}."
+
+    def _scaled(self) -> str:
+        return "" if self.ranks_scaled is None else f", {number(self.ranks_scaled)} as AdamW scales"
+
+
+def said(estimate: Estimate) -> str:
+    low, high = estimate.interval
+    return f"{number(estimate.value)} [{number(low)}, {number(high)}]"
 
 
 def number(value: float) -> str:

@@ -58,15 +58,31 @@ class Pull:
         mean = float(weight @ self.pulls / weight.sum())
         return float(np.sign(mean)) * mean**2 / (self.square * self.cost)
 
+    def cut(self, count: int) -> "Pull":
+        return replace(self, pulls=self.pulls[:count])
+
+    def spread(self) -> "Pull":
+        """The pulls further from their mean, so that the percentiles of resampled means are Student's."""
+        from scipy import stats
+
+        n, mean = len(self.pulls), self.pulls.mean()
+        wider = stats.t.ppf(0.975, n - 1) / stats.norm.ppf(0.975) * (n / (n - 1)) ** 0.5
+        return replace(self, pulls=mean + wider * (self.pulls - mean))
+
 
 def factor(one: Pull, other: Pull) -> tuple[float, Interval]:
-    """Of worth, and its bootstrap over the pulls: those of the same prompts together."""
+    """Of worth, with its bootstrap over the pulls: those of the same prompts together.
+
+    They are few, so they are spread before they are drawn: the percentiles of a mean are then those of Student's interval.
+    """
     count = min(len(one.pulls), len(other.pulls))
-    one, other = (replace(pull, pulls=pull.pulls[:count]) for pull in (one, other))
-    draws = numpy_generator(("credit", "pulls")).multinomial(count, np.full(count, 1 / count), RESAMPLES)
-    ratios = np.array([ratio(one.worth(draw), other.worth(draw)) for draw in draws])
     everything = np.ones(count)
-    return float(ratio(one.worth(everything), other.worth(everything))), percentiles_of(ratios)
+    value = float(ratio(one.cut(count).worth(everything), other.cut(count).worth(everything)))
+    if count < 2:
+        return value, (-np.inf, np.inf)
+    above, below = one.cut(count).spread(), other.cut(count).spread()
+    draws = numpy_generator(("credit", "pulls")).multinomial(count, np.full(count, 1 / count), RESAMPLES)
+    return value, percentiles_of(np.array([ratio(above.worth(draw), below.worth(draw)) for draw in draws]))
 
 
 class Check:
