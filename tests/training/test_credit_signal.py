@@ -13,7 +13,7 @@ from flowgrpo.core.processes import Processes
 from flowgrpo.data.prompts import Prompt, load_prompts
 from flowgrpo.scoring.scorer import Scorer
 from flowgrpo.training.credit import estimate
-from flowgrpo.training.credit.estimate import figures, moments, needed, products_of, ratio, reliability, resampled
+from flowgrpo.training.credit.estimate import figures, moments, needed, percentiles_of, products_of, ratio, reliability, resampled
 from flowgrpo.training.credit.gradients import Gradients, batches_of, parts_by_slot
 from flowgrpo.training.credit.sketch import Sketch
 from flowgrpo.training.credit.slope import Check, Pull, factor, scaled
@@ -88,6 +88,12 @@ def test_the_error_is_that_of_the_noise():
 
 def test_factors_over_nothing_have_no_limit():
     assert ratio(2.0, 0.5) == 4.0 and ratio(1.0, 0.0) == np.inf and np.isnan(ratio(-1.0, 0.0))
+    draws = np.linspace(0.0, 1.0, 101)
+    assert percentiles_of(draws) == pytest.approx((0.025, 0.975))
+    draws[:5] = np.nan
+    assert percentiles_of(draws) == (-np.inf, np.inf)
+    draws[:5] = np.inf
+    assert percentiles_of(draws) == (pytest.approx(0.07), np.inf)
 
 
 def test_more_updates_are_needed_the_less_is_seen():

@@ -158,14 +158,13 @@ def ratio(above: np.ndarray | float, below: np.ndarray | float) -> np.ndarray:
 
 
 def percentiles_of(draws: np.ndarray) -> Interval:
-    """An interval of draws that may be infinite; those that are not numbers are left out."""
-    known = np.sort(draws[~np.isnan(draws)])
-    if not len(known):
-        return float("nan"), float("nan")
-    if np.isfinite(known).all():
-        return percentiles(known)
-    low, high = (known[round(q * (len(known) - 1))] for q in (0.025, 0.975))
-    return float(low), float(high)
+    """An interval of draws that may be infinite. Those that are no numbers, nothing over nothing, may be any: they lie below its
+    low end, and above its high end."""
+    if np.isfinite(draws).all():
+        return percentiles(draws)
+    low, high = (np.sort(np.where(np.isnan(draws), any_, draws)) for any_ in (-np.inf, np.inf))
+    ends = (round(q * (len(draws) - 1)) for q in (0.025, 0.975))
+    return float(low[next(ends)]), float(high[next(ends)])
 
 
 def resampled(products: Products, reference: np.ndarray, evaluations: float, seed: int) -> Resampled:
