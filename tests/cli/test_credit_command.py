@@ -6,16 +6,19 @@ import xml.dom.minidom
 from dataclasses import replace
 
 import pytest
+import torch
 
 import flowgrpo as fg
 from flowgrpo.cli.main import main
 from flowgrpo.core.signals import Signals
+from flowgrpo.runs.checkpoint import save_state
 from flowgrpo.training.credit import estimate
 from flowgrpo.training.credit.diagnostics import StepWorth
 from flowgrpo.training.credit.gradients import Measurer
 from flowgrpo.training.credit.measure import best_baseline, set_aside
+from flowgrpo.training.credit.point import policies_at
 from flowgrpo.training.credit.result import Credit, Estimate, Row
-from flowgrpo.training.credit.schemes import base, standard
+from flowgrpo.training.credit.schemes import base, named, standard
 
 SMALL = ["rollout.group_size=4", "rollout.prompts_per_update=2", "optimizer.steps_per_update=1", "--prompts", "12"]
 
@@ -88,6 +91,9 @@ def test_what_cannot_be_measured_is_one_sentence(capsys, tmp_path, monkeypatch):
     assert "has other rewards than" in refused(capsys, "mini", "flow_grpo", "pref_grpo")
     assert "'dense' is not one of the schemes" in refused(capsys, "mini", "flow_grpo", "--reference", "dense")
     assert "is no checkpoint" in refused(capsys, "mini", "flow_grpo", "--checkpoint", str(tmp_path))
+    (tmp_path / "by_prompt.py").write_text("def length(samples):\n    return [len(text) / 99 for text in samples.prompts]\n")
+    silent = ["evaluation=null", "rewards={flat: {use: 'by_prompt.py:length'}}", *SMALL]
+    assert "no transition changed the reward" in refused(capsys, "mini", "flow_grpo", *silent)
     flat = ["evaluation=null", "rewards={flat: {use: 'flat.py:flat'}}"]
     assert "a constant reward trains nothing" in refused(capsys, "mini", "flow_grpo", *flat)
     assert "there is no command 'completions'" in refused_command(capsys, "completions", "mini")
@@ -98,21 +104,20 @@ def refused_command(capsys, *words: str) -> str:
     return capsys.readouterr().err
 
 
-def test_a_checkpoint_is_that_of_its_model(capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    tiny = [
-        "rollout.group_size=2",
-        "rollout.prompts_per_update=2",
-        "optimizer.steps_per_update=1",
-        "evaluation=null",
-        "updates=1",
-    ]
-    run = fg.train(fg.recipe("mini flow_grpo", *tiny))
-    other = refused(capsys, "mini", "flow_grpo", "policy.lora.rank=4", "--checkpoint", str(run.path))
+def test_a_checkpoint_is_that_of_its_model(capsys, tmp_path):
+    """Its weights and the number of its updates count, and which prompts were seen to differ."""
+    policy = fg.load_policy("mini")
+    spread = {"steps": {}, "prompts": {"0": 1.0}}
+    save_state(tmp_path / "checkpoint-000007" / "state", {"trainable": policy.trainable()}, {"updates": 7, "spread": spread})
+    other = refused(capsys, "mini", "flow_grpo", "policy.lora.rank=4", "--checkpoint", str(tmp_path))
     assert "is of another model" in other and "differ in name or size" in other
-    words = ["mini", "flow_grpo", *SMALL, "--updates", "2", "--checkpoint", str(run.checkpoints[-1]), "--json"]
-    assert main(["credit", *words]) == 0
-    assert "checkpoint-000001" in json.loads(capsys.readouterr().out)["point"]
+    schemes = named("mini", ["flow_grpo"], [])
+    with torch.no_grad():
+        next(iter(policy.trainable().values())).add_(1.0)
+    (same,), point = policies_at(schemes, tmp_path / "checkpoint-000007", torch.device("cpu"), policy)
+    assert same is policy and (point.updates, point.spread) == (7, spread)
+    again = fg.load_policy("mini").trainable()
+    assert all(torch.equal(p, again[name]) for name, p in policy.trainable().items())
 
 
 @pytest.mark.parametrize(("after", "code"), [(1, 2), (4, 0)])

@@ -7,7 +7,7 @@ import torch
 from flowgrpo.config.run import load_config
 from flowgrpo.data.prompts import load_prompts
 from flowgrpo.scoring.scorer import Scorer
-from flowgrpo.training.credit.diagnostics import Diagnostics, _centred, worth
+from flowgrpo.training.credit.diagnostics import Diagnostics, _centred, candidates, worth
 
 
 def test_centring_removes_what_a_step_does_to_everyone():
@@ -38,3 +38,9 @@ def test_steps_and_completions_are_measured_on_the_same_transitions(tmp_path, mo
     assert rows["exact"].gains > 0.999999 and rows["exact"].network_evaluations == 10
     assert rows["ode, 1 step"].network_evaluations == 4 and rows["ode, 2 steps"].network_evaluations == 7
     assert all(-1 <= row.centred <= 1 for row in rows.values())
+
+
+def test_only_a_gaussian_kernel_is_completed_by_an_ode_solver():
+    gaussian, masked = (load_config(words.split()).rollout.plan.kernel for words in ("mini flow_grpo", "mini-mdlm mdpo"))
+    assert "dpmpp_2m, 2 steps" in candidates(gaussian) and "ode, 1 step" in candidates(gaussian)
+    assert not any("dpmpp" in name or "ode" in name for name in candidates(masked)) and len(candidates(masked)) == 5

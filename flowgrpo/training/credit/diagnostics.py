@@ -16,6 +16,7 @@ from flowgrpo.objective.credit.gain import Gain
 from flowgrpo.objective.credit.terminal import Terminal
 from flowgrpo.policies.protocol import Policy
 from flowgrpo.sampling.completion import Completion
+from flowgrpo.sampling.kernels import GaussianKernel, Kernel
 from flowgrpo.sampling.kernels.dpmpp_2m import DpmPp2m
 from flowgrpo.sampling.plans import Plan
 from flowgrpo.sampling.plans.all import AllSteps
@@ -25,12 +26,15 @@ from flowgrpo.scoring.scorer import Scorer
 from flowgrpo.training.collect import Rollouts, scored_trees
 
 EXACT = Completion()
-CANDIDATES = {
-    "exact": EXACT,
-    **{f"ode, {n} step{'s' if n > 1 else ''}": Completion(steps=n) for n in (1, 2, 3)},
-    **{f"dpmpp_2m, {n} steps": Completion(steps=n, kernel=DpmPp2m()) for n in (2, 3)},
-    "exact, every 2nd state": Completion(every=2),
-}
+
+
+def candidates(kernel: Kernel) -> dict[str, Completion]:
+    """Ways to complete what this kernel has left, by name."""
+    own = kernel.deterministic().type
+    few = {f"{own}, {count} step{'s' if count > 1 else ''}": Completion(steps=count) for count in (1, 2, 3)}
+    solver = DpmPp2m() if isinstance(kernel, GaussianKernel) else None
+    solved = {f"dpmpp_2m, {count} steps": Completion(steps=count, kernel=solver) for count in (2, 3)} if solver else {}
+    return {"exact": EXACT, **few, **solved, "exact, every 2nd state": Completion(every=2)}
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,8 @@ class Diagnostics:
 
     def completions(self) -> list[Quality]:
         """Every candidate completes the states of the very same trajectories."""
-        trees = {name: self._trees(self._trajectories(completion)) for name, completion in CANDIDATES.items()}
+        ways = candidates(self.config.rollout.plan.kernel)
+        trees = {name: self._trees(self._trajectories(completion)) for name, completion in ways.items()}
         exact, least = self._exact(trees["exact"])
         return [_quality(name, completed, exact, least, self.config.rollout.group_size) for name, completed in trees.items()]
 
