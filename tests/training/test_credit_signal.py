@@ -132,7 +132,7 @@ def test_no_prompt_is_in_two_folds_and_none_twice_in_an_update():
 SMALL = ["rollout.group_size=4", "rollout.prompts_per_update=4", "policy.steps=3"]
 RECIPES = [
     ("mini flow_grpo", [*SMALL, "rollout.micro_batch=16"]),
-    ("mini tempflow_grpo", [*SMALL, "rollout.plan.teeth=4"]),
+    ("mini tempflow_grpo", [*SMALL, "rollout.plan.teeth=4", "rollout.keep=host"]),
     ("mini branch_grpo", [*SMALL, "rollout.plan.forks=[0]"]),
     ("mini-mdlm mdpo", ["rollout.prompts_per_update=4", "rollout.group_size=4", "objective.kl.coefficient=0"]),
 ]
