@@ -188,6 +188,8 @@ def test_the_sentence_says_what_to_use_or_that_nothing_is_told_apart():
     assert credit(plain, row("b", (8, 2, 9), (2, 1.5, 3))).sentence == (
         "For m and its reward use b: expected factor 2 [1.5, 3] over a."
     )
+    without_end = credit(plain, row("b", (8, 2, 9), (60, 1.5, math.inf))).sentence
+    assert without_end == "For m and its reward use b: expected factor above 1.5 over a."
     unsure = credit(plain, row("b", (8, 2, 9), (2, 0.5, math.inf))).sentence
     assert unsure.startswith("Nothing is told apart from a at this size: b has the highest factor, 2 [0.5, ∞]; about 16 more")
     assert "use a: b comes closest" in credit(plain, row("b", (1, 0.5, 2), (0.25, 0.1, 0.5))).sentence

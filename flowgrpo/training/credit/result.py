@@ -102,7 +102,7 @@ class Credit:
             chosen = max(proven, key=lambda row: row.found_scaled.value if row.found_scaled else 0.0)
             assert chosen.found_scaled
             return (
-                f"For {self.model} and its reward use {chosen.name}: expected factor {said(chosen.found_scaled)} over "
+                f"For {self.model} and its reward use {chosen.name}: expected factor {_over(chosen.found_scaled)} over "
                 f"{self.baseline}, by the check of AdamW's steps (by cosines {said(chosen.factor)})."
             )
         best = self.best
@@ -111,7 +111,7 @@ class Credit:
         if best.name == self.baseline:
             return self._nothing_better()
         if best.factor.interval[0] > 1.0:
-            return f"For {self.model} and its reward use {best.name}: expected factor {said(best.factor)} over {self.baseline}."
+            return f"For {self.model} and its reward use {best.name}: expected factor {_over(best.factor)} over {self.baseline}."
         return (
             f"Nothing is told apart from {self.baseline} at this size: {best.name} has the highest factor, {said(best.factor)}; "
             f"{self._more(best)}."
@@ -144,6 +144,11 @@ class Credit:
 
     def _scaled(self) -> str:
         return "" if self.ranks_scaled is None else f", {number(self.ranks_scaled)} as AdamW scales"
+
+
+def _over(factor: Estimate) -> str:
+    """Where the baseline's own signal may be nothing, a factor has a lower end only."""
+    return said(factor) if isfinite(factor.interval[1]) else f"above {number(factor.interval[0])}"
 
 
 def said(estimate: Estimate) -> str:
