@@ -22,7 +22,7 @@ ROOMS = {
     "evaluation": ("benchmarks", "sheet"),
     "runs": ("study",),
     "training": (
-        *("trainer", "ema", "calibration", "completions", "scored", "conformance"),
+        *("trainer", "ema", "calibration", "scored", "conformance"),
         *("sampling.rollout", "scoring.sentinels", "runs.tree"),
     ),
 }

@@ -44,6 +44,15 @@ class TrainedWeights:
         self.scaler.unscale_(self.optimizer)
         return torch.nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm)
 
+    def taken_gradient(self) -> Tensor:
+        """All that was added [D], one parameter after the other and unclipped; it is gone then. Errors: NotFinite."""
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters.values()]
+        self.optimizer.zero_grad()
+        gradient = torch.cat([g.flatten() for g in gradients]) / self.scaler.get_scale()
+        if not bool(torch.isfinite(gradient).all()):
+            raise NotFinite("the gradient holds NaN or infinity; look for what makes it so large, such as the noise level")
+        return gradient
+
     def require_finite(self, loss_is_finite: bool, norm: Tensor, update: int) -> None:
         """Errors: NotFinite for a loss or gradient that no step may follow. Scaled gradients may overflow: such a step is left
         out."""

@@ -86,7 +86,9 @@ def sentences(command: str, arguments: Namespace) -> list[list[str]]:
     """The recipes of a command."""
     if command == "study":
         return [[word] for word in arguments.configs]
-    return [arguments.config] if command in ("train", "plan", "completions") else []
+    if command == "credit":
+        return [[arguments.model, method] for method in arguments.methods]
+    return [arguments.config] if command in ("train", "plan") else []
 
 
 @pytest.mark.parametrize("block", [b for b in blocks() if b.language == "python"], ids=lambda b: b.text[:40])
