@@ -138,8 +138,7 @@ def parts_by_slot(trainer: Trainer, blocks: Sequence[UpdateBlock], scored: Score
 
     Every minibatch is taken for the first of the update, at the weights as they are. Errors: UserError of the on-policy check.
     """
-    with trainer.weights.turn(trainer.updates):
-        parts = dict(_parts(trainer, blocks, scored))
+    parts = dict(_parts(trainer, blocks, scored))
     if trainer.learner.check:
         trainer.learner.check()
     return parts
