@@ -80,7 +80,7 @@ class MaskedSampler:
         return int(output.logits.shape[-1])
 
     @torch.no_grad()
-    def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int], steps: int) -> Samples:
+    def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int], steps: int, latents: bool = False) -> Samples:
         if complaint := self.config.sampling_complaint(steps):
             raise UserError(complaint)
 
@@ -102,6 +102,9 @@ class MaskedSampler:
         if self.learned is None:
             return self.adapter.logits(ids)
         return self.learned.predict(self.adapter.halves(ids) if self.learned.guides else self.adapter.logits(ids)[:, None], step)
+
+    def latents(self, states: Tensor, prompts: Sequence[Prompt], levels: Sequence[int]) -> None:
+        return None
 
     def decode(self, states: Tensor, prompts: Sequence[Prompt]) -> Samples:
         tokens = states[:, TOKENS, -self.config.length :].long()
