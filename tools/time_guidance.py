@@ -8,13 +8,13 @@ import argparse
 import sys
 import time
 
-import numpy as np
 import torch
 
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.policies.diffusers import AttentionLora, DiffusersConfig
 from flowgrpo.policies.diffusers._policy import DiffusersPolicy
 from flowgrpo.sampling.kernels.flow_sde import FlowSde
+from flowgrpo.sampling.plans import Draw
 from flowgrpo.sampling.plans.fixed import FixedSteps
 from flowgrpo.training.rollout import Transitions, rollout
 
@@ -29,8 +29,8 @@ class Steps:
         lora = AttentionLora(rank=32, alpha=64)
         config = DiffusersConfig(model="asset:mini-sd3", steps=5, call=CALL, lora=lora, guidance_gradient=gradient)
         self.policy: DiffusersPolicy = config.build(torch.device("cpu"), seed=0)
-        shape = FixedSteps(steps=(0,), kernel=FlowSde()).shape(5, states, 0, np.random.default_rng(0))
-        block = rollout(self.policy, [PROMPT], shape, (0, 0), states, keep_predictions=False)
+        shape = FixedSteps(steps=(0,), kernel=FlowSde()).shape(Draw(5, states))
+        block = rollout(self.policy, [PROMPT], [shape], (0, 0), states, keep_predictions=False)
         self.transitions: Transitions = block.transitions[0]
 
     def seconds(self) -> float:

@@ -1,4 +1,4 @@
-"""A rollout as an object to look at and to compute with. P prompts, G samples each, N nodes of their tree, C transitions."""
+"""A rollout as an object to look at and to compute with. P prompts, G samples each, N nodes of a tree, C transitions."""
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,21 +35,25 @@ Prompts = str | Sequence[str | Prompt]
 
 @dataclass(frozen=True)
 class Tree:
-    """The groups of P prompts, all of one `shape`, in blocks that went through the model together."""
+    """The groups of P prompts, each of one of the `shapes`, in blocks that went through the model together."""
 
     prompts: list[Prompt]
-    shape: Shape
+    shapes: list[Shape]
     blocks: list[Block]
     rows: list[list[int]]
     """Of each block, the numbers of its prompts."""
 
     @cached_property
     def samples(self) -> Samples:
-        """All leaves [P x leaves], group by group in the order of the prompts, of a group in the order of `shape.leaves`."""
-        leaves = len(self.shape.leaves)
+        """All leaves, group by group in the order of the prompts, of a group in the order of `Shape.leaves`."""
         made = Samples.concatenate([block.samples for block in self.blocks])
-        start = {row: i * leaves for i, row in enumerate(row for rows in self.rows for row in rows)}
-        return made.take([start[row] + leaf for row in range(len(self.prompts)) for leaf in range(leaves)])
+        rolled_out = [leaf for rows in self.rows for row in rows for leaf in self._leaves(row)]
+        return made.take(np.argsort(rolled_out).tolist())
+
+    def _leaves(self, row: int) -> range:
+        """The numbers of a group's samples."""
+        first = sum(len(shape.leaves) for shape in self.shapes[:row])
+        return range(first, first + len(self.shapes[row].leaves))
 
     @property
     def network_evaluations(self) -> int:
@@ -62,22 +66,22 @@ class Tree:
         advantage: AdvantageConfig | None = None,
         weights: Mapping[str, float] | None = None,
     ) -> Scored:
-        """Advantages [P, N], and what else the trainer makes of rewards [P x leaves] by label; weights are 1 where not given.
+        """Advantages [P, N], and what else the trainer makes of the samples' rewards by label; weights are 1 where not given.
 
         Errors: UserError for rewards of another length.
         """
         weighted = {label: RewardConfig(use=label, weight=(weights or {}).get(label, 1.0)) for label in rewards}
-        leaves = len(self.shape.leaves)
+        samples = sum(len(shape.leaves) for shape in self.shapes)
         groups: dict[int, Group] = {}
         for label, values in rewards.items():
-            if len(values) != len(self.prompts) * leaves:
-                raise UserError(f"'{label}' has {len(values)} rewards, and the tree has {len(self.prompts) * leaves} samples")
+            if len(values) != samples:
+                raise UserError(f"'{label}' has {len(values)} rewards, and the tree has {samples} samples")
         for rows, block in zip(self.rows, self.blocks, strict=True):
-            places = [row * leaves + leaf for row in rows for leaf in range(leaves)]
+            places = [leaf for row in rows for leaf in self._leaves(row)]
             scores = {label: np.asarray(values, np.float64)[places] for label, values in rewards.items()}
             groups |= dict(zip(rows, groups_of(block, scores), strict=True))
         assess = Assessment(weighted, credit or Terminal(), advantage or AdvantageConfig(), (), seed=0)
-        return assess(self.shape, self.prompts, [groups[row] for row in range(len(self.prompts))], update=0)
+        return assess(self.prompts, [groups[row] for row in range(len(self.prompts))], update=0)
 
     def batches(self, scored: Scored) -> Iterator[tuple[Transitions, Tensor]]:
         """The transitions [C] of each network evaluation, and their advantages [C, 1]; 0 for those that are not trained."""
@@ -127,12 +131,13 @@ def rollout(
     steps = policy.config.steps
     if complaint := config.complaint(steps):
         raise UserError(complaint)
-    shape = config.shape(steps, update, (seed, "plan", update))
-    if refusal := policy.config.refusal(shape):
+    shapes = config.shapes(steps, update, (seed, "plan", update), dict.fromkeys((row.index for row in rows), group_size))
+    if refusal := policy.config.refusal(shapes[0]):
         raise UserError(refusal)
     rollouts = Rollouts(policy, config, policy.config.batch_key)
     numbers = rollouts.blocks(rows)
-    return Tree(rows, shape, [rollouts([rows[i] for i in block], shape, (seed, update)) for block in numbers], numbers)
+    blocks = [rollouts([rows[i] for i in block], [shapes[i] for i in block], (seed, update)) for block in numbers]
+    return Tree(rows, shapes, blocks, numbers)
 
 
 def prompts_of(prompts: Prompts) -> list[Prompt]:

@@ -4,7 +4,7 @@ It is read from a recipe (`recipes.py`); `a.b=c` overrides are applied on top.
 Quantities are global: prompts per update, group size, steps. What one process does is derived from them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import yaml
@@ -31,6 +31,7 @@ from flowgrpo.objective.credit import AnyCredit
 from flowgrpo.objective.credit.terminal import Terminal
 from flowgrpo.objective.selection import AnySelection
 from flowgrpo.policies import AnyPolicy
+from flowgrpo.sampling.plans import Spread
 from flowgrpo.sampling.shape import Shape
 
 
@@ -101,9 +102,16 @@ class Config(Section):
         if not any(reward.weight and not reward.gate for reward in self.rewards.values()):
             yield "every reward has weight 0 or is a gate: there is nothing to train on"
 
-    def shape(self, update: int = 0, draw: Key | None = None) -> Shape:
-        """The shape of each group of an update. `draw` keys what the plan draws, where that is not what training draws."""
-        return self.rollout.shape(self.policy.steps, update, (self.seed, *(draw or ("plan", update))))
+    def shape(self, update: int = 0) -> Shape:
+        """The shape of a group of an update, before any reward is known; where each prompt has a draw, that of prompt 0."""
+        return self.shapes(update, {0: self.rollout.group_size})[0]
+
+    def shapes(
+        self, update: int, groups: Mapping[int, int], spread: Spread | None = None, draw: Key | None = None
+    ) -> list[Shape]:
+        """The shapes of an update's groups, whose sizes are given by the index of the prompt. `draw` keys what the plan draws,
+        where that is not what training draws."""
+        return self.rollout.shapes(self.policy.steps, update, (self.seed, *(draw or ("plan", update))), groups, spread)
 
     def with_plan(self, **changes: Any) -> "Config":
         """The same with another plan, not checked."""

@@ -12,8 +12,9 @@ from flowgrpo.objective.credit.gain import Gain
 from flowgrpo.policies import PolicyConfig
 from flowgrpo.sampling.kernels import Kernel
 from flowgrpo.sampling.kernels.calibrated import Calibrated
-from flowgrpo.sampling.plans import AnyPlan
+from flowgrpo.sampling.plans import AnyPlan, Draw, Spread
 from flowgrpo.sampling.plans.all import AllSteps
+from flowgrpo.sampling.plans.comb import Comb
 from flowgrpo.sampling.shape import Shape
 
 Rate = Annotated[float, Field(gt=0.0, le=1.0)]
@@ -76,6 +77,9 @@ class RolloutConfig(Section):
 
     `prompts` are a file, a generator such as `geneval:train?count=2000&seed=0`, or `hub:OWNER/NAME[/CONFIG]:COLUMN?split=train`.
 
+    `allocate: adaptive` gives prompts whose rewards differed more in earlier updates more samples and the others fewer, G on
+    average; `objective.reduce: step` makes up for it in the loss.
+
     Prompts go through the model in blocks of whole groups, so results do not depend on the number of processes. States wait for
     the update on the device, or where `keep` says `host` in main memory.
     """
@@ -85,6 +89,7 @@ class RolloutConfig(Section):
     group_size: Count
     micro_batch: Count = 64
     keep: Literal["device", "host"] = "device"
+    allocate: Literal["equal", "adaptive"] = "equal"
     plan: AnyPlan = AllSteps()
 
     @model_validator(mode="after")
@@ -95,6 +100,19 @@ class RolloutConfig(Section):
             raise ValueError(f"plan.kernel '{self.plan.kernel.type}' is deterministic: there is nothing to train")
         return self
 
+    @model_validator(mode="after")
+    def _allocates_once(self) -> Self:
+        if self.allocate == "adaptive" and isinstance(self.plan, Comb) and self.plan.allocate == "adaptive":
+            raise ValueError(
+                "allocate and plan.allocate can't both be adaptive: prompts with more samples would count more at the steps "
+                "that are rarely drawn; set one of them to equal"
+            )
+        return self
+
+    def granule(self, steps: int) -> int:
+        """Group sizes are multiples of this: the least that the plan can work with."""
+        return next(size for size in range(1, self.group_size + 1) if self.plan.complaint(steps, size) is None)
+
     @property
     def prompts_per_block(self) -> int:
         return max(1, self.micro_batch // self.group_size)
@@ -103,9 +121,19 @@ class RolloutConfig(Section):
     def samples_per_update(self) -> int:
         return self.prompts_per_update * self.group_size
 
-    def shape(self, steps: int, update: int, key: Key) -> Shape:
-        """Of each group of an update; `key` is of what the plan draws."""
-        return self.plan.shape(steps, self.group_size, update, numpy_generator(key))
+    def shapes(self, steps: int, update: int, key: Key, groups: Mapping[int, int], spread: Spread | None = None) -> list[Shape]:
+        """Of the groups of an update: `groups` are their sizes by the index of the prompt; `key` is of what the plan draws.
+
+        Groups of one size share a shape unless the plan draws for each prompt.
+        """
+
+        def draw(size: int, key: Key) -> Shape:
+            return self.plan.shape(Draw(steps, size, update, numpy_generator(key), spread))
+
+        if self.plan.drawn_for == "prompt":
+            return [draw(size, (*key, prompt)) for prompt, size in groups.items()]
+        shared = {size: draw(size, key) for size in {*groups.values()}}
+        return [shared[size] for size in groups.values()]
 
     def complaint(self, steps: int) -> str | None:
         """Why there can't be rollouts of this many steps, or None."""

@@ -12,6 +12,9 @@ Scope = Literal["group", "group_step", "root", "root_step", "global"]
 step, or all of the update."""
 
 
+Reduce = Literal["transition", "decision", "step"]
+
+
 class AdvantageConfig(Section):
     """A = (credit - mean) / max(std + eps, floor), clipped to +-clip.
 
@@ -51,18 +54,20 @@ class ObjectiveConfig(Section):
     loss divided by dt.
     `trust` `clip`, or `kl`: no clip, but no gradient where KL(new || old) > `kl_limit` nats per dimension and the update would
     move further away (A > 0 with r > 1, or A < 0 with r < 1): Flow-DPPO.
-    `weight` `one`; `noise`: tau over its mean (TempFlow-GRPO, arXiv 2508.04324); or `confidence`: how likely the sampler's model
-    found the id that was drawn (MDPO, arXiv 2508.13148, in its code).
-    `reduce`: the loss is a mean over `transition`s, whose decisions share one vote, or over `decision`s (the same where a
-    transition is one decision, as with Gaussian laws).
+    `weight` `one`; `noise`: tau over its mean (TempFlow-GRPO, arXiv 2508.04324); `sensitivity`: tau / |g| over its mean, g the
+    sensitivity of a step's mean to the prediction (Flash-GRPO, arXiv 2605.15980), which makes the gradients of all steps alike
+    in size; or `confidence`: how likely the sampler's model found the id that was drawn (MDPO, arXiv 2508.13148, in its code).
+    `reduce`: the loss is a mean over `transition`s, whose decisions share one vote; over `decision`s (the same where a
+    transition is one decision, as with Gaussian laws); or over `step`s, in each over the groups that have transitions there, in
+    each over these: no step and no prompt counts more because more samples were spent on it.
     """
 
     clip: tuple[PositiveFloat, PositiveFloat] = (1e-4, 1e-4)
     ratio: Literal["plain", "guard"] = "plain"
     trust: Literal["clip", "kl"] = "clip"
     kl_limit: PositiveFloat = 1e-5
-    weight: Literal["one", "noise", "confidence"] = "one"
-    reduce: Literal["transition", "decision"] = "transition"
+    weight: Literal["one", "noise", "sensitivity", "confidence"] = "one"
+    reduce: Reduce = "transition"
     kl: KLConfig = KLConfig()
 
     @property
@@ -72,7 +77,7 @@ class ObjectiveConfig(Section):
     @property
     def needs_noise_scale(self) -> str | None:
         """The setting that only laws with a noise scale can serve, or None."""
-        used = {"ratio: guard": self.ratio == "guard", "weight: noise": self.weight == "noise"}
+        used = {"ratio: guard": self.ratio == "guard", f"weight: {self.weight}": self.weight in ("noise", "sensitivity")}
         used[f"kl.unit: {self.kl.unit}"] = bool(self.kl.coefficient) and self.kl.unit != "nats"
         return next((setting for setting, on in used.items() if on), None)
 

@@ -98,15 +98,20 @@ def _kl(batch: LossInputs, config: KLConfig) -> Tensor:
             return batch.kl_reference_CD * 2.0 * batch.tau_C1**2 / batch.g_C1**2
 
 
-def noise_weights(tau: Tensor, config: ObjectiveConfig, mean_tau: float) -> Tensor:
-    """Weights of mean 1 over the trained steps: tau / mean tau (TempFlow-GRPO, eq. 9), or 1."""
-    return tau / mean_tau if config.weight == "noise" else torch.ones_like(tau)
+def step_weights(tau: Tensor, g: Tensor, config: ObjectiveConfig) -> Tensor:
+    """[C] weights of steps before they are divided by their mean: tau (TempFlow-GRPO, eq. 9), tau / |g| (Flash-GRPO), or 1."""
+    match config.weight:
+        case "noise":
+            return tau
+        case "sensitivity":
+            return tau / g.abs()
+    return torch.ones_like(tau)
 
 
-def shares(decisions_CD: Tensor, in_loss_C: Tensor, config: ObjectiveConfig) -> Tensor:
+def shares(decisions_CD: Tensor, votes_C: Tensor, config: ObjectiveConfig) -> Tensor:
     """[C, D] weights of the decisions in the loss, before it is divided by the number of what counts once.
 
-    `decisions_CD` are 0 for those that count nothing, `in_loss_C` says which transitions are trained.
+    `decisions_CD` are 0 for those that count nothing, `votes_C` are the weights of transitions, 0 for those not trained.
     """
-    weights_CD = decisions_CD * in_loss_C[:, None]
+    weights_CD = decisions_CD * votes_C[:, None]
     return weights_CD if config.reduce == "decision" else weights_CD / decisions_CD.sum(1, keepdim=True).clamp(min=1.0)

@@ -66,12 +66,13 @@ def with_levels(config: Config, levels: Sequence[float]) -> Config:
 
 def _signs(config: Config, policy: Policy, prompts: Sequence[Prompt], scorer: Scorer, round_: int) -> tuple[np.ndarray, int]:
     """([2, S], network evaluations): how many transitions of each step raised and how many lowered the value."""
-    shape = config.shape(draw=("calibration plan", round_))
+    groups = dict.fromkeys((prompt.index for prompt in prompts), config.rollout.group_size)
+    shapes = config.shapes(0, groups, draw=("calibration plan", round_))
     key = (config.seed, "calibration", round_)
-    trees, cost = scored_trees(Rollouts.of(config, policy), scorer, config.rewards, prompts, shape, key)
+    trees, cost = scored_trees(Rollouts.of(config, policy), scorer, config.rewards, prompts, shapes, key)
     counts = np.zeros((2, config.policy.steps), int)
     for tree in trees:
         gains = Gain().assign(tree).value
-        for node in shape.trained:
-            counts[:, shape.nodes[node].step - 1] += (gains[node] > tree.rounding, gains[node] < -tree.rounding)
+        for node in tree.shape.trained:
+            counts[:, tree.shape.nodes[node].step - 1] += (gains[node] > tree.rounding, gains[node] < -tree.rounding)
     return counts, cost

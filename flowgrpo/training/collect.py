@@ -1,6 +1,6 @@
 """Roll out groups for many prompts, block by block, and have them scored.
 
-P prompts (groups) of an update, N nodes of a group's shape.
+P prompts (groups) of an update, N nodes of a group.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -21,7 +21,7 @@ from flowgrpo.scoring.combine import sum_rounding, summands, weighted_sum
 from flowgrpo.scoring.scorer import Scorer
 from flowgrpo.training.beside import Beside
 from flowgrpo.training.rollout import Block, Transitions, rollout
-from flowgrpo.training.scored import Group, group_rewards
+from flowgrpo.training.scored import Group, padded
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Rollouts:
         """The prompts, by number, that are rolled out together."""
         return batches(prompts, self.config.prompts_per_block, self.batch_key)
 
-    def __call__(self, prompts: Sequence[Prompt], shape: Shape, key: Key) -> Block:
-        """One group of this shape for each prompt of a block."""
-        block = rollout(self.policy, prompts, shape, key, self.config.micro_batch, self.keep_predictions)
+    def __call__(self, prompts: Sequence[Prompt], shapes: Sequence[Shape], key: Key) -> Block:
+        """A group for each prompt of a block, of the shape beside it."""
+        block = rollout(self.policy, prompts, shapes, key, self.config.micro_batch, self.keep_predictions)
         block.transitions = [self.waiting(t) for t in block.transitions]
         return block
 
@@ -69,19 +69,19 @@ class Collector:
         self.beside = Beside(scorer)
 
     def roll_out(
-        self, prompts: Sequence[Prompt], shape: Shape, update: int, minibatches: Sequence[Sequence[int]]
+        self, prompts: Sequence[Prompt], shapes: Sequence[Shape], update: int, minibatches: Sequence[Sequence[int]]
     ) -> list[UpdateBlock]:
         """This process's share of the blocks. No block reaches over two minibatches, the slots that share an optimizer step."""
         blocks = [
             [slots[i] for i in rows] for slots in minibatches for rows in self.rollouts.blocks([prompts[slot] for slot in slots])
         ]
         return [
-            self._block(slots, [prompts[slot] for slot in slots], shape, update)
+            self._block(slots, [prompts[slot] for slot in slots], [shapes[slot] for slot in slots], update)
             for slots in bar(self.processes.share(blocks), "roll out", self.processes.is_main)
         ]
 
-    def _block(self, slots: list[int], prompts: list[Prompt], shape: Shape, update: int) -> UpdateBlock:
-        block = self.rollouts(prompts, shape, (self.seed, update))
+    def _block(self, slots: list[int], prompts: list[Prompt], shapes: list[Shape], update: int) -> UpdateBlock:
+        block = self.rollouts(prompts, shapes, (self.seed, update))
         return UpdateBlock(slots, block, self.beside.scores(block.samples))
 
     def score(self, blocks: Sequence[UpdateBlock]) -> list[Group]:
@@ -91,23 +91,28 @@ class Collector:
 
 
 def scored_trees(
-    rollouts: Rollouts, scorer: Scorer, rewards: Mapping[str, RewardConfig], prompts: Sequence[Prompt], shape: Shape, key: Key
+    rollouts: Rollouts,
+    scorer: Scorer,
+    rewards: Mapping[str, RewardConfig],
+    prompts: Sequence[Prompt],
+    shapes: Sequence[Shape],
+    key: Key,
 ) -> tuple[list[ScoredTree], int]:
-    """One group of this shape for each prompt, scored by the combined rewards; and the network evaluations of it all."""
+    """A group for each prompt, of the shape beside it, scored by the combined rewards; and the network evaluations of it all."""
     trees: dict[int, ScoredTree] = {}
     evaluations = 0
     for numbers in rollouts.blocks(prompts):
-        block = rollouts([prompts[i] for i in numbers], shape, key)
-        rows = group_rewards(shape, scorer(block.samples))
-        values = {label: np.stack([row[label] for row in rows]) for label in rewards}
-        trees |= dict(zip(numbers, _trees(shape, summands(values, rewards), rewards), strict=True))
+        block = rollouts([prompts[i] for i in numbers], [shapes[i] for i in numbers], key)
+        rows = block.rewards(scorer(block.samples))
+        values = {label: padded([row[label] for row in rows], np.nan) for label in rewards}
+        trees |= dict(zip(numbers, _trees(block.shapes, summands(values, rewards), rewards), strict=True))
         evaluations += block.network_evaluations
     return [trees[i] for i in range(len(prompts))], evaluations
 
 
-def _trees(shape: Shape, terms: Mapping[str, np.ndarray], rewards: Mapping[str, RewardConfig]) -> list[ScoredTree]:
-    totals, bounds = weighted_sum(terms, rewards), sum_rounding(terms, rewards)
-    return [ScoredTree(shape, total, rounding=float(bound)) for total, bound in zip(totals, bounds, strict=True)]
+def _trees(shapes: Sequence[Shape], terms: Mapping[str, np.ndarray], rewards: Mapping[str, RewardConfig]) -> list[ScoredTree]:
+    rows = zip(shapes, weighted_sum(terms, rewards), sum_rounding(terms, rewards), strict=True)
+    return [ScoredTree(shape, total[: len(shape.nodes)], rounding=float(bound)) for shape, total, bound in rows]
 
 
 def _groups(update_block: UpdateBlock) -> list[tuple[int, Group]]:
@@ -118,12 +123,11 @@ def _groups(update_block: UpdateBlock) -> list[tuple[int, Group]]:
 
 def groups_of(block: Block, scores: Mapping[str, np.ndarray]) -> list[Group]:
     """The groups of a block, with the scores by label of all its samples."""
-    shape = block.shape
-    log_probs = np.full((len(block.prompts), len(shape.nodes)), np.nan)
-    decisions = np.zeros_like(log_probs)
+    log_probs = [np.full(len(shape.nodes), np.nan) for shape in block.shapes]
+    decisions = [np.zeros(len(shape.nodes)) for shape in block.shapes]
     for t in block.transitions:
-        rows, nodes = zip(*t.places, strict=True)
-        log_probs[rows, nodes] = (t.log_prob * t.decisions).sum(1).cpu().numpy()
-        decisions[rows, nodes] = t.decisions.sum(1).cpu().numpy()
-    rewards = group_rewards(shape, scores)
-    return [Group(*group) for group in zip(rewards, log_probs, decisions, strict=True)]
+        columns = (t.log_prob * t.decisions).sum(1).cpu().numpy(), t.decisions.sum(1).cpu().numpy()
+        for (group, node), *values in zip(t.places, *columns, strict=True):
+            log_probs[group][node], decisions[group][node] = values
+    rows = zip(block.shapes, block.rewards(scores), log_probs, decisions, strict=True)
+    return [Group(*row) for row in rows]

@@ -105,7 +105,8 @@ def _trees(config: Config, policy: Policy, prompts: Sequence[Prompt], scorer: Sc
     shape = config.with_plan(completion=completion).shape()
     if complaint := Gain().complaint(shape):
         raise UserError(f"this plan has no gains to measure: {complaint}")
-    return scored_trees(Rollouts.of(config, policy), scorer, config.rewards, prompts, shape, (config.seed, "completions"))[0]
+    key, shapes = (config.seed, "completions"), [shape] * len(prompts)
+    return scored_trees(Rollouts.of(config, policy), scorer, config.rewards, prompts, shapes, key)[0]
 
 
 def _centred(gains: np.ndarray, steps: np.ndarray) -> np.ndarray:

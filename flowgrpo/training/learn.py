@@ -16,7 +16,7 @@ from flowgrpo.config.sections import OptimizerConfig
 from flowgrpo.core.processes import Processes
 from flowgrpo.core.progress import bar
 from flowgrpo.objective import ObjectiveConfig
-from flowgrpo.objective.loss import LossInputs, Terms, noise_weights, shares, terms
+from flowgrpo.objective.loss import LossInputs, Terms, shares, step_weights, terms
 from flowgrpo.policies.protocol import Policy
 from flowgrpo.training.collect import Rollouts, UpdateBlock
 from flowgrpo.training.host import ahead, on_host
@@ -63,15 +63,15 @@ class Learner:
         """All epochs of an update; its metrics. `thinned`: a selection has dropped transitions."""
         totals = Totals()
         trained = [self._trained(block, scored, thinned) for block in blocks]
-        mean_tau = self._mean_tau(trained)
+        mean_weight = self._mean_weight(trained)
         steps = [slots for _ in range(self.epochs) for slots in minibatches]
         for slots in bar(steps, "optimise", self.processes.is_main):
-            count = scored.counted(slots, self.objective.reduce)
-            if count:
+            votes, count = scored.votes(slots, self.objective.reduce)
+            if votes.any():
                 totals.begin()
                 for block in trained:
                     if block.slots[0] in slots:
-                        self._accumulate(block, scored, mean_tau, count, totals)
+                        self._accumulate(block, scored.advantage, votes, count, mean_weight, totals)
                 self._step(totals, update)
         return totals.metrics(self.processes)
 
@@ -83,21 +83,31 @@ class Learner:
         pairs = [(t, chosen) for t, chosen in zip(block.rollout.transitions, rows, strict=True) if chosen]
         return TrainedBlock(block.slots, [self.rollouts.waiting(t.take(chosen)) if thinned else t for t, chosen in pairs])
 
-    def _mean_tau(self, trained: Sequence[TrainedBlock]) -> float:
+    def _mean_weight(self, trained: Sequence[TrainedBlock]) -> float:
         """Over the transitions of all processes."""
-        sums = self.processes.gather([(float(t.law.tau.sum()), len(t.law.tau)) for block in trained for t in block.batches])
-        return sum(tau for tau, _ in sums) / max(1, sum(count for _, count in sums))
+        weights = [step_weights(t.law.tau, t.law.g, self.objective) for block in trained for t in block.batches]
+        sums = self.processes.gather([(float(row.sum()), len(row)) for row in weights])
+        return sum(weight for weight, _ in sums) / max(1, sum(count for _, count in sums))
 
-    def _accumulate(self, trained: TrainedBlock, scored: Scored, mean_tau: float, count: float, totals: "Totals") -> None:
-        """Add the gradient of this block's share of the loss, the mean over `count` transitions or decisions."""
+    def _accumulate(
+        self,
+        trained: TrainedBlock,
+        advantage: np.ndarray,
+        votes: np.ndarray,
+        count: float,
+        mean_weight: float,
+        totals: "Totals",
+    ) -> None:
+        """Add the gradient of this block's part of the loss, the mean by `votes` [P, N] and their `count`."""
         for waiting, t in self._on_device(trained.batches):
             at = [(trained.slots[g], node) for g, node in t.places]
-            in_loss_C = torch.tensor([bool(scored.in_loss[p]) for p in at], device=self.policy.device)
-            advantage_C1 = torch.tensor([scored.advantage[p] for p in at], device=self.policy.device).float()[:, None]
-            terms_CD = self._terms(t, advantage_C1, mean_tau)
+            votes_C, advantage_C = (
+                torch.tensor([table[p] for p in at], device=self.policy.device).float() for table in (votes, advantage)
+            )
+            terms_CD = self._terms(t, advantage_C[:, None], mean_weight)
             if self.on_host and t.reference is not None:
                 waiting.reference = on_host(t.reference)
-            share_CD = shares(t.decisions, in_loss_C, self.objective)
+            share_CD = shares(t.decisions, votes_C, self.objective)
             loss = (terms_CD.loss * share_CD).sum() / count
             self.weights.backward(loss)
             totals.add(terms_CD, share_CD, t.decisions, loss)
@@ -106,7 +116,7 @@ class Learner:
         """Pairs (the batch where it waits, the batch on the device)."""
         yield from zip(batches, ahead(batches, self.policy.device) if self.on_host else batches, strict=True)
 
-    def _terms(self, t: Transitions, advantage_C1: Tensor, mean_tau: float) -> Terms:
+    def _terms(self, t: Transitions, advantage_C1: Tensor, mean_weight: float) -> Terms:
         reference = self._reference(t) if self.objective.kl.coefficient else None
         t.reference = reference if self.epochs > 1 else None
         x, law = t.states[t.parent], t.law
@@ -118,7 +128,7 @@ class Learner:
             log_prob_CD=log_prob_CD,
             log_prob_old_CD=t.log_prob,
             advantage_C1=advantage_C1,
-            weight_CD=self._weight_CD(t, mean_tau),
+            weight_CD=self._weight_CD(t, mean_weight),
             tau_C1=law.tau[:, None],
             dt_C1=law.dt[:, None],
             g_C1=law.g[:, None],
@@ -127,11 +137,11 @@ class Learner:
         )
         return terms(inputs, self.objective)
 
-    def _weight_CD(self, t: Transitions, mean_tau: float) -> Tensor:
+    def _weight_CD(self, t: Transitions, mean_weight: float) -> Tensor:
         """[C, 1], or [C, D] where decisions weigh differently."""
         if self.objective.weight == "confidence":
             return t.law.confidence(t.next_states)
-        return noise_weights(t.law.tau, self.objective, mean_tau)[:, None]
+        return (step_weights(t.law.tau, t.law.g, self.objective) / mean_weight)[:, None]
 
     @torch.no_grad()
     def _reference(self, t: Transitions) -> Tensor:

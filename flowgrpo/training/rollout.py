@@ -1,12 +1,13 @@
-"""Fill the shape of a group with states: one network evaluation per state, level by level.
+"""Fill the shapes of groups with states: one network evaluation per state, level by level.
 
-B states of one evaluation, C trained transitions that leave them, G leaves per group.
+B states of one evaluation, C trained transitions that leave them.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,8 +17,8 @@ from flowgrpo.data.prompts import Prompt
 from flowgrpo.data.samples import Samples
 from flowgrpo.policies._finite import numbers
 from flowgrpo.policies.protocol import Law, Policy, Posing
-from flowgrpo.sampling.kernels import Kernel
-from flowgrpo.sampling.shape import Shape
+from flowgrpo.sampling.kernels import Kernel, Move
+from flowgrpo.sampling.shape import Node, Shape
 from flowgrpo.training.host import on_host
 
 Place = tuple[int, int]
@@ -94,20 +95,33 @@ class Transitions:
 
 @dataclass
 class Block:
-    """A few groups rolled out together. `samples` holds their leaves, group by group, in the order of `shape.leaves`."""
+    """A few groups rolled out together, one of each prompt and of each of the `shapes`. `samples` holds their leaves, group by
+    group, in the order of `Shape.leaves`."""
 
     prompts: list[Prompt]
-    shape: Shape
+    shapes: list[Shape]
     samples: Samples
     transitions: list[Transitions]
     network_evaluations: int
+
+    def rewards(self, scores: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+        """For each group its rewards [N] by label, NaN where a node is no sample; from the scores by label of all samples."""
+        ends = np.cumsum([len(shape.leaves) for shape in self.shapes])
+        rows = {label: np.split(values, ends[:-1]) for label, values in scores.items()}
+        return [{label: _on_leaves(shape, rows[label][g]) for label in scores} for g, shape in enumerate(self.shapes)]
+
+
+def _on_leaves(shape: Shape, values: np.ndarray) -> np.ndarray:
+    nodes = np.full(len(shape.nodes), np.nan)
+    nodes[list(shape.leaves)] = values
+    return nodes
 
 
 @dataclass
 class _Run:
     policy: Policy
     prompts: list[Prompt]
-    shape: Shape
+    shapes: list[Shape]
     key: Key
     keep_predictions: bool
     states: dict[Place, Tensor] = field(default_factory=dict)
@@ -115,39 +129,49 @@ class _Run:
     transitions: list[Transitions] = field(default_factory=list)
     evaluations: int = 0
 
+    def node(self, place: Place) -> Node:
+        group, number = place
+        return self.shapes[group].nodes[number]
+
+    def move(self, place: Place) -> Move:
+        """The transition that makes the state at this place."""
+        group, number = place
+        return self.shapes[group].move(number)
+
     def key_of(self, place: Place) -> Key:
-        node = self.shape.nodes[place[1]]
+        node = self.node(place)
         return (*self.key, self.prompts[place[0]].index, node.member, node.branch, node.step)
 
     def noise(self, place: Place) -> Noise:
-        node = self.shape.nodes[place[1]]
+        node = self.node(place)
         if not node.correlation or node.parent is None:
             return Noise(self.key_of(place))
         return Noise(self.key_of(place), (*self.key_of((place[0], node.parent)), "siblings"), node.correlation)
 
 
 @torch.no_grad()
-def rollout(policy: Policy, prompts: Sequence[Prompt], shape: Shape, key: Key, micro_batch: int, keep_predictions: bool) -> Block:
-    """Roll out one group of this shape for each prompt, all with one `batch_key`; `key` is (run seed, update).
+def rollout(
+    policy: Policy, prompts: Sequence[Prompt], shapes: Sequence[Shape], key: Key, micro_batch: int, keep_predictions: bool
+) -> Block:
+    """Roll out a group for each prompt, of the shape beside it; all prompts have one `batch_key`, `key` is (run seed, update).
 
     At most `micro_batch` states are evaluated, and at most as many decoded, at once.
     """
-    run = _Run(policy, list(prompts), shape, key, keep_predictions)
+    run = _Run(policy, list(prompts), list(shapes), key, keep_predictions)
     _start(run, micro_batch)
-    for step in range(max(node.step for node in shape.nodes)):
+    for step in range(max(node.step for shape in shapes for node in shape.nodes)):
         for places in _evaluations(run, step, micro_batch):
             _advance(run, step, places)
     if policy.posing:
         _pose(run, policy.posing, micro_batch)
     _settle(run)
-    leaves = [(g, leaf) for g in range(len(run.prompts)) for leaf in shape.leaves]
+    leaves = [(g, leaf) for g, shape in enumerate(shapes) for leaf in shape.leaves]
     samples = Samples.concatenate([_decode(run, chunk) for chunk in _chunks(leaves, micro_batch)])
-    return Block(run.prompts, shape, samples, run.transitions, run.evaluations)
+    return Block(run.prompts, run.shapes, samples, run.transitions, run.evaluations)
 
 
 def _start(run: _Run, micro_batch: int) -> None:
-    roots = [i for i, node in enumerate(run.shape.nodes) if node.parent is None]
-    places = [(g, root) for g in range(len(run.prompts)) for root in roots]
+    places = [(g, i) for g, shape in enumerate(run.shapes) for i, node in enumerate(shape.nodes) if node.parent is None]
     for chunk in _chunks(places, micro_batch):
         prompts = [run.prompts[g] for g, _ in chunk]
         states = run.policy.start(prompts, [run.key_of(place) for place in chunk])
@@ -156,13 +180,12 @@ def _start(run: _Run, micro_batch: int) -> None:
 
 def _evaluations(run: _Run, step: int, micro_batch: int) -> Iterator[list[Place]]:
     """The states to evaluate at a step; those with trained transitions apart, since they are evaluated again."""
-    nodes, children = run.shape.nodes, run.shape.children
     for trained in (True, False):
         places = [
             (g, i)
-            for g in range(len(run.prompts))
-            for i, node in enumerate(nodes)
-            if node.step == step and children[i] and any(nodes[c].trained for c in children[i]) == trained
+            for g, shape in enumerate(run.shapes)
+            for i, (node, children) in enumerate(zip(shape.nodes, shape.children, strict=True))
+            if node.step == step and children and any(shape.nodes[c].trained for c in children) == trained
         ]
         yield from _chunks(places, micro_batch)
 
@@ -173,21 +196,21 @@ def _advance(run: _Run, step: int, places: list[Place]) -> None:
     states = torch.stack([run.states.pop(place) for place in places])
     prediction = numbers(run.policy.predict(states, prompts, step), step)
     run.evaluations += len(places)
-    children = [(row, (g, child)) for row, (g, i) in enumerate(places) for child in run.shape.children[i]]
+    children = [(row, (g, child)) for row, (g, i) in enumerate(places) for child in run.shapes[g].children[i]]
     parent = torch.tensor([row for row, _ in children], device=states.device)
     targets = [place for _, place in children]
-    law = run.policy.law([run.shape.move(i) for _, i in targets], prompts)
+    law = run.policy.law([run.move(place) for place in targets], prompts)
     histories = [run.histories.get(places[row]) for row, _ in children]
     next_states = law.sample(states[parent], prediction[parent], [run.noise(place) for place in targets], histories)
     run.states.update(zip(targets, next_states, strict=True))
     _remember(run, targets, law.history, states[parent], prediction[parent])
     for place in places:
         run.histories.pop(place, None)
-    trained = [i for i, (_, node) in enumerate(targets) if run.shape.nodes[node].trained]
+    trained = [i for i, place in enumerate(targets) if run.node(place).trained]
     if trained and run.policy.posing is None:
         rows = torch.tensor(trained, device=states.device)
         trained_law, trained_places = law.select(rows), [targets[i] for i in trained]
-        _require_density(trained_law, run.shape.nodes[trained_places[0][1]].kernel, step)
+        _require_density(trained_law, run.node(trained_places[0]).kernel, step)
         _record(run, step, prompts, states, parent[rows], trained_places, trained_law, prediction, next_states[rows])
 
 
@@ -211,7 +234,7 @@ def _record(
 
 def _pose(run: _Run, posing: Posing, micro_batch: int) -> None:
     """Score the outcomes as wholes."""
-    places = [(g, i) for g in range(len(run.prompts)) for i in run.shape.trained]
+    places = [(g, i) for g, shape in enumerate(run.shapes) for i in shape.trained]
     for chunk in _chunks(places, max(1, micro_batch // posing.states)):
         outcomes = torch.stack([run.states[place] for place in chunk])
         posed = posing(outcomes, [(*run.key_of(place), "pose") for place in chunk])
@@ -224,7 +247,7 @@ def _pose(run: _Run, posing: Posing, micro_batch: int) -> None:
 def _settle(run: _Run) -> None:
     """Now that the outcomes are known: which decisions does any outcome below a transition depend on?"""
     for t in run.transitions:
-        below = [(row, (g, leaf)) for row, (g, node) in enumerate(t.places) for leaf in run.shape.outcomes_below[node]]
+        below = [(row, (g, leaf)) for row, (g, node) in enumerate(t.places) for leaf in run.shapes[g].outcomes_below[node]]
         rows = torch.tensor([row for row, _ in below], device=t.parent.device)
         outcomes = torch.stack([run.states[place] for _, place in below])
         used = t.law.select(rows).decisions(t.next_states[rows], outcomes)
@@ -233,7 +256,7 @@ def _settle(run: _Run) -> None:
 
 def _remember(run: _Run, places: list[Place], history: Callable[[Tensor, Tensor], Tensor], x: Tensor, prediction: Tensor) -> None:
     """Keep what a multistep kernel will want to know of these states once it has left them."""
-    multistep = [i for i, (_, node) in enumerate(places) if run.shape.move(node).kernel.multistep]
+    multistep = [i for i, place in enumerate(places) if run.move(place).kernel.multistep]
     if multistep:
         rows = history(x, prediction)
         run.histories.update({places[i]: rows[i] for i in multistep})

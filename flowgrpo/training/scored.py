@@ -1,11 +1,10 @@
 """From rewards on an update's trees to what is trained with which advantage: credit, normalisation, selection.
 
-P groups (prompts) of one shape with N nodes; C trained transitions of the whole update.
+P groups (prompts) with at most N nodes each; C trained transitions of the whole update.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from flowgrpo.core.errors import NotFinite
 from flowgrpo.core.keys import numpy_generator
 from flowgrpo.core.rounding import rounding
 from flowgrpo.data.prompts import Prompt
-from flowgrpo.objective import AdvantageConfig
+from flowgrpo.objective import AdvantageConfig, Reduce
 from flowgrpo.objective.advantage import Scopes, Stream, advantages, varies
 from flowgrpo.objective.credit import Credit, Credited, ScoredTree
 from flowgrpo.objective.selection import Selection
@@ -25,11 +24,12 @@ from flowgrpo.scoring.combine import sum_rounding, summands, weighted_sum
 
 @dataclass(frozen=True)
 class Group:
-    """The rollout of one prompt, scored: rewards by label and log-probs, [N] each, NaN where there is none.
+    """The rollout of one prompt, scored: rewards by label and log-probs, by node of its shape, NaN where there is none.
 
-    `decisions` [N] is how many decisions of a transition count.
+    `decisions` is how many decisions of a transition count.
     """
 
+    shape: Shape
     rewards: dict[str, np.ndarray]
     log_probs: np.ndarray
     decisions: np.ndarray
@@ -37,7 +37,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Scored:
-    """An update's groups. All arrays are [P, N], but `rounding` [P].
+    """An update's groups. All arrays are [P, N], but `rounding` [P]; the places that a smaller group has not are NaN, 0 or False.
 
     `rewards`, by label, are NaN where not scored; `total` is what they are combined to, and totals that differ by no more than
     `rounding` are equal. `in_loss` says which transitions are trained: their credit differs from that of others in their set,
@@ -45,7 +45,7 @@ class Scored:
     `turning` marks turning points.
     """
 
-    shape: Shape
+    shapes: list[Shape]
     rewards: dict[str, np.ndarray]
     total: np.ndarray
     rounding: np.ndarray
@@ -54,33 +54,55 @@ class Scored:
     decisions: np.ndarray
     turning: np.ndarray
 
-    def counted(self, slots: Sequence[int], unit: Literal["transition", "decision"]) -> float:
-        """How many transitions of these groups are in the loss, or decisions of such."""
-        in_loss = self.in_loss[slots]
-        return float(in_loss.sum() if unit == "transition" else self.decisions[slots][in_loss].sum())
+    def votes(self, slots: Sequence[int], reduce: Reduce) -> tuple[np.ndarray, float]:
+        """([P, N] the weight of each transition in the loss of these groups, by what their sum is divided to be a mean).
+
+        Weights are 1 in the loss and 0 else. With `step` they are such that every step weighs the same, and in a step every
+        group with a transition there, whether that is in the loss or not: then the weights know nothing of the rewards.
+        """
+        in_loss = np.zeros(self.in_loss.shape, bool)
+        in_loss[slots] = self.in_loss[slots]
+        if reduce != "step":
+            return in_loss.astype(float), float(in_loss.sum() if reduce == "transition" else self.decisions[in_loss].sum())
+        rows, nodes = _places([self.shapes[slot].trained for slot in slots])
+        groups = np.array(slots)[rows]
+        steps = np.array([self.shapes[group].nodes[node].step for group, node in zip(groups, nodes, strict=True)])
+        cells, cell, members = np.unique(np.stack([steps, groups]), axis=1, return_inverse=True, return_counts=True)
+        _, row, peers = np.unique(cells[0], return_inverse=True, return_counts=True)
+        weights = np.zeros(in_loss.shape)
+        weights[groups, nodes] = len(steps) / (len(peers) * peers[row] * members)[cell.reshape(-1)]
+        return weights * in_loss, float(len(steps))
 
     def metrics(self) -> dict[str, float]:
-        outcomes, trained = list(self.shape.outcomes), list(self.shape.trained)
-        final = self.total[:, outcomes]
-        rows = np.repeat(np.arange(len(final)), len(outcomes))
+        outcomes, trained = _places([s.outcomes for s in self.shapes]), _places([s.trained for s in self.shapes])
+        rows, final = outcomes[0], self.total[outcomes]
+        first = np.unique(rows, return_index=True)[1]
         metrics = {
             "reward": float(final.mean()),
-            **{f"reward/{label}": float(values[:, outcomes].mean()) for label, values in self.rewards.items()},
-            "advantage/zero_variance_groups": float(np.mean(~varies(final.ravel(), rows, self.rounding[rows]))),
-            "advantage/std": float(self.advantage[:, trained].std()),
-            "advantage/trained_share": float(self.in_loss[:, trained].mean()),
+            **{f"reward/{label}": float(values[outcomes].mean()) for label, values in self.rewards.items()},
+            "advantage/zero_variance_groups": float(np.mean(~varies(final, rows, self.rounding[rows])[first])),
+            "advantage/std": float(self.advantage[trained].std()),
+            "advantage/trained_share": float(self.in_loss[trained].mean()),
         }
-        return metrics | ({"credit/turning_points": float(self.turning[:, trained].mean())} if self.turning.any() else {})
+        return metrics | ({"credit/turning_points": float(self.turning[trained].mean())} if self.turning.any() else {})
 
 
-def group_rewards(shape: Shape, scores: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
-    """For each group the rewards [N] by label, from the scores of all groups' leaves one after the other."""
-    leaves = list(shape.leaves)
-    rows = {label: values.reshape(-1, len(leaves)) for label, values in scores.items()}
-    nodes = {label: np.full((len(values), len(shape.nodes)), np.nan) for label, values in rows.items()}
-    for label, values in rows.items():
-        nodes[label][:, leaves] = values
-    return [dict(zip(nodes, group, strict=True)) for group in zip(*nodes.values(), strict=True)]
+Places = tuple[np.ndarray, np.ndarray]
+"""The groups and the nodes of [C] transitions, or of samples: an index of [P, N]."""
+
+
+def _places(nodes: Sequence[Sequence[int]]) -> Places:
+    """These nodes of each group, one group after the other."""
+    groups = np.repeat(np.arange(len(nodes)), [len(row) for row in nodes])
+    return groups, np.concatenate([np.array(row, int) for row in nodes])
+
+
+def padded(rows: Sequence[np.ndarray], fill: float) -> np.ndarray:
+    """[P, N] from arrays of at most N numbers."""
+    table = np.full((len(rows), max(map(len, rows))), fill, dtype=rows[0].dtype)
+    for place, row in zip(table, rows, strict=True):
+        place[: len(row)] = row
+    return table
 
 
 @dataclass(frozen=True)
@@ -97,27 +119,28 @@ class Assessment:
     def of(cls, config: Config) -> "Assessment":
         return cls(config.rewards, config.credit, config.advantage, config.selection, config.seed)
 
-    def __call__(self, shape: Shape, prompts: Sequence[Prompt], groups: Sequence[Group], update: int) -> Scored:
+    def __call__(self, prompts: Sequence[Prompt], groups: Sequence[Group], update: int) -> Scored:
         """Of the groups of these prompts, one each."""
-        rewards = {label: np.stack([group.rewards[label] for group in groups]) for label in self.rewards}
+        shapes = [group.shape for group in groups]
+        rewards = {label: padded([group.rewards[label] for group in groups], np.nan) for label in self.rewards}
         terms = summands(rewards, self.rewards)
         total, bound = weighted_sum(terms, self.rewards), sum_rounding(terms, self.rewards)
-        credited, bounds, weights = self._credited(shape, groups, terms, total, bound)
-        trained = list(shape.trained)
-        streams = {label: _stream(trees, bounds[label], trained) for label, trees in credited.items()}
-        values, varied = advantages(streams, weights, _scopes(shape, len(groups)), self.advantage)
+        credited, bounds, weights = self._credited(groups, terms, total, bound)
+        streams = {label: _stream(shapes, trees, bounds[label]) for label, trees in credited.items()}
+        values, varied = advantages(streams, weights, _scopes(shapes), self.advantage)
         if not np.isfinite(values).all():
             raise NotFinite("advantages are not finite numbers; rewards or their weights are too large: scale them down")
+        trained = _places([shape.trained for shape in shapes])
         advantage, in_loss = np.zeros(total.shape), np.zeros(total.shape, bool)
-        advantage[:, trained], in_loss[:, trained] = (x.reshape(len(groups), -1) for x in (values, varied))
-        in_loss &= np.stack([self._selected(shape, *row, update) for row in zip(advantage, prompts, strict=True)])
-        decisions = np.stack([group.decisions for group in groups])
-        in_loss &= decisions > 0
-        turning = _turning(list(credited.values()), total.shape)
-        return Scored(shape, rewards, total, bound, advantage, in_loss, decisions, turning)
+        advantage[trained], in_loss[trained] = values, varied
+        selected = [self._selected(*row, update) for row in zip(shapes, advantage, prompts, strict=True)]
+        decisions = padded([group.decisions for group in groups], 0.0)
+        in_loss &= padded(selected, False) & (decisions > 0)
+        turning = _turning(shapes, list(credited.values()))
+        return Scored(shapes, rewards, total, bound, advantage, in_loss, decisions, turning)
 
     def _credited(
-        self, shape: Shape, groups: Sequence[Group], terms: Mapping[str, np.ndarray], total: np.ndarray, bound: np.ndarray
+        self, groups: Sequence[Group], terms: Mapping[str, np.ndarray], total: np.ndarray, bound: np.ndarray
     ) -> tuple[dict[str, list[Credited]], dict[str, np.ndarray], dict[str, float]]:
         """By label: the credit of each group, the rounding [P] of what was credited, and its weight among the advantages."""
         if self.advantage.aggregate == "rewards":
@@ -127,7 +150,7 @@ class Assessment:
             bounds = {label: rounding(rows, axis=1) for label, rows in terms.items()}
         credited = {
             label: [
-                self.credit.credited(ScoredTree(shape, row, group.log_probs, float(least)))
+                self.credit.credited(ScoredTree(group.shape, row[: len(group.shape.nodes)], group.log_probs, float(least)))
                 for row, group, least in zip(rows, groups, bounds[label], strict=True)
             ]
             for label, rows in values.items()
@@ -135,7 +158,8 @@ class Assessment:
         return credited, bounds, weights
 
     def _selected(self, shape: Shape, advantage: np.ndarray, prompt: Prompt, update: int) -> np.ndarray:
-        """[N] booleans for one group: what all selections choose."""
+        """Booleans for the nodes of one group: what all selections choose."""
+        advantage = advantage[: len(shape.nodes)]
         chosen = np.ones(len(shape.nodes), bool)
         for i, rule in enumerate(self.selection):
             rng = numpy_generator((self.seed, "selection", update, prompt.index, i))
@@ -143,23 +167,36 @@ class Assessment:
         return chosen
 
 
-def _stream(trees: Sequence[Credited], bound: np.ndarray, trained: list[int]) -> Stream:
+def _stream(shapes: Sequence[Shape], trees: Sequence[Credited], bound: np.ndarray) -> Stream:
     """One reward's credit of all groups, [C]; `bound` [P] is the rounding of its rewards."""
-    ones = np.ones(len(trees[0].value))
-    columns = [(t.value, ones if t.scale is None else t.scale, 0 * ones if t.offset is None else t.offset) for t in trees]
-    value, scale, offset = (np.stack(column)[:, trained].ravel() for column in zip(*columns, strict=True))
-    return Stream(value, scale, offset, np.repeat(bound, len(trained)))
+
+    def column(values: Sequence[np.ndarray | None], otherwise: float) -> np.ndarray:
+        rows = [
+            np.full(len(shape.trained), otherwise) if value is None else value[list(shape.trained)]
+            for shape, value in zip(shapes, values, strict=True)
+        ]
+        return np.concatenate(rows)
+
+    return Stream(
+        column([tree.value for tree in trees], 0.0),
+        column([tree.scale for tree in trees], 1.0),
+        column([tree.offset for tree in trees], 0.0),
+        np.repeat(bound, [len(shape.trained) for shape in shapes]),
+    )
 
 
-def _scopes(shape: Shape, groups: int) -> Scopes:
-    trained = list(shape.trained)
-    root, step = np.array(shape.roots)[trained], np.array([shape.nodes[i].step for i in trained])
-    return Scopes(np.repeat(np.arange(groups), len(trained)), np.tile(root, groups), np.tile(step, groups))
+def _scopes(shapes: Sequence[Shape]) -> Scopes:
+    groups, nodes = _places([shape.trained for shape in shapes])
+    root = [shapes[group].roots[node] for group, node in zip(groups, nodes, strict=True)]
+    step = [shapes[group].nodes[node].step for group, node in zip(groups, nodes, strict=True)]
+    return Scopes(groups, np.array(root), np.array(step))
 
 
-def _turning(streams: Sequence[Sequence[Credited]], shape: tuple[int, ...]) -> np.ndarray:
+def _turning(shapes: Sequence[Shape], streams: Sequence[Sequence[Credited]]) -> np.ndarray:
     """[P, N]: turning points of any reward."""
-    marks = np.zeros(shape, bool)
-    for trees in streams:
-        marks |= np.stack([np.zeros(shape[1], bool) if tree.turning is None else tree.turning for tree in trees])
-    return marks
+    none = [np.zeros(len(shape.nodes), bool) for shape in shapes]
+    marks = [
+        padded([flat if tree.turning is None else tree.turning for flat, tree in zip(none, trees, strict=True)], False)
+        for trees in streams
+    ]
+    return np.logical_or.reduce(marks)

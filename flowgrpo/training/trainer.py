@@ -16,6 +16,7 @@ from flowgrpo.core.processes import Processes
 from flowgrpo.data.prompts import Prompt, PromptOrder
 from flowgrpo.policies.protocol import Policy
 from flowgrpo.scoring.scorer import Scorer
+from flowgrpo.training.allocation import Allocation
 from flowgrpo.training.collect import Collector, Rollouts, UpdateBlock
 from flowgrpo.training.ema import Ema
 from flowgrpo.training.learn import Learner
@@ -29,6 +30,7 @@ class Trainer:
     def __init__(self, config: Config, policy: Policy, prompts: list[Prompt], scorer: Scorer, processes: Processes) -> None:
         self.config, self.policy, self.processes = config, policy, processes
         self.order = PromptOrder(prompts, config.rollout.prompts_per_update, config.seed)
+        self.allocation = Allocation(config)
         rollouts = Rollouts.of(config, policy, config.objective.needs_old_prediction)
         self.collector = Collector(rollouts, scorer, processes, config.seed)
         self.assessment = Assessment.of(config)
@@ -40,12 +42,15 @@ class Trainer:
     def update(self) -> tuple[dict[str, Any], list[UpdateBlock], Scored]:
         """One update: its metrics, this process's rollouts and their scores."""
         clock = Clock()
-        prompts, shape = self.order(self.updates), self.config.shape(self.updates)
+        prompts = self.order(self.updates)
+        indices = [prompt.index for prompt in prompts]
+        shapes = self.allocation.shapes(self.updates, indices)
         with self.collector.beside:
             with clock("rollout"):
-                blocks = self.collector.roll_out(prompts, shape, self.updates, self.minibatches)
+                blocks = self.collector.roll_out(prompts, shapes, self.updates, self.minibatches)
             with clock("reward"):
-                scored = self.assessment(shape, prompts, self.collector.score(blocks), self.updates)
+                scored = self.assessment(prompts, self.collector.score(blocks), self.updates)
+        self.allocation.see(scored, indices)
         with clock("update"), self.weights.turn(self.updates):
             learned = self.learner(blocks, scored, self.minibatches, self.updates, bool(self.config.selection))
         evaluations = sum(block.rollout.network_evaluations for block in blocks)
@@ -77,11 +82,12 @@ class Trainer:
     def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         """Everything that a resumed run needs: (named tensors, facts)."""
         tensors, facts = self.weights.state()
-        return tensors, {"updates": self.updates, **facts}
+        return tensors, {"updates": self.updates, "spread": self.allocation.state(), **facts}
 
     def load(self, tensors: dict[str, dict[str, Tensor]], facts: dict[str, Any]) -> None:
         """The inverse of `state`. Errors: ValueError where the tensors are of another model."""
         self.weights.load(tensors, facts)
+        self.allocation.load(facts["spread"])
         self.updates = facts["updates"]
 
 

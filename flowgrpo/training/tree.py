@@ -15,8 +15,8 @@ from flowgrpo.training.scored import Scored
 
 def save_tree(run: Path, block: UpdateBlock, scored: Scored) -> None:
     """Write `tree.json` and the pictures of the block's most varied group."""
-    outcomes = list(block.rollout.shape.outcomes)
-    group = int(np.argmax([scored.total[slot, outcomes].std() for slot in block.slots]))
+    outcomes = [list(shape.outcomes) for shape in block.rollout.shapes]
+    group = int(np.argmax([scored.total[slot, rows].std() for slot, rows in zip(block.slots, outcomes, strict=True)]))
     write_json(run / "tree.json", drawable(run, block.rollout, group, scored, block.slots[group]))
 
 
@@ -25,9 +25,10 @@ def drawable(folder: Path, block: Block, group: int, scored: Scored | None = Non
 
     A state that was completed only to be valued has that completion's picture and reward; the completing nodes are not listed.
     """
-    shape = block.shape
+    shape = block.shapes[group]
+    first = sum(len(before.leaves) for before in block.shapes[:group])
     (folder / "samples" / "tree").mkdir(parents=True, exist_ok=True)
-    samples = block.samples[group * len(shape.leaves) : (group + 1) * len(shape.leaves)].shown()
+    samples = block.samples[first : first + len(shape.leaves)].shown()
     files = {
         leaf: save_sample(sample, folder, f"samples/tree/{leaf:04d}") for leaf, sample in zip(shape.leaves, samples, strict=True)
     }

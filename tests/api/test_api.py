@@ -99,7 +99,7 @@ def test_a_rollout_is_the_one_that_training_makes():
     config = chosen.config
     weights = {label: reward.weight for label, reward in config.rewards.items()}
     scored = tree.assess(fg.score(tree.samples, config.rewards), config.credit, config.advantage, weights)
-    trained = list(tree.shape.trained)
+    trained = list(tree.shapes[0].trained)
     assert run.metrics[0]["advantage/std"] == pytest.approx(scored.advantage[:, trained].std(), rel=1e-5)
     batches = list(tree.batches(scored))
     assert sum(len(advantage) for _, advantage in batches) == len(trained) * 2

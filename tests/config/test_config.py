@@ -314,7 +314,8 @@ def test_the_shape_of_an_update_is_drawn_once_for_all():
     config = load_config("mini/flow_grpo_fast")
     assert config.shape() == config.shape(0) == config.with_plan(shared_start=False).shape()
     starts = {min(config.shape(update).nodes[i].step for i in config.shape(update).trained) for update in range(20)}
-    assert len(starts) > 1 and len({config.shape(0, ("calibration plan", round_)) for round_ in range(20)}) > 1
+    drawn = {config.shapes(0, {0: 12}, draw=("calibration plan", round_))[0] for round_ in range(20)}
+    assert len(starts) > 1 and len(drawn) > 1
     bill = bill_of(config)
     assert bill["network_evaluations_per_group"] == config.shape().network_evaluations
 

@@ -15,6 +15,7 @@ from flowgrpo.evaluation.benchmarks.comparison import difference, prompt_gains
 from flowgrpo.objective import AdvantageConfig
 from flowgrpo.objective.advantage import Scopes, Stream, advantages
 from flowgrpo.objective.credit.turning_point import turning_points
+from flowgrpo.sampling.plans import Draw
 from flowgrpo.scoring.combine import summands
 from flowgrpo.scoring.scorer import probe
 from flowgrpo.training.scored import Assessment, Group
@@ -84,11 +85,12 @@ def test_a_reward_that_is_equal_adds_nothing_to_another_that_is_not():
 @pytest.mark.parametrize("level", [21.3, -300.0])
 def test_no_method_trains_on_rounding(overrides, level):
     config = load_config("mini/flow_grpo", ["rewards.soft.weight=0.5", *overrides])
-    shape = config.rollout.plan.shape(config.policy.steps, 4, 0, np.random.default_rng(0))
+    shape = config.rollout.plan.shape(Draw(config.policy.steps, 4))
     count = len(shape.nodes)
     rng = np.random.default_rng(0)
     groups = [
         Group(
+            shape,
             {
                 label: np.where(np.isin(range(count), shape.leaves), rng.permutation(wobbling(level, count)), np.nan)
                 for label in config.rewards
@@ -98,7 +100,7 @@ def test_no_method_trains_on_rounding(overrides, level):
         )
         for _ in range(3)
     ]
-    scored = Assessment.of(config)(shape, [Prompt(i, "p") for i in range(3)], groups, 0)
+    scored = Assessment.of(config)([Prompt(i, "p") for i in range(3)], groups, 0)
     assert np.abs(scored.advantage).max() < 1e-3 and not scored.turning.any()
     assert scored.metrics()["advantage/zero_variance_groups"] == 1.0
 

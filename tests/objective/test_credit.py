@@ -14,6 +14,7 @@ from flowgrpo.objective.credit.value import Value, discounted
 from flowgrpo.sampling.completion import Completion
 from flowgrpo.sampling.kernels.flow_sde import FlowSde
 from flowgrpo.sampling.kernels.ode import Ode
+from flowgrpo.sampling.plans import Draw
 from flowgrpo.sampling.plans.all import AllSteps
 from flowgrpo.sampling.plans.branch import Branch
 from flowgrpo.sampling.plans.comb import Comb
@@ -27,7 +28,7 @@ RNG = np.random.default_rng(0)
 
 def shape_of(plan, steps, group_size):
     assert plan.complaint(steps, group_size) is None
-    return plan.shape(steps, group_size, 0, np.random.default_rng(0))
+    return plan.shape(Draw(steps, group_size))
 
 
 def scored(shape, leaf_rewards, log_probs=None):

@@ -8,8 +8,13 @@ import torch
 
 from flowgrpo.objective import AdvantageConfig, KLConfig, ObjectiveConfig
 from flowgrpo.objective.advantage import Scopes, Stream, advantages
-from flowgrpo.objective.loss import LossInputs, clipped_surrogate, kl_masked_surrogate, noise_weights, terms
+from flowgrpo.objective.loss import LossInputs, clipped_surrogate, kl_masked_surrogate, step_weights, terms
+from flowgrpo.sampling.kernels import Move
+from flowgrpo.sampling.kernels.flow_sde import FlowSde
+from flowgrpo.sampling.laws.gaussian import GaussianLaw
+from flowgrpo.sampling.levels import Schedule
 
+SIGMAS = (1.0, 0.75, 0.4, 0.0)
 GROUP = np.array([0, 0, 1, 1])
 STEP = np.array([1, 1, 1, 1])
 
@@ -139,10 +144,23 @@ def test_kl_units(unit, factor):
     assert found.loss.item() == pytest.approx(2.0 * 0.7 * factor)
 
 
-def test_noise_weights_have_mean_one():
-    tau = torch.tensor([0.2, 0.4, 0.6])
-    assert float(noise_weights(tau, ObjectiveConfig(weight="noise"), 0.4).mean()) == pytest.approx(1.0)
-    assert noise_weights(tau, ObjectiveConfig(), 0.4).tolist() == [1, 1, 1]
+def test_steps_weigh_by_their_noise_or_by_it_over_the_sensitivity_of_their_mean():
+    tau, g = torch.tensor([0.2, 0.4, 0.6]), torch.tensor([-0.1, -0.8, -0.3])
+    assert step_weights(tau, g, ObjectiveConfig(weight="noise")).tolist() == pytest.approx([0.2, 0.4, 0.6])
+    assert step_weights(tau, g, ObjectiveConfig(weight="sensitivity")).tolist() == pytest.approx([2.0, 0.5, 2.0])
+    assert step_weights(tau, g, ObjectiveConfig()).tolist() == [1, 1, 1]
+
+
+def test_the_sensitivity_weight_is_the_published_one():
+    """Flash-GRPO: 1 / (sqrt(-dt) / s + s sqrt(-dt) (1 - sigma) / (2 sigma)) with tau = s sqrt(-dt)."""
+    schedule = Schedule(tuple(1 - x for x in SIGMAS), SIGMAS, tuple(1000 * x for x in SIGMAS[:-1]), "velocity")
+    moves = [Move(FlowSde(noise_level=0.7), i, i + 1) for i in range(1, 3)]
+    law = GaussianLaw.of(moves, schedule, torch.device("cpu"))
+    found = step_weights(law.tau, law.g, ObjectiveConfig(weight="sensitivity"))
+    for weight, i in zip(found, (1, 2), strict=True):
+        sigma, dt = SIGMAS[i], SIGMAS[i] - SIGMAS[i + 1]
+        s = 0.7 * (sigma / (1 - sigma)) ** 0.5
+        assert float(weight) == pytest.approx(1 / (dt**0.5 / s + s * dt**0.5 * (1 - sigma) / (2 * sigma)), rel=1e-5)
 
 
 def test_kl_trust_region_stops_only_what_moves_further_away():

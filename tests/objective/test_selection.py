@@ -9,12 +9,13 @@ from flowgrpo.objective.selection.best_worst import BestWorst
 from flowgrpo.objective.selection.depth import Depth
 from flowgrpo.objective.selection.step_fraction import StepFraction
 from flowgrpo.objective.selection.width import Width
+from flowgrpo.sampling.plans import Draw
 from flowgrpo.sampling.plans.all import AllSteps
 from flowgrpo.sampling.plans.branch import Branch
 
 
 def shape_of(plan, steps, group_size):
-    return plan.shape(steps, group_size, 0, np.random.default_rng(0))
+    return plan.shape(Draw(steps, group_size))
 
 
 def choose(rule, shape, advantage=None, update=0, seed=0):

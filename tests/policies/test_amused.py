@@ -19,6 +19,7 @@ from flowgrpo.policies.tiny.parts import clip_tokenizer, clip_with_projection
 from flowgrpo.sampling.canvas import TOKENS
 from flowgrpo.sampling.kernels import Move
 from flowgrpo.sampling.kernels.orders import Maskgit
+from flowgrpo.sampling.plans import Draw
 from flowgrpo.sampling.plans.all import AllSteps
 from flowgrpo.training.rollout import rollout
 
@@ -82,8 +83,8 @@ def build(folder, **options):
 @pytest.mark.parametrize("lora", [None, {"rank": 2}])
 def test_replayed_log_probs_equal_the_rollouts_and_gradients_flow(folder, lora):
     policy = build(folder, lora=lora)
-    shape = AllSteps(kernel=Maskgit(), shared_start=True).shape(STEPS, 3, 0, None)
-    block = rollout(policy, PROMPTS, shape, (0, 0), 8, keep_predictions=False)
+    shape = AllSteps(kernel=Maskgit(), shared_start=True).shape(Draw(STEPS, 3))
+    block = rollout(policy, PROMPTS, [shape] * len(PROMPTS), (0, 0), 8, keep_predictions=False)
     assert block.samples.images.shape == (6, 3, SIDE, SIDE)
     total = torch.zeros(6)
     for t in block.transitions:
@@ -99,8 +100,8 @@ def test_as_many_ids_stay_masked_as_under_the_pipelines_own_scheduler(folder):
     policy = build(folder)
     scheduler = AmusedScheduler(mask_token_id=12)
     scheduler.set_timesteps(STEPS)
-    shape = AllSteps(kernel=Maskgit()).shape(STEPS, 2, 0, None)
-    block = rollout(policy, PROMPTS, shape, (0, 0), 8, keep_predictions=False)
+    shape = AllSteps(kernel=Maskgit()).shape(Draw(STEPS, 2))
+    block = rollout(policy, PROMPTS, [shape] * len(PROMPTS), (0, 0), 8, keep_predictions=False)
     ids = torch.full((1, SIDE, SIDE), 12)
     for t, timestep in zip(block.transitions, scheduler.timesteps, strict=True):
         ids = scheduler.step(

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -18,6 +17,7 @@ from flowgrpo.policies.diffusers import DiffusersConfig
 from flowgrpo.policies.diffusers._guidance import Call, Halves
 from flowgrpo.policies.diffusers._policy import DiffusersPolicy
 from flowgrpo.sampling.kernels.ddim import Ddim
+from flowgrpo.sampling.plans import Draw
 from flowgrpo.sampling.plans.all import AllSteps
 from flowgrpo.training.rollout import rollout
 
@@ -94,8 +94,8 @@ def test_the_prediction_stays_and_the_gradient_of_what_is_moved_away_from_goes(b
 def test_first_log_ratio_is_exactly_zero(build, name):
     policy = build(name, "conditional")
     steps = tiny.pipelines()[name].steps
-    shape = AllSteps(kernel=Ddim(eta=1.0)).shape(steps, 2, 0, np.random.default_rng(0))
-    block = rollout(policy, PROMPTS, shape, (0, 0), 4, keep_predictions=False)
+    shape = AllSteps(kernel=Ddim(eta=1.0)).shape(Draw(steps, 2))
+    block = rollout(policy, PROMPTS, [shape] * len(PROMPTS), (0, 0), 4, keep_predictions=False)
     for t in block.transitions:
         v = policy.predict(t.states, t.prompts, t.step)
         assert v.requires_grad

@@ -19,6 +19,7 @@ from flowgrpo.sampling.canvas import DRAWN, TOKENS, canvas
 from flowgrpo.sampling.kernels import Move
 from flowgrpo.sampling.kernels._unmasking import Draft
 from flowgrpo.sampling.kernels.block_refinement import BlockRefinement
+from flowgrpo.sampling.plans import Draw
 from flowgrpo.sampling.plans.all import AllSteps
 from flowgrpo.training.rollout import rollout
 from mdlm import CPU, config_of, nudge
@@ -167,8 +168,8 @@ def test_rollouts_replay_bit_for_bit_and_reach_every_weight(folder):
     policy = build(folder, lora={"rank": 2, "targets": ["q_proj", "v_proj"]})
     nudge(policy)
     prompts = [Prompt(0, PROMPT), Prompt(1, "7=")]
-    shape = AllSteps(kernel=policy.config.sampler, shared_start=True).shape(STEPS * BLOCKS, 3, 0, None)
-    block = rollout(policy, prompts, shape, (0, 0), 16, keep_predictions=False)
+    shape = AllSteps(kernel=policy.config.sampler, shared_start=True).shape(Draw(STEPS * BLOCKS, 3))
+    block = rollout(policy, prompts, [shape] * len(prompts), (0, 0), 16, keep_predictions=False)
     for t in block.transitions:
         found = t.law.log_prob(t.states[t.parent], policy.predict(t.states, t.prompts, t.step)[t.parent], t.next_states)
         assert torch.equal(found.detach(), t.log_prob)

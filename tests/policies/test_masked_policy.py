@@ -30,6 +30,7 @@ from flowgrpo.sampling.likelihood.elbo import Elbo
 from flowgrpo.sampling.likelihood.left_to_right import LeftToRight as Chain
 from flowgrpo.sampling.likelihood.one_step import OneStep
 from flowgrpo.sampling.likelihood.quadrature import Quadrature
+from flowgrpo.sampling.plans import Draw
 from flowgrpo.sampling.plans.all import AllSteps
 from flowgrpo.sampling.plans.outcomes import Outcomes
 from flowgrpo.training.rollout import rollout
@@ -45,12 +46,12 @@ LORA = LoraAdapter(rank=2, targets=("q_proj", "v_proj"))
 
 
 def shape_of(plan, steps=3, group=2):
-    return plan.shape(steps, group, 0, np.random.default_rng(0))
+    return plan.shape(Draw(steps, group))
 
 
 def roll(policy, plan=None, micro_batch=4, prompts=PROMPTS, keep=False, key=(0, 0)):
     plan = plan or AllSteps(kernel=LowConfidence())
-    return rollout(policy, prompts, shape_of(plan, policy.config.steps), key, micro_batch, keep_predictions=keep)
+    return rollout(policy, prompts, [shape_of(plan, policy.config.steps)] * len(prompts), key, micro_batch, keep_predictions=keep)
 
 
 def replayed(policy, t):
@@ -196,7 +197,7 @@ def test_mask_padding_and_ids_that_the_tokenizer_does_not_know_are_never_emitted
     favour[bad] = 50.0
     policy.model.lm_head.register_forward_hook(lambda module, inputs, out: out + favour)
     shape = trajectories([RandomOrder()] * 3, 60, False)
-    block = rollout(policy, PROMPTS, shape, (0, 0), 180, keep_predictions=False)
+    block = rollout(policy, PROMPTS, [shape] * len(PROMPTS), (0, 0), 180, keep_predictions=False)
     ids = block.transitions[-1].next_states[:, TOKENS, -6:].long()
     assert set(ids.unique().tolist()) == set(range(13)) - {3}
     assert all(torch.isfinite(t.log_prob).all() for t in block.transitions)
@@ -221,7 +222,7 @@ def test_what_lies_behind_the_end_of_the_text_weighs_nothing(mdlm, likelihood):
     for t in block.transitions:
         used = gradient_of_decisions(t, policy.predict(t.states, t.prompts, t.step))
         for row, (g, node) in enumerate(t.places):
-            ids = ends[g, block.shape.outcomes_below[node][0]]
+            ids = ends[g, block.shapes[g].outcomes_below[node][0]]
             count = ids.index(eos) + 1 if eos in ids else 6
             assert not used[row][..., count:].any() and ids[count:] == [eos] * (6 - count)
             lengths.append(count)

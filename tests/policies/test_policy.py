@@ -2,7 +2,6 @@
 
 from itertools import chain
 
-import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
@@ -17,6 +16,7 @@ from flowgrpo.sampling.kernels.ddim import Ddim
 from flowgrpo.sampling.kernels.dpmpp_2m import DpmPp2m
 from flowgrpo.sampling.kernels.flow_sde import FlowSde
 from flowgrpo.sampling.kernels.ode import Ode
+from flowgrpo.sampling.plans import Draw
 from flowgrpo.sampling.plans.all import AllSteps
 from flowgrpo.sampling.plans.branch import Branch
 from flowgrpo.sampling.plans.comb import Comb
@@ -75,7 +75,7 @@ def test_first_log_ratio_is_exactly_zero_and_gradients_reach_every_parameter(pip
     nudge(policy)
     kernel = Ddim(eta=1.0) if name == "sd15" else FlowSde()
     shape = trajectories([kernel, kernel, kernel, Ode()], 2, False)
-    block = rollout(policy, PROMPTS, shape, (0, 0), 4, keep_predictions=False)
+    block = rollout(policy, PROMPTS, [shape] * len(PROMPTS), (0, 0), 4, keep_predictions=False)
     assert [t.step for t in block.transitions] == [0, 1, 2]
     for t in block.transitions:
         v = policy.predict(t.states, t.prompts, t.step)
@@ -147,8 +147,8 @@ def test_one_evaluation_per_state_is_what_the_network_sees(pipelines, name):
     rows = []
     block = policy.pipe.transformer.transformer_blocks[0]
     block.register_forward_pre_hook(lambda m, a, k: rows.append(len(k["hidden_states"])), with_kwargs=True)
-    shape = PLANS[name].shape(4, 4, 0, np.random.default_rng(0))
-    block = rollout(policy, PROMPTS, shape, (0, 0), 8, keep_predictions=False)
+    shape = PLANS[name].shape(Draw(4, 4))
+    block = rollout(policy, PROMPTS, [shape] * len(PROMPTS), (0, 0), 8, keep_predictions=False)
     guided = 2
     assert sum(rows) == guided * block.network_evaluations == guided * len(PROMPTS) * shape.network_evaluations
     assert len(block.samples) == len(PROMPTS) * len(shape.leaves)
@@ -162,8 +162,8 @@ def test_one_evaluation_per_state_is_what_the_network_sees(pipelines, name):
 def test_siblings_are_on_density_and_correlate_as_stated(pipelines):
     """The published code multiplies sibling noise by 4 and scores it as if it had not; here every residual is standard normal."""
     policy = build(pipelines, "sd3")
-    shape = Branch(forks=(0,), fan_out=8, split_scale=1.0).shape(4, 8, 0, np.random.default_rng(0))
-    block = rollout(policy, PROMPTS, shape, (0, 0), 16, keep_predictions=True)
+    shape = Branch(forks=(0,), fan_out=8, split_scale=1.0).shape(Draw(4, 8))
+    block = rollout(policy, PROMPTS, [shape] * len(PROMPTS), (0, 0), 16, keep_predictions=True)
     fork = block.transitions[0]
     mean = fork.law.mean(fork.states[fork.parent], fork.prediction[fork.parent])
     residual = ((fork.next_states - mean) / fork.law.tau.view(-1, 1, 1, 1)).unflatten(0, (2, 8)).flatten(2)
@@ -180,18 +180,18 @@ def leaf_images(block, shape, leaves):
 
 def test_the_completion_of_the_start_is_the_ode_sample_of_the_same_noise(pipelines):
     policy = build(pipelines, "sd3")
-    dense = AllSteps(completion=EXACT).shape(4, 2, 0, np.random.default_rng(0))
-    block = rollout(policy, PROMPTS, dense, (0, 0), 8, keep_predictions=False)
+    dense = AllSteps(completion=EXACT).shape(Draw(4, 2))
+    block = rollout(policy, PROMPTS, [dense] * len(PROMPTS), (0, 0), 8, keep_predictions=False)
     twin = trajectories([Ode()] * 4, 2, False)
-    plain = rollout(policy, PROMPTS, twin, (0, 0), 8, keep_predictions=False)
+    plain = rollout(policy, PROMPTS, [twin] * len(PROMPTS), (0, 0), 8, keep_predictions=False)
     starts = [dense.completions[root] for root in (0, 1)]
     assert torch.allclose(leaf_images(block, dense, starts), leaf_images(plain, twin, twin.leaves), atol=1e-5)
 
 
 def test_a_one_step_completion_is_the_predicted_clean_picture(pipelines):
     policy = build(pipelines, "sd3")
-    shape = AllSteps(completion=ONE).shape(4, 2, 0, np.random.default_rng(0))
-    block = rollout(policy, PROMPTS, shape, (0, 0), 8, keep_predictions=False)
+    shape = AllSteps(completion=ONE).shape(Draw(4, 2))
+    block = rollout(policy, PROMPTS, [shape] * len(PROMPTS), (0, 0), 8, keep_predictions=False)
     (first,) = [t for t in block.transitions if t.step == 0]
     with torch.no_grad():
         v = policy.predict(first.states, first.prompts, 0)
@@ -202,8 +202,8 @@ def test_a_one_step_completion_is_the_predicted_clean_picture(pipelines):
 
 def test_thinned_out_transitions_evaluate_only_their_states(pipelines):
     policy = build(pipelines, "sd3")
-    shape = Branch(forks=(0, 1)).shape(4, 4, 0, np.random.default_rng(0))
-    block = rollout(policy, PROMPTS, shape, (0, 0), 8, keep_predictions=True)
+    shape = Branch(forks=(0, 1)).shape(Draw(4, 4))
+    block = rollout(policy, PROMPTS, [shape] * len(PROMPTS), (0, 0), 8, keep_predictions=True)
     last = block.transitions[-1]
     thin = last.take([1, 5])
     assert len(thin.states) == 2 == len(thin.prompts) and thin.places == [last.places[1], last.places[5]]
@@ -218,7 +218,7 @@ def test_low_precision_replays_too(pipelines):
     for dtype in ("bf16", "fp16"):
         policy = build(pipelines, "sd3", dtype=dtype, lora=AttentionLora(rank=2))
         shape = trajectories([FlowSde(), FlowSde(), FlowSde(), Ode()], 2, False)
-        block = rollout(policy, PROMPTS, shape, (0, 0), 4, keep_predictions=False)
+        block = rollout(policy, PROMPTS, [shape] * len(PROMPTS), (0, 0), 4, keep_predictions=False)
         assert all(p.dtype == torch.float32 for p in policy.trainable().values())
         for t in block.transitions:
             v = policy.predict(t.states, t.prompts, t.step)
@@ -229,7 +229,7 @@ def test_low_precision_replays_too(pipelines):
 def test_noise_belongs_to_the_prompt_not_to_its_place(pipelines):
     policy = build(pipelines, "sd3")
     shape = trajectories([FlowSde()] * 3 + [Ode()], 2, False)
-    one = rollout(policy, PROMPTS, shape, (0, 5), 4, keep_predictions=False).samples.images
-    two = rollout(policy, PROMPTS[::-1], shape, (0, 5), 4, keep_predictions=False).samples.images
+    one = rollout(policy, PROMPTS, [shape] * len(PROMPTS), (0, 5), 4, keep_predictions=False).samples.images
+    two = rollout(policy, PROMPTS[::-1], [shape] * len(PROMPTS[::-1]), (0, 5), 4, keep_predictions=False).samples.images
     assert torch.allclose(one, two.reshape(2, 2, *two.shape[1:])[[1, 0]].reshape(two.shape), atol=1e-5)
     assert len({image.numpy().tobytes() for image in chain(one)}) == 4

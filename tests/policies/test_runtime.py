@@ -147,7 +147,7 @@ def test_a_policy_trains_with_offload_as_without(pipelines):
         policy = config_of(pipelines, "sd3", offload=on, vae_slicing=on).build(CPU, seed=0)
         assert ("_hf_hook" in vars(policy.pipe.vae)) == on and policy.pipe.vae.use_slicing == on
         shape = trajectories([FlowSde(), FlowSde(), FlowSde(), Ode()], 2, False)
-        block = rollout(policy, PROMPTS, shape, (0, 0), 4, keep_predictions=False)
+        block = rollout(policy, PROMPTS, [shape] * len(PROMPTS), (0, 0), 4, keep_predictions=False)
         found.append(torch.cat([t.log_prob for t in block.transitions]))
     assert torch.equal(*found)
 
@@ -267,7 +267,7 @@ def test_int8_weights_train_a_lora_and_replay_bit_for_bit(pipelines):
     config = quantised_config(pipelines, "int8_weight_only").model_copy(update={"lora": LORA})
     policy = config.build(CPU, seed=0)
     shape = trajectories([FlowSde(), FlowSde(), FlowSde(), Ode()], 2, False)
-    block = rollout(policy, PROMPTS, shape, (0, 0), 4, keep_predictions=False)
+    block = rollout(policy, PROMPTS, [shape] * len(PROMPTS), (0, 0), 4, keep_predictions=False)
     for t in block.transitions:
         v = policy.predict(t.states, t.prompts, t.step)
         log_prob = t.law.log_prob(t.states[t.parent], v[t.parent], t.next_states)

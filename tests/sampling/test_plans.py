@@ -10,6 +10,7 @@ from flowgrpo.sampling.completion import Completion, levels
 from flowgrpo.sampling.kernels.dpmpp_2m import DpmPp2m
 from flowgrpo.sampling.kernels.flow_sde import FlowSde
 from flowgrpo.sampling.kernels.ode import Ode
+from flowgrpo.sampling.plans import Draw
 from flowgrpo.sampling.plans.all import AllSteps
 from flowgrpo.sampling.plans.branch import Branch
 from flowgrpo.sampling.plans.comb import Comb
@@ -46,13 +47,13 @@ def test_a_sliding_window_is_never_empty_short_or_at_the_last_step(steps, size, 
     if plan.complaint(steps, 4):
         assert size > steps - 1
         return
-    window = plan.stochastic_steps(steps, update, np.random.default_rng(0))
+    window = plan.stochastic_steps(Draw(steps, 1, update))
     assert window == list(range(window[0], window[0] + size))
     assert window[0] >= 0 and window[-1] <= steps - 2
 
 
 def starts(plan, steps, updates):
-    return [plan.stochastic_steps(steps, u, np.random.default_rng(0))[0] for u in range(updates)]
+    return [plan.stochastic_steps(Draw(steps, 1, u))[0] for u in range(updates)]
 
 
 def test_how_long_windows_last():
@@ -88,7 +89,7 @@ completions = st.sampled_from(
 def test_every_plan_keeps_the_promises_of_a_shape(plan, completion, steps, factor, update):
     plan = plan.model_copy(update={"completion": completion})
     assert plan.complaint(steps, 4 * factor) is None
-    shape = plan.shape(steps, 4 * factor, update, np.random.default_rng(update))
+    shape = plan.shape(Draw(steps, 4 * factor, update, np.random.default_rng(update)))
     for i, node in enumerate(shape.nodes):
         parent = None if node.parent is None else shape.nodes[node.parent]
         assert (parent is None) == (node.step == 0) == (node.kernel is None)
@@ -100,7 +101,7 @@ def test_every_plan_keeps_the_promises_of_a_shape(plan, completion, steps, facto
     assert shape.trained and set(shape.trained) == {i for path in shape.trajectories for i in path}
     drawn = [(n.member, n.branch, n.step) for n in shape.nodes if n.kernel is None or n.kernel.stochastic]
     assert len(set(drawn)) == len(drawn)
-    plain = plan.model_copy(update={"completion": None}).shape(steps, 4 * factor, update, np.random.default_rng(update))
+    plain = plan.model_copy(update={"completion": None}).shape(Draw(steps, 4 * factor, update, np.random.default_rng(update)))
     assert shape.nodes[: len(plain.nodes)] == plain.nodes and shape.outcomes == plain.outcomes
     if completion and completion.every == 1 and completion.at is None:
         assert None not in shape.completions
@@ -109,7 +110,7 @@ def test_every_plan_keeps_the_promises_of_a_shape(plan, completion, steps, facto
 
 
 def evaluations(plan, steps, group_size):
-    return plan.shape(steps, group_size, 0, np.random.default_rng(0)).network_evaluations
+    return plan.shape(Draw(steps, group_size)).network_evaluations
 
 
 def test_network_evaluations_are_those_of_theory():
@@ -119,14 +120,14 @@ def test_network_evaluations_are_those_of_theory():
     assert evaluations(AllSteps(completion=Completion(steps=1)), 10, 1) == 10
     assert evaluations(AllSteps(completion=Completion(steps=2)), 10, 1) == 10 + 9
     window = SlidingWindow(size=4, every=1, shared_start=True)
-    late = window.shape(25, 12, 5, np.random.default_rng(0))
+    late = window.shape(Draw(25, 12, 5))
     assert late.network_evaluations == 6 + 12 * (25 - 6)  # steps 0 .. 5 once, the first stochastic state being shared too
-    flash = SlidingWindow(size=4, every=1, shared_start=True, tail={"fraction": 0.4}).shape(25, 12, 5, np.random.default_rng(0))
+    flash = SlidingWindow(size=4, every=1, shared_start=True, tail={"fraction": 0.4}).shape(Draw(25, 12, 5))
     assert flash.network_evaluations == 6 + 12 * (3 + 7)  # ceil(0.4 x 16) steps after the window
 
 
 def test_completions_reuse_what_the_plan_does_anyway():
-    shape = FixedSteps(steps=(2,), completion=Completion()).shape(5, 1, 0, np.random.default_rng(0))
+    shape = FixedSteps(steps=(2,), completion=Completion()).shape(Draw(5, 1))
     assert shape.network_evaluations == 5 + 2  # only the state before the stochastic step branches off
     assert shape.completions[0] == shape.completions[1] == shape.completions[2] != shape.completions[3]
 
@@ -143,13 +144,13 @@ def test_levels_of_a_completion_rise_to_the_end(end, start, count):
 def test_a_random_window_fits(steps, size, first, seed):
     plan = RandomWindow(size=size, first=first)
     if plan.complaint(steps, 4) is None:
-        window = plan.stochastic_steps(steps, 0, np.random.default_rng(seed))
+        window = plan.stochastic_steps(Draw(steps, 1, 0, np.random.default_rng(seed)))
         assert first <= window[0] and window[-1] <= steps - 2 and len(window) == size
 
 
 def test_random_windows_reach_every_place():
     plan, rng = RandomWindow(size=2, last=4), np.random.default_rng(0)
-    assert {plan.stochastic_steps(8, 0, rng)[0] for _ in range(200)} == {0, 1, 2, 3}
+    assert {plan.stochastic_steps(Draw(8, 1, 0, rng))[0] for _ in range(200)} == {0, 1, 2, 3}
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from flowgrpo.sampling.kernels.orders import LeftToRight, LowConfidence, Maskgit
 from flowgrpo.sampling.kernels.threshold import Threshold
 from flowgrpo.sampling.laws.scheduled import NAMES, effective, hand_made, moved
 from flowgrpo.sampling.laws.unmasking import UnmaskingLaw
+from flowgrpo.sampling.plans import Draw
 from flowgrpo.sampling.plans.all import AllSteps
 from flowgrpo.training.rollout import rollout
 from mdlm import BARE, CPU, PROMPTS, build, empty, masks_of, some_logits
@@ -189,8 +190,8 @@ def test_a_rollout_replays_bit_for_bit_and_the_reference_has_the_kernels_means(t
     policy = build(save(tmp_path / "model"), sampler=RandomOrder(), schedule={"learn": TEXT, "std": 0.5})
     with torch.no_grad():
         policy.learned.mean.fill_(0.25)
-    shape = AllSteps(kernel=RandomOrder(), shared_start=True).shape(3, 4, 0, None)
-    block = rollout(policy, PROMPTS, shape, (0, 0), 64, keep_predictions=False)
+    shape = AllSteps(kernel=RandomOrder(), shared_start=True).shape(Draw(3, 4))
+    block = rollout(policy, PROMPTS, [shape] * len(PROMPTS), (0, 0), 64, keep_predictions=False)
     for t in block.transitions:
         found = t.law.log_prob(t.states[t.parent], policy.predict(t.states, t.prompts, t.step)[t.parent], t.next_states)
         assert torch.equal(found, t.log_prob)

@@ -2,7 +2,6 @@
 
 from math import sqrt
 
-import numpy as np
 import pytest
 import torch
 
@@ -13,6 +12,7 @@ from flowgrpo.policies._dtypes import DTYPES, unit_roundoff
 from flowgrpo.policies.tiny.asked import config_of, prompt_of
 from flowgrpo.sampling.kernels.ddim import Ddim
 from flowgrpo.sampling.laws.gaussian import GaussianLaw
+from flowgrpo.sampling.plans import Draw
 from flowgrpo.sampling.plans.all import AllSteps
 from flowgrpo.training.on_policy import DRAWS, ROUNDINGS, OnPolicyCheck, tolerance
 from flowgrpo.training.rollout import rollout
@@ -28,8 +28,8 @@ def built(folder, name, **options):
 
 
 def rolled(policy, prompt):
-    shape = AllSteps(kernel=Ddim(eta=1.0)).shape(policy.config.steps, 4, 0, np.random.default_rng(0))
-    return rollout(policy, [prompt], shape, (0, 0), 4, keep_predictions=False).transitions
+    shape = AllSteps(kernel=Ddim(eta=1.0)).shape(Draw(policy.config.steps, 4))
+    return rollout(policy, [prompt], [shape], (0, 0), 4, keep_predictions=False).transitions
 
 
 def ratios(policy, t):

@@ -8,6 +8,7 @@ from flowgrpo.core.errors import NotFinite, UserError
 from flowgrpo.objective.credit import Credit, Credited, ScoredTree
 from flowgrpo.sampling.kernels.flow_sde import FlowSde
 from flowgrpo.sampling.likelihood import Likelihood, Masks
+from flowgrpo.sampling.plans import Draw
 from flowgrpo.sampling.plans.all import AllSteps
 
 HEAD = """
@@ -20,7 +21,7 @@ from flowgrpo.sampling.plans.all import AllSteps
 CREDIT = "class Mine(Credit):\n    def assign(self, tree):\n        {}\n"
 SELECTION = "class Mine(Selection):\n    def choose(self, shape, advantage, update, rng):\n        {}\n"
 KERNEL = "class Mine(GaussianKernel):\n    def coefficients(self, step):\n        {}\n"
-PLAN = "class Mine(AllSteps):\n    def grow(self, steps, group_size, update, rng):\n        {}\n"
+PLAN = "class Mine(AllSteps):\n    def grow(self, draw):\n        {}\n"
 SMALL = ["updates=2", "rollout.prompts_per_update=2", "rollout.group_size=4", "evaluation=null", "checkpoints.every=9"]
 AT = {CREDIT: "credit", SELECTION: "selection", KERNEL: "rollout.plan.kernel", PLAN: "rollout.plan"}
 
@@ -96,7 +97,7 @@ class Late(Credit):
 
 
 def test_only_trained_transitions_need_a_number():
-    shape = AllSteps(kernel=FlowSde()).shape(2, 2, 0, np.random.default_rng(0))
+    shape = AllSteps(kernel=FlowSde()).shape(Draw(2, 2))
     last = len(shape.nodes) - 1
     tree = ScoredTree(shape, np.zeros(len(shape.nodes)))
     if last in shape.trained:

@@ -3,14 +3,13 @@
 from abc import abstractmethod
 from math import ceil
 
-import numpy as np
 from pydantic import Field
 
 from flowgrpo.core.section import Section
 from flowgrpo.sampling.completion import levels
 from flowgrpo.sampling.kernels import AnyKernel, Kernel
 from flowgrpo.sampling.kernels.dpmpp_2m import DpmPp2m
-from flowgrpo.sampling.plans import Plan
+from flowgrpo.sampling.plans import Draw, Plan
 from flowgrpo.sampling.shape import Shape
 
 
@@ -27,18 +26,18 @@ class StepsPlan(Plan):
     tail: Tail | None = None
 
     @abstractmethod
-    def stochastic_steps(self, steps: int, update: int, rng: np.random.Generator) -> list[int]:
-        """The steps of this update, out of 0 .. steps - 1, that are sampled from `kernel` and trained; never empty."""
+    def stochastic_steps(self, draw: Draw) -> list[int]:
+        """The steps out of 0 .. S - 1 that are sampled from `kernel` and trained; never empty."""
 
-    def grow(self, steps: int, group_size: int, update: int, rng: np.random.Generator) -> Shape:
-        chosen = set(self.stochastic_steps(steps, update, rng))
+    def grow(self, draw: Draw) -> Shape:
+        steps, chosen = draw.steps, set(self.stochastic_steps(draw))
         other = self.kernel.deterministic()
         moves: list[tuple[Kernel, int]] = [(self.kernel if i in chosen else other, i + 1) for i in range(steps)]
         if self.tail:
             begin = max(chosen) + 1
             count = ceil(self.tail.fraction * (steps - begin))
             moves[begin:] = [(self.tail.kernel, level) for level in levels(begin, steps, count)]
-        return Shape.chains(moves, group_size, self.shared_start)
+        return Shape.chains(moves, draw.group_size, self.shared_start)
 
     def complaint(self, steps: int, group_size: int) -> str | None:
         if self.tail and self.tail.kernel.stochastic:

@@ -1,15 +1,14 @@
 """Every step stochastic (Flow-GRPO, DanceGRPO)."""
 
-import numpy as np
-
+from flowgrpo.sampling.plans import Draw
 from flowgrpo.sampling.plans._steps import StepsPlan
 
 
 class AllSteps(StepsPlan):
     """Steps 0 .. S - 2, and the last one where the kernel says so; a picture's is deterministic, since its noise would stay."""
 
-    def stochastic_steps(self, steps: int, update: int, rng: np.random.Generator) -> list[int]:
-        return list(range(steps if self.kernel.ends_stochastic else steps - 1))
+    def stochastic_steps(self, draw: Draw) -> list[int]:
+        return list(range(draw.steps if self.kernel.ends_stochastic else draw.steps - 1))
 
     def window_complaint(self, steps: int) -> str | None:
         if self.kernel.ends_stochastic:

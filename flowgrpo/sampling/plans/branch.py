@@ -2,11 +2,10 @@
 
 from math import prod
 
-import numpy as np
 from pydantic import Field, NonNegativeFloat, NonNegativeInt
 
 from flowgrpo.sampling.kernels import Kernel
-from flowgrpo.sampling.plans import Plan
+from flowgrpo.sampling.plans import Draw, Plan
 from flowgrpo.sampling.plans.sliding import SlidingWindow
 from flowgrpo.sampling.shape import Node, Shape
 
@@ -26,10 +25,11 @@ class Branch(Plan):
     split_scale: NonNegativeFloat = 4.0
     window: SlidingWindow | None = None
 
-    def grow(self, steps: int, group_size: int, update: int, rng: np.random.Generator) -> Shape:
-        stochastic = range(steps - 1) if self.window is None else self.window.stochastic_steps(steps, update, rng)
+    def grow(self, draw: Draw) -> Shape:
+        steps = draw.steps
+        stochastic = range(steps - 1) if self.window is None else self.window.stochastic_steps(draw)
         chosen = {*stochastic, *self.forks}
-        nodes = [Node(None, 0, tree) for tree in range(group_size // self.leaves_per_tree)]
+        nodes = [Node(None, 0, tree) for tree in range(draw.group_size // self.leaves_per_tree)]
         tips, other = range(len(nodes)), self.kernel.deterministic()
         for step in range(steps):
             kernel: Kernel = self.kernel if step in chosen else other

@@ -1,8 +1,8 @@
 """A fixed list of stochastic steps."""
 
-import numpy as np
 from pydantic import NonNegativeInt
 
+from flowgrpo.sampling.plans import Draw
 from flowgrpo.sampling.plans._steps import StepsPlan
 
 
@@ -11,7 +11,7 @@ class FixedSteps(StepsPlan):
 
     steps: tuple[NonNegativeInt, ...]
 
-    def stochastic_steps(self, steps: int, update: int, rng: np.random.Generator) -> list[int]:
+    def stochastic_steps(self, draw: Draw) -> list[int]:
         return sorted(self.steps)
 
     def window_complaint(self, steps: int) -> str | None:

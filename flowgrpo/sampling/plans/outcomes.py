@@ -2,18 +2,16 @@
 
 from dataclasses import replace
 
-import numpy as np
-
-from flowgrpo.sampling.plans import Plan
+from flowgrpo.sampling.plans import Draw, Plan
 from flowgrpo.sampling.shape import Shape
 
 
 class Outcomes(Plan):
     """G trajectories of `kernel`; only the last state of each is trained."""
 
-    def grow(self, steps: int, group_size: int, update: int, rng: np.random.Generator) -> Shape:
-        shape = Shape.chains([(self.kernel, i + 1) for i in range(steps)], group_size, self.shared_start)
-        return Shape(tuple(replace(node, trained=node.step == steps) for node in shape.nodes))
+    def grow(self, draw: Draw) -> Shape:
+        shape = Shape.chains([(self.kernel, i + 1) for i in range(draw.steps)], draw.group_size, self.shared_start)
+        return Shape(tuple(replace(node, trained=node.step == draw.steps) for node in shape.nodes))
 
     def complaint(self, steps: int, group_size: int) -> str | None:
         if self.completion is None:

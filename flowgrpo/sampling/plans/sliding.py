@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
+from flowgrpo.sampling.plans import Draw
 from flowgrpo.sampling.plans._steps import StepsPlan
 
 
@@ -30,8 +31,8 @@ class SlidingWindow(StepsPlan):
     stride: PositiveInt = 1
     roll_back: bool = False
 
-    def stochastic_steps(self, steps: int, update: int, rng: np.random.Generator) -> list[int]:
-        start = self._start(update, steps - 1 - self.size)
+    def stochastic_steps(self, draw: Draw) -> list[int]:
+        start = self._start(draw.update, draw.steps - 1 - self.size)
         return list(range(start, start + self.size))
 
     def _start(self, update: int, last: int) -> int:

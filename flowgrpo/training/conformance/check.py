@@ -14,7 +14,6 @@ from pathlib import Path
 from types import MethodType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,6 +25,7 @@ from flowgrpo.policies.diffusers._policy import DiffusersPolicy, PipelineSampler
 from flowgrpo.policies.diffusers._schedule import with_one_step_scheduler
 from flowgrpo.policies.diffusers._tap import StepCall, Stop, own_randomness
 from flowgrpo.sampling.kernels.ddim import Ddim
+from flowgrpo.sampling.plans import Draw
 from flowgrpo.sampling.plans.all import AllSteps
 from flowgrpo.training.conformance.table import COLUMNS
 from flowgrpo.training.rollout import rollout
@@ -218,8 +218,8 @@ def _log_ratio(t: Any, v: Tensor) -> float:
 
 
 def _rollout(policy: DiffusersPolicy, prompt: Prompt) -> Any:
-    shape = AllSteps(kernel=Ddim(eta=1.0)).shape(policy.config.steps, SAMPLES, 0, np.random.default_rng(0))
-    return rollout(policy, [prompt], shape, (0, 0), SAMPLES, keep_predictions=False).transitions
+    shape = AllSteps(kernel=Ddim(eta=1.0)).shape(Draw(policy.config.steps, SAMPLES))
+    return rollout(policy, [prompt], [shape], (0, 0), SAMPLES, keep_predictions=False).transitions
 
 
 def _gradient(policy: DiffusersPolicy, prompt: Prompt) -> str:

@@ -1,0 +1,96 @@
+"""Where rewards differ, as earlier updates saw it, and how the next update spends its network evaluations for it.
+
+P prompts of an update, S steps.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from math import sqrt
+from typing import Any
+
+import numpy as np
+
+from flowgrpo.config.run import Config
+from flowgrpo.core.keys import numpy_generator
+from flowgrpo.sampling.plans import Spread
+from flowgrpo.sampling.shape import Shape
+from flowgrpo.training.scored import Scored
+
+MEMORY = 0.8
+"""What an update leaves of the variances known before it."""
+LEAST = 2
+"""Samples of a prompt: one has nothing to compare with."""
+
+
+class Allocation:
+    """Draws the shapes of an update's groups. Running variances, by step and by prompt index, are all its state."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.steps: dict[int, float] = {}
+        self.prompts: dict[int, float] = {}
+
+    def shapes(self, update: int, prompts: Sequence[int]) -> list[Shape]:
+        """[P] for the prompts with these indices. Their network evaluations are as many as before any reward was known."""
+        groups = dict(zip(prompts, self._sizes(update, prompts), strict=True))
+        return self.config.shapes(update, groups, self.spread)
+
+    @property
+    def spread(self) -> Spread:
+        steps = np.array([sqrt(self.steps.get(step, np.nan)) for step in range(self.config.policy.steps)])
+        return Spread(steps, {prompt: sqrt(variance) for prompt, variance in self.prompts.items()})
+
+    def see(self, scored: Scored, prompts: Sequence[int]) -> None:
+        """Take in an update: the rewards of the groups of the prompts with these indices."""
+        squares: dict[int, list[tuple[float, int]]] = {}
+        for shape, total, bound, prompt in zip(scored.shapes, scored.total, scored.rounding, prompts, strict=True):
+            self._take(self.prompts, prompt, *_squares(total[list(shape.outcomes)], bound))
+            for step, values in _forks(shape, total):
+                squares.setdefault(step, []).append(_squares(values, bound))
+        for step, rows in squares.items():
+            self._take(self.steps, step, sum(square for square, _ in rows), sum(freedom for _, freedom in rows))
+
+    def state(self) -> dict[str, Any]:
+        return {"steps": self.steps, "prompts": self.prompts}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self.steps, self.prompts = ({int(key): value for key, value in state[name].items()} for name in ("steps", "prompts"))
+
+    @staticmethod
+    def _take(known: dict[int, float], key: int, squares: float, freedom: int) -> None:
+        variance = squares / freedom
+        known[key] = MEMORY * known[key] + (1.0 - MEMORY) * variance if key in known else variance
+
+    def _sizes(self, update: int, prompts: Sequence[int]) -> list[int]:
+        rollout = self.config.rollout
+        if rollout.allocate == "equal":
+            return [rollout.group_size] * len(prompts)
+        seen = [self.prompts[prompt] for prompt in prompts if prompt in self.prompts]
+        deviations = np.sqrt([self.prompts.get(prompt, float(np.mean(seen)) if seen else 1.0) for prompt in prompts])
+        offset = numpy_generator((self.config.seed, "sizes", update)).random()
+        return sizes(deviations, rollout.group_size, rollout.granule(self.config.policy.steps), offset)
+
+
+def sizes(deviations: np.ndarray, mean: int, granule: int, offset: float) -> list[int]:
+    """[P] group sizes of this mean, multiples of `granule`: `LEAST` samples each, and the others in proportion to the deviations.
+
+    They are rounded systematically: at the points `offset` + k, in [0, 1), of their running sum, so that each has its exact
+    value on average (Neyman's allocation where samples cost the same).
+    """
+    least = -(-LEAST // granule)
+    rest = (mean // granule - least) * len(deviations)
+    shares = deviations / deviations.sum() if deviations.any() else np.full(len(deviations), 1.0 / len(deviations))
+    ends = np.floor(np.cumsum(shares)[:-1] * rest + offset)
+    return [granule * (least + int(extra)) for extra in np.diff([0.0, *ends, float(rest)])]
+
+
+def _forks(shape: Shape, total: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """(step, the mean rewards below each child) of every state with several trained children."""
+    for children in shape.children:
+        trained = [child for child in children if shape.nodes[child].trained]
+        if len(trained) > 1:
+            yield shape.nodes[trained[0]].step - 1, np.array([total[list(shape.outcomes_below[i])].mean() for i in trained])
+
+
+def _squares(values: np.ndarray, bound: float) -> tuple[float, int]:
+    """(sum of squares about the mean, degrees of freedom); values that differ by rounding alone are equal."""
+    return float(np.var(values) * len(values)) if np.ptp(values) > bound else 0.0, len(values) - 1
