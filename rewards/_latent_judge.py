@@ -66,12 +66,14 @@ def encoded(row: dict[str, Any]) -> Tensor:
     include, background = row.get("include"), row.get("background")
     if not isinstance(include, list) or not 1 <= len(include) <= ITEMS or background not in (None, *BACKGROUNDS):
         raise _unknown(row)
-    spots = [place for item in include for place in _object(row, item)]
+    spots = [place for i, item in enumerate(include) for place in _object(row, item, 1 - i)]
     absent = [0.0] * STATED * (ITEMS - len(include))
     return torch.tensor([*spots, *absent, *(float(background == name) for name in BACKGROUNDS)])
 
 
-def _object(row: dict[str, Any], item: dict[str, Any]) -> list[float]:
+def _object(row: dict[str, Any], item: dict[str, Any], other: int) -> list[float]:
+    if "position" in item and (len(row["include"]) < ITEMS or item["position"][1] != other):
+        raise _unknown(row)
     said = {**item, "position": item["position"][0]} if "position" in item else item
     if not {"class", "count"} <= said.keys() or any(said[key] not in CHOICES[key] for key in CHOICES.keys() & said.keys()):
         raise _unknown(row)

@@ -33,8 +33,8 @@ class Undecoded:
 
 @dataclass(frozen=True, eq=False)
 class Latents:
-    """States [B, ...] as a policy keeps them, float32, in the layout of its VAE: `alpha` x0 + `sigma` x1 with x0 clean and x1 noise,
-    both [B]. A finished one has alpha 1 and sigma 0."""
+    """States [B, ...] as a policy keeps them, float32, in the layout of its VAE: `alpha` x0 + `sigma` x1 with x0 clean and x1
+    noise, both [B]. A finished one has alpha 1 and sigma 0."""
 
     states: Tensor
     alpha: Tensor
@@ -95,8 +95,8 @@ class Samples:
     def latents(self) -> Latents:
         if self.states is None:
             raise UserError(
-                f"the reward reads samples.latents, but these samples are {self.kind} whose latents are not known: it can score what "
-                "a diffusion model makes, in a run or a rollout, and no files"
+                f"the reward reads samples.latents, but these samples are {self.kind} whose latents are not known: it can score "
+                "what a diffusion model makes, in a run or a rollout, and no files"
             )
         return self.states
 

@@ -84,8 +84,8 @@ class Posing(Protocol):
 
 class Sampler(Protocol):
     def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int], steps: int, latents: bool = False) -> Samples:
-        """What a user of the model gets: its own sampler, untouched, one seed per sample; with the `latents` that it decodes, where
-        the policy makes such."""
+        """What a user of the model gets: its own sampler, untouched, one seed per sample; with the `latents` that it
+        decodes, where the policy makes such."""
         ...
 
 

@@ -18,11 +18,12 @@ EVERYTHING = (-math.inf, math.inf)
 class Card:
     """Higher is always better; `better` says in which sense.
 
-    `reads` is what of the samples is judged (None: anything, or not stated): "latents" is the state that a sample is decoded from,
-    so that nothing needs to be decoded for it, and where it is `noisy` too, the reward scores states at any noise level as they
-    are. `row` is what a prompt row must hold beside the prompt; one that `compares` needs several samples of a prompt. `ladder` makes samples from what ships with flowgrpo, in
-    lists from worst to best: the mean score must rise from each to the next. `check(reward, prompt)` raises a UserError where the
-    row of a prompt does not hold what the reward needs; all rows are checked before a run begins.
+    `reads` is what of the samples is judged (None: anything, or not stated): "latents" are the states that samples are decoded
+    from, so that nothing needs to be decoded for them, and where it is `noisy` too, the reward scores states at any noise level.
+    `row` is what a prompt row must hold beside the prompt; one that `compares` needs several samples of a prompt. `ladder` makes
+    samples from what ships with flowgrpo, in lists from worst to best: the mean score must rise from each to the next.
+    `check(reward, prompt)` raises a UserError where the row of a prompt does not hold what the reward needs; all rows are checked
+    before a run begins.
     """
 
     reads: Reads | None

@@ -117,8 +117,8 @@ class Scorer:
         for label in self.trained:
             if not self.cards[label].noisy:
                 raise UserError(
-                    f"completion 'latents' scores states while they are noisy, and reward '{label}' can't: it must read latents at "
-                    "any noise level, as latent_scene:soft does; give it weight 0, or use completion 'deterministic'"
+                    f"completion 'latents' scores states while they are noisy, and reward '{label}' can't: it must read latents "
+                    "at any noise level, as latent_scene:soft does; give it weight 0, or use completion 'deterministic'"
                 )
 
     def check(self, prompts: Sequence[Prompt], source: str) -> None:

@@ -16,17 +16,18 @@ from flowgrpo.objective.credit.gain import Gain
 from flowgrpo.objective.credit.terminal import Terminal
 from flowgrpo.policies.protocol import Policy
 from flowgrpo.sampling.completion import Completion
+from flowgrpo.sampling.completion.deterministic import Deterministic
 from flowgrpo.sampling.kernels.dpmpp_2m import DpmPp2m
 from flowgrpo.sampling.shape import Shape
 from flowgrpo.scoring.scorer import Scorer
 from flowgrpo.training.collect import Rollouts, scored_trees
 
-EXACT = Completion()
+EXACT = Deterministic()
 CANDIDATES = {
     "exact": EXACT,
-    **{f"ode, {n} step{'s' if n > 1 else ''}": Completion(steps=n) for n in (1, 2, 3)},
-    **{f"dpmpp_2m, {n} steps": Completion(steps=n, kernel=DpmPp2m()) for n in (2, 3)},
-    "exact, every 2nd state": Completion(every=2),
+    **{f"ode, {n} step{'s' if n > 1 else ''}": Deterministic(steps=n) for n in (1, 2, 3)},
+    **{f"dpmpp_2m, {n} steps": Deterministic(steps=n, kernel=DpmPp2m()) for n in (2, 3)},
+    "exact, every 2nd state": Deterministic(every=2),
 }
 
 

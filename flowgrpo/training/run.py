@@ -142,6 +142,8 @@ class Training:
         self.held_out = spread(files[evaluation.prompts], evaluation.limit) if evaluation else []
         self.scorer = Scorer(config.rewards)
         self.scorer.require(config.policy.makes, f"policy '{config.policy.type}' makes")
+        if config.shape().valued:
+            self.scorer.require_noisy()
         for source, rows in files.items():
             self.scorer.check(rows, source)
         if evaluation and self.scorer.cards[evaluation.metric].compares:
