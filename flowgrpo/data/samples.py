@@ -146,15 +146,16 @@ class Samples:
     def meaningless(self) -> "list[Samples]":
         """As many samples of noise, and as many of nothing: what no reward should take for good."""
         generator = torch.Generator().manual_seed(0)
+        made = None if self.outputs is None else self.decoded
         outputs: list[Outputs | None] = [None, None]
-        if self.outputs is not None and isinstance(made := self.decoded, list):
+        if isinstance(made, list):
             outputs = [[text[::-1] for text in made], [""] * len(self)]
-        elif self.outputs is not None:
+        elif made is not None:
             outputs = [torch.rand(made.shape, generator=generator), torch.full_like(made, 0.5)]
         states: list[Latents | None] = [None, None]
         if self.states:
             noise = torch.randn(self.states.states.shape, generator=generator).to(self.states.states.device)
-            states = [replace(self.states, states=made) for made in (noise, torch.zeros_like(noise))]
+            states = [replace(self.states, states=empty) for empty in (noise, torch.zeros_like(noise))]
         return [replace(self, outputs=pixels, states=latents) for pixels, latents in zip(outputs, states, strict=True)]
 
     @staticmethod
