@@ -14,6 +14,7 @@ from flowgrpo.core.version import VERSION
 __version__ = VERSION
 
 if TYPE_CHECKING:
+    from flowgrpo.api.credit import measure_credit
     from flowgrpo.api.evaluate import compare, evaluate
     from flowgrpo.api.load import load_policy
     from flowgrpo.api.rollout import Tree, rollout
@@ -55,6 +56,7 @@ NAMES = {
     "likelihoods": "sampling.likelihood",
     "load_policy": "api.load:load_policy",
     "load_prompts": "data.prompts:load_prompts",
+    "measure_credit": "api.credit:measure_credit",
     "plans": "sampling.plans",
     "recipe": "api.train:recipe",
     "rollout": "api.rollout:rollout",

@@ -22,7 +22,7 @@ COMMANDS = {
     "vote": "people compare samples of runs without knowing which is which; win rates and preference pairs",
     "compare": "runs against one another: held-out gains with intervals, at the end and at equal cost",
     "study": "train recipes with several seeds at an equal budget, then compare them",
-    "completions": "how well cheap completions of intermediate states stand in for exact ones",
+    "credit": "which steps and which credit are worth their network evaluations, measured before training",
     "score": "score pictures, clips or texts with rewards",
     "models": "which diffusers pipelines are tested, and check one of your own",
     "rewards": "list, describe and probe rewards",

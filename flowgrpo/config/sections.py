@@ -174,13 +174,9 @@ class OptimizerConfig(Section):
 
     The learning rate rises linearly over `warmup` updates, and falls linearly to 0 over `decay_over` updates. It depends on the
     number of the update only, so a run that is resumed with more `updates` is the one that had them from the start.
-    What is trained are modules, the first words of the parameters' names: transformer, model, schedule. `rates` gives modules a
-    learning rate other than `lr`. `turns` trains one module an update, in this order, over and over; all at once where empty.
     """
 
     lr: Rate
-    rates: dict[str, Rate] = Field(default_factory=dict)
-    turns: tuple[str, ...] = ()
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     weight_decay: NonNegativeFloat = 1e-4
     eps: PositiveFloat = 1e-8
@@ -194,9 +190,6 @@ class OptimizerConfig(Section):
         """Of an update's prompts, by number: those that share an optimizer step."""
         size = prompts // self.steps_per_update
         return [range(i, i + size) for i in range(0, prompts, size)]
-
-    def rate_of(self, module: str) -> float:
-        return self.rates.get(module, self.lr)
 
     def share_of_rate(self, update: int) -> float:
         """What warm-up and decay leave of the learning rate in an update."""

@@ -22,12 +22,12 @@ ROOMS = {
     "evaluation": ("benchmarks", "sheet"),
     "runs": ("study",),
     "training": (
-        *("trainer", "ema", "calibration", "completions", "scored", "conformance"),
+        *("trainer", "ema", "calibration", "scored", "conformance"),
         *("sampling.rollout", "scoring.sentinels", "runs.tree"),
     ),
 }
 MOVED = {f"flowgrpo.{old}": f"flowgrpo.{room}.{old.split('.')[-1]}" for room, names in ROOMS.items() for old in names}
-MOVED |= {"flowgrpo.sampling.schedule": "flowgrpo.sampling.laws.scheduled", "flowgrpo.sandbox": "flowgrpo.rewards._sandbox"}
+MOVED |= {"flowgrpo.sandbox": "flowgrpo.rewards._sandbox"}
 MOVED |= dict.fromkeys(("flowgrpo.gate", "flowgrpo.training.gate"), "flowgrpo.training.on_policy")
 ORDERS = ("low_confidence", "maskgit_plus", "margin", "entropy", "maskgit", "random_order", "left_to_right", "origin")
 MOVED |= {f"flowgrpo.sampling.kernels.{name}": "flowgrpo.sampling.kernels.orders" for name in ORDERS}

@@ -18,15 +18,18 @@ Reduce = Literal["transition", "decision", "step"]
 class AdvantageConfig(Section):
     """A = (credit - mean) / max(std + eps, floor), clipped to +-clip.
 
-    `mean` and `std` say over what; std `none` only centres. `ddof` 0 is the population std (flow_grpo), 1 the unbiased one
-    (DanceGRPO).
+    `mean` and `std` say over what. mean `none` takes nothing off, for credit that is centred already; std `none` only centres.
+    `ddof` 0 is the population std (flow_grpo), 1 the unbiased one (DanceGRPO).
+    `std: global` is the deviation of the credit as it is (as published); any other is that of the centred credit. So `mean:
+    group_step, std: group` gives all steps of a group one unit: a step that decides little keeps small advantages, where `std:
+    group_step` makes those of every step alike in size, its noise too.
     `aggregate`: give credit to the weighted sum of the rewards, or to each reward and sum the advantages by weight.
-    `zero_variance`: `drop` takes sets whose credit is constant out of the loss, `keep` leaves them in at their
-    advantage (not 0 when the mean is global).
+    `zero_variance`: `drop` takes sets whose credit is constant out of the loss (with mean `none`: sets of `std` whose credit is
+    0), `keep` leaves them in at their advantage (not 0 when the mean is global).
     """
 
-    mean: Scope = "group"
-    std: Scope | Literal["none"] = "group"
+    mean: Literal[Scope, "none"] = "group"
+    std: Literal[Scope, "none"] = "group"
     ddof: Literal[0, 1] = 0
     eps: NonNegativeFloat = 1e-4
     floor: NonNegativeFloat = 0.0

@@ -66,11 +66,12 @@ def advantages(
 
     `in_loss` is False for transitions of sets without variance when those are dropped; dropped ones enter no statistic.
     """
-    total = np.sum([weights[k] * stream.value for k, stream in credit.items()], axis=0)
-    scope = "group" if config.mean == "global" else config.mean
-    bound = np.sum([abs(weights[k]) * stream.bound for k, stream in credit.items()], axis=0)
-    in_loss = varies(total, scopes.sets(scope), bound) if config.zero_variance == "drop" else np.ones(len(total), bool)
-    advantage = np.zeros(len(total))
+    in_loss = np.ones(len(scopes.group), bool)
+    if config.zero_variance == "drop":
+        total = np.sum([weights[k] * stream.value for k, stream in credit.items()], axis=0)
+        bound = np.sum([abs(weights[k]) * stream.bound for k, stream in credit.items()], axis=0)
+        in_loss = _says_something(total, bound, scopes, config)
+    advantage = np.zeros(len(in_loss))
     if not in_loss.any():
         return advantage, in_loss
     for label, stream in credit.items():
@@ -84,15 +85,27 @@ def varies(values: np.ndarray, sets: np.ndarray, bound: np.ndarray) -> np.ndarra
     return _per(sets, values, np.ptp) > _per(sets, bound, np.max)
 
 
+def _says_something(values: np.ndarray, bound: np.ndarray, scopes: Scopes, config: AdvantageConfig) -> np.ndarray:
+    """[C]: whether a set holds values that differ, or values other than 0 where no mean is taken off."""
+    if config.mean != "none":
+        return varies(values, scopes.sets("group" if config.mean == "global" else config.mean), bound)
+    sets = scopes.sets("group" if config.std in ("none", "global") else config.std)
+    return _per(sets, np.abs(values), np.max) > _per(sets, bound, np.max)
+
+
 def _normalise(values: np.ndarray, bound: np.ndarray, scopes: Scopes, config: AdvantageConfig) -> np.ndarray:
     """Values that are equal but for rounding have the deviation 0, and those that are compared with such ones only are 0."""
-    mean_sets, std_sets = scopes.sets(config.mean), scopes.sets(config.std if config.std != "none" else config.mean)
-    centred = values - _per(mean_sets, values, np.mean)
+    centred, alike = values, np.ones(len(values), bool)
+    if config.mean != "none":
+        mean_sets = scopes.sets(config.mean)
+        centred, alike = values - _per(mean_sets, values, np.mean), ~varies(values, mean_sets, bound)
     if config.std == "none":
         return centred
-    flat = ~varies(values, std_sets, bound)
-    spread = _per(std_sets, values, lambda x: np.std(x, ddof=min(config.ddof, len(x) - 1)))
-    centred, spread = np.where(flat & ~varies(values, mean_sets, bound), 0.0, centred), np.where(flat, 0.0, spread)
+    std_sets = scopes.sets(config.std)
+    spreading = values if config.std in ("global", config.mean) else centred
+    flat = ~varies(spreading, std_sets, bound)
+    spread = _per(std_sets, spreading, lambda x: np.std(x, ddof=min(config.ddof, len(x) - 1)))
+    centred, spread = np.where(flat & alike, 0.0, centred), np.where(flat, 0.0, spread)
     scale = np.maximum(spread + config.eps, config.floor)
     return np.divide(centred, scale, out=np.zeros(len(values)), where=scale > 0.0)
 

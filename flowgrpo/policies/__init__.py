@@ -9,7 +9,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, SerializeAsAny
 
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.section import Component, Section, component
-from flowgrpo.sampling.kernels import Kernel, KernelFamily
+from flowgrpo.sampling.kernels import KernelFamily
 from flowgrpo.sampling.shape import Shape
 
 if TYPE_CHECKING:
@@ -61,34 +61,6 @@ class LoraAdapter(Section):
     rank: Annotated[int, Field(gt=0, le=65_536)] = 32
     alpha: PositiveInt = 64
     targets: tuple[str, ...]
-
-
-class ScheduleConfig(Section):
-    """The schedule of an unmasking rollout as a second policy that is trained too (Co-GRPO, arXiv 2512.22288).
-
-    Every step draws what is in `learn` around a mean of its own, with standard deviation `std` on the scale logit(mask_ratio),
-    log(temperature), log(order_temperature), log(guidance_scale - 1). The means begin at the kernel's own values. (The paper's
-    schedule looks at the state too; this one knows the step only.) Held-out samples are made with the means.
-    """
-
-    learn: tuple[Literal["mask_ratio", "temperature", "order_temperature", "guidance_scale"], ...] = Field(min_length=1)
-    std: PositiveFloat = 0.1
-
-    def complaint(self, shape: Shape, kernel: Kernel, guidance_scale: float) -> str | None:
-        """Why rollouts of this shape can't have the schedule, with `kernel` for held-out samples, or None."""
-        if any(node.kernel and node.kernel != kernel for node in shape.nodes):
-            return f"policy.schedule starts from the kernel of held-out samples: rollouts must have {kernel!r} as well"
-        if any(node.parent is not None and node.step - shape.nodes[node.parent].step > 1 for node in shape.nodes):
-            return "policy.schedule is drawn step by step: rollouts can't jump over steps"
-        if "guidance_scale" in self.learn and guidance_scale <= 1.0:
-            return "policy.schedule learns guidance_scale: set the policy's guidance_scale above 1 to begin with"
-        return None
-
-    def sampling_complaint(self, learned: int, steps: int) -> str | None:
-        """Why a schedule of `learned` steps can't serve samples of `steps`, or None."""
-        return (
-            None if steps == learned else f"the learned schedule has policy.steps = {learned} steps; samples can't have {steps}"
-        )
 
 
 class PolicyConfig(Component):

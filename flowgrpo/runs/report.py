@@ -5,11 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from flowgrpo.config.tree import parse_yaml
 from flowgrpo.core.errors import UserError
-from flowgrpo.core.whole import read_json, write_text
+from flowgrpo.core.whole import write_text
 from flowgrpo.data.records import Record
 from flowgrpo.pages.line_plots import Point, plot
 from flowgrpo.pages.page import Page
@@ -74,7 +72,6 @@ def values(run: RunFolder, newest: When, held_out: Row | None, show: Show) -> di
         "cards": _cards(run, index, metric, show),
         "sentinels": _sentinels(run, metrics, watched),
         "curves": curves(metrics, held_out, watched),
-        "schedule": _schedule(run),
         "tree": draw_tree(run.path, tree) if tree and tree["nodes"] else "",
         "config_text": run.config_text,
     }
@@ -196,24 +193,6 @@ def _sentinels(run: RunFolder, metrics: Sequence[Row], watched: Sequence[str]) -
     if not watched and not alarms:
         return None
     return {"alarms": alarms, "plots": [plot(label, {"": _series(metrics, f"reward/{label}")}, []) for label in watched]}
-
-
-def _schedule(run: RunFolder) -> list[Markup]:
-    """What the last checkpoint sets the steps of a rollout to, if that was learned; of averaged weights where there are any."""
-    learned = [folder / "schedule.json" for folder in run.checkpoints if (folder / "schedule.json").is_file()]
-    if not learned:
-        return []
-    averaged = learned[-1].parent / "ema" / "schedule.json"
-    settings = read_json(averaged if averaged.is_file() else learned[-1])
-    return [
-        plot(
-            name.replace("_", " "),
-            {kind.replace("_", "-"): list(enumerate(row)) for kind, row in lines.items()},
-            [],
-            "step",
-        )
-        for name, lines in settings.items()
-    ]
 
 
 def _weighted(metrics: Sequence[Row]) -> list[Point]:

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-TOKENS, DRAWN, CONFIDENCE, SETTINGS = range(4)
-"""Rows of a state: the ids; the ids that the last step drew (`NOTHING` where it drew none); the confidence each was drawn with;
-what a learned schedule drew for the last step, in the first entries (`sampling.laws.scheduled`)."""
-ROWS = 4
+TOKENS, DRAWN, CONFIDENCE = range(3)
+"""Rows of a state: the ids; the ids that the last step drew (`NOTHING` where it drew none); the confidence of each."""
+ROWS = 3
 NOTHING = -1
 
 

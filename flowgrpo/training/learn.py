@@ -33,6 +33,13 @@ class TrainedBlock:
     slots: list[int]
     batches: list[Transitions]
 
+    def by_group(self) -> Iterator[tuple[int, "TrainedBlock"]]:
+        """(slot, what this group alone trains), for each group of the block."""
+        for group, slot in enumerate(self.slots):
+            rows = [[i for i, (g, _) in enumerate(t.places) if g == group] for t in self.batches]
+            taken = [t.take(chosen) for t, chosen in zip(self.batches, rows, strict=True) if chosen]
+            yield slot, TrainedBlock(self.slots, taken)
+
 
 class Learner:
     """Takes the optimizer steps of an update. `begun`: it has taken one, and the update has not ended."""
@@ -62,8 +69,7 @@ class Learner:
     ) -> dict[str, float]:
         """All epochs of an update; its metrics. `thinned`: a selection has dropped transitions."""
         totals = Totals()
-        trained = [self._trained(block, scored, thinned) for block in blocks]
-        mean_weight = self._mean_weight(trained)
+        trained, mean_weight = self.prepared(blocks, scored, thinned)
         steps = [slots for _ in range(self.epochs) for slots in minibatches]
         for slots in bar(steps, "optimise", self.processes.is_main):
             votes, count = scored.votes(slots, self.objective.reduce)
@@ -71,9 +77,14 @@ class Learner:
                 totals.begin()
                 for block in trained:
                     if block.slots[0] in slots:
-                        self._accumulate(block, scored.advantage, votes, count, mean_weight, totals)
+                        self.accumulate(block, scored.advantage, votes, count, mean_weight, totals)
                 self._step(totals, update)
         return totals.metrics(self.processes)
+
+    def prepared(self, blocks: Sequence[UpdateBlock], scored: Scored, thinned: bool) -> tuple[list[TrainedBlock], float]:
+        """What an update trains, and the mean weight of its transitions."""
+        trained = [self._trained(block, scored, thinned) for block in blocks]
+        return trained, self._mean_weight(trained)
 
     def _trained(self, block: UpdateBlock, scored: Scored, thinned: bool) -> TrainedBlock:
         """The batches are the rollout's own, unless a selection thins them out."""
@@ -89,7 +100,7 @@ class Learner:
         sums = self.processes.gather([(float(row.sum()), len(row)) for row in weights])
         return sum(weight for weight, _ in sums) / max(1, sum(count for _, count in sums))
 
-    def _accumulate(
+    def accumulate(
         self,
         trained: TrainedBlock,
         advantage: np.ndarray,

@@ -133,7 +133,8 @@ class Assessment:
         trained = _places([shape.trained for shape in shapes])
         advantage, in_loss = np.zeros(total.shape), np.zeros(total.shape, bool)
         advantage[trained], in_loss[trained] = values, varied
-        selected = [self._selected(*row, update) for row in zip(shapes, advantage, prompts, strict=True)]
+        trees = [tree_of(group, row, least) for group, row, least in zip(groups, total, bound, strict=True)]
+        selected = [self._selected(*row, update) for row in zip(trees, advantage, prompts, strict=True)]
         decisions = padded([group.decisions for group in groups], 0.0)
         in_loss &= padded(selected, False) & (decisions > 0)
         turning = _turning(shapes, list(credited.values()))
@@ -150,21 +151,26 @@ class Assessment:
             bounds = {label: rounding(rows, axis=1) for label, rows in terms.items()}
         credited = {
             label: [
-                self.credit.credited(ScoredTree(group.shape, row[: len(group.shape.nodes)], group.log_probs, float(least)))
+                self.credit.credited(tree_of(group, row, least))
                 for row, group, least in zip(rows, groups, bounds[label], strict=True)
             ]
             for label, rows in values.items()
         }
         return credited, bounds, weights
 
-    def _selected(self, shape: Shape, advantage: np.ndarray, prompt: Prompt, update: int) -> np.ndarray:
+    def _selected(self, tree: ScoredTree, advantage: np.ndarray, prompt: Prompt, update: int) -> np.ndarray:
         """Booleans for the nodes of one group: what all selections choose."""
-        advantage = advantage[: len(shape.nodes)]
-        chosen = np.ones(len(shape.nodes), bool)
+        advantage = advantage[: len(tree.shape.nodes)]
+        chosen = np.ones(len(advantage), bool)
         for i, rule in enumerate(self.selection):
             rng = numpy_generator((self.seed, "selection", update, prompt.index, i))
-            chosen &= rule.chosen(shape, advantage, update, rng)
+            chosen &= rule.chosen(tree, advantage, update, rng)
         return chosen
+
+
+def tree_of(group: Group, rewards: np.ndarray, least: float) -> ScoredTree:
+    """A group with these rewards, a row of [P, N], whose rounding is `least`."""
+    return ScoredTree(group.shape, rewards[: len(group.shape.nodes)], group.log_probs, float(least))
 
 
 def _stream(shapes: Sequence[Shape], trees: Sequence[Credited], bound: np.ndarray) -> Stream:

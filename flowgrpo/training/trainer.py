@@ -42,16 +42,8 @@ class Trainer:
     def update(self) -> tuple[dict[str, Any], list[UpdateBlock], Scored]:
         """One update: its metrics, this process's rollouts and their scores."""
         clock = Clock()
-        prompts = self.order(self.updates)
-        indices = [prompt.index for prompt in prompts]
-        shapes = self.allocation.shapes(self.updates, indices)
-        with self.collector.beside:
-            with clock("rollout"):
-                blocks = self.collector.roll_out(prompts, shapes, self.updates, self.minibatches)
-            with clock("reward"):
-                scored = self.assessment(prompts, self.collector.score(blocks), self.updates)
-        self.allocation.see(scored, indices)
-        with clock("update"), self.weights.turn(self.updates):
+        blocks, scored = self.collect(clock)
+        with clock("update"):
             learned = self.learner(blocks, scored, self.minibatches, self.updates, bool(self.config.selection))
         evaluations = sum(block.rollout.network_evaluations for block in blocks)
         metrics = {
@@ -64,6 +56,19 @@ class Trainer:
         self.updates += 1
         self.learner.begun = False
         return metrics, blocks, scored
+
+    def collect(self, clock: "Clock") -> tuple[list[UpdateBlock], Scored]:
+        """The rollouts of the next update, and what is trained of them."""
+        prompts = self.order(self.updates)
+        indices = [prompt.index for prompt in prompts]
+        shapes = self.allocation.shapes(self.updates, indices)
+        with self.collector.beside:
+            with clock("rollout"):
+                blocks = self.collector.roll_out(prompts, shapes, self.updates, self.minibatches)
+            with clock("reward"):
+                scored = self.assessment(prompts, self.collector.score(blocks), self.updates)
+        self.allocation.see(scored, indices)
+        return blocks, scored
 
     @property
     def whole(self) -> bool:

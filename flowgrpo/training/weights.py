@@ -1,33 +1,27 @@
 """What is trained: the weights, their optimizer and their average; one step at a time, and their state for checkpoints."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from flowgrpo.config.sections import EmaConfig, OptimizerConfig
-from flowgrpo.core.errors import NotFinite, UserError
+from flowgrpo.core.errors import NotFinite
 from flowgrpo.core.processes import Processes
 from flowgrpo.policies.protocol import Policy
 from flowgrpo.runs.checkpoint import load_optimizer, optimizer_tensors
 from flowgrpo.training.ema import Ema
 
-Parameters = dict[str, torch.nn.Parameter]
-
 
 class TrainedWeights:
-    """`modules` are the parameters by the first word of their names; `steps` counts optimizer steps."""
+    """`steps` counts optimizer steps."""
 
     def __init__(self, policy: Policy, config: OptimizerConfig, ema: EmaConfig | None, processes: Processes) -> None:
         self.config, self.processes = config, processes
-        self.modules = _by_module(policy.trainable())
-        if unknown := {*config.rates, *config.turns} - {*self.modules}:
-            raise UserError(f"optimizer.rates or turns: {sorted(unknown)} is not trained here; there is {sorted(self.modules)}")
-        self.parameters = {name: p for module in self.modules.values() for name, p in module.items()}
+        self.parameters = policy.trainable()
         self.optimizer = torch.optim.AdamW(
-            [{"params": list(module.values()), "lr": config.rate_of(name)} for name, module in self.modules.items()],
+            self.parameters.values(),
+            lr=config.lr,
             betas=config.betas,
             weight_decay=config.weight_decay,
             eps=config.eps,
@@ -36,31 +30,28 @@ class TrainedWeights:
         self.ema = Ema(self.parameters, ema.decay) if ema else None
         self.steps = 0
 
-    @contextmanager
-    def turn(self, update: int) -> Iterator[None]:
-        """Inside, only the module whose turn it is has gradients."""
-        turns = self.config.turns
-        waiting = {*self.modules} - {turns[update % len(turns)]} if turns else set()
-        parameters = [p for module in waiting for p in self.modules[module].values()]
-        for parameter in parameters:
-            parameter.requires_grad_(False)
-        yield
-        for parameter in parameters:
-            parameter.requires_grad_(True)
-
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of a loss."""
         self.scaler.scale(loss).backward()
 
     def gradient_norm(self) -> Tensor:
         """Sum the gradients of all processes, clip them, and return the norm that they had."""
-        parameters = [p for p in self.parameters.values() if p.requires_grad]
+        parameters = list(self.parameters.values())
         gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
         self.processes.sum(gradients)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         self.scaler.unscale_(self.optimizer)
         return torch.nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm)
+
+    def taken_gradient(self) -> Tensor:
+        """All that was added [D], one parameter after the other and unclipped; it is gone then. Errors: NotFinite."""
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters.values()]
+        self.optimizer.zero_grad()
+        gradient = torch.cat([g.flatten() for g in gradients]) / self.scaler.get_scale()
+        if not bool(torch.isfinite(gradient).all()):
+            raise NotFinite("the gradient holds NaN or infinity; look for what makes it so large, such as the noise level")
+        return gradient
 
     def require_finite(self, loss_is_finite: bool, norm: Tensor, update: int) -> None:
         """Errors: NotFinite for a loss or gradient that no step may follow. Scaled gradients may overflow: such a step is left
@@ -73,8 +64,8 @@ class TrainedWeights:
 
     def step(self, update: int) -> bool:
         """One optimizer step; False where the scaler has left it out because scaled gradients overflow."""
-        for module, group in zip(self.modules, self.optimizer.param_groups, strict=True):
-            group["lr"] = self.config.rate_of(module) * self.config.share_of_rate(update)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.lr * self.config.share_of_rate(update)
         scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -117,11 +108,3 @@ class TrainedWeights:
             self.ema.load(tensors["ema"])
         self.steps = facts["optimizer_steps"]
         self.scaler.load_state_dict(facts["scaler"])
-
-
-def _by_module(parameters: Parameters) -> dict[str, Parameters]:
-    """Parameters by the first word of their names."""
-    modules: dict[str, Parameters] = {}
-    for name, parameter in parameters.items():
-        modules.setdefault(name.partition(".")[0], {})[name] = parameter
-    return modules

@@ -59,7 +59,7 @@ def complaint(capsys, *arguments: str) -> str:
 COUNTS = {
     ("sample", "quickstart", "--prompts", "x"): ["--batch", "--steps"],
     ("plan", "quickstart"): ["--processes"],
-    ("completions", "quickstart"): ["--prompts"],
+    ("credit", "quickstart"): ["--updates", "--prompts"],
     ("models", "--check", "x"): ["--steps"],
     ("score", "x", "--rewards", "ocr", "--out", "y"): ["--batch"],
     ("eval", "mini_scenes", "quickstart"): ["--limit", "--batch"],
@@ -127,7 +127,8 @@ def read(monkeypatch, *arguments: str) -> Namespace:
         "sample quickstart --prompts p.txt --out there {}",
         "plan quickstart --json {}",
         "plan --processes 2 quickstart {}",
-        "completions quickstart --prompts 3 {}",
+        "credit quickstart --prompts 3 {}",
+        "credit mini flow_grpo {} dense_grpo --json",
         "models --check there --json {}",
         "eval mini_scenes quickstart {} --checkpoint a b",
         "eval mini_scenes quickstart --checkpoint a b {}",

@@ -14,7 +14,7 @@ from flowgrpo.data.samples import Samples
 from flowgrpo.evaluation.benchmarks.comparison import difference, prompt_gains
 from flowgrpo.objective import AdvantageConfig
 from flowgrpo.objective.advantage import Scopes, Stream, advantages
-from flowgrpo.objective.credit.turning_point import turning_points
+from flowgrpo.objective.turning import turning_points
 from flowgrpo.sampling.plans import Draw
 from flowgrpo.scoring.combine import summands
 from flowgrpo.scoring.scorer import probe

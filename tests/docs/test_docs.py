@@ -63,7 +63,8 @@ def examples() -> dict[str, str]:
 
 @pytest.fixture
 def reader(tmp_path, monkeypatch):
-    """The folder of someone who has written all these files."""
+    """The folder of someone who has written all these files, and has the examples."""
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
     for name, text in examples().items():
         (tmp_path / name).write_text(text)
     monkeypatch.chdir(tmp_path)
@@ -85,7 +86,9 @@ def sentences(command: str, arguments: Namespace) -> list[list[str]]:
     """The recipes of a command."""
     if command == "study":
         return [[word] for word in arguments.configs]
-    return [arguments.config] if command in ("train", "plan", "completions") else []
+    if command == "credit":
+        return [[arguments.model, method] for method in arguments.methods]
+    return [arguments.config] if command in ("train", "plan") else []
 
 
 @pytest.mark.parametrize("block", [b for b in blocks() if b.language == "python"], ids=lambda b: b.text[:40])

@@ -7,10 +7,13 @@ from hypothesis import strategies as st
 
 from conftest import trajectories
 from flowgrpo.objective.credit import ScoredTree
+from flowgrpo.objective.credit._peers import peers
+from flowgrpo.objective.credit.blend import Blend
 from flowgrpo.objective.credit.gain import Gain
 from flowgrpo.objective.credit.terminal import Terminal
-from flowgrpo.objective.credit.turning_point import TurningPoint, balanced, turning_points
+from flowgrpo.objective.credit.turning_point import TurningPoint
 from flowgrpo.objective.credit.value import Value, discounted
+from flowgrpo.objective.turning import balanced, turning_points
 from flowgrpo.sampling.completion.deterministic import Deterministic
 from flowgrpo.sampling.kernels.flow_sde import FlowSde
 from flowgrpo.sampling.kernels.ode import Ode
@@ -102,6 +105,112 @@ def test_gains_between_completed_states_are_shared_by_the_steps_between():
     assert Gain().assign(ScoredTree(shape, rewards)).value[list(shape.trained)].tolist() == [3.0, 3.0, -2.0, -2.0]
 
 
+def dense_group(steps, group, seed=0):
+    shape = shape_of(AllSteps(completion=Deterministic()), steps, group)
+    rewards = np.full(len(shape.nodes), np.nan)
+    rewards[list(shape.leaves)] = np.random.default_rng(seed).normal(size=len(shape.leaves))
+    return ScoredTree(shape, rewards)
+
+
+def columns(tree, step):
+    """Of each member at a step: its node, the value of the state before and of the one after."""
+    nodes = [i for i in tree.shape.trained if tree.shape.nodes[i].step == step]
+    return nodes, tree.values[[tree.shape.nodes[i].parent for i in nodes]], tree.values[nodes]
+
+
+def test_the_fitted_baseline_is_the_line_through_the_other_members():
+    tree = dense_group(4, 6)
+    credit = Gain(baseline="fitted").assign(tree).value
+    for step in (1, 2, 3):
+        nodes, x, y = columns(tree, step)
+        for i, node in enumerate(nodes):
+            b, a = np.polyfit(np.delete(x, i), np.delete(y, i), 1)
+            assert credit[node] == pytest.approx(y[i] - (a + b * x[i]))
+        b, a = np.polyfit(x, y, 1)
+        leverage = 1 / len(x) + (x - x.mean()) ** 2 / ((x - x.mean()) ** 2).sum()
+        assert credit[nodes] == pytest.approx((y - a - b * x) / (1 - leverage))
+
+
+def test_from_one_state_the_fitted_baseline_is_the_mean_of_the_others():
+    shape = shape_of(FixedSteps(steps=(1,), shared_start=True, completion=Deterministic()), 4, 3)
+    tree = scored(shape, [1.0, 5.0, 9.0, 100.0][: len(shape.leaves)])
+    nodes, _, y = columns(tree, 2)
+    assert Gain(baseline="fitted").assign(tree).value[nodes] == pytest.approx([(3 * v - y.sum()) / 2 for v in y])
+
+
+def test_new_values_that_are_equal_but_for_rounding_earn_nothing_however_far_the_old_ones_lie_apart():
+    tree = dense_group(3, 5)
+    nodes, *_ = columns(tree, 1)
+    rewards = tree.rewards.copy()
+    rewards[[tree.shape.completions[i] for i in nodes]] = 1.0 + 1e-7 * np.arange(5)
+    starts = [tree.shape.completions[tree.shape.nodes[i].parent] for i in nodes]
+    rewards[starts] = [0.0, 1e-3, 2e-3, 1e-3, 1e3]
+    credit = Gain(baseline="fitted").assign(ScoredTree(tree.shape, rewards, rounding=1e-6)).value
+    assert np.abs(credit[nodes]).max() < 1e-6
+
+
+@pytest.mark.parametrize("rule", [Gain(baseline="fitted"), Blend()], ids=repr)
+def test_with_two_others_there_is_no_slope_and_alone_a_member_is_compared_with_its_own_state(rule):
+    tree = dense_group(3, 1)
+    nodes, x, y = columns(tree, 1)
+    assert rule.assign(tree).value[nodes] == pytest.approx(y - x)
+    tree = dense_group(3, 3)
+    nodes, x, y = columns(tree, 1)
+    if rule != Blend():
+        assert rule.assign(tree).value[nodes] == pytest.approx([y[i] - np.delete(y, i).mean() for i in range(3)])
+
+
+@pytest.mark.parametrize("rule", [Gain(baseline="fitted"), Blend()], ids=repr)
+def test_no_baseline_knows_what_came_of_the_own_transition(rule):
+    """Whatever lies below a transition changes: its credit moves with V' and R alone, and that of its tied sibling not at all."""
+    for plan in (
+        AllSteps(completion=Deterministic()),
+        Branch(forks=(0, 1), completion=Deterministic()),
+        Comb(teeth=2, completion=Deterministic()),
+    ):
+        shape = shape_of(plan, 4, 8)
+        tree = random_tree(shape, 1)
+        before = rule.assign(tree).value
+        for step in peers(shape):
+            own = step.nodes[0]
+            below = [leaf for leaf in shape.leaves if own in shape.path(leaf)]
+            rewards = tree.rewards.copy()
+            rewards[below] += 3.0
+            after = rule.assign(ScoredTree(shape, rewards)).value
+            assert after[own] - before[own] == pytest.approx(3.0)
+            tied = [j for j, peer in zip(step.nodes[1:], step.mask[0, 1:], strict=True) if not peer]
+            assert (after[tied] == before[tied]).all()
+
+
+def test_siblings_are_peers_where_their_noise_is_their_own():
+    def strangers(plan):
+        return [int((~step.mask).sum()) - len(step.nodes) for step in peers(shape_of(plan, 3, 8))]
+
+    assert strangers(AllSteps()) == [0, 0]
+    assert strangers(Comb(teeth=4)) == [0, 0]
+    assert strangers(Branch(forks=(0,))) == [8, 0]  # four pairs with a common part at the fork
+
+
+def test_the_blend_weighs_terminal_credit_and_gains_by_what_varies_least_among_the_others():
+    tree = dense_group(4, 6, seed=3)
+    credit, terminal = Blend().assign(tree).value, Terminal().assign(tree).value
+    for step in (1, 2, 3):
+        nodes, x, y = columns(tree, step)
+        for i, node in enumerate(nodes):
+            t, d = np.delete(terminal[nodes], i), np.delete(y - x, i)
+            grid = np.linspace(0, 1, 2001)
+            w = grid[np.argmin([np.var(w * t + (1 - w) * d) for w in grid])] if np.ptp(d - t) > 1e-9 else 0.5
+            own = w * (terminal[node] - t.mean()) + (1 - w) * (y[i] - x[i] - d.mean())
+            assert credit[node] == pytest.approx(own, abs=5e-3)
+
+
+def test_many_groups_of_one_shape_are_credited_at_once():
+    trees = [dense_group(4, 5, seed) for seed in range(3)]
+    many = ScoredTree(trees[0].shape, np.stack([tree.rewards for tree in trees]))
+    for rule in (Terminal(), Gain(), Gain(baseline=0.3), Gain(baseline="fitted"), Blend()):
+        np.testing.assert_allclose(rule.assign(many).value, np.stack([rule.assign(tree).value for tree in trees]))
+
+
 def test_gains_on_a_tree_that_forks():
     plan = Branch(forks=(0,), completion=Deterministic())
     shape = shape_of(plan, 3, 2)
@@ -138,7 +247,11 @@ def test_a_tree_without_forks_gives_plain_grpo(steps, group, seed):
             assert (rule.assign(tree).value[list(path)] == tree.rewards[leaf]).all()
 
 
-@pytest.mark.parametrize("rule", [Terminal(), Terminal(path_weight=1.0), Gain(), TurningPoint(), Value()], ids=repr)
+@pytest.mark.parametrize(
+    "rule",
+    [Terminal(), Terminal(path_weight=1.0), Gain(), Gain(baseline="fitted"), Blend(), TurningPoint(), Value()],
+    ids=repr,
+)
 @given(seed=st.integers(0, 99))
 def test_permuting_siblings_permutes_credit(rule, seed):
     shape = shape_of(AllSteps(completion=Deterministic(steps=1)), 4, 3)
@@ -225,6 +338,8 @@ def test_value_has_no_weights_where_the_mean_means_nothing():
         (Gain(), AllSteps(), "levels [0]"),
         (Gain(), Comb(teeth=2), "levels [0, 1, 2]"),
         (Gain(), RandomWindow(size=2, first=1, last=2), "levels [1]"),
+        (Gain(baseline="fitted"), AllSteps(), "levels [0]"),
+        (Blend(), AllSteps(), "credit 'blend' needs the value"),
         (TurningPoint(), AllSteps(completion=Deterministic(every=2)), "every state"),
         (TurningPoint(), Branch(forks=(0, 1), completion=Deterministic()), "forks them on the way"),
         (Value(), AllSteps(), "completion"),
@@ -241,6 +356,9 @@ def test_rules_say_what_a_plan_lacks(rule, plan, words):
         (Gain(), Comb(teeth=2, completion=Deterministic())),
         (Gain(), Branch(forks=(0, 1), completion=Deterministic(steps=2))),
         (Gain(), FixedSteps(steps=(0, 2), completion=Deterministic())),
+        (Gain(baseline="fitted"), Branch(forks=(0, 1), completion=Deterministic(every=2))),
+        (Blend(), Branch(forks=(0, 1), completion=Deterministic(steps=1))),
+        (Blend(), Comb(teeth=2, completion=Deterministic())),
         (TurningPoint(), AllSteps(completion=Deterministic(steps=1))),
         (Value(), Branch(forks=(0, 1), completion=Deterministic(steps=1))),
     ],

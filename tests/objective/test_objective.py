@@ -80,6 +80,32 @@ def test_scopes_compare_what_they_say(scope, expected):
     assert kept.tolist() == [value != 0 for value in expected]
 
 
+def test_without_a_mean_credit_that_is_centred_already_stays_as_it_is():
+    values, kept = one([-1.0, 2.0, 0.0, 0.0], mean="none", std="none")
+    assert values.tolist() == [-1.0, 2.0, 0.0, 0.0] and kept.tolist() == [True, True, False, False]
+    values, kept = one([-1.0, 3.0, 2.0, 2.0], mean="none", eps=0.0)
+    assert values.tolist() == [-0.5, 1.5, 0.0, 0.0] and kept.all()
+
+
+TWO_STEPS = Scopes(np.zeros(4, int), np.array([0, 1, 0, 1]), np.array([1, 1, 2, 2]))
+DECIDES_IN_THE_FIRST = [5.0, 7.0, 0.001, -0.001]
+
+
+def test_a_deviation_per_step_blows_up_a_step_that_decides_nothing_and_one_for_the_group_does_not():
+    by_step, _ = one(DECIDES_IN_THE_FIRST, TWO_STEPS, mean="group_step", std="group_step", eps=0.0)
+    assert by_step == pytest.approx([-1.0, 1.0, 1.0, -1.0])
+    by_group, _ = one(DECIDES_IN_THE_FIRST, TWO_STEPS, mean="group_step", std="group", eps=0.0)
+    assert by_group == pytest.approx(np.array([-1.0, 1.0, 0.001, -0.001]) * math.sqrt(2), rel=1e-5)
+
+
+def test_one_deviation_for_all_steps_is_of_what_the_mean_has_left():
+    """Steps that earn differently much in the mean are no deviation of their members."""
+    shifted, _ = one([5.0, 7.0, -20.0, -22.0], TWO_STEPS, mean="group_step", std="group", eps=0.0)
+    assert shifted == pytest.approx([-1.0, 1.0, 1.0, -1.0])
+    flat, kept = one([5.0, 5.0, -20.0, -20.0], TWO_STEPS, mean="group_step", std="group", eps=0.0, zero_variance="keep")
+    assert flat.tolist() == [0.0] * 4 and kept.all()
+
+
 def test_scale_and_offset_apply_after_normalising():
     stream = Stream(np.array([0.0, 2.0, 0.0, 2.0]), np.array([1.0, 2.0, 3.0, 4.0]), np.array([0.5, 0.0, 0.0, -0.5]))
     values, _ = advantages({"r": stream}, {"r": 2.0}, SCOPES, AdvantageConfig(eps=0.0))

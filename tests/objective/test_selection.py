@@ -5,10 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flowgrpo.objective.credit import ScoredTree
+from flowgrpo.objective.credit.turning_point import TurningPoint as TurningPointCredit
 from flowgrpo.objective.selection.best_worst import BestWorst
 from flowgrpo.objective.selection.depth import Depth
 from flowgrpo.objective.selection.step_fraction import StepFraction
+from flowgrpo.objective.selection.turning_point import TurningPoint
 from flowgrpo.objective.selection.width import Width
+from flowgrpo.sampling.completion.deterministic import Deterministic
 from flowgrpo.sampling.plans import Draw
 from flowgrpo.sampling.plans.all import AllSteps
 from flowgrpo.sampling.plans.branch import Branch
@@ -20,7 +24,7 @@ def shape_of(plan, steps, group_size):
 
 def choose(rule, shape, advantage=None, update=0, seed=0):
     advantage = np.zeros(len(shape.nodes)) if advantage is None else advantage
-    chosen = rule.choose(shape, advantage, update, np.random.default_rng(seed))
+    chosen = rule.choose(ScoredTree(shape, np.zeros(len(shape.nodes))), advantage, update, np.random.default_rng(seed))
     return [i for i in shape.trained if chosen[i]]
 
 
@@ -70,3 +74,22 @@ def test_the_depth_window_slides_either_way(first, last, expected):
         }
         assert left_out == {begin, begin + 1}
     assert "nothing to train" in Depth(size=30, first=0, last=0).complaint(shape)
+
+
+def test_turning_points_alone_are_trained_and_they_are_those_of_the_credit_rule():
+    shape = shape_of(AllSteps(completion=Deterministic()), 4, 3)
+    rewards = np.full(len(shape.nodes), np.nan)
+    for path, values in zip(shape.trajectories, ([2.0, 1.0, 3.0, 4.0], [2.0, 1.0, 5.0, 4.0], [1.0, 1.0, 1.0, 1.0]), strict=True):
+        for node, value in zip((shape.nodes[path[0]].parent, *path), values, strict=True):
+            rewards[shape.completions[node]] = value
+    for consistent, expected in ((True, [(0, 2)]), (False, [(0, 2), (1, 2)])):
+        tree = ScoredTree(shape, rewards)
+        chosen = TurningPoint(consistent=consistent).choose(tree, np.zeros(len(rewards)), 0, np.random.default_rng(0))
+        assert sorted((shape.nodes[i].member, shape.nodes[i].step) for i in np.flatnonzero(chosen)) == expected
+        assert (chosen == TurningPointCredit(consistent=consistent, balance=False).assign(tree).turning).all()
+
+
+def test_turning_points_need_the_value_of_every_state_of_trajectories_without_forks():
+    assert "selection 'turning_point' needs the value of every state" in TurningPoint().complaint(shape_of(AllSteps(), 4, 2))
+    forked = shape_of(Branch(forks=(0, 1), completion=Deterministic()), 4, 4)
+    assert "the plan forks them on the way" in TurningPoint().complaint(forked)

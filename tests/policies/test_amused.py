@@ -12,12 +12,10 @@ from flowgrpo.cli.main import main
 from flowgrpo.config.bill import bill_of
 from flowgrpo.config.recipes import METHODS, fitting
 from flowgrpo.config.run import load_config
-from flowgrpo.core.keys import Noise
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.policies.amused import AmusedConfig
 from flowgrpo.policies.tiny.parts import clip_tokenizer, clip_with_projection
 from flowgrpo.sampling.canvas import TOKENS
-from flowgrpo.sampling.kernels import Move
 from flowgrpo.sampling.kernels.orders import Maskgit
 from flowgrpo.sampling.plans import Draw
 from flowgrpo.sampling.plans.all import AllSteps
@@ -152,51 +150,6 @@ def test_a_whole_run_and_its_lora(folder, tmp_path, monkeypatch, capsys):
     assert (tmp_path / "pictures" / "00001.png").is_file()
 
 
-SETTINGS = ["mask_ratio", "temperature", "order_temperature", "guidance_scale"]
-
-
-def test_a_schedule_at_its_means_guides_like_the_pipeline(folder):
-    plain, learned = build(folder), build(folder, schedule={"learn": SETTINGS})
-    states = plain.start(PROMPTS, [])
-    law = learned.learned.law(plain.law([Move(Maskgit(), 0, 1)] * 2, []), explore=False)
-    noises = [Noise((i,)) for i in range(2)]
-    after = [
-        some.sample(states, policy.predict(states, PROMPTS, 0).detach(), noises, [None] * 2)[:, TOKENS]
-        for some, policy in ((plain.law([Move(Maskgit(), 0, 1)] * 2, []), plain), (law, learned))
-    ]
-    assert torch.equal(*after)
-
-
-@pytest.mark.parametrize("lora", [None, {"rank": 2}])
-def test_a_schedule_is_trained_with_the_model_and_samples_follow_it(folder, lora, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    config = run_config(folder, tmp_path)
-    config["policy"] |= {"lora": lora, "schedule": {"learn": SETTINGS}}
-    config["optimizer"] |= {"rates": {"schedule": 0.1}, "turns": ["transformer", "schedule"]}
-    (tmp_path / "run.yaml").write_text(json.dumps(config))
-    assert main(["train", "run.yaml"]) == 0
-    run = Path(json.loads(capsys.readouterr().out.strip().splitlines()[-1])["run"])
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert rows[0]["ratio/first_log_abs_max"] <= REPLAYED and all(row["grad_norm"] > 0 for row in rows)
-    trained = run / "checkpoint-000002"
-    table = json.loads((trained / "schedule.json").read_text())
-    assert list(table) == SETTINGS and all(row["learned"] != row["hand_made"] for row in table.values())
-    arguments = ["sample", "run.yaml", "--prompts", "prompts.txt", "--lora", str(trained)]
-    assert main([*arguments, "--out", "pictures"]) == 0
-    assert (tmp_path / "pictures" / "00001.png").is_file()
-    assert main([*arguments, "--steps", "2", "--out", "other"]) == 2
-    assert "policy.steps = 4" in capsys.readouterr().err
-
-
-def test_an_order_temperature_in_the_call_is_refused_beside_a_schedule(folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    config = run_config(folder, tmp_path)
-    config["policy"] |= {"schedule": {"learn": ["temperature"]}, "call": {"temperature": 4}}
-    (tmp_path / "run.yaml").write_text(json.dumps(config))
-    assert main(["train", "run.yaml"]) == 2
-    assert "policy.call.temperature" in capsys.readouterr().err
-
-
 def test_a_length_that_is_not_the_pictures_is_said(folder):
     with pytest.raises(Exception, match="these pictures have 4 x 4 ids"):
         AmusedConfig(model=str(folder), steps=STEPS, length=9).build(CPU, 0)
@@ -212,5 +165,3 @@ def test_every_miniature_recipe_trains_and_the_plan_counts_right(recipe, tmp_pat
     bill = bill_of(load_config(recipe, options))
     assert [row["network_evaluations"] for row in rows] == [bill["network_evaluations_per_update"]] * 2
     assert rows[0]["ratio/first_log_abs_max"] <= REPLAYED and all(row["grad_norm"] > 0 for row in rows)
-    report = (Path(summary["run"]) / "report.html").read_text()
-    assert ("Learned schedule" in report) == (recipe != "mini-amused/trajectory")

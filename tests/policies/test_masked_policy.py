@@ -437,9 +437,6 @@ def written(folder: Path, mdlm: Path) -> str:
     (["rollout.plan.tail={kernel: {type: low_confidence, temperature: 0}}"], "draws every step, so none is left"),
     (["policy.sampler.block_length=3", "policy.steps=4", "evaluation={prompts: prompts.txt, metric: digits, steps: 3}"],
      "evaluation.steps = 3: policy.sampler: 3 steps must be a multiple of the 2 blocks"),
-    (["policy.sampler={type: low_confidence}", "policy.schedule={learn: [temperature]}",
-      "rollout.plan={type: all, shared_start: true, kernel: low_confidence}",
-      "evaluation={prompts: prompts.txt, metric: digits, steps: 2}"], "the learned schedule has policy.steps = 3 steps"),
 ])  # fmt: skip
 def test_configs_that_cannot_work_are_refused_in_a_sentence(mdlm, tmp_path, overrides, said):
     source = written(tmp_path, mdlm)

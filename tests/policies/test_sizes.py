@@ -137,15 +137,15 @@ def test_pictures_of_ids_have_one_size(capsys):
     assert "policy.call.sizes is for continuous latents" in capsys.readouterr().err
 
 
-def test_a_learned_schedule_is_told_what_a_row_does_not_want():
+def test_halves_are_told_what_a_row_does_not_want():
     """Logits without the prompt are those of the text that is not wanted, of the row or of the call."""
-    tree = {"type": "amused", "model": "asset:mini-amused", "steps": 3, "length": 64, "schedule": {"learn": ["guidance_scale"]}}
+    tree = {"type": "amused", "model": "asset:mini-amused", "steps": 3, "length": 64}
 
     def predicted(call, **row):
         config = checked(AmusedConfig, {**tree, "lora": None, "call": {"guidance_scale": 2.0, **call}}, "policy")
         policy, prompts = config.build(CPU, seed=0), [Prompt(0, "a red circle", {"prompt": "a red circle", **row})]
         with torch.no_grad():
-            return policy.predict(policy.start(prompts, [("a",)]), prompts, 0)
+            return policy.halves(policy.start(prompts, [("a",)]), prompts, 0)
 
     said = predicted({}, negative_prompt="a blue square")
     assert torch.equal(said, predicted({"negative_prompt": "a blue square"})) and not torch.equal(said, predicted({}))

@@ -79,6 +79,8 @@ plans = st.sampled_from(
         Branch(forks=(2,), fan_out=4),
         Comb(teeth=2),
         Comb(teeth=4, at=(0, 2)),
+        Comb(teeth=2, allocate="adaptive"),
+        RandomWindow(size=1, per="prompt"),
     ]
 )
 completions = st.sampled_from(

@@ -111,7 +111,7 @@ def test_updates_without_an_optimizer_step_are_counted_said_and_an_alarm(home, c
 def test_a_selection_that_keeps_nothing_is_said_too(home, capsys):
     (home / "none.py").write_text(
         "import numpy as np\nfrom flowgrpo.objective.selection import Selection\n\n\nclass Nothing(Selection):\n"
-        "    def choose(self, shape, advantage, update, rng):\n        return np.zeros(len(advantage), bool)\n"
+        "    def choose(self, tree, advantage, update, rng):\n        return np.zeros(len(advantage), bool)\n"
     )
     assert main(["train", "mini/flow_grpo", *SMALL, "selection=['none.py:Nothing']", "updates=2", "sentinels.idle=2"]) == 0
     assert summary(capsys)["alarms"] == ["2 updates in a row had no optimizer step: no transition was kept to train on"]

@@ -76,7 +76,7 @@ def made(recipe, overrides, reward):
 
 def objective(trainer, blocks, scored):
     """Mean of advantage x log-prob over the trained transitions, with a graph."""
-    total, count = 0.0, scored.counted([0, 1], trainer.config.objective.reduce)
+    total, (_, count) = 0.0, scored.votes([0, 1], trainer.config.objective.reduce)
     for block in blocks:
         for t in block.rollout.transitions:
             at = [(block.slots[g], node) for g, node in t.places]

@@ -334,6 +334,6 @@ def test_a_run_whose_own_credit_was_edited_does_not_go_on(tmp_path, monkeypatch,
     Path("mine.py").write_text(source.read_text())
     small = ["rollout.prompts_per_update=2", "rollout.group_size=4", "evaluation=null", "optimizer.decay_over=null"]
     assert main(["train", "mini", "flow_grpo", *small, "updates=1", "credit=mine.py"]) == 0
-    Path("mine.py").write_text(source.read_text().replace("rewards.mean()", "rewards.max()"))
+    Path("mine.py").write_text(source.read_text().replace("rewards.mean(-1)", "rewards.max(-1)"))
     run = next(Path("runs").iterdir())
     assert "mine.py is not what it was" in refused(capsys, "mini", "flow_grpo", "updates=2", "--resume", str(run))

@@ -39,9 +39,11 @@ GEOMETRY = {
     "branch_grpo": ["rollout.plan.forks=[0, 1]"],
     "branch_grpo_mix": ["rollout.plan.forks=[0, 1]"],
     "tempflow_grpo": ["rollout.plan.teeth=2"],
+    "adaptive_comb": ["rollout.plan.teeth=2"],
     "dense_grpo": ["calibration={rounds: 1, prompts: 2}"],
 }
 """What some methods need besides, for groups of four."""
+SIX_STEPS = ["policy.steps=6", "policy.spacing=pipeline", "evaluation=null", "updates=1", "optimizer.steps_per_update=1"]
 
 
 def train(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict:
@@ -57,6 +59,22 @@ def metrics(run: Path) -> list[dict]:
 def in_a_folder(tmp_path, monkeypatch):
     (tmp_path / "brightness.py").write_text("def brightness(samples):\n    return samples.images.mean((1, 2, 3)).tolist()\n")
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ["credit={type: gain, baseline: fitted}", "rollout.plan={type: random, size: 1, per: prompt, completion: {steps: null}}"],
+        ["credit=blend", "rollout.plan={type: branch, forks: [0, 2], completion: {steps: 1}}"],
+        ["credit={type: gain, baseline: fitted}", "rollout.plan.completion={steps: 2}", "selection=[turning_point]"],
+    ],
+    ids=["fitted, a step a prompt", "blend on a tree", "turning points alone"],
+)
+def test_credit_from_the_others_trains_on_any_shape(parts, capsys):
+    run = Path(train(capsys, "mini/flow_grpo", *SMALL, *SIX_STEPS, *parts, "advantage={mean: none, std: group}")["run"])
+    (row,) = metrics(run)
+    assert row["grad_norm"] > 0 and row["ratio/first_log_abs_max"] <= REPLAYED
+    assert (row["advantage/trained_share"] < 0.9) == (parts[-1] == "selection=[turning_point]")
 
 
 @pytest.mark.parametrize("recipe", [*(f"mini/{method}" for method in fitting("mini", METHODS)), "two_rewards", "quickstart"])

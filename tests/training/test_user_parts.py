@@ -19,7 +19,7 @@ from flowgrpo.sampling.kernels import GaussianKernel
 from flowgrpo.sampling.plans.all import AllSteps
 """
 CREDIT = "class Mine(Credit):\n    def assign(self, tree):\n        {}\n"
-SELECTION = "class Mine(Selection):\n    def choose(self, shape, advantage, update, rng):\n        {}\n"
+SELECTION = "class Mine(Selection):\n    def choose(self, tree, advantage, update, rng):\n        {}\n"
 KERNEL = "class Mine(GaussianKernel):\n    def coefficients(self, step):\n        {}\n"
 PLAN = "class Mine(AllSteps):\n    def grow(self, draw):\n        {}\n"
 SMALL = ["updates=2", "rollout.prompts_per_update=2", "rollout.group_size=4", "evaluation=null", "checkpoints.every=9"]

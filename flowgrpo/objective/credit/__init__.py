@@ -1,6 +1,7 @@
 """Credit: rewards on a rollout tree -> a number per trained transition. Pure functions of the tree, no model."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated
@@ -20,6 +21,7 @@ class ScoredTree:
 
     `rewards` [N] is NaN where a node was not scored (all leaves are); `log_probs` [N] are those of the transitions into
     trained nodes at the rollout, in the policy's unit, NaN elsewhere. Rewards that differ by no more than `rounding` are equal.
+    With `rewards` [..., N] it stands for many groups of one shape, which `terminal`, `gain` and `blend` credit all at once.
     """
 
     shape: Shape
@@ -30,7 +32,16 @@ class ScoredTree:
     @cached_property
     def values(self) -> np.ndarray:
         """[N]: the reward of a state's deterministic completion, NaN where the tree holds none."""
-        return np.array([np.nan if leaf is None else self.rewards[leaf] for leaf in self.shape.completions])
+        completed = {i: leaf for i, leaf in enumerate(self.shape.completions) if leaf is not None}
+        values = np.full(self.rewards.shape, np.nan)
+        values[..., list(completed)] = self.rewards[..., list(completed.values())]
+        return values
+
+    def along(self, path: Sequence[int]) -> np.ndarray:
+        """[w + 1]: what a trajectory of w trained nodes is worth before its first step and after each."""
+        start = self.shape.nodes[path[0]].parent
+        assert start is not None
+        return self.values[[start, *path]]
 
 
 @dataclass(frozen=True)
@@ -80,23 +91,23 @@ class Credit(Component):
         return None
 
 
-def needs_values(name: str, shape: Shape) -> str | None:
+def needs_values(whose: str, shape: Shape) -> str | None:
     """The complaint of a rule that compares what trajectories are worth at their start and at their end."""
     ends = {i for path in shape.trajectories for i in (shape.nodes[path[0]].parent, path[-1]) if i is not None}
     missing = sorted({shape.nodes[i].step for i in ends if shape.completions[i] is None})
     if not missing:
         return None
     return (
-        f"credit '{name}' needs the value of the states at levels {missing}, which nothing completes; set "
+        f"{whose} needs the value of the states at levels {missing}, which nothing completes; set "
         "rollout.plan.completion, e.g. {steps: null} for exact completions"
     )
 
 
-def needs_every_value(name: str, shape: Shape) -> str | None:
+def needs_every_value(whose: str, shape: Shape) -> str | None:
     """The complaint of a rule that follows what a trajectory is worth from state to state."""
     if any(shape.completions[i] is None for i in shape.trained):
-        return f"credit '{name}' needs the value of every state; set rollout.plan.completion with every: 1"
-    return needs_values(name, shape)
+        return f"{whose} needs the value of every state; set rollout.plan.completion with every: 1"
+    return needs_values(whose, shape)
 
 
 AnyCredit = Annotated[SerializeAsAny[Credit], component(Credit)]

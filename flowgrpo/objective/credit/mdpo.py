@@ -17,15 +17,13 @@ class Mdpo(Credit):
         """A transition that several trajectories share gets their mean."""
         count, credit = np.zeros((2, len(tree.shape.nodes)))
         for path in map(list, tree.shape.trajectories):
-            start = tree.shape.nodes[path[0]].parent
-            assert start is not None
             count[path] += 1.0
-            credit[path] += step_credit(tree.values[[start, *path]])
+            credit[path] += step_credit(tree.along(path))
         count[count == 0.0] = np.nan
         return Credited(credit / count)
 
     def complaint(self, shape: Shape) -> str | None:
-        return needs_every_value(self.type, shape)
+        return needs_every_value(f"credit '{self.type}'", shape)
 
 
 def step_credit(values: np.ndarray) -> np.ndarray:

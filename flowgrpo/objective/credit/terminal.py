@@ -15,18 +15,19 @@ class Terminal(Credit):
     path_weight: float = 0.0
 
     def assign(self, tree: ScoredTree) -> Credited:
-        return Credited(np.array([self._fused(tree, node) for node in range(len(tree.shape.nodes))]))
+        credit = np.full(tree.rewards.shape, np.nan)
+        for node, below in enumerate(tree.shape.outcomes_below):
+            if below:
+                credit[..., node] = self._fused(tree, node, list(below))
+        return Credited(credit)
 
-    def _fused(self, tree: ScoredTree, node: int) -> float:
-        below = tree.shape.outcomes_below[node]
-        if not below:
-            return np.nan
-        rewards = tree.rewards[list(below)]
+    def _fused(self, tree: ScoredTree, node: int, below: list[int]) -> np.ndarray:
+        rewards = tree.rewards[..., below]
         if not self.path_weight:
-            return float(rewards.mean())
+            return rewards.mean(-1)
         logits = self.path_weight * np.array([_path_log_prob(tree, leaf, node) for leaf in below])
         weights = np.exp(logits - logits.max())
-        return float(weights @ rewards / weights.sum())
+        return rewards @ weights / weights.sum()
 
 
 def _path_log_prob(tree: ScoredTree, leaf: int, node: int) -> float:

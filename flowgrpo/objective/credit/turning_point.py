@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from flowgrpo.core.rounding import sign
-from flowgrpo.objective.credit import Credit, Credited, ScoredTree, needs_every_value
+from flowgrpo.objective.credit import Credit, Credited, ScoredTree
+from flowgrpo.objective.turning import balanced, needs_trajectories, turning_points
 from flowgrpo.sampling.shape import Shape
 
 
@@ -26,9 +26,7 @@ class TurningPoint(Credit):
         gain, long_term = np.full((2, len(shape.nodes)), np.nan)
         turning = np.zeros(len(shape.nodes), bool)
         for path in map(list, shape.trajectories):
-            start = shape.nodes[path[0]].parent
-            assert start is not None
-            values = tree.values[[start, *path]]
+            values = tree.along(path)
             gain[path], long_term[path] = np.diff(values), values[-1] - values[:-1]
             turning[path] = turning_points(values, self.consistent, tree.rounding)
         if self.balance:
@@ -36,28 +34,4 @@ class TurningPoint(Credit):
         return Credited(np.where(turning, long_term, gain), turning=turning)
 
     def complaint(self, shape: Shape) -> str | None:
-        if len({i for path in shape.trajectories for i in path}) < sum(map(len, shape.trajectories)):
-            return f"credit '{self.type}' follows trajectories, and the plan forks them on the way; use credit 'gain' on trees"
-        return needs_every_value(self.type, shape)
-
-
-def turning_points(values: np.ndarray, consistent: bool, rounding: float = 0.0) -> np.ndarray:
-    """[w] booleans for the w steps between `values` [w + 1]; a change by no more than `rounding` has no sign."""
-    d = sign(np.diff(values), rounding)
-    s = d * sign(values[-1] - values[0], rounding)
-    ahead = d * sign(values[-1] - values[1:], rounding) > 0
-    turns = np.concatenate([s[:1] > 0, (s[:-1] < 0) & (s[1:] > 0)])
-    if not consistent:
-        return turns
-    return np.concatenate([ahead[:1], turns[1:] & ahead[1:]])
-
-
-def balanced(size: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """[N] booleans: equally many of the chosen of either sign, the largest; all when only one sign is there."""
-    keep = np.ones(len(size), bool)
-    signs = [np.flatnonzero(chosen & (sign * size > 0)) for sign in (1, -1)]
-    count = min(len(rows) for rows in signs)
-    if count:
-        for rows in signs:
-            keep[rows[np.argsort(-np.abs(size[rows]), kind="stable")[count:]]] = False
-    return keep
+        return needs_trajectories(f"credit '{self.type}'", shape, "use credit 'gain' on trees")

@@ -9,6 +9,7 @@ from pydantic import SerializeAsAny
 from flowgrpo.core.errors import UserError, user_code
 from flowgrpo.core.plugins import components_of
 from flowgrpo.core.section import Component, component
+from flowgrpo.objective.credit import ScoredTree
 from flowgrpo.sampling.shape import Shape
 
 
@@ -20,13 +21,16 @@ class Selection(Component):
     """
 
     @abstractmethod
-    def choose(self, shape: Shape, advantage: np.ndarray, update: int, rng: np.random.Generator) -> np.ndarray:
-        """[N nodes] booleans for one group with `advantage` [N]; entries of nodes that are not trained are ignored."""
+    def choose(self, tree: ScoredTree, advantage: np.ndarray, update: int, rng: np.random.Generator) -> np.ndarray:
+        """[N nodes] booleans for one group with `advantage` [N]; entries of nodes that are not trained are ignored.
 
-    def chosen(self, shape: Shape, advantage: np.ndarray, update: int, rng: np.random.Generator) -> np.ndarray:
+        `tree` has the group's shape and its rewards, combined as for training.
+        """
+
+    def chosen(self, tree: ScoredTree, advantage: np.ndarray, update: int, rng: np.random.Generator) -> np.ndarray:
         """What `choose` says, checked. Errors: UserError where it raises or returns something else than N booleans."""
         with user_code(f"selection '{self.type}'"):
-            chosen = self.choose(shape, advantage.copy(), update, rng)
+            chosen = self.choose(tree, advantage.copy(), update, rng)
         if not isinstance(chosen, np.ndarray) or chosen.shape != advantage.shape or chosen.dtype != bool:
             raise UserError(f"selection '{self.type}' must return an array of {len(advantage)} booleans, one per node")
         return chosen

@@ -3,6 +3,7 @@
 import numpy as np
 from pydantic import Field
 
+from flowgrpo.objective.credit import ScoredTree
 from flowgrpo.objective.selection import Selection
 from flowgrpo.sampling.shape import Shape
 
@@ -12,11 +13,11 @@ class BestWorst(Selection):
 
     keep: int = Field(default=8, ge=2, multiple_of=2)
 
-    def choose(self, shape: Shape, advantage: np.ndarray, update: int, rng: np.random.Generator) -> np.ndarray:
-        order = np.argsort([advantage[list(path)].mean() for path in shape.trajectories], kind="stable")
-        chosen = np.zeros(len(shape.nodes), bool)
+    def choose(self, tree: ScoredTree, advantage: np.ndarray, update: int, rng: np.random.Generator) -> np.ndarray:
+        order = np.argsort([advantage[list(path)].mean() for path in tree.shape.trajectories], kind="stable")
+        chosen = np.zeros(len(tree.shape.nodes), bool)
         for member in (*order[: self.keep // 2], *order[-self.keep // 2 :]):
-            chosen[list(shape.trajectories[member])] = True
+            chosen[list(tree.shape.trajectories[member])] = True
         return chosen
 
     def complaint(self, shape: Shape) -> str | None:

@@ -3,6 +3,7 @@
 import numpy as np
 from pydantic import NonNegativeInt, PositiveInt
 
+from flowgrpo.objective.credit import ScoredTree
 from flowgrpo.objective.selection import Selection
 from flowgrpo.sampling.shape import Shape
 
@@ -19,10 +20,10 @@ class Depth(Selection):
     last: NonNegativeInt = 9
     every: PositiveInt = 30
 
-    def choose(self, shape: Shape, advantage: np.ndarray, update: int, rng: np.random.Generator) -> np.ndarray:
+    def choose(self, tree: ScoredTree, advantage: np.ndarray, update: int, rng: np.random.Generator) -> np.ndarray:
         direction = 1 if self.last > self.first else -1
         begin = self.first + direction * min(update // self.every, abs(self.last - self.first))
-        return np.array([not begin <= node.step - 1 < begin + self.size for node in shape.nodes])
+        return np.array([not begin <= node.step - 1 < begin + self.size for node in tree.shape.nodes])
 
     def complaint(self, shape: Shape) -> str | None:
         steps = {shape.nodes[i].step - 1 for i in shape.trained}

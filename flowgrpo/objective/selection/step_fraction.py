@@ -3,8 +3,8 @@
 import numpy as np
 from pydantic import Field
 
+from flowgrpo.objective.credit import ScoredTree
 from flowgrpo.objective.selection import Selection
-from flowgrpo.sampling.shape import Shape
 
 
 class StepFraction(Selection):
@@ -12,8 +12,8 @@ class StepFraction(Selection):
 
     fraction: float = Field(default=0.6, gt=0.0, le=1.0)
 
-    def choose(self, shape: Shape, advantage: np.ndarray, update: int, rng: np.random.Generator) -> np.ndarray:
-        chosen = np.zeros(len(shape.nodes), bool)
-        for path in shape.trajectories:
+    def choose(self, tree: ScoredTree, advantage: np.ndarray, update: int, rng: np.random.Generator) -> np.ndarray:
+        chosen = np.zeros(len(tree.shape.nodes), bool)
+        for path in tree.shape.trajectories:
             chosen[rng.permutation(path)[: max(1, int(self.fraction * len(path)))]] = True
         return chosen

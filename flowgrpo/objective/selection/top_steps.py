@@ -3,6 +3,7 @@
 import numpy as np
 from pydantic import PositiveInt
 
+from flowgrpo.objective.credit import ScoredTree
 from flowgrpo.objective.selection import Selection
 from flowgrpo.sampling.shape import Shape
 
@@ -12,9 +13,9 @@ class TopSteps(Selection):
 
     keep: PositiveInt = 8
 
-    def choose(self, shape: Shape, advantage: np.ndarray, update: int, rng: np.random.Generator) -> np.ndarray:
-        steps = np.array([node.step for node in shape.nodes])
-        trained = list(shape.trained)
+    def choose(self, tree: ScoredTree, advantage: np.ndarray, update: int, rng: np.random.Generator) -> np.ndarray:
+        steps = np.array([node.step for node in tree.shape.nodes])
+        trained = list(tree.shape.trained)
         sums = np.bincount(steps[trained], np.abs(advantage[trained]))
         chosen = np.argsort(-sums, kind="stable")[: self.keep]
         return np.isin(steps, chosen)

@@ -5,6 +5,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
+from flowgrpo.objective.credit import ScoredTree
 from flowgrpo.objective.selection import Selection
 from flowgrpo.sampling.shape import Shape
 
@@ -20,9 +21,9 @@ class Width(Selection):
     keep: Literal["best", "extremes"] = "best"
     fraction: float = Field(default=0.25, gt=0.0, le=0.5)
 
-    def choose(self, shape: Shape, advantage: np.ndarray, update: int, rng: np.random.Generator) -> np.ndarray:
-        tails = [self._tail(shape, path) for path in shape.trajectories]
-        chosen = np.ones(len(shape.nodes), bool)
+    def choose(self, tree: ScoredTree, advantage: np.ndarray, update: int, rng: np.random.Generator) -> np.ndarray:
+        tails = [self._tail(tree.shape, path) for path in tree.shape.trajectories]
+        chosen = np.ones(len(tree.shape.nodes), bool)
         after = [node for tail in tails for node in tail]
         chosen[after] = False
         if self.keep == "extremes":
@@ -32,7 +33,7 @@ class Width(Selection):
             return chosen
         forks: dict[int | None, list[list[int]]] = {}
         for tail in tails:
-            forks.setdefault(shape.nodes[tail[0]].parent, []).append(tail)
+            forks.setdefault(tree.shape.nodes[tail[0]].parent, []).append(tail)
         for siblings in forks.values():
             chosen[max(siblings, key=lambda tail: float(advantage[tail].mean()))] = True
         return chosen

@@ -4,12 +4,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import PositiveInt
 
-from flowgrpo.policies import ScheduleConfig
 from flowgrpo.policies.diffusers import DiffusersConfig
 from flowgrpo.policies.diffusers._sizes import SIZES
 from flowgrpo.sampling.kernels import KernelFamily
 from flowgrpo.sampling.kernels._unmasking import UnmaskingKernel
-from flowgrpo.sampling.kernels.orders import Maskgit
 from flowgrpo.sampling.shape import Shape
 
 if TYPE_CHECKING:
@@ -25,12 +23,11 @@ GUIDANCE_SCALE = 10.0
 
 class AmusedConfig(DiffusersConfig):
     """A diffusers pipeline over image ids. `length` is L, the number of ids of a picture; kernel `maskgit` is the pipeline's
-    own. `schedule` trains what its steps are set to; held-out pictures then follow it rather than the pipeline's scheduler."""
+    own."""
 
     makes: ClassVar[tuple[str, ...]] = ("images",)
 
     length: PositiveInt
-    schedule: ScheduleConfig | None = None
 
     @property
     def guidance_scale(self) -> float:
@@ -48,12 +45,7 @@ class AmusedConfig(DiffusersConfig):
             return "policy.call.sizes is for continuous latents; policy.length is how many ids a picture has"
         if self.guidance_gradient == "conditional":
             return "policy.guidance_gradient 'conditional' is for continuous latents; set it to full"
-        if self.schedule and "temperature" in self.call:
-            return "policy.schedule starts from kernel 'maskgit'; leave policy.call.temperature, that of its order, out"
-        return self.schedule.complaint(shape, Maskgit(), self.guidance_scale) if self.schedule else None
-
-    def sampling_complaint(self, steps: int) -> str | None:
-        return self.schedule.sampling_complaint(self.steps, steps) if self.schedule else None
+        return None
 
     def build(self, device: "torch.device", seed: int) -> "AmusedPolicy":
         from flowgrpo.policies.amused._policy import AmusedPolicy

@@ -4,22 +4,18 @@ Shapes: B states; a state is [ROWS, L] (`sampling.canvas`, without a prompt), L 
 """
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.keys import Key
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.data.samples import Samples
-from flowgrpo.policies._fill import fill
 from flowgrpo.policies._fit import loading, require_lora
-from flowgrpo.policies._schedule import LearnedSchedule, reference_of, with_schedule
-from flowgrpo.policies._weights import trainable
 from flowgrpo.policies.amused import AmusedConfig
 from flowgrpo.policies.diffusers import _adapters as adapters
 from flowgrpo.policies.diffusers._conditions import NEGATIVE
@@ -27,16 +23,11 @@ from flowgrpo.policies.diffusers._policy import DiffusersPolicy, PipelineSampler
 from flowgrpo.policies.diffusers._tap import StepCall, Stop, Tap, unchanged
 from flowgrpo.sampling.canvas import TOKENS, Vocabulary, canvas
 from flowgrpo.sampling.kernels import Move
-from flowgrpo.sampling.kernels.orders import Maskgit
-from flowgrpo.sampling.laws.scheduled import ScheduledLaw
 from flowgrpo.sampling.laws.unmasking import UnmaskingLaw
 
 
 class AmusedSampler(PipelineSampler):
-    """The pipeline's own sampler, or, where a schedule is learned, kernel `maskgit` under its means.
-
-    The pipeline's scheduler draws from one generator a call, so each of its samples is a call of its own.
-    """
+    """The pipeline's own sampler. Its scheduler draws from one generator a call, so each of its samples is a call of its own."""
 
     config: AmusedConfig
 
@@ -51,22 +42,11 @@ class AmusedSampler(PipelineSampler):
         self.height, self.width = self._size()
         if self.height * self.width != config.length:
             raise UserError(f"policy.length = {config.length}, but these pictures have {self.height} x {self.width} ids")
-        self.learned: LearnedSchedule | None = None
-        if config.schedule:
-            guidance_scale = config.guidance_scale
-            schedule = LearnedSchedule(config.schedule, Maskgit(), config.steps, config.length, guidance_scale)
-            self.learned = schedule.to(self.device)
 
     def _size(self) -> tuple[int, int]:
         scale, side = self.pipe.vae_scale_factor, self.pipe.transformer.config.sample_size
         height, width = (self.config.call.get(key, side * scale) // scale for key in ("height", "width"))
         return height, width
-
-    def load(self, folder: Path) -> None:
-        """What a run has trained, its schedule included."""
-        super().load(folder)
-        if self.learned:
-            self.learned.load(folder)
 
     def load_lora(self, folder: Path) -> None:
         file, transformer = folder / adapters.FILE, self.pipe.transformer
@@ -79,39 +59,27 @@ class AmusedSampler(PipelineSampler):
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int], steps: int, latents: bool = False) -> Samples:
-        if self.learned is None:
-            calls = zip(prompts, seeds, strict=True)
-            return Samples.concatenate([super(AmusedSampler, self).generate([p], [seed], steps) for p, seed in calls])
-        if complaint := self.config.sampling_complaint(steps):
-            raise UserError(complaint)
-        schedule = self.learned
-        states = fill(
-            self.start(prompts, []),
-            self.predict,
-            lambda moves: schedule.law(self._unmasking(moves), explore=False),
-            Maskgit(),
-            prompts,
-            seeds,
-            steps,
-        )
-        return self.decode(states, prompts)
+        calls = zip(prompts, seeds, strict=True)
+        return Samples.concatenate([super(AmusedSampler, self).generate([p], [seed], steps) for p, seed in calls])
 
     def start(self, prompts: Sequence[Prompt], keys: Sequence[Key]) -> Tensor:
         """All masked; nothing is drawn."""
         return canvas(torch.full((len(prompts), self.config.length), self.vocabulary.mask, device=self.device))
 
     def predict(self, states: Tensor, prompts: Sequence[Prompt], step: int) -> Tensor:
-        """Logits [B, L, V]; or, with a learned schedule, those it needs and its means."""
-        ids = states[:, TOKENS].long().view(-1, self.height, self.width)
-        if self.learned is None:
-            return self._logits(ids, step, self._arguments(prompts, torch.Generator()))
-        if not self.learned.guides:
-            return self.learned.predict(self._logits(ids, step, self._arguments(prompts, torch.Generator()))[:, None], step)
+        """Logits [B, L, V]."""
+        return self._logits(self._ids(states), step, self._arguments(prompts, torch.Generator()))
+
+    def halves(self, states: Tensor, prompts: Sequence[Prompt], step: int) -> Tensor:
+        """[B, 2, L, V]: logits with the prompt and without it, to be guided later."""
         default = self.config.call.get(NEGATIVE) or ""
         unwanted = self.rows.negative(prompts, default) or [default] * len(prompts)
         blank = [Prompt(p.index, text) for p, text in zip(prompts, unwanted, strict=True)]
         arguments = {**self._arguments([*prompts, *blank], torch.Generator()), "guidance_scale": 1.0}
-        return self.learned.predict(torch.stack(self._logits(ids.repeat(2, 1, 1), step, arguments).chunk(2), dim=1), step)
+        return torch.stack(self._logits(self._ids(states).repeat(2, 1, 1), step, arguments).chunk(2), dim=1)
+
+    def _ids(self, states: Tensor) -> Tensor:
+        return states[:, TOKENS].long().view(-1, self.height, self.width)
 
     def _logits(self, ids: Tensor, step: int, arguments: dict[str, Any]) -> Tensor:
         seen: list[StepCall] = []
@@ -124,13 +92,12 @@ class AmusedSampler(PipelineSampler):
             self.tap.run({**arguments, "latents": ids}, lambda _: iter([step]), unchanged, take)
         return seen[0].model_output.flatten(2).transpose(1, 2).float()
 
-    def _unmasking(self, moves: Sequence[Move]) -> UnmaskingLaw:
+    def unmasking(self, moves: Sequence[Move]) -> UnmaskingLaw:
         return UnmaskingLaw(tuple(moves), self.config.steps, self.config.length, self.vocabulary, self.device)
 
     @torch.no_grad()
     def decode(self, states: Tensor, prompts: Sequence[Prompt]) -> Samples:
-        ids = states[:, TOKENS].long().view(-1, self.height, self.width)
-        arguments = {**self._arguments(prompts, torch.Generator()), "output_type": "pt", "latents": ids}
+        arguments = {**self._arguments(prompts, torch.Generator()), "output_type": "pt", "latents": self._ids(states)}
         with self._autocast():
             output = self.tap.run(arguments, lambda _: iter(()), unchanged, lambda call: call.sample)
         return samples_of(pixels_of(output[0]), prompts)
@@ -146,19 +113,11 @@ class AmusedPolicy(AmusedSampler, DiffusersPolicy):
         self.tap = Tap(self.pipe)
         self._prepare(config)
 
-    def law(self, moves: Sequence[Move], prompts: Sequence[Prompt]) -> UnmaskingLaw | ScheduledLaw:  # type: ignore[override]
-        return self._unmasking(moves) if self.learned is None else self.learned.law(self._unmasking(moves))
-
-    def trainable(self) -> dict[str, nn.Parameter]:
-        return trainable(with_schedule(self.modules, self.learned))
-
-    def reference(self) -> AbstractContextManager[None]:
-        return reference_of(self.weights, self.learned)
+    def law(self, moves: Sequence[Move], prompts: Sequence[Prompt]) -> UnmaskingLaw:  # type: ignore[override]
+        return self.unmasking(moves)
 
     def export(self, folder: Path) -> None:
         if self.config.lora is None:
             self.pipe.transformer.save_pretrained(str(folder / "transformer"))
         else:
             self.pipe.transformer.save_lora_adapter(str(folder))
-        if self.learned:
-            self.learned.save(folder)

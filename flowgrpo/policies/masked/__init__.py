@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, SerializeAsAny
 
 from flowgrpo.core.section import Section, component
-from flowgrpo.policies import Activations, Cost, LoraAdapter, Memory, PolicyConfig, ScheduleConfig, Work
+from flowgrpo.policies import Activations, Cost, LoraAdapter, Memory, PolicyConfig, Work
 from flowgrpo.sampling.kernels import KernelFamily
 from flowgrpo.sampling.kernels._unmasking import UnmaskingKernel
 from flowgrpo.sampling.likelihood import AnyLikelihood
@@ -42,8 +42,7 @@ class MaskedConfig(PolicyConfig):
     i + 1 (Dream, DiffuCoder), rather than i (LLaDA). `window`: a step sees nothing behind the block that it works on, as models
     want that were trained with attention by blocks (LLaDA2). Ids in `forbidden` are never emitted, besides the mask, padding and
     what the tokenizer does not know. `guidance_scale` w > 1 adds (w - 1)(z - z without the prompt) to the logits.
-    `likelihood` says how an outcome's log-prob is estimated; `sampler` is how held-out prompts are answered; `schedule` trains
-    what its steps are set to.
+    `likelihood` says how an outcome's log-prob is estimated; `sampler` is how held-out prompts are answered.
     `trust_remote_code` runs code that comes with the model: only then are models loaded that transformers itself does not know.
     """
 
@@ -64,7 +63,6 @@ class MaskedConfig(PolicyConfig):
     guidance_scale: NonNegativeFloat = 1.0
     likelihood: AnyLikelihood = Trajectory()
     sampler: AnyUnmasking
-    schedule: ScheduleConfig | None = None
     lora: LoraAdapter | None = None
     gradient_checkpointing: bool = False
     parameters: PositiveInt | None = None
@@ -90,10 +88,6 @@ class MaskedConfig(PolicyConfig):
             return "policy.window: a step sees no later block, so outcomes can't be scored as wholes; use likelihood trajectory"
         if self.window and len(blocks := {kernel.block_length for kernel in kernels}) > 1:
             return f"policy.window: rollouts and policy.sampler must have one kernel.block_length, not {sorted(map(str, blocks))}"
-        if self.schedule and self.likelihood.states:
-            return "policy.schedule is scored step by step: policy.likelihood must be trajectory"
-        if self.schedule and (complaint := self.schedule.complaint(shape, self.sampler, self.guidance_scale)):
-            return complaint
         if self.likelihood.states and any(shape.children[i] for i in shape.trained):
             return f"policy.likelihood '{self.likelihood.type}' scores outcomes as wholes: set rollout.plan.type to outcomes"
         if not self.likelihood.states and any(
@@ -103,9 +97,8 @@ class MaskedConfig(PolicyConfig):
         return None
 
     def sampling_complaint(self, steps: int) -> str | None:
-        if complaint := self.sampler.needs(steps, self.length):
-            return f"policy.sampler: {complaint}"
-        return self.schedule.sampling_complaint(self.steps, steps) if self.schedule else None
+        complaint = self.sampler.needs(steps, self.length)
+        return f"policy.sampler: {complaint}" if complaint else None
 
     def check(self, prompts: "Sequence[Prompt]") -> list[str] | None:
         from flowgrpo.policies.masked._tokens import check

@@ -142,11 +142,6 @@ class Adapter:
         both = self._open_rows(ids, self._both)
         return self._allowed(both[:, 1] + scale * (both[:, 0] - both[:, 1]))
 
-    def halves(self, ids: Tensor) -> Tensor:
-        """[B, N] -> [B, 2, L, V]: the same with the prompt and without it, to be guided later; -inf in the first half only."""
-        both = self._open_rows(ids, self._both)
-        return torch.stack([self._allowed(both[:, 0]), both[:, 1]], dim=1)
-
     def _allowed(self, logits: Tensor) -> Tensor:
         return logits.masked_fill(self.forbidden.to(logits.device), -torch.inf)
 

@@ -20,7 +20,6 @@ from flowgrpo.data.samples import Samples
 from flowgrpo.policies._dtypes import DTYPES, unit_roundoff
 from flowgrpo.policies._fill import fill
 from flowgrpo.policies._fit import loading, pairs_of, peft_state, require_all, require_change
-from flowgrpo.policies._schedule import LearnedSchedule, reference_of, with_schedule
 from flowgrpo.policies._weights import attach, trainable
 from flowgrpo.policies.masked import MaskedConfig
 from flowgrpo.policies.masked._adapter import Adapter, load_model, load_tokenizer, vocabulary_of
@@ -28,7 +27,6 @@ from flowgrpo.policies.masked._posing import Posing
 from flowgrpo.policies.masked._tokens import Tokens
 from flowgrpo.sampling.canvas import TOKENS, answer_length, canvas
 from flowgrpo.sampling.kernels import Move
-from flowgrpo.sampling.laws.scheduled import ScheduledLaw
 from flowgrpo.sampling.laws.unmasking import UnmaskingLaw
 
 ADAPTER = "adapter_model.safetensors"
@@ -44,7 +42,6 @@ class MaskedSampler:
         self.model = self._load(trained).to(device).eval()
         self.vocabulary = vocabulary_of(config, self.tokenizer, self._size())
         self.adapter = Adapter(config, self.model, self.vocabulary)
-        self.learned = self._schedule(config, trained)
 
     def _load(self, trained: Path | None) -> Any:
         if trained is None or self.config.lora is None:
@@ -57,14 +54,6 @@ class MaskedSampler:
             info = model.load_adapter(str(trained))
             require_all(file, info.missing_keys, info.unexpected_keys)
         return model
-
-    def _schedule(self, config: MaskedConfig, trained: Path | None) -> LearnedSchedule | None:
-        if config.schedule is None:
-            return None
-        schedule = LearnedSchedule(config.schedule, config.sampler, config.steps, config.length, config.guidance_scale)
-        if trained is not None:
-            schedule.load(trained)
-        return schedule.to(self.device)
 
     @torch.no_grad()
     def _size(self) -> int:
@@ -84,9 +73,8 @@ class MaskedSampler:
         if complaint := self.config.sampling_complaint(steps):
             raise UserError(complaint)
 
-        def law(moves: Sequence[Move]) -> UnmaskingLaw | ScheduledLaw:
-            base = UnmaskingLaw(tuple(moves), steps, self.config.length, self.vocabulary, self.device)
-            return base if self.learned is None else self.learned.law(base, explore=False)
+        def law(moves: Sequence[Move]) -> UnmaskingLaw:
+            return UnmaskingLaw(tuple(moves), steps, self.config.length, self.vocabulary, self.device)
 
         states = fill(self.start(prompts, []), self.predict, law, self.config.sampler, prompts, seeds, steps)
         return self.decode(states, prompts)
@@ -97,11 +85,8 @@ class MaskedSampler:
         return canvas(torch.tensor([self.tokens.padded(prompt) + masks for prompt in prompts], device=self.device))
 
     def predict(self, states: Tensor, prompts: Sequence[Prompt], step: int) -> Tensor:
-        """Logits [B, L, V]; or, with a learned schedule, those it needs and its means."""
-        ids = states[:, TOKENS].long()
-        if self.learned is None:
-            return self.adapter.logits(ids)
-        return self.learned.predict(self.adapter.halves(ids) if self.learned.guides else self.adapter.logits(ids)[:, None], step)
+        """Logits [B, L, V]."""
+        return self.adapter.logits(states[:, TOKENS].long())
 
     def latents(self, states: Tensor, prompts: Sequence[Prompt], levels: Sequence[int]) -> None:
         return None
@@ -125,22 +110,19 @@ class MaskedPolicy(MaskedSampler):
         states = config.likelihood.states
         self.posing = Posing(config.likelihood, self.vocabulary, config.length) if states else None
 
-    def law(self, moves: Sequence[Move], prompts: Sequence[Prompt]) -> UnmaskingLaw | ScheduledLaw:
-        base = UnmaskingLaw(tuple(moves), self.config.steps, self.config.length, self.vocabulary, self.device)
-        return base if self.learned is None else self.learned.law(base)
+    def law(self, moves: Sequence[Move], prompts: Sequence[Prompt]) -> UnmaskingLaw:
+        return UnmaskingLaw(tuple(moves), self.config.steps, self.config.length, self.vocabulary, self.device)
 
     def trainable(self) -> dict[str, nn.Parameter]:
-        return trainable(with_schedule({"model": self.model}, self.learned))
+        return trainable({"model": self.model})
 
     def reference(self) -> AbstractContextManager[None]:
-        return reference_of(self.weights, self.learned)
+        return self.weights.reference()
 
     def export(self, folder: Path) -> None:
         """What transformers loads: the model, or its adapter where only that is trained; and the tokenizer."""
         self.model.save_pretrained(str(folder))
         self.tokenizer.save_pretrained(str(folder))
-        if self.learned:
-            self.learned.save(folder)
 
 
 def recompute_layers(model: Any, name: str) -> None:
