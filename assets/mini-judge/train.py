@@ -1,6 +1,7 @@
 """Make mini-judge: what the scene judge would say of a picture of mini-sd3, from its latents, finished or noisy.
 
     python assets/mini-judge/train.py --out DIR
+    python assets/mini-judge/train.py --evaluate assets/mini-judge
 
 B latents [B, 8, 8, 8] at noise level sigma: (1 - sigma) times the clean ones plus sigma times noise. Q questions.
 """
@@ -15,11 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from flowgrpo.assets.pretraining import descend, follow, images_of, learning_rate
 from flowgrpo.assets.scenes import TAGS, caption, draw, is_held_out, sample_metadata, sample_scene, wrong_variants
+from flowgrpo.core.keys import Noise
 from flowgrpo.core.paths import assets
 from flowgrpo.data.prompts import Prompt, load_prompts
 from flowgrpo.policies.diffusers._policy import DiffusersPolicy
@@ -61,8 +63,6 @@ def policy_of(steps: int) -> DiffusersPolicy:
 @torch.no_grad()
 def trajectories(policy: DiffusersPolicy, kernel: Kernel, prompts: Sequence[Prompt], key: str) -> Tensor:
     """[B, S + 1, 8, 8, 8]: the last step is deterministic."""
-    from flowgrpo.core.keys import Noise
-
     steps = policy.config.steps
     states = [policy.start(prompts, [(key, i, 0) for i in range(len(prompts))])]
     for step in range(steps):
@@ -167,22 +167,57 @@ def train(judge: LatentJudge, examples: Examples, steps: int, batch: int) -> Lat
     return average
 
 
+@torch.no_grad()
+def print_agreement(folder: Path, prompts: Sequence[Prompt]) -> None:
+    """Correlations with the scene judge on 2,880 samples for held-out prompts and the states on their way; "within" is after the
+    mean of each prompt's samples is taken off both, which is what an advantage sees."""
+    judge = LatentJudge()
+    judge.load_state_dict({name: value.float() for name, value in load_file(folder / "model.safetensors").items()})
+    examples = of_model(prompts, 20 * BATCH, seed=77)
+    rows, stated, answers = examples.rows[:, 0], examples.stated[:, 0, :-1], examples.answers[:, 0]
+    _, prompt = torch.unique(rows, dim=0, return_inverse=True)
+    stochastic = torch.arange(len(rows)) // BATCH % len(SAMPLERS) < 2
+    print("| sampler | sigma | soft | soft, within | strict | strict, within |\n|---|---|---|---|---|---|")
+    for name, chosen in (("stochastic", stochastic), ("deterministic", ~stochastic)):
+        for level in range(examples.sigmas.shape[1]):
+            sigma = examples.sigmas[:, level]
+            chances = judge(examples.states[:, level], sigma, rows).sigmoid()
+            pairs = [
+                ((chances[:, :-1] * stated).sum(1) / stated.sum(1), (answers[:, :-1] * stated).sum(1) / stated.sum(1)),
+                (chances[:, -1], answers[:, -1]),
+            ]
+            cells = [f"{value:.2f}" for a, b in pairs for value in _agreement(a[chosen], b[chosen], prompt[chosen])]
+            print(f"| {name} | {sigma[chosen].mean():.2f} | {' | '.join(cells)} |", flush=True)
+
+
+def _agreement(a: Tensor, b: Tensor, prompt: Tensor) -> tuple[float, float]:
+    """Correlation, and that within prompts."""
+    pair = torch.stack([a, b])
+    count = torch.bincount(prompt).clamp(min=1)
+    means = torch.stack([torch.bincount(prompt, column) / count for column in pair])
+    return float(torch.corrcoef(pair)[0, 1]), float(torch.corrcoef(pair - means[:, prompt])[0, 1])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("mini-judge"))
-    parser.add_argument("--samples", type=int, default=20_000)
+    parser.add_argument("--evaluate", type=Path, metavar="DIR", help="only print how far a finished judge agrees")
+    parser.add_argument("--samples", type=int, default=28_800)
     parser.add_argument("--scenes", type=int, default=20_000)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--batch", type=int, default=384)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    torch.manual_seed(given.seed)
     folder = assets() / "mini-sd3" / "prompts"
+    if given.evaluate:
+        print_agreement(given.evaluate, load_prompts(str(folder / "held_out.jsonl.gz")))
+        return
     unseen = {caption(prompt.metadata) for prompt in load_prompts(str(folder / "held_out.jsonl.gz"))}
     model = of_model(load_prompts(str(folder / "train.jsonl.gz")), given.samples, given.seed)
     scenes = of_scenes(given.scenes, given.seed + 1, unseen)
+    torch.manual_seed(given.seed)
     judge = train(LatentJudge(), Examples.join([model, scenes]), given.steps, given.batch)
     given.out.mkdir(parents=True, exist_ok=True)
     save_file({name: value.half() for name, value in judge.state_dict().items()}, given.out / "model.safetensors")
