@@ -204,7 +204,7 @@ def main() -> None:
     parser.add_argument("--evaluate", type=Path, metavar="DIR", help="only print how far a finished judge agrees")
     parser.add_argument("--samples", type=int, default=28_800)
     parser.add_argument("--scenes", type=int, default=20_000)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=2800)
     parser.add_argument("--batch", type=int, default=384)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
