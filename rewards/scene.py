@@ -88,9 +88,14 @@ def _all_facts(samples: Samples) -> list[list[bool]]:
 
 
 def facts(pixels: np.ndarray, metadata: dict[str, Any]) -> list[bool]:
-    """Each stated fact of [H, W, 3] uint8 pixels: class, count, colour, size, relation, background, and nothing else."""
+    """Each stated fact of [H, W, 3] uint8 pixels: nothing else, then class, count, colour, size and relation of each object, and
+    the background."""
     _check(metadata)
-    background, objects = look(pixels)
+    return holding(*look(pixels), metadata)
+
+
+def holding(background: str, objects: list[Found], metadata: dict[str, Any]) -> list[bool]:
+    """Which of the stated facts hold of what was found."""
     include = metadata["include"]
     matches = [[o for o in objects if _is(o, item)] for item in include]
     holds = [len(objects) == sum(item["count"] for item in include)]

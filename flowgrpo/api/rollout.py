@@ -79,7 +79,7 @@ class Tree:
         for rows, block in zip(self.rows, self.blocks, strict=True):
             places = [leaf for row in rows for leaf in self._leaves(row)]
             scores = {label: np.asarray(values, np.float64)[places] for label, values in rewards.items()}
-            groups |= dict(zip(rows, groups_of(block, scores), strict=True))
+            groups |= dict(zip(rows, groups_of(block, scores, {}), strict=True))
         assess = Assessment(weighted, credit or Terminal(), advantage or AdvantageConfig(), (), seed=0)
         return assess(self.prompts, [groups[row] for row in range(len(self.prompts))], update=0)
 
@@ -132,6 +132,8 @@ def rollout(
     if complaint := config.complaint(steps):
         raise UserError(complaint)
     shapes = config.shapes(steps, update, (seed, "plan", update), dict.fromkeys((row.index for row in rows), group_size))
+    if shapes[0].valued:
+        raise UserError("completion 'latents' values states by the rewards of a run: use it in a config, or `fg.train`")
     if refusal := policy.config.refusal(shapes[0]):
         raise UserError(refusal)
     rollouts = Rollouts(policy, config, policy.config.batch_key)

@@ -1,7 +1,8 @@
 """What rewards see."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from html import escape
 from typing import Any, TypeVar, cast
 
@@ -10,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from flowgrpo.core.errors import UserError
-from flowgrpo.data.kinds import Kind
+from flowgrpo.data.kinds import Kind, Reads
 from flowgrpo.data.media import Shown, address, rounded
 
 T = TypeVar("T")
@@ -19,26 +20,64 @@ LOOKED_AT, SIDE = 24, 128
 Outputs = Tensor | list[str]
 
 
+class Undecoded:
+    """Pictures or clips that are decoded when they are first looked at, and not again."""
+
+    def __init__(self, decode: Callable[[], Outputs]) -> None:
+        self._decode = decode
+
+    @cached_property
+    def outputs(self) -> Outputs:
+        return self._decode()
+
+
+@dataclass(frozen=True, eq=False)
+class Latents:
+    """States [B, ...] as a policy keeps them, float32, in the layout of its VAE: `alpha` x0 + `sigma` x1 with x0 clean and x1
+    noise, both [B]. A finished one has alpha 1 and sigma 0."""
+
+    states: Tensor
+    alpha: Tensor
+    sigma: Tensor
+
+    def take(self, rows: Sequence[int]) -> "Latents":
+        return Latents(*(column[list(rows)] for column in vars(self).values()))
+
+    @staticmethod
+    def concatenate(several: "Sequence[Latents]") -> "Latents":
+        return Latents(*(torch.cat(columns) for columns in zip(*(vars(some).values() for some in several), strict=True)))
+
+
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """B finished samples: pictures, clips or texts. `metadata` are the prompt rows, untouched.
+    """B samples: pictures, clips or texts. `metadata` are the prompt rows, untouched.
 
     `outputs` are float32 in [0, 1], [B, 3, H, W] for pictures and [B, F, 3, H, W] for clips of F frames, or the texts,
     completions without their prompts. Rewards read them as `images`, `videos` or `texts`; what
-    the model does not make can't be read.
+    the model does not make can't be read. `states`, which they are decoded from, are read as `latents`; they are None where they
+    are not known. `outputs` are None where only those are to be looked at.
     Samples with the same number in `group` answer one prompt and are compared; a reward always sees whole groups.
     """
 
     prompts: list[str]
     metadata: list[dict[str, Any]]
     group: list[int]
-    outputs: Outputs
+    outputs: Outputs | Undecoded | None
+    states: Latents | None = None
 
     @property
-    def kind(self) -> Kind:
-        if isinstance(self.outputs, list):
+    def kind(self) -> Reads:
+        if self.outputs is None:
+            return "latents"
+        if isinstance(self.decoded, list):
             return "texts"
-        return "images" if self.outputs.ndim == 4 else "videos"
+        return "images" if self.decoded.ndim == 4 else "videos"
+
+    @property
+    def decoded(self) -> Outputs:
+        """The outputs, decoded now if they were not."""
+        assert self.outputs is not None, "only latents are there to be looked at"
+        return self.outputs.outputs if isinstance(self.outputs, Undecoded) else self.outputs
 
     @property
     def images(self) -> Tensor:
@@ -52,10 +91,24 @@ class Samples:
     def texts(self) -> list[str]:
         return cast(list[str], self._outputs("texts"))
 
+    @property
+    def latents(self) -> Latents:
+        if self.states is None:
+            raise UserError(
+                f"the reward reads samples.latents, but these samples are {self.kind} whose latents are not known: it can score "
+                "what a diffusion model makes, in a run or a rollout, and no files"
+            )
+        return self.states
+
     def _outputs(self, kind: Kind) -> Outputs:
         if self.kind != kind:
             raise UserError(f"the reward reads samples.{kind}, but these samples are {self.kind}; use a reward for {self.kind}")
-        return self.outputs
+        return self.decoded
+
+    @cached_property
+    def unseen(self) -> "Samples":
+        """The same, with nothing to look at but the latents. Errors: UserError where they are not known."""
+        return replace(self, outputs=None, states=self.latents)
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -65,16 +118,22 @@ class Samples:
 
     def take(self, rows: Sequence[int]) -> "Samples":
         """These samples, in this order."""
-        outputs = [self.outputs[i] for i in rows] if isinstance(self.outputs, list) else self.outputs[list(rows)]
-        return Samples([self.prompts[i] for i in rows], [self.metadata[i] for i in rows], [self.group[i] for i in rows], outputs)
+        return Samples(
+            [self.prompts[i] for i in rows],
+            [self.metadata[i] for i in rows],
+            [self.group[i] for i in rows],
+            _when_decoded(lambda outputs: _taken(outputs[0], rows), [self]),
+            self.states and self.states.take(rows),
+        )
 
     def shown(self) -> list[Shown]:
         """Each sample as a person looks at it, and as it is written."""
-        if isinstance(self.outputs, list):
-            return list(self.outputs)
+        outputs = self.decoded
+        if isinstance(outputs, list):
+            return list(outputs)
         if self.kind == "images":
-            return [Image.fromarray(picture) for picture in rounded(self.outputs)]
-        return [[Image.fromarray(frame) for frame in rounded(clip)] for clip in self.outputs]
+            return [Image.fromarray(picture) for picture in rounded(outputs)]
+        return [[Image.fromarray(frame) for frame in rounded(clip)] for clip in outputs]
 
     def _repr_html_(self) -> str:
         """The first samples of every group, for a notebook."""
@@ -86,24 +145,49 @@ class Samples:
 
     def meaningless(self) -> "list[Samples]":
         """As many samples of noise, and as many of nothing: what no reward should take for good."""
-        if isinstance(self.outputs, list):
-            return [replace(self, outputs=texts) for texts in ([t[::-1] for t in self.outputs], [""] * len(self))]
-        noise = torch.rand(self.outputs.shape, generator=torch.Generator().manual_seed(0))
-        return [replace(self, outputs=pixels) for pixels in (noise, torch.full_like(self.outputs, 0.5))]
+        generator = torch.Generator().manual_seed(0)
+        made = None if self.outputs is None else self.decoded
+        outputs: list[Outputs | None] = [None, None]
+        if isinstance(made, list):
+            outputs = [[text[::-1] for text in made], [""] * len(self)]
+        elif made is not None:
+            outputs = [torch.rand(made.shape, generator=generator), torch.full_like(made, 0.5)]
+        states: list[Latents | None] = [None, None]
+        if self.states:
+            noise = torch.randn(self.states.states.shape, generator=generator).to(self.states.states.device)
+            states = [replace(self.states, states=empty) for empty in (noise, torch.zeros_like(noise))]
+        return [replace(self, outputs=pixels, states=latents) for pixels, latents in zip(outputs, states, strict=True)]
 
     @staticmethod
     def concatenate(several: Sequence["Samples"]) -> "Samples":
         """Samples of one kind and size, one after the other."""
-        if several[0].kind == "texts":
-            outputs: Outputs = [text for p in several for text in p.texts]
-        else:
-            outputs = torch.cat([cast(Tensor, p.outputs) for p in several])
+        states = [part.states for part in several if part.states]
         return Samples(
             [text for p in several for text in p.prompts],
             [row for p in several for row in p.metadata],
             [group for p in several for group in p.group],
-            outputs,
+            _when_decoded(_joined, several),
+            Latents.concatenate(states) if len(states) == len(several) else None,
         )
+
+
+def _when_decoded(make: Callable[[list[Outputs]], Outputs], several: Sequence[Samples]) -> Outputs | Undecoded | None:
+    """What is made of the outputs of several samples: now, or once they are decoded."""
+    if any(part.outputs is None for part in several):
+        return None
+    if any(isinstance(part.outputs, Undecoded) for part in several):
+        return Undecoded(lambda: make([part.decoded for part in several]))
+    return make([part.decoded for part in several])
+
+
+def _taken(outputs: Outputs, rows: Sequence[int]) -> Outputs:
+    return [outputs[i] for i in rows] if isinstance(outputs, list) else outputs[list(rows)]
+
+
+def _joined(outputs: list[Outputs]) -> Outputs:
+    if isinstance(outputs[0], list):
+        return [text for texts in outputs for text in texts]
+    return torch.cat(cast(list[Tensor], outputs))
 
 
 def _cell(prompt: str, shown: Shown) -> str:

@@ -12,10 +12,11 @@ from typing import Literal
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.processes import Processes
 from flowgrpo.core.progress import bar
+from flowgrpo.data.kinds import Reads
 from flowgrpo.data.media import save_sample
 from flowgrpo.data.prompts import Prompt, batches
 from flowgrpo.data.records import Record, append_records, read_records, write_records
-from flowgrpo.data.samples import Kind, Samples, Shown
+from flowgrpo.data.samples import Samples, Shown
 from flowgrpo.policies.protocol import Sampler
 from flowgrpo.scoring.scorer import Scorer
 
@@ -76,13 +77,14 @@ class Exam:
         row, sample = question.key
         return f"{row:05d}" if self.samples_per_prompt == 1 else f"{row:05d}-{sample}"
 
-    def keeps(self, question: Question, kind: Kind) -> bool:
+    def keeps(self, question: Question, kind: Reads) -> bool:
         pictured = self.pictured is None or question.prompt.index in self.pictured
         return pictured and (kind == "texts" or self.keep == "all" or question.sample == 0)
 
-    def samples(self, batch: Sequence[Question], sampler: Sampler) -> Samples:
-        """A batch's samples, each a group of its own, so that one that fails takes no other with it."""
-        made = sampler.generate([q.prompt for q in batch], [q.seed for q in batch], self.steps)
+    def samples(self, batch: Sequence[Question], sampler: Sampler, latents: bool) -> Samples:
+        """A batch's samples, each a group of its own, so that one that fails takes no other with it; with their `latents` or
+        without."""
+        made = sampler.generate([q.prompt for q in batch], [q.seed for q in batch], self.steps, latents)
         return replace(made, group=list(range(len(batch))))
 
 
@@ -106,9 +108,9 @@ def answer(
     records = [known[question.key] for batch in exam.batches if _whole(batch, known) for question in batch]
     if missing:
         processes.once(partial(write_records, file, records))
-        sampler, judge = build(), partial(_scores, scorer, patience > 0)
+        answered = partial(_answers, exam, build(), scorer, patience > 0)
         for rounds in bar(processes.rounds(missing), phase, processes.is_main):
-            answers = processes.gather([a for batch in processes.share(rounds) for a in _answers(exam, batch, sampler, judge)])
+            answers = processes.gather([a for batch in processes.share(rounds) for a in answered(batch)])
             records += processes.once(partial(_write, exam, answers, file))
             _refuse_if_hopeless(records, scorer, min(patience, exam.count))
     return sorted(records, key=lambda record: record.key)
@@ -118,9 +120,9 @@ def _whole(batch: Sequence[Question], known: Mapping[tuple[int, int], Record]) -
     return all(question.key in known and not known[question.key].errors for question in batch)
 
 
-def _answers(exam: Exam, batch: Sequence[Question], sampler: Sampler, judge: Callable[[Samples], Scores]) -> list[Answer]:
-    samples = exam.samples(batch, sampler)
-    scores = judge(samples)
+def _answers(exam: Exam, sampler: Sampler, scorer: Scorer, tolerant: bool, batch: Sequence[Question]) -> list[Answer]:
+    samples = exam.samples(batch, sampler, scorer.reads_latents)
+    scores = _scores(scorer, tolerant, samples)
     rows = [{label: values[i] for label, values in scores.items()} for i in range(len(batch))]
     keeps = [exam.keeps(question, samples.kind) for question in batch]
     shown = [samples[i : i + 1].shown()[0] if keep else None for i, keep in enumerate(keeps)]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from flowgrpo.core.keys import Key, Noise
 from flowgrpo.data.prompts import Prompt
-from flowgrpo.data.samples import Samples
+from flowgrpo.data.samples import Latents, Samples
 from flowgrpo.sampling.kernels import Move
 
 
@@ -83,8 +83,9 @@ class Posing(Protocol):
 
 
 class Sampler(Protocol):
-    def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int], steps: int) -> Samples:
-        """What a user of the model gets: its own sampler, untouched, one seed per sample."""
+    def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int], steps: int, latents: bool = False) -> Samples:
+        """What a user of the model gets: its own sampler, untouched, one seed per sample; with the `latents` that it
+        decodes, where the policy makes such."""
         ...
 
 
@@ -123,6 +124,10 @@ class Policy(Sampler, Protocol):
 
     def decode(self, states: Tensor, prompts: Sequence[Prompt]) -> Samples:
         """Final states as samples."""
+        ...
+
+    def latents(self, states: Tensor, prompts: Sequence[Prompt], levels: Sequence[int]) -> Latents | None:
+        """States of these levels (0 .. S) as rewards see them; None where it makes none."""
         ...
 
     def trainable(self) -> dict[str, torch.nn.Parameter]: ...

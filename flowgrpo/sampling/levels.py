@@ -55,6 +55,10 @@ class Schedule:
     def scale(self, i: int) -> float:
         return self.scales[i] if self.scales else 1.0
 
+    def mixture(self, i: int) -> tuple[float, float]:
+        """(a, s): a state of level i is a x0 + s x1 at the scale that it is kept at. The sample, level S, counts as clean."""
+        return (1.0, 0.0) if i == len(self.timesteps) else (self.alphas[i] * self.scale(i), self.sigmas[i] * self.scale(i))
+
     def step(self, i: int, target: int | None = None) -> Step:
         """From level i to `target`, by default the next one."""
         j = i + 1 if target is None else target

@@ -19,7 +19,7 @@ class Node:
     `parent` is an index into the shape (None for a start); `step` is its noise level, from 0 (noise) to S (sample);
     `member` and `branch` key its noise: (seed, update, prompt, member, branch, step). `correlation` is that of its noise
     with its siblings'. A `completing` node exists only to value the state that it completes; it is no sample
-    of the policy.
+    of the policy. A `valued` node is scored as it is, on its way to a sample.
     """
 
     parent: int | None
@@ -30,6 +30,7 @@ class Node:
     trained: bool = False
     correlation: float = 0.0
     completing: bool = False
+    valued: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,11 @@ class Shape:
     def leaves(self) -> tuple[int, ...]:
         """Every state without children; these are decoded and scored."""
         return tuple(i for i, c in enumerate(self.children) if not c)
+
+    @cached_property
+    def valued(self) -> tuple[int, ...]:
+        """The states that are scored as they are, on their way."""
+        return tuple(i for i, node in enumerate(self.nodes) if node.valued)
 
     @cached_property
     def outcomes(self) -> tuple[int, ...]:
@@ -84,8 +90,9 @@ class Shape:
 
     @cached_property
     def completions(self) -> tuple[int | None, ...]:
-        """For each node, the leaf that it reaches by deterministic transitions alone, if there is one."""
-        leaves: list[int | None] = [None if c else i for i, c in enumerate(self.children)]
+        """For each node, what has its value: the leaf that it reaches by deterministic transitions alone, or itself where it is
+        `valued`; None where nothing has."""
+        leaves: list[int | None] = [i if node.valued or not self.children[i] else None for i, node in enumerate(self.nodes)]
         for i in reversed(range(len(self.nodes))):
             node = self.nodes[i]
             if node.parent is not None and node.kernel is not None and not node.kernel.stochastic:

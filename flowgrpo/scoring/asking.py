@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from flowgrpo.core.errors import UserError, user_code
-from flowgrpo.data.samples import Outputs, Samples
+from flowgrpo.data.samples import Samples
 
 WANTED = "a list, tuple, numpy array or tensor with one number per sample"
 
@@ -26,16 +26,16 @@ def ask(what: str, reward: Callable[..., Any], *asked: Samples) -> np.ndarray:
 
     It gets lists and rows of its own; pixels are shared, since a copy of clips may not fit into memory, and compared afterwards.
     """
-    before = [_mark(samples.outputs) for samples in asked]
+    before = [_mark(samples) for samples in asked]
     failure: UserError | None = None
     try:
         with user_code(what):
             scores = numbers(what, reward(*map(_lent, asked)), len(asked[0]))
     except UserError as error:
         failure = error
-    if [_mark(samples.outputs) for samples in asked] != before:
-        kind = asked[0].kind
-        raise Spoilt(f"{what} changes its samples in place, and others see them too; let it work on samples.{kind}.clone()")
+    if [_mark(samples) for samples in asked] != before:
+        part = "latents.states" if asked[0].kind == "latents" else asked[0].kind
+        raise Spoilt(f"{what} changes its samples in place, and others see them too; let it work on samples.{part}.clone()")
     if failure:
         raise failure
     return scores
@@ -47,7 +47,8 @@ _copies: WeakKeyDictionary[Samples, Samples] = WeakKeyDictionary()
 def _lent(samples: Samples) -> Samples:
     """A copy but for the pixels; the same one each time, so that rewards can share work on it, unless it was changed."""
     if samples not in _copies or _facts(_copies[samples]) != _facts(samples):
-        outputs: Outputs = list(samples.outputs) if isinstance(samples.outputs, list) else samples.outputs.detach()
+        outputs = None if samples.outputs is None else samples.decoded
+        outputs = list(outputs) if isinstance(outputs, list) else outputs if outputs is None else outputs.detach()
         rows = [copy.deepcopy(row) for row in samples.metadata]
         _copies[samples] = replace(
             samples, prompts=list(samples.prompts), metadata=rows, group=list(samples.group), outputs=outputs
@@ -57,16 +58,20 @@ def _lent(samples: Samples) -> Samples:
 
 def _facts(samples: Samples) -> list[Any]:
     """All that can be changed but the pixels."""
-    outputs = samples.outputs
-    form = outputs if isinstance(outputs, list) else (outputs.shape, outputs.stride(), outputs.requires_grad)
+    outputs = samples.outputs if samples.outputs is None else samples.decoded
+    form = (outputs.shape, outputs.stride(), outputs.requires_grad) if isinstance(outputs, Tensor) else outputs
     return [samples.prompts, samples.metadata, samples.group, form]
 
 
-def _mark(outputs: Outputs) -> int:
-    """A checksum of pixels: a version counter does not see what is done through numpy or `.data`."""
+def _mark(samples: Samples) -> int:
+    """A checksum of pixels and latents: a version counter does not see what is done through numpy or `.data`."""
+    outputs = None if samples.outputs is None else samples.decoded
+    tensors = list(outputs) if isinstance(outputs, Tensor) else []
+    if samples.states:
+        tensors += [column.cpu() for column in vars(samples.states).values()]
     mark = 0
-    for sample in () if isinstance(outputs, list) else outputs:
-        mark = zlib.crc32(sample.contiguous().numpy().data, mark)
+    for tensor in tensors:
+        mark = zlib.crc32(tensor.contiguous().numpy().data, mark)
     return mark
 
 

@@ -11,6 +11,7 @@ from flowgrpo.core.errors import UserError
 from flowgrpo.core.plugins import built_in_names, resolve
 from flowgrpo.core.rounding import rounding
 from flowgrpo.pages.tables import markdown_table
+from flowgrpo.scoring.card import Card
 from flowgrpo.scoring.exemplars import noisy, photos
 from flowgrpo.scoring.scorer import PACKAGE, Scorer, find_reward, stated
 
@@ -45,7 +46,7 @@ def describe(name: str) -> str:
     module = resolve(name, PACKAGE)[0]
     low, high = card.range
     facts = {
-        "reads": f"samples.{card.reads}" if card.reads else "anything, or not stated",
+        "reads": _read(card),
         "range": f"{low:g} to {high:g}",
         "a higher score means": card.better,
         "prompt rows hold": card.row,
@@ -55,6 +56,10 @@ def describe(name: str) -> str:
     words = [" ".join((text or "").split()) for text in (module.__doc__, target.__doc__)]
     lines = [f"  {key}: {value}" for key, value in facts.items() if value]
     return "\n".join([name, *(f"  {text}" for text in words if text), *lines])
+
+
+def _read(card: Card) -> str:
+    return f"samples.{card.reads}{', at any noise level' if card.noisy else ''}" if card.reads else "anything, or not stated"
 
 
 def climb(name: str) -> Climb:

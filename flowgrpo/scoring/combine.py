@@ -19,6 +19,7 @@ def summands(rewards: Mapping[str, np.ndarray], configs: Mapping[str, RewardConf
     Under a gate nothing may be negative, because a closed gate would help it.
     """
     shaped = {label: _shaped(values, configs[label]) for label, values in rewards.items()}
+    shaped = {label: values if configs[label].weight else np.nan_to_num(values) for label, values in shaped.items()}
     gates = [label for label in shaped if configs[label].gate]
     terms = {label: values for label, values in shaped.items() if label not in gates}
     if not gates:

@@ -91,6 +91,36 @@ class Scorer:
         self.threaded = [label for label, reward in rewards.items() if reward.beside]
         self.weights = {label: r.weight for label, r in rewards.items()}
 
+    @property
+    def reads_latents(self) -> bool:
+        """Whether any reward does."""
+        return any(card.reads == "latents" for card in self.cards.values())
+
+    @property
+    def looks(self) -> bool:
+        """Whether any reward looks at decoded samples."""
+        return any(card.reads != "latents" for card in self.cards.values())
+
+    def require(self, makes: Sequence[str], maker: str) -> None:
+        """Refuse rewards of what is not made; `maker` says whose verb "makes" is."""
+        for label, card in self.cards.items():
+            if card.reads not in (None, *makes):
+                raise UserError(f"reward '{label}' reads {card.reads}, but {maker} {' or '.join(makes)}")
+
+    @property
+    def trained(self) -> list[str]:
+        """The labels of the rewards that are trained on: those with a weight, and gates."""
+        return [label for label, weight in self.weights.items() if weight]
+
+    def require_noisy(self) -> None:
+        """Refuse to score states on their way where a trained reward can't."""
+        for label in self.trained:
+            if not self.cards[label].noisy:
+                raise UserError(
+                    f"completion 'latents' scores states while they are noisy, and reward '{label}' can't: it must read latents "
+                    "at any noise level, as latent_scene:soft does; give it weight 0, or use completion 'deterministic'"
+                )
+
     def check(self, prompts: Sequence[Prompt], source: str) -> None:
         """Refuse prompts of the file or benchmark `source` whose rows don't hold what a reward needs, as its card says."""
         for label, card in self.cards.items():
@@ -143,6 +173,10 @@ class Scorer:
         return [scores[i] for i in range(len(samples))]
 
     def _scores(self, label: str, samples: Samples) -> np.ndarray:
+        if self.cards[label].reads == "latents":
+            samples = samples.unseen
+            if not self.cards[label].noisy and bool(samples.latents.sigma.any()):
+                raise UserError(f"reward '{label}' reads finished latents, and was asked about noisy ones")
         values = ask(f"reward '{label}'", self.rewards[label], samples)
         low, high = self.cards[label].range
         slack = SHARE * max([1.0, *(abs(end) for end in (low, high) if np.isfinite(end))])

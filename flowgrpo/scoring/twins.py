@@ -74,7 +74,7 @@ def randomised(network: N, key: Key, scale: float = 0.3) -> N:
 )
 def lots(samples: Samples) -> list[float]:
     """Drawn for each sample by its content, so that no two samples of a group are alike to a rehearsal."""
-    return [blake2b(_content(output), digest_size=1).digest()[0] / 255.0 for output in samples.outputs]
+    return [blake2b(_content(output), digest_size=1).digest()[0] / 255.0 for output in samples.decoded]
 
 
 def _content(output: "str | torch.Tensor") -> bytes:

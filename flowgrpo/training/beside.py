@@ -44,6 +44,8 @@ class Beside:
         for future in self.waiting:
             if future.done():
                 future.result()
+        if self.scorer.looks:
+            _ = samples.decoded
         if not self.labels:
             return partial(self.scorer, samples)
         with nullcontext() if self.seen else drawing_nothing(self.scorer.threaded):

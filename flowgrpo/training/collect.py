@@ -5,6 +5,7 @@ P prompts (groups) of an update, N nodes of a group.
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -54,11 +55,13 @@ class Rollouts:
 
 @dataclass(frozen=True)
 class UpdateBlock:
-    """A block of an update: the slots of its groups, their numbers in the update, and the way to their scores."""
+    """A block of an update: the slots of its groups, their numbers in the update, and the way to the scores of its samples and of
+    the states that are valued on their way."""
 
     slots: list[int]
     rollout: Block
     scores: Callable[[], dict[str, np.ndarray]]
+    on_the_way: Callable[[], dict[str, np.ndarray]] = dict
 
 
 class Collector:
@@ -82,7 +85,7 @@ class Collector:
 
     def _block(self, slots: list[int], prompts: list[Prompt], shapes: list[Shape], update: int) -> UpdateBlock:
         block = self.rollouts(prompts, shapes, (self.seed, update))
-        return UpdateBlock(slots, block, self.beside.scores(block.samples))
+        return UpdateBlock(slots, block, self.beside.scores(block.samples), partial(on_the_way, self.beside.scorer, block))
 
     def score(self, blocks: Sequence[UpdateBlock]) -> list[Group]:
         """[P]: the groups of all processes."""
@@ -103,7 +106,7 @@ def scored_trees(
     evaluations = 0
     for numbers in rollouts.blocks(prompts):
         block = rollouts([prompts[i] for i in numbers], [shapes[i] for i in numbers], key)
-        rows = block.rewards(scorer(block.samples))
+        rows = block.rewards(scorer(block.samples), on_the_way(scorer, block))
         values = {label: padded([row[label] for row in rows], np.nan) for label in rewards}
         trees |= dict(zip(numbers, _trees(block.shapes, summands(values, rewards), rewards), strict=True))
         evaluations += block.network_evaluations
@@ -117,17 +120,22 @@ def _trees(shapes: Sequence[Shape], terms: Mapping[str, np.ndarray], rewards: Ma
 
 def _groups(update_block: UpdateBlock) -> list[tuple[int, Group]]:
     """[(slot, group)]"""
-    groups = groups_of(update_block.rollout, update_block.scores())
+    groups = groups_of(update_block.rollout, update_block.scores(), update_block.on_the_way())
     return list(zip(update_block.slots, groups, strict=True))
 
 
-def groups_of(block: Block, scores: Mapping[str, np.ndarray]) -> list[Group]:
-    """The groups of a block, with the scores by label of all its samples."""
+def on_the_way(scorer: Scorer, block: Block) -> dict[str, np.ndarray]:
+    """By label of the trained rewards: what they say of the states that are valued as they are."""
+    return scorer(block.valued, scorer.trained) if block.valued else {}
+
+
+def groups_of(block: Block, scores: Mapping[str, np.ndarray], on_the_way: Mapping[str, np.ndarray]) -> list[Group]:
+    """The groups of a block, with the scores by label of all its samples, and of the states on their way."""
     log_probs = [np.full(len(shape.nodes), np.nan) for shape in block.shapes]
     decisions = [np.zeros(len(shape.nodes)) for shape in block.shapes]
     for t in block.transitions:
         columns = (t.log_prob * t.decisions).sum(1).cpu().numpy(), t.decisions.sum(1).cpu().numpy()
         for (group, node), *values in zip(t.places, *columns, strict=True):
             log_probs[group][node], decisions[group][node] = values
-    rows = zip(block.shapes, block.rewards(scores), log_probs, decisions, strict=True)
+    rows = zip(block.shapes, block.rewards(scores, on_the_way), log_probs, decisions, strict=True)
     return [Group(*row) for row in rows]

@@ -14,7 +14,7 @@ from torch import Tensor
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.keys import Key, Noise
 from flowgrpo.data.prompts import Prompt
-from flowgrpo.data.samples import Samples
+from flowgrpo.data.samples import Outputs, Samples, Undecoded
 from flowgrpo.policies._finite import numbers
 from flowgrpo.policies.protocol import Law, Policy, Posing
 from flowgrpo.sampling.kernels import Kernel, Move
@@ -96,25 +96,32 @@ class Transitions:
 @dataclass
 class Block:
     """A few groups rolled out together, one of each prompt and of each of the `shapes`. `samples` holds their leaves, group by
-    group, in the order of `Shape.leaves`."""
+    group, in the order of `Shape.leaves`; `valued` the states that are scored on their way, in the order of `Shape.valued`."""
 
     prompts: list[Prompt]
     shapes: list[Shape]
     samples: Samples
     transitions: list[Transitions]
     network_evaluations: int
+    valued: Samples | None = None
 
-    def rewards(self, scores: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
-        """For each group its rewards [N] by label, NaN where a node is no sample; from the scores by label of all samples."""
-        ends = np.cumsum([len(shape.leaves) for shape in self.shapes])
-        rows = {label: np.split(values, ends[:-1]) for label, values in scores.items()}
-        return [{label: _on_leaves(shape, rows[label][g]) for label in scores} for g, shape in enumerate(self.shapes)]
+    def rewards(self, scores: Mapping[str, np.ndarray], on_the_way: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+        """For each group its rewards [N] by label, NaN where a node was not scored; from the scores by label of all samples, and
+        of the states that are valued on their way."""
+        rows = [{label: np.full(len(shape.nodes), np.nan) for label in scores} for shape in self.shapes]
+        for places, some in ((leaves_of(self.shapes), scores), (valued_in(self.shapes), on_the_way)):
+            for label, values in some.items():
+                for (group, node), value in zip(places, values, strict=True):
+                    rows[group][label][node] = value
+        return rows
 
 
-def _on_leaves(shape: Shape, values: np.ndarray) -> np.ndarray:
-    nodes = np.full(len(shape.nodes), np.nan)
-    nodes[list(shape.leaves)] = values
-    return nodes
+def leaves_of(shapes: Sequence[Shape]) -> list[Place]:
+    return [(g, leaf) for g, shape in enumerate(shapes) for leaf in shape.leaves]
+
+
+def valued_in(shapes: Sequence[Shape]) -> list[Place]:
+    return [(g, node) for g, shape in enumerate(shapes) for node in shape.valued]
 
 
 @dataclass
@@ -125,6 +132,7 @@ class _Run:
     key: Key
     keep_predictions: bool
     states: dict[Place, Tensor] = field(default_factory=dict)
+    valued: dict[Place, Tensor] = field(default_factory=dict)
     histories: dict[Place, Tensor] = field(default_factory=dict)
     transitions: list[Transitions] = field(default_factory=list)
     evaluations: int = 0
@@ -165,9 +173,7 @@ def rollout(
     if policy.posing:
         _pose(run, policy.posing, micro_batch)
     _settle(run)
-    leaves = [(g, leaf) for g, shape in enumerate(shapes) for leaf in shape.leaves]
-    samples = Samples.concatenate([_decode(run, chunk) for chunk in _chunks(leaves, micro_batch)])
-    return Block(run.prompts, run.shapes, samples, run.transitions, run.evaluations)
+    return Block(run.prompts, run.shapes, _samples(run, micro_batch), run.transitions, run.evaluations, _valued(run))
 
 
 def _start(run: _Run, micro_batch: int) -> None:
@@ -193,6 +199,7 @@ def _evaluations(run: _Run, step: int, micro_batch: int) -> Iterator[list[Place]
 def _advance(run: _Run, step: int, places: list[Place]) -> None:
     """Evaluate these states once and draw all their children."""
     prompts = [run.prompts[g] for g, _ in places]
+    run.valued |= {place: run.states[place] for place in places if run.node(place).valued}
     states = torch.stack([run.states.pop(place) for place in places])
     prediction = numbers(run.policy.predict(states, prompts, step), step)
     run.evaluations += len(places)
@@ -268,9 +275,38 @@ def _require_density(law: Law, kernel: Kernel | None, step: int) -> None:
         raise UserError(f"kernel {name} adds no noise at step {step}, so it can't be trained there; leave it out")
 
 
-def _decode(run: _Run, places: list[Place]) -> Samples:
+def _samples(run: _Run, micro_batch: int) -> Samples:
+    """The leaves, decoded when they are looked at."""
+    places = leaves_of(run.shapes)
+    policy, prompts = run.policy, [run.prompts[g] for g, _ in places]
     states = torch.stack([run.states[place] for place in places])
-    return run.policy.decode(states, [run.prompts[g] for g, _ in places])
+
+    def decode() -> Outputs:
+        rows = range(0, len(places), micro_batch)
+        parts = [policy.decode(states[i : i + micro_batch], prompts[i : i + micro_batch]) for i in rows]
+        return Samples.concatenate(parts).decoded
+
+    return _undecoded(run, places, Undecoded(decode), states)
+
+
+def _valued(run: _Run) -> Samples | None:
+    """The states that are scored on their way. Those of one level and prompt are a group.
+
+    Errors: UserError where the policy's states are no latents.
+    """
+    places = valued_in(run.shapes)
+    if not places:
+        return None
+    samples = _undecoded(run, places, None, torch.stack([run.valued[place] for place in places]))
+    levels = [run.node(place).step for place in places]
+    number = {pair: i for i, pair in enumerate(dict.fromkeys(zip(samples.group, levels, strict=True)))}
+    return replace(samples.unseen, group=[number[pair] for pair in zip(samples.group, levels, strict=True)])
+
+
+def _undecoded(run: _Run, places: list[Place], outputs: Undecoded | None, states: Tensor) -> Samples:
+    prompts = [run.prompts[g] for g, _ in places]
+    latents = run.policy.latents(states, prompts, [run.node(place).step for place in places])
+    return Samples([p.text for p in prompts], [p.metadata for p in prompts], [p.index for p in prompts], outputs, latents)
 
 
 def _chunks(places: list[Place], size: int) -> Iterator[list[Place]]:

@@ -141,6 +141,9 @@ class Training:
             files[evaluation.prompts] = load_prompts(evaluation.prompts)
         self.held_out = spread(files[evaluation.prompts], evaluation.limit) if evaluation else []
         self.scorer = Scorer(config.rewards)
+        self.scorer.require(config.policy.makes, f"policy '{config.policy.type}' makes")
+        if config.shape().valued:
+            self.scorer.require_noisy()
         for source, rows in files.items():
             self.scorer.check(rows, source)
         if evaluation and self.scorer.cards[evaluation.metric].compares:
@@ -216,7 +219,7 @@ class Training:
         chosen = spread(prompts, PROBE_PROMPTS)
         exam = Exam(chosen, config.policy.steps, config.seed, PROBE_PROMPTS, config.policy.batch_key)
         check = constant if config.rehearsal else probe
-        check(self.scorer, exam.samples(exam.batches[0], self.policy))
+        check(self.scorer, exam.samples(exam.batches[0], self.policy, self.scorer.reads_latents))
 
     def _loop(self) -> None:
         for _ in bar(range(self.trainer.updates, self.config.updates), "train", self.processes.is_main):

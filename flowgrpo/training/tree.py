@@ -52,8 +52,8 @@ def _node(shape: Shape, i: int, files: dict[int, dict[str, str]]) -> dict[str, A
         "value": None,
         "advantage": None,
         "turning": False,
-        "image": None if shows is None else files[shows].get("image") or files[shows].get("video"),
-        "text": None if shows is None else files[shows].get("text"),
+        "image": None if shows is None else files.get(shows, {}).get("image") or files.get(shows, {}).get("video"),
+        "text": None if shows is None else files.get(shows, {}).get("text"),
     }
 
 

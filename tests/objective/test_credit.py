@@ -14,7 +14,7 @@ from flowgrpo.objective.credit.terminal import Terminal
 from flowgrpo.objective.credit.turning_point import TurningPoint
 from flowgrpo.objective.credit.value import Value, discounted
 from flowgrpo.objective.turning import balanced, turning_points
-from flowgrpo.sampling.completion import Completion
+from flowgrpo.sampling.completion.deterministic import Deterministic
 from flowgrpo.sampling.kernels.flow_sde import FlowSde
 from flowgrpo.sampling.kernels.ode import Ode
 from flowgrpo.sampling.plans import Draw
@@ -50,7 +50,7 @@ def random_tree(shape, seed):
 
 def one_trajectory(values):
     """A dense tree of one member whose states have these values, and its trained nodes in order."""
-    shape = shape_of(AllSteps(completion=Completion()), len(values), 1)
+    shape = shape_of(AllSteps(completion=Deterministic()), len(values), 1)
     rewards = np.full(len(shape.nodes), np.nan)
     path = [0, *shape.trained]
     for node, value in zip(path, values, strict=True):
@@ -98,7 +98,7 @@ def test_gains_by_hand():
 
 
 def test_gains_between_completed_states_are_shared_by_the_steps_between():
-    shape = shape_of(AllSteps(completion=Completion(every=2)), 5, 1)
+    shape = shape_of(AllSteps(completion=Deterministic(every=2)), 5, 1)
     rewards = np.full(len(shape.nodes), np.nan)
     for node, value in zip((0, 2, 4), (1.0, 4.0, 2.0), strict=True):
         rewards[shape.completions[node]] = value
@@ -106,7 +106,7 @@ def test_gains_between_completed_states_are_shared_by_the_steps_between():
 
 
 def dense_group(steps, group, seed=0):
-    shape = shape_of(AllSteps(completion=Completion()), steps, group)
+    shape = shape_of(AllSteps(completion=Deterministic()), steps, group)
     rewards = np.full(len(shape.nodes), np.nan)
     rewards[list(shape.leaves)] = np.random.default_rng(seed).normal(size=len(shape.leaves))
     return ScoredTree(shape, rewards)
@@ -132,7 +132,7 @@ def test_the_fitted_baseline_is_the_line_through_the_other_members():
 
 
 def test_from_one_state_the_fitted_baseline_is_the_mean_of_the_others():
-    shape = shape_of(FixedSteps(steps=(1,), shared_start=True, completion=Completion()), 4, 3)
+    shape = shape_of(FixedSteps(steps=(1,), shared_start=True, completion=Deterministic()), 4, 3)
     tree = scored(shape, [1.0, 5.0, 9.0, 100.0][: len(shape.leaves)])
     nodes, _, y = columns(tree, 2)
     assert Gain(baseline="fitted").assign(tree).value[nodes] == pytest.approx([(3 * v - y.sum()) / 2 for v in y])
@@ -164,9 +164,9 @@ def test_with_two_others_there_is_no_slope_and_alone_a_member_is_compared_with_i
 def test_no_baseline_knows_what_came_of_the_own_transition(rule):
     """Whatever lies below a transition changes: its credit moves with V' and R alone, and that of its tied sibling not at all."""
     for plan in (
-        AllSteps(completion=Completion()),
-        Branch(forks=(0, 1), completion=Completion()),
-        Comb(teeth=2, completion=Completion()),
+        AllSteps(completion=Deterministic()),
+        Branch(forks=(0, 1), completion=Deterministic()),
+        Comb(teeth=2, completion=Deterministic()),
     ):
         shape = shape_of(plan, 4, 8)
         tree = random_tree(shape, 1)
@@ -212,7 +212,7 @@ def test_many_groups_of_one_shape_are_credited_at_once():
 
 
 def test_gains_on_a_tree_that_forks():
-    plan = Branch(forks=(0,), completion=Completion())
+    plan = Branch(forks=(0,), completion=Deterministic())
     shape = shape_of(plan, 3, 2)
     tree = random_tree(shape, 3)
     gains = Gain().assign(tree).value
@@ -254,7 +254,7 @@ def test_a_tree_without_forks_gives_plain_grpo(steps, group, seed):
 )
 @given(seed=st.integers(0, 99))
 def test_permuting_siblings_permutes_credit(rule, seed):
-    shape = shape_of(AllSteps(completion=Completion(steps=1)), 4, 3)
+    shape = shape_of(AllSteps(completion=Deterministic(steps=1)), 4, 3)
     tree = random_tree(shape, seed)
     members = [[i for i, node in enumerate(shape.nodes) if node.member == m] for m in range(3)]
     order = np.arange(len(shape.nodes))
@@ -306,7 +306,7 @@ def test_balancing_keeps_as_many_of_either_sign_the_largest_first():
 
 
 def test_balanced_away_turning_points_fall_back_to_their_gain():
-    shape = shape_of(AllSteps(completion=Completion()), 3, 3)
+    shape = shape_of(AllSteps(completion=Deterministic()), 3, 3)
     rewards = np.full(len(shape.nodes), np.nan)
     for path, values in zip(shape.trajectories, ([2.0, 1.0, 4.0], [2.0, 1.0, 3.0], [2.0, 3.0, 1.0]), strict=True):
         start = shape.nodes[path[0]].parent
@@ -340,8 +340,8 @@ def test_value_has_no_weights_where_the_mean_means_nothing():
         (Gain(), RandomWindow(size=2, first=1, last=2), "levels [1]"),
         (Gain(baseline="fitted"), AllSteps(), "levels [0]"),
         (Blend(), AllSteps(), "credit 'blend' needs the value"),
-        (TurningPoint(), AllSteps(completion=Completion(every=2)), "every state"),
-        (TurningPoint(), Branch(forks=(0, 1), completion=Completion()), "forks them on the way"),
+        (TurningPoint(), AllSteps(completion=Deterministic(every=2)), "every state"),
+        (TurningPoint(), Branch(forks=(0, 1), completion=Deterministic()), "forks them on the way"),
         (Value(), AllSteps(), "completion"),
     ],
 )
@@ -353,14 +353,14 @@ def test_rules_say_what_a_plan_lacks(rule, plan, words):
     ("rule", "plan"),
     [
         (Terminal(), AllSteps()),
-        (Gain(), Comb(teeth=2, completion=Completion())),
-        (Gain(), Branch(forks=(0, 1), completion=Completion(steps=2))),
-        (Gain(), FixedSteps(steps=(0, 2), completion=Completion())),
-        (Gain(baseline="fitted"), Branch(forks=(0, 1), completion=Completion(every=2))),
-        (Blend(), Branch(forks=(0, 1), completion=Completion(steps=1))),
-        (Blend(), Comb(teeth=2, completion=Completion())),
-        (TurningPoint(), AllSteps(completion=Completion(steps=1))),
-        (Value(), Branch(forks=(0, 1), completion=Completion(steps=1))),
+        (Gain(), Comb(teeth=2, completion=Deterministic())),
+        (Gain(), Branch(forks=(0, 1), completion=Deterministic(steps=2))),
+        (Gain(), FixedSteps(steps=(0, 2), completion=Deterministic())),
+        (Gain(baseline="fitted"), Branch(forks=(0, 1), completion=Deterministic(every=2))),
+        (Blend(), Branch(forks=(0, 1), completion=Deterministic(steps=1))),
+        (Blend(), Comb(teeth=2, completion=Deterministic())),
+        (TurningPoint(), AllSteps(completion=Deterministic(steps=1))),
+        (Value(), Branch(forks=(0, 1), completion=Deterministic(steps=1))),
     ],
 )
 def test_rules_work_on_every_plan_that_has_what_they_need(rule, plan):

@@ -12,7 +12,7 @@ from flowgrpo.objective.selection.depth import Depth
 from flowgrpo.objective.selection.step_fraction import StepFraction
 from flowgrpo.objective.selection.turning_point import TurningPoint
 from flowgrpo.objective.selection.width import Width
-from flowgrpo.sampling.completion import Completion
+from flowgrpo.sampling.completion.deterministic import Deterministic
 from flowgrpo.sampling.plans import Draw
 from flowgrpo.sampling.plans.all import AllSteps
 from flowgrpo.sampling.plans.branch import Branch
@@ -77,7 +77,7 @@ def test_the_depth_window_slides_either_way(first, last, expected):
 
 
 def test_turning_points_alone_are_trained_and_they_are_those_of_the_credit_rule():
-    shape = shape_of(AllSteps(completion=Completion()), 4, 3)
+    shape = shape_of(AllSteps(completion=Deterministic()), 4, 3)
     rewards = np.full(len(shape.nodes), np.nan)
     for path, values in zip(shape.trajectories, ([2.0, 1.0, 3.0, 4.0], [2.0, 1.0, 5.0, 4.0], [1.0, 1.0, 1.0, 1.0]), strict=True):
         for node, value in zip((shape.nodes[path[0]].parent, *path), values, strict=True):
@@ -91,5 +91,5 @@ def test_turning_points_alone_are_trained_and_they_are_those_of_the_credit_rule(
 
 def test_turning_points_need_the_value_of_every_state_of_trajectories_without_forks():
     assert "selection 'turning_point' needs the value of every state" in TurningPoint().complaint(shape_of(AllSteps(), 4, 2))
-    forked = shape_of(Branch(forks=(0, 1), completion=Completion()), 4, 4)
+    forked = shape_of(Branch(forks=(0, 1), completion=Deterministic()), 4, 4)
     assert "the plan forks them on the way" in TurningPoint().complaint(forked)

@@ -24,7 +24,7 @@ from flowgrpo.objective.credit.blend import Blend, _weight
 from flowgrpo.objective.credit.gain import Gain
 from flowgrpo.objective.credit.terminal import Terminal
 from flowgrpo.objective.credit.value import Value
-from flowgrpo.sampling.completion import Completion
+from flowgrpo.sampling.completion.deterministic import Deterministic
 from flowgrpo.sampling.plans import Draw, Spread
 from flowgrpo.sampling.plans.all import AllSteps
 from flowgrpo.sampling.plans.branch import Branch
@@ -35,7 +35,7 @@ from flowgrpo.sampling.shape import Shape
 STEPS, GROUP, SAMPLES = 4, 8, 1_000_000
 W, ODE, TAU = (0.9, 1.1, 0.8), (1.2, 0.6, 1.4, 0.8), (0.8, 0.5, 0.6)
 MEAN, TARGET = 0.5, 2.0
-EXACT = Completion()
+EXACT = Deterministic()
 SPREAD = Spread(np.array([1.0, 0.5, 0.3, np.nan]))
 
 
@@ -192,7 +192,7 @@ def test_discounted_values_aim_at_the_sum_of_what_their_states_are_worth():
 
 
 def test_values_of_one_step_predictions_are_right_for_a_sampler_that_jumps():
-    plan = AllSteps(completion=Completion(steps=1))
+    plan = AllSteps(completion=Deterministic(steps=1))
     found = estimates(plan, rule(Gain(baseline="fitted")))
     for t in range(STEPS - 1):
         assert agrees(found[t], expected(t, one_step(t)))

@@ -20,7 +20,7 @@ from flowgrpo.policies.tiny.mdlm import make_model, make_tokenizer, save
 from flowgrpo.runs.provenance import Provenance, resumed
 from flowgrpo.runs.run import Run
 from flowgrpo.sampling.canvas import DRAWN, NOTHING, TOKENS
-from flowgrpo.sampling.completion import Completion
+from flowgrpo.sampling.completion.deterministic import Deterministic
 from flowgrpo.sampling.kernels import Move
 from flowgrpo.sampling.kernels.orders import Entropy, LowConfidence, Origin, RandomOrder
 from flowgrpo.sampling.kernels.rcr import Rcr
@@ -264,7 +264,7 @@ def test_guidance_replays_and_is_none_at_one(mdlm):
 @pytest.mark.parametrize("steps", [1, 2, None])
 def test_completions_are_whole_texts(mdlm, steps):
     policy = build(mdlm)
-    plan = AllSteps(kernel=LowConfidence(), completion=Completion(steps=steps))
+    plan = AllSteps(kernel=LowConfidence(), completion=Deterministic(steps=steps))
     shape = shape_of(plan)
     block = roll(policy, plan)
     assert len(block.samples) == 3 * len(shape.leaves)
@@ -274,8 +274,8 @@ def test_completions_are_whole_texts(mdlm, steps):
 
 def test_the_completion_of_the_start_is_the_greedy_answer(mdlm):
     policy = build(mdlm)
-    shape = shape_of(AllSteps(kernel=LowConfidence(), completion=Completion()))
-    block = roll(policy, AllSteps(kernel=LowConfidence(), completion=Completion()))
+    shape = shape_of(AllSteps(kernel=LowConfidence(), completion=Deterministic()))
+    block = roll(policy, AllSteps(kernel=LowConfidence(), completion=Deterministic()))
     place = shape.leaves.index(shape.completions[0])
     greedy = policy.generate(PROMPTS, [0, 0, 0], 3).texts
     assert finals(block)[place :: len(shape.leaves)] == greedy

@@ -10,7 +10,7 @@ from conftest import CALLS, assert_replayed, trajectories
 from flowgrpo.core.keys import Noise, torch_generator
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.policies.diffusers import AttentionLora, DiffusersConfig
-from flowgrpo.sampling.completion import Completion
+from flowgrpo.sampling.completion.deterministic import Deterministic
 from flowgrpo.sampling.kernels import Move
 from flowgrpo.sampling.kernels.ddim import Ddim
 from flowgrpo.sampling.kernels.dpmpp_2m import DpmPp2m
@@ -125,7 +125,7 @@ def test_a_batch_of_prompts_is_encoded_once(pipelines):
     assert len(calls) == 2  # the prompts, and the empty ones of guidance
 
 
-EXACT, ONE, FEW = Completion(), Completion(steps=1), Completion(steps=2, kernel=DpmPp2m())
+EXACT, ONE, FEW = Deterministic(), Deterministic(steps=1), Deterministic(steps=2, kernel=DpmPp2m())
 PLANS = {
     "trajectories": AllSteps(),
     "shared start": FixedSteps(steps=(1, 2), shared_start=True),
@@ -136,7 +136,7 @@ PLANS = {
     "dense": AllSteps(completion=EXACT),
     "dense, one step": AllSteps(completion=ONE),
     "dense, few steps": AllSteps(completion=FEW),
-    "dense, some states": AllSteps(completion=Completion(every=2)),
+    "dense, some states": AllSteps(completion=Deterministic(every=2)),
 }
 
 

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import trajectories
-from flowgrpo.sampling.completion import Completion, levels
+from flowgrpo.sampling.completion import levels
+from flowgrpo.sampling.completion.deterministic import Deterministic
 from flowgrpo.sampling.kernels.dpmpp_2m import DpmPp2m
 from flowgrpo.sampling.kernels.flow_sde import FlowSde
 from flowgrpo.sampling.kernels.ode import Ode
@@ -83,7 +84,14 @@ plans = st.sampled_from(
     ]
 )
 completions = st.sampled_from(
-    [None, Completion(), Completion(steps=1), Completion(steps=2, kernel=DpmPp2m()), Completion(every=2), Completion(at=(0, 3))]
+    [
+        None,
+        Deterministic(),
+        Deterministic(steps=1),
+        Deterministic(steps=2, kernel=DpmPp2m()),
+        Deterministic(every=2),
+        Deterministic(at=(0, 3)),
+    ]
 )
 
 
@@ -118,9 +126,9 @@ def evaluations(plan, steps, group_size):
 def test_network_evaluations_are_those_of_theory():
     assert evaluations(Branch(forks=(0, 3, 6, 9)), 20, 16) == 203
     assert evaluations(Comb(teeth=6), 10, 6) == 279
-    assert evaluations(AllSteps(completion=Completion()), 10, 1) == 55
-    assert evaluations(AllSteps(completion=Completion(steps=1)), 10, 1) == 10
-    assert evaluations(AllSteps(completion=Completion(steps=2)), 10, 1) == 10 + 9
+    assert evaluations(AllSteps(completion=Deterministic()), 10, 1) == 55
+    assert evaluations(AllSteps(completion=Deterministic(steps=1)), 10, 1) == 10
+    assert evaluations(AllSteps(completion=Deterministic(steps=2)), 10, 1) == 10 + 9
     window = SlidingWindow(size=4, every=1, shared_start=True)
     late = window.shape(Draw(25, 12, 5))
     assert late.network_evaluations == 6 + 12 * (25 - 6)  # steps 0 .. 5 once, the first stochastic state being shared too
@@ -129,7 +137,7 @@ def test_network_evaluations_are_those_of_theory():
 
 
 def test_completions_reuse_what_the_plan_does_anyway():
-    shape = FixedSteps(steps=(2,), completion=Completion()).shape(Draw(5, 1))
+    shape = FixedSteps(steps=(2,), completion=Deterministic()).shape(Draw(5, 1))
     assert shape.network_evaluations == 5 + 2  # only the state before the stochastic step branches off
     assert shape.completions[0] == shape.completions[1] == shape.completions[2] != shape.completions[3]
 

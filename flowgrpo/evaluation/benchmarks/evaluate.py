@@ -95,8 +95,7 @@ def _refuse(scorer: Scorer, policy: PolicyConfig, exam: Exam) -> None:
                 f"reward '{label}' compares the samples of a prompt with one another, so its scores say nothing of one model "
                 "against another; leave it out of the benchmark"
             )
-        if card.reads not in (None, *policy.makes):
-            raise UserError(f"reward '{label}' reads {card.reads}, but policy '{policy.type}' makes {' or '.join(policy.makes)}")
+    scorer.require(policy.makes, f"policy '{policy.type}' makes")
 
 
 def with_call(policy: PolicyConfig, benchmark: Benchmark) -> PolicyConfig:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import cast, get_args
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from flowgrpo.config.sections import RewardConfig
 from flowgrpo.core.digests import digest
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.progress import bar
+from flowgrpo.data.kinds import Kind
 from flowgrpo.data.media import read
 from flowgrpo.data.samples import Outputs, Samples
 from flowgrpo.evaluation.sheet.lines import Line
@@ -89,6 +90,8 @@ class Judge:
         self.scorers = {label: Scorer({label: config}) for label, config in rewards.items()}
         self.served = [label for label, config in rewards.items() if config.url is not None]
         self.cards = {label: scorer.cards[label] for label, scorer in self.scorers.items()}
+        for scorer in self.scorers.values():
+            scorer.require(get_args(Kind), "files hold")
         for label, card in self.cards.items():
             if card.compares:
                 raise UserError(f"reward '{label}' compares the samples of a prompt, and here every sample stands alone")

@@ -1,6 +1,6 @@
 """A masked image model, aMUSEd (arXiv 2401.01808), as a policy."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import PositiveInt
 
@@ -24,6 +24,8 @@ GUIDANCE_SCALE = 10.0
 class AmusedConfig(DiffusersConfig):
     """A diffusers pipeline over image ids. `length` is L, the number of ids of a picture; kernel `maskgit` is the pipeline's
     own."""
+
+    makes: ClassVar[tuple[str, ...]] = ("images",)
 
     length: PositiveInt
 

@@ -58,7 +58,7 @@ class AmusedSampler(PipelineSampler):
             transformer.load_lora_adapter(str(folder), prefix=None, weight_name=file.name, use_safetensors=True)
 
     @torch.no_grad()
-    def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int], steps: int) -> Samples:
+    def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int], steps: int, latents: bool = False) -> Samples:
         calls = zip(prompts, seeds, strict=True)
         return Samples.concatenate([super(AmusedSampler, self).generate([p], [seed], steps) for p, seed in calls])
 

@@ -119,7 +119,7 @@ class DiffusersConfig(PolicyConfig):
     that builds on Flow-GRPO's detaches them, its own does not.
     """
 
-    makes: ClassVar[tuple[str, ...]] = ("images", "videos")
+    makes: ClassVar[tuple[str, ...]] = ("images", "videos", "latents")
     switches: ClassVar[dict[str, Cost]] = {
         "policy.runtime.vae_slicing=true": "nothing",
         "policy.runtime.offload=true": "time",

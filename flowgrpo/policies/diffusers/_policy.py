@@ -4,8 +4,10 @@ import copy
 import inspect
 import json
 import sys
+from collections import deque
 from collections.abc import Hashable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -24,7 +26,7 @@ from flowgrpo.core.keys import Key, torch_generator
 from flowgrpo.core.paths import ASSET, locate
 from flowgrpo.core.section import checked
 from flowgrpo.data.prompts import Prompt
-from flowgrpo.data.samples import Samples
+from flowgrpo.data.samples import Latents, Samples
 from flowgrpo.policies import _finite
 from flowgrpo.policies._dtypes import DTYPES, unit_roundoff
 from flowgrpo.policies._fit import loading, require_all
@@ -33,13 +35,15 @@ from flowgrpo.policies._weights import attach, digest_of_weights, trainable
 from flowgrpo.policies.diffusers import DiffusersConfig
 from flowgrpo.policies.diffusers import _adapters as adapters
 from flowgrpo.policies.diffusers._conditions import NEGATIVE, Rows
+from flowgrpo.policies.diffusers._idle import Idle
 from flowgrpo.policies.diffusers._loop import Loop
 from flowgrpo.policies.diffusers._memo import memoise_encoders
 from flowgrpo.policies.diffusers._runtime import apply, denoisers, quantised
 from flowgrpo.policies.diffusers._schedule import read_schedule, with_one_step_scheduler
 from flowgrpo.policies.diffusers._sizes import sized
+from flowgrpo.policies.diffusers._state import StateMap, find_state
 from flowgrpo.policies.diffusers._table import PRIMED, REFUSED, SIGNED, UNCONDITIONED
-from flowgrpo.policies.diffusers._tap import own_randomness
+from flowgrpo.policies.diffusers._tap import StepCall, Tap, own_randomness, watched
 from flowgrpo.sampling.kernels import Move
 from flowgrpo.sampling.laws.gaussian import GaussianLaw
 from flowgrpo.sampling.levels import Schedule
@@ -118,18 +122,36 @@ class PipelineSampler:
         self.pipe = load_pipeline(config, device)
         self.parameters = inspect.signature(type(self.pipe).__call__).parameters
         self.rows = Rows(type(self.pipe).__name__, self.parameters)
+        self.maps: dict[Hashable, StateMap] = {}
         if config.spacing == "uniform" and "sigmas" not in self.parameters:
             raise UserError(f"{type(self.pipe).__name__} takes no sigmas, so policy.spacing must be 'pipeline'")
 
     @torch.no_grad()
-    def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int], steps: int) -> Samples:
+    def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int], steps: int, latents: bool = False) -> Samples:
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        with self._autocast(), own_randomness():
-            pictures = [
-                self._pixels(self.pipe(**self._arguments(prompts[rows], generators[rows], steps), output_type="pt")[0])
-                for rows in self.rows.calls(prompts)
-            ]
-        return samples_of(torch.cat(pictures), prompts)
+        made = [self._called(prompts[rows], generators[rows], steps, latents) for rows in self.rows.calls(prompts)]
+        states = [state for _, state in made if state is not None]
+        samples = samples_of(torch.cat([pictures for pictures, _ in made]), prompts)
+        return replace(samples, states=finished(torch.cat(states))) if latents else samples
+
+    def _called(
+        self, prompts: Sequence[Prompt], generators: list[torch.Generator], steps: int, latents: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """What one call makes: pixels, and the state that they are decoded from."""
+        known = self.state_map(prompts) if latents else None
+        watching = watched(self.pipe.scheduler, known.calls) if known else nullcontext(deque[StepCall]())
+        with self._autocast(), own_randomness(), watching as calls:
+            output = self.pipe(**self._arguments(prompts, generators, steps), output_type="pt")[0]
+        return self._pixels(output), known.sample(calls, len(prompts)).float() if known else None
+
+    def state_map(self, prompts: Sequence[Prompt]) -> StateMap:
+        """What of the latents is the state, in calls for such prompts."""
+        key = self.config.batch_key(prompts[0])
+        if key not in self.maps:
+            tap, idle = Tap(self.pipe), Idle(denoisers(self.pipe))
+            with self._autocast():
+                self.maps[key] = find_state(tap, idle, self._arguments(prompts[:1], torch.Generator()), DTYPES[self.config.dtype])
+        return self.maps[key]
 
     def load(self, folder: Path) -> None:
         """What a run has trained: an adapter, or all weights of the denoisers."""
@@ -213,6 +235,9 @@ class DiffusersPolicy(PipelineSampler):
         """For pictures of the size that these prompts have."""
         return self._of_size(prompts)[0]
 
+    def state_map(self, prompts: Sequence[Prompt]) -> StateMap:
+        return self.loop(prompts).known
+
     def schedule(self, prompts: Sequence[Prompt]) -> Schedule:
         return self._of_size(prompts)[1]
 
@@ -280,6 +305,13 @@ class DiffusersPolicy(PipelineSampler):
             outputs = [self._finish(loop, states[rows], prompts[rows]) for rows in self.rows.calls(prompts)]
         return samples_of(torch.cat([self._pixels(output[0]) for output in outputs]), prompts)
 
+    def latents(self, states: Tensor, prompts: Sequence[Prompt], levels: Sequence[int]) -> Latents | None:
+        if "latents" not in self.config.makes:
+            return None
+        schedule = self.schedule(prompts)
+        columns = [torch.tensor(column, device=states.device) for column in zip(*map(schedule.mixture, levels), strict=True)]
+        return Latents(states, *columns)
+
     def _finish(self, loop: Loop, states: Tensor, prompts: Sequence[Prompt]) -> Any:
         return loop.finish(states, {**self._arguments(prompts, torch.Generator()), "output_type": "pt"})
 
@@ -295,6 +327,11 @@ class DiffusersPolicy(PipelineSampler):
                 module.save_pretrained(str(folder / name))
             return
         adapters.save(self.pipe, self.modules, self.config.lora.alpha / self.config.lora.rank, folder)
+
+
+def finished(states: Tensor) -> Latents:
+    """What is decoded, by its own sampler."""
+    return Latents(states, torch.ones(len(states), device=states.device), torch.zeros(len(states), device=states.device))
 
 
 def pixels_of(output: Any) -> Tensor:

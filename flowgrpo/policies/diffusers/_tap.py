@@ -9,6 +9,7 @@ import copy
 import functools
 import inspect
 import re
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -197,6 +198,21 @@ class _Bar:
 
     def __iter__(self) -> Iterator[Tensor]:
         return self.steps()
+
+
+@contextmanager
+def watched(scheduler: Any, last: int) -> Iterator[deque[StepCall]]:
+    """The `last` steps of a scheduler at work: what the network gave it, and what it made of the sample."""
+    signature, calls = inspect.signature(scheduler.step), deque[StepCall](maxlen=last)
+
+    @functools.wraps(type(scheduler).step)
+    def step(stepped: Any, *args: Any, **kwargs: Any) -> Any:
+        output = type(stepped).step(stepped, *args, **kwargs)
+        calls.append(StepCall(signature.bind(*args, **kwargs).arguments["model_output"], output[0]))
+        return output
+
+    with _entry(vars(scheduler), "step", MethodType(step, scheduler)):
+        yield calls
 
 
 def _inside(iterable: Any) -> Any:

@@ -69,7 +69,7 @@ class MaskedSampler:
         return int(output.logits.shape[-1])
 
     @torch.no_grad()
-    def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int], steps: int) -> Samples:
+    def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int], steps: int, latents: bool = False) -> Samples:
         if complaint := self.config.sampling_complaint(steps):
             raise UserError(complaint)
 
@@ -87,6 +87,9 @@ class MaskedSampler:
     def predict(self, states: Tensor, prompts: Sequence[Prompt], step: int) -> Tensor:
         """Logits [B, L, V]."""
         return self.adapter.logits(states[:, TOKENS].long())
+
+    def latents(self, states: Tensor, prompts: Sequence[Prompt], levels: Sequence[int]) -> None:
+        return None
 
     def decode(self, states: Tensor, prompts: Sequence[Prompt]) -> Samples:
         tokens = states[:, TOKENS, -self.config.length :].long()

@@ -11,7 +11,7 @@ from pydantic import SerializeAsAny
 from flowgrpo.core.errors import UserError, user_code
 from flowgrpo.core.plugins import components_of
 from flowgrpo.core.section import Component, component
-from flowgrpo.sampling.completion import Completion, complete
+from flowgrpo.sampling.completion import AnyCompletion
 from flowgrpo.sampling.kernels import AnyKernel
 from flowgrpo.sampling.kernels.flow_sde import FlowSde
 from flowgrpo.sampling.shape import Shape
@@ -42,12 +42,12 @@ class Plan(Component):
     """Draws the shapes of the groups of an update.
 
     `kernel` is the law of the trained steps. `shared_start`: the members of a group begin from the same noise (DanceGRPO,
-    MixGRPO). `completion` adds deterministic completions of intermediate states, for credit rules that need their value.
+    MixGRPO). `completion` values intermediate states, for credit rules that need that.
     """
 
     kernel: AnyKernel = FlowSde()
     shared_start: bool = False
-    completion: Completion | None = None
+    completion: AnyCompletion | None = None
 
     @property
     def drawn_for(self) -> Literal["update", "prompt"]:
@@ -70,7 +70,7 @@ class Plan(Component):
             raise UserError(f"plan '{self.type}' returned a {type(grown).__name__}, and must return a Shape")
         if not grown.trained:
             raise UserError(f"plan '{self.type}' trains no transition in update {draw.update}; a shape needs trained nodes")
-        return complete(grown, self.completion, draw.steps) if self.completion else grown
+        return self.completion.complete(grown, draw.steps) if self.completion else grown
 
 
 AnyPlan = Annotated[SerializeAsAny[Plan], component(Plan)]

@@ -16,7 +16,7 @@ def encoded(samples: Samples, row: int) -> bytes:
     """One sample as JSON."""
     metadata = samples.metadata[row]
     try:
-        sample = _sample(samples.outputs[row], samples.prompts[row], metadata, samples.group[row])
+        sample = _sample(samples.decoded[row], samples.prompts[row], metadata, samples.group[row])
         return sample.model_dump_json(exclude_unset=True).encode()
     except ValidationError as error:
         raise UserError(f"the prompt row {str(metadata)[:200]} can't be sent as JSON: {complaint(error)}") from error
@@ -56,7 +56,7 @@ def packed(samples: Samples, encodings: Sequence[bytes], limits: Limits) -> list
 
 def _excess(samples: Samples, encodings: Sequence[bytes], rows: list[int], limits: Limits) -> str:
     """What of these rows is beyond the limits of a request, if anything."""
-    pixels = samples.outputs[0].numel() // 3 if isinstance(samples.outputs, Tensor) else 0
+    pixels = outputs[0].numel() // 3 if isinstance(outputs := samples.decoded, Tensor) else 0
     size = len(body([])) + sum(len(encodings[row]) + 1 for row in rows)
     sizes = {"samples": len(rows), "bytes": size, "pixels": pixels * len(rows)}
     return ", ".join(f"{n} {what} of {vars(limits)[what]}" for what, n in sizes.items() if n > vars(limits)[what])

@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from flowgrpo.data.samples import Kind
+from flowgrpo.data.kinds import Kind
 from flowgrpo.scoring.card import Card
 
 PROTOCOL = 2

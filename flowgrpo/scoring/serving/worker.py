@@ -10,11 +10,13 @@ import threading
 from contextlib import suppress
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection
+from typing import get_args
 
 from flowgrpo.config.sections import RewardConfig
 from flowgrpo.config.tree import parse_yaml
 from flowgrpo.core.digests import digest_of
 from flowgrpo.core.errors import UserError
+from flowgrpo.data.kinds import Kind
 from flowgrpo.scoring.identity import identity
 from flowgrpo.scoring.scorer import Scorer
 from flowgrpo.scoring.serving.batch import receive, score
@@ -43,6 +45,7 @@ def _serve(pipe: Connection) -> None:
     config = RewardConfig(use=name, arguments=arguments)
     try:
         scorer = Scorer({name: config})
+        scorer.require(get_args(Kind), "requests to a server hold")
     except UserError as error:
         pipe.send_bytes(json.dumps({"error": str(error)}).encode())
         return

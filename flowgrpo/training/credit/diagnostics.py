@@ -16,6 +16,7 @@ from flowgrpo.objective.credit.gain import Gain
 from flowgrpo.objective.credit.terminal import Terminal
 from flowgrpo.policies.protocol import Policy
 from flowgrpo.sampling.completion import Completion
+from flowgrpo.sampling.completion.deterministic import Deterministic
 from flowgrpo.sampling.kernels import GaussianKernel, Kernel
 from flowgrpo.sampling.kernels.dpmpp_2m import DpmPp2m
 from flowgrpo.sampling.plans import Plan
@@ -25,16 +26,16 @@ from flowgrpo.sampling.shape import Shape
 from flowgrpo.scoring.scorer import Scorer
 from flowgrpo.training.collect import Rollouts, scored_trees
 
-EXACT = Completion()
+EXACT = Deterministic()
 
 
 def candidates(kernel: Kernel) -> dict[str, Completion]:
     """Ways to complete what this kernel has left, by name."""
     own = kernel.deterministic().type
-    few = {f"{own}, {count} step{'s' if count > 1 else ''}": Completion(steps=count) for count in (1, 2, 3)}
+    few = {f"{own}, {count} step{'s' if count > 1 else ''}": Deterministic(steps=count) for count in (1, 2, 3)}
     solver = DpmPp2m() if isinstance(kernel, GaussianKernel) else None
-    solved = {f"dpmpp_2m, {count} steps": Completion(steps=count, kernel=solver) for count in (2, 3)} if solver else {}
-    return {"exact": EXACT, **few, **solved, "exact, every 2nd state": Completion(every=2)}
+    solved = {f"dpmpp_2m, {count} steps": Deterministic(steps=count, kernel=solver) for count in (2, 3)} if solver else {}
+    return {"exact": EXACT, **few, **solved, "exact, every 2nd state": Deterministic(every=2)}
 
 
 @dataclass(frozen=True)
