@@ -131,7 +131,7 @@ def asked_of(
     for picture, row in zip(rounded(pictures), rows, strict=True):
         found, variants = look(picture), wrong_variants(rng, row)
         wrong = [variants[rng.integers(len(variants))] for _ in range(2)]
-        for query in (row, *wrong, rows[rng.integers(len(rows))]):
+        for query in (row, *wrong, rows[int(rng.integers(len(rows)))]):
             holds, places = holding(*found, query), asked(query)
             answer, known = torch.zeros(len(QUESTIONS)), torch.zeros(len(QUESTIONS))
             answer[places], known[places] = torch.tensor(holds, dtype=torch.float32), 1.0

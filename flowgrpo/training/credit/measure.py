@@ -125,7 +125,7 @@ class Measurement:
         """Errors: UserError for a reward that is the same whatever is shown."""
         policy = self.config.policy
         exam = Exam(spread(self.all_rows, PROBED), policy.steps, self.config.seed, PROBED, policy.batch_key)
-        probe(self.scorer, exam.samples(exam.batches[0], self.policies[0]))
+        probe(self.scorer, exam.samples(exam.batches[0], self.policies[0], self.scorer.reads_latents))
 
     def _require_reference(self) -> None:
         names, wanted = [scheme.name for scheme in self.schemes], self.question.reference

@@ -127,7 +127,7 @@ class Check:
 
     def _rewards(self) -> np.ndarray:
         """[N]"""
-        scores = (self.scorer(self.exam.samples(batch, self.policy)) for batch in self.exam.batches)
+        scores = (self.scorer(self.exam.samples(batch, self.policy, self.scorer.reads_latents)) for batch in self.exam.batches)
         return np.concatenate([raw_reward(one, self.config) for one in scores])
 
     @contextmanager
