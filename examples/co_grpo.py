@@ -100,7 +100,7 @@ class CoGrpoSampler(AmusedSampler):
         self.learned.load(folder)
 
     @torch.no_grad()
-    def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int], steps: int) -> Samples:
+    def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int], steps: int, latents: bool = False) -> Samples:
         if complaint := self.config.sampling_complaint(steps):
             raise UserError(complaint)
 

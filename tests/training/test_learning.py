@@ -31,6 +31,7 @@ class Judged:
     reward: object
     weights: dict = field(default_factory=dict)
     served = threaded = ()
+    looks = True
 
     @property
     def rewards(self):
