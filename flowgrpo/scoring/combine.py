@@ -16,7 +16,8 @@ def summands(rewards: Mapping[str, np.ndarray], configs: Mapping[str, RewardConf
     """[P, N] for each reward that is no gate: normalised within its group, clipped, times all gates. What is trained is their
     weighted sum.
 
-    Under a gate nothing may be negative, because a closed gate would help it.
+    Under a gate nothing may be negative, because a closed gate would help it. A reward without a weight, which scores samples
+    only, counts as 0 where trained ones value a state on its way.
     """
     shaped = {label: _shaped(values, configs[label]) for label, values in rewards.items()}
     shaped = {label: values if configs[label].weight else np.nan_to_num(values) for label, values in shaped.items()}

@@ -3,7 +3,7 @@
 P prompts of an update, S steps.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import sqrt
 from typing import Any
 
@@ -41,13 +41,11 @@ class Allocation:
 
     def see(self, scored: Scored, prompts: Sequence[int]) -> None:
         """Take in an update: the rewards of the groups of the prompts with these indices."""
-        squares: dict[int, list[tuple[float, int]]] = {}
-        for shape, total, bound, prompt in zip(scored.shapes, scored.total, scored.rounding, prompts, strict=True):
-            self._take(self.prompts, prompt, *_squares(total[list(shape.outcomes)], bound))
-            for step, values in _forks(shape, total):
-                squares.setdefault(step, []).append(_squares(values, bound))
-        for step, rows in squares.items():
-            self._take(self.steps, step, sum(square for square, _ in rows), sum(freedom for _, freedom in rows))
+        trees = list(zip(scored.shapes, scored.total, scored.rounding, strict=True))
+        for (shape, total, bound), prompt in zip(trees, prompts, strict=True):
+            self._take(self.prompts, prompt, _pooled([_squares(total[list(shape.outcomes)], bound)]))
+        for step, variance in variances(trees).items():
+            self._take(self.steps, step, variance)
 
     def state(self) -> dict[str, Any]:
         return {"steps": self.steps, "prompts": self.prompts}
@@ -56,8 +54,7 @@ class Allocation:
         self.steps, self.prompts = ({int(key): value for key, value in state[name].items()} for name in ("steps", "prompts"))
 
     @staticmethod
-    def _take(known: dict[int, float], key: int, squares: float, freedom: int) -> None:
-        variance = squares / freedom
+    def _take(known: dict[int, float], key: int, variance: float) -> None:
         known[key] = MEMORY * known[key] + (1.0 - MEMORY) * variance if key in known else variance
 
     def _sizes(self, update: int, prompts: Sequence[int]) -> list[int]:
@@ -81,6 +78,22 @@ def sizes(deviations: np.ndarray, mean: int, granule: int, offset: float) -> lis
     shares = deviations / deviations.sum() if deviations.any() else np.full(len(deviations), 1.0 / len(deviations))
     ends = np.floor(np.cumsum(shares)[:-1] * rest + offset)
     return [granule * (least + int(extra)) for extra in np.diff([0.0, *ends, float(rest)])]
+
+
+def variances(trees: Iterable[tuple[Shape, np.ndarray, float]]) -> dict[int, float]:
+    """By step the variance of the rewards among continuations of one state that part there, pooled over states.
+
+    Of trees with rewards by node; a tree's rewards that differ by no more than the number beside them are equal.
+    """
+    squares: dict[int, list[tuple[float, int]]] = {}
+    for shape, total, bound in trees:
+        for step, values in _forks(shape, total):
+            squares.setdefault(step, []).append(_squares(values, bound))
+    return {step: _pooled(rows) for step, rows in squares.items()}
+
+
+def _pooled(rows: Sequence[tuple[float, int]]) -> float:
+    return sum(square for square, _ in rows) / sum(freedom for _, freedom in rows)
 
 
 def _forks(shape: Shape, total: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:

@@ -1,10 +1,11 @@
-"""What a step decides, what a gain is worth there, and how well cheap completions stand in for exact ones.
+"""What the noise of a step changes, what a gain is worth there, and how well cheap completions stand in for exact ones.
 
 P prompts, G group, C trained transitions.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import sqrt
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from flowgrpo.sampling.plans.all import AllSteps
 from flowgrpo.sampling.plans.comb import Comb
 from flowgrpo.sampling.shape import Shape
 from flowgrpo.scoring.scorer import Scorer
+from flowgrpo.training.allocation import variances
 from flowgrpo.training.collect import Rollouts, scored_trees
 
 EXACT = Deterministic()
@@ -91,8 +93,8 @@ class Diagnostics:
 
     def steps(self) -> list[StepWorth]:
         """Errors: UserError where no step changes the reward."""
-        teeth = self._trees(self._teeth())
-        deviations = {step: _deviation(teeth, step) for step in {*_steps(teeth[0].shape).tolist()}}
+        teeth = variances((tree.shape, tree.rewards, tree.rounding) for tree in self._trees(self._teeth()))
+        deviations = {step: sqrt(variance) for step, variance in teeth.items()}
         trees = self._trees(self._trajectories(EXACT))
         exact, least = self._exact(trees)
         after, final = _credit(Gain(baseline=0.0), trees), _credit(Terminal(), trees)
@@ -136,14 +138,6 @@ class Diagnostics:
         config = self._with(plan)
         key, shapes = (config.seed, "completions"), [config.shape()] * len(self.prompts)
         return scored_trees(Rollouts.of(config, self.policy), self.scorer, config.rewards, self.prompts, shapes, key)[0]
-
-
-def _deviation(trees: list[ScoredTree], step: int) -> float:
-    """Pooled over the states that the step leaves."""
-    shape = trees[0].shape
-    teeth = [i for i in shape.trained if shape.nodes[i].step - 1 == step]
-    leaves = [shape.outcomes_below[i][0] for i in teeth]
-    return float(np.sqrt(np.mean([tree.rewards[leaves].var(ddof=1) for tree in trees])))
 
 
 def _quality(name: str, trees: list[ScoredTree], exact: np.ndarray, least: float, group_size: int) -> Quality:

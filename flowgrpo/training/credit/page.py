@@ -178,5 +178,5 @@ def plot(credit: Credit) -> str:
         bars = [
             Bar(f"step {step.step}", step.deviation, None, number(step.deviation), 3) for step in credit.steps if step.deviation
         ]
-        panels.append(Bars("what a step decides", "deviation of the final reward within a state", bars))
+        panels.append(Bars("what the noise of a step changes", "deviation of the final reward within a state", bars))
     return bar_figure(panels)
