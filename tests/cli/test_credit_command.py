@@ -69,13 +69,19 @@ def test_a_standard_set_names_what_does_not_fit():
         "step 1",
         "gain, b = 1",
         "gain, b* = 0.7",
+        "gain, fitted",
+        "blend",
         "value, 2 steps",
+        "turning points alone",
+        "noise of cps",
         "comb",
+        "comb, adaptive",
         "branch",
     } <= names
     assert reasons["terminal"] == "the same as flow_grpo here" and "1.09 times" in reasons["leave-one-out"]
     masked, left = standard(base("mini-mdlm", []), None)
     assert masked[0].name == "trajectory" and not any("shared start" in scheme.name for scheme in masked)
+    assert "noise of cps" not in {scheme.name for scheme in masked} | {one.name for one in left}
     _, left = standard(base("mini", ["rollout.group_size=5"]), None)
     assert any(one.name == "branch" for one in left)
 
