@@ -10,6 +10,7 @@ from diffusers.hooks import group_offloading
 from conftest import CALLS
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.policies.diffusers import DiffusersConfig
+from flowgrpo.policies.diffusers._draws import KEPT, Draws
 from flowgrpo.policies.diffusers._tap import Span, Tap, own_randomness
 
 CPU = torch.device("cpu")
@@ -68,6 +69,27 @@ def test_random_numbers_without_a_generator_are_the_same_each_time_and_leave_the
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(0)
     assert torch.equal(torch.rand(3), first)
+
+
+def test_what_new_generators_draw_is_drawn_once_and_is_the_same():
+    draws, made = Draws(), []
+
+    def draw(shape, generator=None, device=None, dtype=None):
+        made.append(shape)
+        return torch.randn(shape, generator=generator, dtype=dtype)
+
+    drawn = draws.shadow(draw)
+    for _ in range(2):
+        one, other = torch.Generator(), torch.Generator()
+        first = drawn((2, 3), one, dtype=torch.float64)
+        assert torch.equal(first, torch.randn(2, 3, generator=other, dtype=torch.float64))
+        assert torch.equal(drawn((2, 3), generator=one), torch.randn(2, 3, generator=other))
+        first.zero_()
+    assert len(made) == 3
+    assert torch.equal(drawn((4,), torch.Generator().manual_seed(3)), torch.randn(4, generator=torch.Generator().manual_seed(3)))
+    for size in range(9):
+        drawn((size,), torch.Generator())
+    assert len(draws.known) == KEPT
 
 
 def test_the_part_of_the_timesteps_is_found_by_place_and_by_value(pipelines):

@@ -23,6 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from flowgrpo.core.errors import UserError
+from flowgrpo.policies.diffusers._draws import Draws
 
 PREPARES = re.compile(r"prepare_((audio|text|video)_)?latents|prepare_intermediate_images")
 """Methods whose first tensor may be what the loop denoises."""
@@ -81,6 +82,7 @@ class Tap:
         self.spans: list[Span] = []
         """Of the loops that the last call has entered."""
         self.timesteps_are_set = False
+        self.draws = Draws()
 
     @cached_property
     def device(self) -> torch.device:
@@ -100,6 +102,7 @@ class Tap:
                 own_randomness(),
                 self._device_known(),
                 self._fresh_guiders(),
+                self._drawn_once(),
                 self._prepared(on_prepared),
                 self._loop(window),
                 self._step(on_step),
@@ -138,6 +141,14 @@ class Tap:
         with ExitStack() as stack:
             for name in names:
                 stack.enter_context(_entry(scope, name, copy.deepcopy(scope[name])))
+            yield
+
+    @contextmanager
+    def _drawn_once(self) -> Iterator[None]:
+        scope = self.call.__globals__
+        with ExitStack() as stack:
+            if draw := scope.get("randn_tensor"):
+                stack.enter_context(_entry(scope, "randn_tensor", self.draws.shadow(draw)))
             yield
 
     @contextmanager
