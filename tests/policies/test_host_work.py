@@ -4,13 +4,19 @@ import copy
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import (
+    DiffusionPipeline,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    PNDMScheduler,
+    UniPCMultistepScheduler,
+)
 from diffusers.hooks import group_offloading
 
 from conftest import CALLS
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.policies.diffusers import DiffusersConfig
-from flowgrpo.policies.diffusers._draws import KEPT, Draws
+from flowgrpo.policies.diffusers._once import KEPT, Draws, Schedules
 from flowgrpo.policies.diffusers._tap import Span, Tap, own_randomness
 
 CPU = torch.device("cpu")
@@ -90,6 +96,43 @@ def test_what_new_generators_draw_is_drawn_once_and_is_the_same():
     for size in range(9):
         drawn((size,), torch.Generator())
     assert len(draws.known) == KEPT
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "given"),
+    [
+        (FlowMatchEulerDiscreteScheduler(shift=3.0), {"sigmas": [1.0, 0.6, 0.3]}),
+        (PNDMScheduler(), {"num_inference_steps": 7}),
+        (UniPCMultistepScheduler(), {"num_inference_steps": 5}),
+        (EulerDiscreteScheduler(), {"num_inference_steps": 4}),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_schedule_is_computed_once_and_leaves_the_scheduler_as_if_it_were_computed_again(scheduler, given):
+    plain, calls = copy.deepcopy(scheduler), []
+    compute = scheduler.set_timesteps
+    set_once = Schedules().shadow(scheduler, lambda **arguments: calls.append(0) or compute(**arguments))
+    for _ in range(3):
+        set_once(**given)
+        plain.set_timesteps(**given)
+        scheduled, again = ({name: value for name, value in vars(one).items() if one} for one in (scheduler, plain))
+        assert scheduled.keys() == again.keys()
+        assert all(same(scheduled[name], again[name]) for name in scheduled)
+        for one in (scheduler, plain):
+            one._step_index = 2
+            one.timesteps.add_(1)
+            for name in {"ets", "model_outputs", "timestep_list"} & vars(one).keys():
+                vars(one)[name].append("what a step leaves there")
+    assert len(calls) == 2
+    set_once(**given)
+    assert len(calls) == 2
+    scheduler.register_to_config(num_train_timesteps=500)
+    set_once(**given)
+    assert len(calls) == 3
+
+
+def same(one, other):
+    return torch.equal(one, other) if isinstance(one, torch.Tensor) else str(one) == str(other)
 
 
 def test_the_part_of_the_timesteps_is_found_by_place_and_by_value(pipelines):

@@ -23,7 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from flowgrpo.core.errors import UserError
-from flowgrpo.policies.diffusers._draws import Draws
+from flowgrpo.policies.diffusers._once import Draws, Schedules
 
 PREPARES = re.compile(r"prepare_((audio|text|video)_)?latents|prepare_intermediate_images")
 """Methods whose first tensor may be what the loop denoises."""
@@ -82,7 +82,7 @@ class Tap:
         self.spans: list[Span] = []
         """Of the loops that the last call has entered."""
         self.timesteps_are_set = False
-        self.draws = Draws()
+        self.draws, self.schedules = Draws(), Schedules()
 
     @cached_property
     def device(self) -> torch.device:
@@ -180,7 +180,7 @@ class Tap:
             return _Bar(iterable, lambda: (iterable[i] for i in self._enter(span, window)))
 
         scheduler, original = self.pipe.scheduler, self.pipe.progress_bar
-        set_timesteps = scheduler.set_timesteps
+        set_timesteps = self.schedules.shadow(scheduler, scheduler.set_timesteps)
         self.timesteps_are_set = False
 
         @functools.wraps(set_timesteps)
