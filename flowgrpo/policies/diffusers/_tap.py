@@ -251,7 +251,7 @@ def _offset(part: Tensor, whole: Tensor) -> int | None:
     would wait for the device; None where it is none."""
     if part.untyped_storage().data_ptr() != whole.untyped_storage().data_ptr() or part.stride() != whole.stride():
         return None
-    offset, rest = divmod(part.storage_offset() - whole.storage_offset(), max(1, whole.stride()[0]))
+    offset, rest = divmod(int(part.storage_offset() - whole.storage_offset()), max(1, whole.stride()[0]))
     return offset if rest == 0 and 0 <= offset <= len(whole) - len(part) else None
 
 
