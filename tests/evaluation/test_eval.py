@@ -174,11 +174,11 @@ from dataclasses import replace
 from flowgrpo.config.sections import RewardConfig
 from flowgrpo.eval.mini_scenes import benchmark
 bright = {"bright": RewardConfig(use="brightness.py:reward")}
-benchmark = replace(benchmark, samples_per_prompt=1, rewards={**benchmark.rewards, **bright})
+benchmark = replace(benchmark, steps=4, samples_per_prompt=1, rewards={**benchmark.rewards, **bright})
 """
 
 
-@pytest.mark.parametrize("lora", [[], ["policy.lora=null"]], ids=["lora", "all weights"])
+@pytest.mark.parametrize("lora", [["policy.lora={rank: 8}"], []], ids=["lora", "all weights"])
 def test_a_checkpoint_scores_what_its_run_said(capsys, lora):
     Path("brightness.py").write_text("def reward(samples):\n    return samples.images.mean((1, 2, 3)).tolist()\n")
     Path("held_out.py").write_text(HELD_OUT)
@@ -377,7 +377,7 @@ def test_without_a_name_all_benchmarks_are_listed(capsys):
 
 def test_a_source_is_a_config_or_a_pipeline(pipelines):
     quickstart = read_source("quickstart", [])
-    assert (quickstart.steps, quickstart.batch) == (5, 64) and read_source("quickstart", [], steps=9).steps == 9
+    assert (quickstart.steps, quickstart.batch) == (4, 64) and read_source("quickstart", [], steps=9).steps == 9
     folder = read_source(str(pipelines["sd3"]), ["call.guidance_scale=2", "steps=7"])
     assert folder.policy.call == {"guidance_scale": 2} and (folder.steps, folder.batch) == (7, 8)
     assert read_source("somebody/a-model", []).policy.model == "somebody/a-model"
