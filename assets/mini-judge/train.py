@@ -202,13 +202,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("mini-judge"))
     parser.add_argument("--evaluate", type=Path, metavar="DIR", help="only print how far a finished judge agrees")
-    parser.add_argument("--samples", type=int, default=28_800)
-    parser.add_argument("--scenes", type=int, default=20_000)
+    parser.add_argument("--samples", type=int, default=28_800, help=f"in whole batches of {BATCH}")
+    parser.add_argument("--scenes", type=int, default=20_000, help=f"in whole batches of {BATCH}")
     parser.add_argument("--steps", type=int, default=2800)
     parser.add_argument("--batch", type=int, default=384)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
+    if min(given.samples, given.scenes) < BATCH:
+        parser.error(f"--samples and --scenes must each be at least a batch, {BATCH}")
     torch.set_num_threads(given.threads)
     folder = assets() / "mini-sd3" / "prompts"
     if given.evaluate:

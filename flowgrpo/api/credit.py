@@ -40,6 +40,7 @@ def measure_credit(
     checkpoint: Path | str | None = None,
     reference: str | None = None,
     completions: bool = False,
+    reference_updates: int | None = None,
     policy: LoadedPolicy | None = None,
 ) -> CreditMeasurement:
     """How much of an update's gradient points the right way for what it costs, for each scheme, on fixed weights.
@@ -47,13 +48,16 @@ def measure_credit(
     `methods` are words that make a recipe with the model ("tempflow_grpo", "tempflow_grpo policy.steps=6"), or recipes; none: a
     standard set of schemes. `updates` independent updates of each are made, of at most so many `prompts`, at the model's own
     weights, at those of a run's `checkpoint`, or at those of `policy`. The right way is the mean gradient of all schemes, or of
-    the one that `reference` names. With `completions`, cheap completions are compared with exact ones besides.
+    the one that `reference` names, with `reference_updates` where these are to be more. With `completions`, cheap completions are
+    compared with exact ones besides.
 
     Errors: UserError where schemes can't be compared, no group has a gradient, or two updates would share prompts.
     """
     schemes = [_scheme(model, method) for method in methods] or [base(model, ())]
     folder = None if checkpoint is None else Path(checkpoint)
-    found = measure(Question(model, schemes, not methods, updates, prompts, folder, reference, completions), policy)
+    standard = not methods
+    question = Question(model, schemes, standard, updates, prompts, folder, reference, completions, reference_updates)
+    found = measure(question, policy)
     return CreditMeasurement(**vars(found))
 
 

@@ -46,14 +46,26 @@ class Tree:
     @cached_property
     def samples(self) -> Samples:
         """All leaves, group by group in the order of the prompts, of a group in the order of `Shape.leaves`."""
-        made = Samples.concatenate([block.samples for block in self.blocks])
-        rolled_out = [leaf for rows in self.rows for row in rows for leaf in self._leaves(row)]
-        return made.take(np.argsort(rolled_out).tolist())
+        return self._in_order([block.samples for block in self.blocks], self._leaves)
 
-    def _leaves(self, row: int) -> range:
-        """The numbers of a group's samples."""
-        first = sum(len(shape.leaves) for shape in self.shapes[:row])
-        return range(first, first + len(self.shapes[row].leaves))
+    @cached_property
+    def on_the_way(self) -> Samples | None:
+        """The states that completion `latents` values as they are, to be scored like samples: group by group in the order of the
+        prompts, of a group in the order of `Shape.valued`. None where there are none."""
+        some = [block.valued for block in self.blocks if block.valued]
+        return self._in_order(some, self._valued) if some else None
+
+    def _in_order(self, parts: Sequence[Samples], counts: Sequence[int]) -> Samples:
+        rolled_out = [place for rows in self.rows for place in _places(rows, counts)]
+        return Samples.concatenate(parts).take(np.argsort(rolled_out).tolist())
+
+    @property
+    def _leaves(self) -> list[int]:
+        return [len(shape.leaves) for shape in self.shapes]
+
+    @property
+    def _valued(self) -> list[int]:
+        return [len(shape.valued) for shape in self.shapes]
 
     @property
     def network_evaluations(self) -> int:
@@ -65,22 +77,32 @@ class Tree:
         credit: Credit | None = None,
         advantage: AdvantageConfig | None = None,
         weights: Mapping[str, float] | None = None,
+        on_the_way: Mapping[str, np.ndarray] | None = None,
     ) -> Scored:
-        """Advantages [P, N], and what else the trainer makes of the samples' rewards by label; weights are 1 where not given.
+        """Advantages [P, N], and what else the trainer makes of the rewards by label of the `samples`, and of the states
+        `on_the_way` where there are any; weights are 1 where not given.
 
-        Errors: UserError for rewards of another length.
+        Errors: UserError for rewards of another length, none of the states on their way, or a credit rule that does not fit.
         """
         weighted = {label: RewardConfig(use=label, weight=(weights or {}).get(label, 1.0)) for label in rewards}
-        samples = sum(len(shape.leaves) for shape in self.shapes)
+        trained = [label for label, reward in weighted.items() if reward.weight] if self.on_the_way else []
+        passing = on_the_way or {}
+        if missing := [label for label in trained if label not in passing]:
+            raise UserError(
+                f"'{missing[0]}' has no rewards of the states on their way; pass on_the_way, the scores of tree.on_the_way"
+            )
+        if unknown := [label for label in passing if label not in rewards]:
+            raise UserError(f"'{unknown[0]}' has rewards of the states on their way, and none of the samples")
+        _require_all(rewards, sum(self._leaves), "samples")
+        _require_all(passing, sum(self._valued), "states on their way")
+        rule = credit or Terminal()
+        if complaint := next(filter(None, map(rule.complaint, self.shapes)), None):
+            raise UserError(complaint)
         groups: dict[int, Group] = {}
-        for label, values in rewards.items():
-            if len(values) != samples:
-                raise UserError(f"'{label}' has {len(values)} rewards, and the tree has {samples} samples")
         for rows, block in zip(self.rows, self.blocks, strict=True):
-            places = [leaf for row in rows for leaf in self._leaves(row)]
-            scores = {label: np.asarray(values, np.float64)[places] for label, values in rewards.items()}
-            groups |= dict(zip(rows, groups_of(block, scores, {}), strict=True))
-        assess = Assessment(weighted, credit or Terminal(), advantage or AdvantageConfig(), (), seed=0)
+            scores = _taken(rewards, _places(rows, self._leaves))
+            groups |= dict(zip(rows, groups_of(block, scores, _taken(passing, _places(rows, self._valued))), strict=True))
+        assess = Assessment(weighted, rule, advantage or AdvantageConfig(), (), seed=0)
         return assess(self.prompts, [groups[row] for row in range(len(self.prompts))], update=0)
 
     def batches(self, scored: Scored) -> Iterator[tuple[Transitions, Tensor]]:
@@ -102,6 +124,22 @@ class Tree:
 
     def _repr_html_(self) -> str:
         return self.plot()._repr_html_()
+
+
+def _places(rows: Sequence[int], counts: Sequence[int]) -> list[int]:
+    """Of groups with so many members each, one after the other, the numbers of those of some."""
+    ends = np.cumsum(counts).tolist()
+    return [place for row in rows for place in range(ends[row] - counts[row], ends[row])]
+
+
+def _taken(rewards: Mapping[str, np.ndarray], places: Sequence[int]) -> dict[str, np.ndarray]:
+    return {label: np.asarray(values, np.float64)[places] for label, values in rewards.items()}
+
+
+def _require_all(rewards: Mapping[str, np.ndarray], count: int, what: str) -> None:
+    for label, values in rewards.items():
+        if len(values) != count:
+            raise UserError(f"'{label}' has {len(values)} rewards, and the tree has {count} {what}")
 
 
 def rollout(
@@ -132,8 +170,6 @@ def rollout(
     if complaint := config.complaint(steps):
         raise UserError(complaint)
     shapes = config.shapes(steps, update, (seed, "plan", update), dict.fromkeys((row.index for row in rows), group_size))
-    if shapes[0].valued:
-        raise UserError("completion 'latents' values states by the rewards of a run: use it in a config, or `fg.train`")
     if refusal := policy.config.refusal(shapes[0]):
         raise UserError(refusal)
     rollouts = Rollouts(policy, config, policy.config.batch_key)

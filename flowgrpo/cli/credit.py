@@ -1,4 +1,5 @@
-"""`flowgrpo credit MODEL [METHOD...] [a.b=c ...] [--updates K] [--prompts N] [--checkpoint DIR] [--out FOLDER] [--json]`."""
+"""`flowgrpo credit MODEL [METHOD...] [a.b=c ...] [--updates K] [--prompts N] [--checkpoint DIR] [--reference SCHEME]
+[--out FOLDER] [--json]`."""
 
 import argparse
 from pathlib import Path
@@ -19,6 +20,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompts", type=positive, metavar="N", help="at most so many training prompts, spread over all of them")
     parser.add_argument("--checkpoint", metavar="DIR", help="measure at the weights of a run's checkpoint-N, not the model's own")
     parser.add_argument("--reference", metavar="SCHEME", help="whose mean gradient is the right way (the mean of all schemes)")
+    parser.add_argument(
+        "--reference-updates", type=positive, metavar="K", help="more updates of that one scheme (as many as of each)"
+    )
     parser.add_argument("--completions", action="store_true", help="how well cheap completions stand in for exact ones, too")
     parser.add_argument("--out", metavar="FOLDER", help="folder for credit.md, credit.json and credit.svg")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -43,6 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
         checkpoint=Path(arguments.checkpoint) if arguments.checkpoint else None,
         reference=arguments.reference,
         completions=arguments.completions,
+        reference_updates=arguments.reference_updates,
     )
     credit = measure(question)
     if out:

@@ -41,7 +41,8 @@ class About(Section):
     """What `flowgrpo recipes` says of a file, and what must fit together in a sentence.
 
     A model `makes` one kind of samples, a task `judges` some; a model `takes` columns of prompt rows to work from, such as
-    `image`, and a task `needs` some. A method trains policies of some types (`policies`) and may be about a `reward`. `licence`
+    `image`, and a task `needs` some; a task may judge the `latents` of one model only, and that model, and its kin, have the same
+    word there. A method trains policies of some types (`policies`) and may be about a `reward`. `licence`
     and `downloads` are of weights and data. A rehearsal makes the model by the builder `tiny`, and its prompts of `rows`, which
     look like those of the task's own source.
     """
@@ -53,6 +54,7 @@ class About(Section):
     takes: tuple[str, ...] = ()
     judges: tuple[Kind, ...] = ()
     needs: tuple[str, ...] = ()
+    latents: str | None = None
     policies: tuple[str, ...] = ()
     reward: str | None = None
     tiny: str | None = None
@@ -181,12 +183,15 @@ class Recipe:
                 two = f"'{apart[0]}' and '{apart[1]}' are two {folder}"
                 return f"{two}; say one, or write what you want of both into a file of yours"
         kinds = [about.makes for about in self.about.values() if about.makes]
+        latents = {about.latents for about in self.about.values() if about.makes}
         policy = _type_of(tree.get("policy"))
         for path, about in self.about.items():
             if kinds and about.judges and kinds[-1] not in about.judges:
                 return f"task '{path.stem}' judges {' or '.join(about.judges)}, and the model makes {kinds[-1]}"
             if kinds and (missing := {*about.needs} - {name for other in self.about.values() for name in other.takes}):
                 return f"task '{path.stem}' needs a model that works from an {min(missing)}, and this one does not"
+            if kinds and about.latents and about.latents not in latents:
+                return f"task '{path.stem}' judges the latents of {about.latents}, and the model makes others"
             if about.policies and policy not in about.policies and policy in shipped_components(POLICIES):
                 return (
                     f"method '{path.stem}' trains policies of type {' or '.join(about.policies)}, not '{policy}' as the model's"

@@ -33,8 +33,8 @@ class Undecoded:
 
 @dataclass(frozen=True, eq=False)
 class Latents:
-    """States [B, ...] as a policy keeps them, float32, in the layout of its VAE: `alpha` x0 + `sigma` x1 with x0 clean and x1
-    noise, both [B]. A finished one has alpha 1 and sigma 0."""
+    """States [B, ...], float32, as the pipeline keeps them (FLUX: tokens and channels): `alpha` x0 + `sigma` x1 with x0 clean
+    and x1 noise, both [B]. A finished one has alpha 1 and sigma 0."""
 
     states: Tensor
     alpha: Tensor

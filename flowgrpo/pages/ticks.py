@@ -4,10 +4,16 @@ import math
 import re
 from collections.abc import Sequence
 
+ROUNDING, LEAST = 1e-8, 1e-290
+"""What is closer, in parts of the number or as it is, can't be told apart in a label, or not divided."""
+
 
 def round_ticks(low: float, high: float, most: int) -> list[float]:
-    """Round numbers, evenly spaced, about `most` of them, that enclose both."""
-    span = (high - low) or abs(high) or 1.0
+    """Round numbers, evenly spaced, about `most` of them, that enclose both. Numbers that differ by rounding alone are one."""
+    largest = max(abs(low), abs(high))
+    span = high - low
+    if span <= max(ROUNDING * largest, LEAST):
+        span = largest if largest > LEAST else 1.0
     unit = 10.0 ** math.floor(math.log10(span / most))
     step = next(factor * unit for factor in (1, 2, 5, 10) if span <= most * factor * unit * 1.001)
     first, last = math.floor(low / step + 1e-6), math.ceil(high / step - 1e-6)

@@ -6,6 +6,7 @@ rehearsed as it is.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, TypeVar
@@ -65,17 +66,27 @@ def randomised(network: N, key: Key, scale: float = 0.3) -> N:
     return network.eval()
 
 
-@card(
-    reads=None,
+drawn = partial(
+    card,
     range=(0.0, 1.0),
     better="nothing: it is a random number that depends on the sample alone",
     licence="Apache-2.0",
     source="flowgrpo",
 )
+
+
+@drawn(reads=None)
 def lots(samples: Samples) -> list[float]:
     """Drawn for each sample by its content, so that no two samples of a group are alike to a rehearsal."""
-    return [blake2b(_content(output), digest_size=1).digest()[0] / 255.0 for output in samples.decoded]
+    return [_lot(output) for output in samples.decoded]
 
 
-def _content(output: "str | torch.Tensor") -> bytes:
-    return output.encode() if isinstance(output, str) else output.contiguous().numpy().tobytes()
+@drawn(reads="latents", noisy=True)
+def lots_of_latents(samples: Samples) -> list[float]:
+    """The same by latents, for a plan that values them on their way."""
+    return [_lot(state) for state in samples.latents.states.cpu()]
+
+
+def _lot(output: "str | torch.Tensor") -> float:
+    content = output.encode() if isinstance(output, str) else output.contiguous().numpy().tobytes()
+    return blake2b(content, digest_size=1).digest()[0] / 255.0

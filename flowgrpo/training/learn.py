@@ -4,7 +4,6 @@ B states of one network evaluation, C trained transitions that leave them, D dec
 `log_prob_CD` is [C, D], `tau_C1` is [C, 1].
 """
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -175,36 +174,42 @@ class Learner:
 
 class Totals:
     """Sums over the transitions of an update; `worst` is the largest |log-ratio| of each optimizer step, `norms` are the
-    gradients'."""
+    gradients'. What is added stays on the device, so that nobody waits for it between two batches of a step."""
 
     def __init__(self) -> None:
-        self.sums: dict[str, float] = defaultdict(float)
+        self.sums: Tensor | None = None
         self.norms: list[float] = []
-        self.worst: list[float] = []
-        self.finite = True
+        self.worst: list[Tensor | float] = []
+        self.all_finite: Tensor | bool = True
+
+    @property
+    def finite(self) -> bool:
+        """Whether all losses so far are."""
+        return bool(self.all_finite)
 
     def begin(self) -> None:
         """What is added from here on belongs to another optimizer step."""
         self.worst.append(0.0)
 
+    @torch.no_grad()
     def add(self, terms_CD: Terms, share_CD: Tensor, decisions_CD: Tensor, loss: Tensor) -> None:
-        self.worst[-1] = max(self.worst[-1], (terms_CD.log_ratio * decisions_CD).abs().max().item())
-        self.finite = self.finite and bool(torch.isfinite(loss))
-        self.sums["count"] += float(share_CD.sum())
-        self.sums["loss"] += loss.item()
-        self.sums["clipped"] += float((terms_CD.clipped * share_CD).sum())
-        self.sums["kl"] += float((terms_CD.kl * share_CD).sum())
+        largest = (terms_CD.log_ratio * decisions_CD).abs().max()
+        self.worst[-1] = torch.fmax(largest, torch.as_tensor(self.worst[-1], device=largest.device))
+        self.all_finite = torch.isfinite(loss) & self.all_finite
+        clipped, kl = (terms_CD.clipped * share_CD).sum(), (terms_CD.kl * share_CD).sum()
+        sums = torch.stack([share_CD.sum(), loss, clipped, kl]).double()
+        self.sums = sums if self.sums is None else self.sums + sums
 
     def metrics(self, processes: Processes) -> dict[str, float]:
-        everyone = processes.gather([(dict(self.sums), self.worst)])
-        total = {key: sum(s.get(key, 0.0) for s, _ in everyone) for key in ("count", "loss", "clipped", "kl")}
-        count = max(total["count"], 1.0)
+        sums = [0.0] * 4 if self.sums is None else self.sums.tolist()
+        everyone = processes.gather([(sums, [float(worst) for worst in self.worst])])
+        count, loss, clipped, kl = (sum(values) for values in zip(*(sums for sums, _ in everyone), strict=True))
         return {
-            "loss": total["loss"] / max(len(self.norms), 1),
+            "loss": loss / max(len(self.norms), 1),
             "ratio/first_log_abs_max": max(sum(worst[:1]) for _, worst in everyone),
             "ratio/log_abs_max": max(max(worst, default=0.0) for _, worst in everyone),
-            "ratio/clip_fraction": total["clipped"] / count,
-            "kl": total["kl"] / count,
+            "ratio/clip_fraction": clipped / max(count, 1.0),
+            "kl": kl / max(count, 1.0),
             "grad_norm": float(np.mean(self.norms)) if self.norms else 0.0,
             "optimizer_steps": len(self.norms),
         }

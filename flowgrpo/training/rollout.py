@@ -290,7 +290,7 @@ def _samples(run: _Run, micro_batch: int) -> Samples:
 
 
 def _valued(run: _Run) -> Samples | None:
-    """The states that are scored on their way. Those of one level and prompt are a group.
+    """The states that are scored on their way. Those of one level and prompt are a group, whose number no other block has.
 
     Errors: UserError where the policy's states are no latents.
     """
@@ -299,8 +299,9 @@ def _valued(run: _Run) -> Samples | None:
         return None
     samples = _undecoded(run, places, None, torch.stack([run.valued[place] for place in places]))
     levels = [run.node(place).step for place in places]
-    number = {pair: i for i, pair in enumerate(dict.fromkeys(zip(samples.group, levels, strict=True)))}
-    return replace(samples.unseen, group=[number[pair] for pair in zip(samples.group, levels, strict=True)])
+    steps = max(node.step for shape in run.shapes for node in shape.nodes)
+    groups = [group * (steps + 1) + level for group, level in zip(samples.group, levels, strict=True)]
+    return replace(samples.unseen, group=groups)
 
 
 def _undecoded(run: _Run, places: list[Place], outputs: Undecoded | None, states: Tensor) -> Samples:

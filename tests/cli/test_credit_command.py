@@ -52,6 +52,15 @@ def test_schemes_are_measured_checked_and_written(tmp_path, capsys):
     assert "flow_grpo" in xml.dom.minidom.parse(str(tmp_path / "credit.svg")).toxml()
 
 
+def test_a_reference_of_more_updates_has_them_alone(capsys):
+    """Of prompts and folds of its own, so no gradient is multiplied with one that shares a prompt with it."""
+    words = ["mini", "flow_grpo", "mix_grpo", *SMALL, "--updates", "2", "--reference", "mix_grpo", "--reference-updates", "4"]
+    assert main(["credit", *words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(row["name"], row["steps"], row["share"]) for row in found["rows"]] == [("flow_grpo", 2, 0.0), ("mix_grpo", 4, 1.0)]
+    assert found["updates"] == 2 and found["reference"] == "the mean gradient of mix_grpo, of 4 updates"
+
+
 def test_a_masked_model_is_measured_in_python():
     changes = {"rollout": {"prompts_per_update": 2, "group_size": 3}}
     recipes = [fg.recipe(f"mini-mdlm {method}", **changes) for method in ("trajectory", "mdpo")]
@@ -69,13 +78,19 @@ def test_a_standard_set_names_what_does_not_fit():
         "step 1",
         "gain, b = 1",
         "gain, b* = 0.7",
+        "gain, fitted",
+        "blend",
         "value, 2 steps",
+        "turning points alone",
+        "noise of cps",
         "comb",
+        "comb, adaptive",
         "branch",
     } <= names
     assert reasons["terminal"] == "the same as flow_grpo here" and "1.09 times" in reasons["leave-one-out"]
     masked, left = standard(base("mini-mdlm", []), None)
     assert masked[0].name == "trajectory" and not any("shared start" in scheme.name for scheme in masked)
+    assert "noise of cps" not in {scheme.name for scheme in masked} | {one.name for one in left}
     _, left = standard(base("mini", ["rollout.group_size=5"]), None)
     assert any(one.name == "branch" for one in left)
 
@@ -90,6 +105,9 @@ def test_what_cannot_be_measured_is_one_sentence(capsys, tmp_path, monkeypatch):
     assert "named twice" in refused(capsys, "mini", "flow_grpo", "flow_grpo")
     assert "has other rewards than" in refused(capsys, "mini", "flow_grpo", "pref_grpo")
     assert "'dense' is not one of the schemes" in refused(capsys, "mini", "flow_grpo", "--reference", "dense")
+    assert "give --reference SCHEME" in refused(capsys, "mini", "flow_grpo", "--reference-updates", "64")
+    fewer = ["--reference", "flow_grpo", "--reference-updates", "8"]
+    assert "8 updates is less than the 32" in refused(capsys, "mini", "flow_grpo", *fewer)
     assert "is no checkpoint" in refused(capsys, "mini", "flow_grpo", "--checkpoint", str(tmp_path))
     (tmp_path / "by_prompt.py").write_text("def length(samples):\n    return [len(text) / 99 for text in samples.prompts]\n")
     silent = ["evaluation=null", "rewards={flat: {use: 'by_prompt.py:length'}}", *SMALL]

@@ -159,6 +159,7 @@ def test_a_base_of_several_words_brings_no_task_of_its_own(tmp_path):
         ("llada-8b cps", "method 'flow_grpo' trains policies of type diffusers, not 'masked' as the model's"),
         ("mini-wan flow_grpo scenes", "task 'scenes' judges images, and the model makes videos"),
         ("mini flow_grpo motions", "task 'motions' judges videos, and the model makes images"),
+        ("sd3.5-medium flow_grpo latent_scenes", "judges the latents of mini-sd3, and the model makes others"),
         ("mini pref_grpo {mine}", "method 'pref_grpo' is about the reward win_rate, which no reward of the task is"),
         ("mini flow_gpro scenes", "no config file or shipped recipe 'flow_gpro' (did you mean 'flow_grpo'?"),
         ("mini/flow_gpro", "no config file or shipped recipe 'flow_gpro' of 'mini/flow_gpro' (did you mean 'flow_grpo'?"),

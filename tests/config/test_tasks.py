@@ -31,7 +31,8 @@ class Coco(Detector):
 
 def recipe(task, kind, method="flow_grpo"):
     """With a model of its kind that it goes with."""
-    model = "flux.1-kontext" if facts(task).needs else MODELS[kind]
+    about = facts(task)
+    model = "flux.1-kontext" if about.needs else "mini" if about.latents else MODELS[kind]
     return load_config([model, "gdpo" if kind == "texts" else method, task])
 
 

@@ -86,6 +86,16 @@ def test_first_log_ratio_is_exactly_zero_and_gradients_reach_every_parameter(pip
     assert unreached == (SD3_LAST_BLOCK if full and name == "sd3" else set())
 
 
+@pytest.mark.parametrize(("name", "shape"), [("flux", (16, 16)), ("wan", (16, 2, 2, 2)), ("sd15", (4, 8, 8))])
+def test_the_own_sampler_tells_the_latents_that_its_samples_are_decoded_from(pipelines, name, shape):
+    """Packed ones, those of clips, and those of a scheduler with another scale; in another number of steps than a rollout has."""
+    policy = build(pipelines, name)
+    samples = policy.generate(PROMPTS, [3, 4], 3, latents=True)
+    assert samples.latents.states.shape == (2, *shape) == policy.start(PROMPTS, [("a",), ("b",)]).shape
+    assert torch.equal(samples.decoded, policy.generate(PROMPTS, [3, 4], 3).decoded)
+    torch.testing.assert_close(policy.decode(samples.latents.states, PROMPTS).decoded, samples.decoded)
+
+
 def test_decode_is_the_pipelines_own(pipelines):
     policy = build(pipelines, "sd3")
     plain = policy.generate(PROMPTS, [3, 4], 4).images

@@ -218,6 +218,14 @@ def test_labels_keep_apart_and_ticks_are_round():
 
 
 @pytest.mark.parametrize(
+    ("low", "high"), [(0.5 - 2**-54, 0.5), (-1e-320, 0.0), (1e9, 1e9 + 1e-6), (-3.0, -3.0 + 2**-51), (0.0, 1e-7)]
+)
+def test_numbers_that_differ_by_rounding_alone_have_ticks_that_differ(low, high):
+    ticks = round_ticks(low, high, 3)
+    assert ticks[0] <= low + 1e-6 and high - 1e-6 <= ticks[-1] and len(set(tick_labels(ticks))) == len(ticks) <= 6
+
+
+@pytest.mark.parametrize(
     "low, high, labels",
     [
         (0.42, 0.61, ["0.4", "0.5", "0.6", "0.7"]),

@@ -134,7 +134,7 @@ def test_a_step_that_the_scaler_leaves_out_is_none(home, capsys, monkeypatch):
 
 def test_the_first_of_two_steps_is_not_kept_when_the_second_is_not_finite(home, capsys, monkeypatch):
     def step(self, totals, update):
-        totals.finite = totals.finite and len(totals.norms) == 0
+        totals.all_finite = totals.finite and len(totals.norms) == 0
         original(self, totals, update)
 
     original = Learner._step

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import flowgrpo as fg
 from flowgrpo.api.load import load_policy
 from flowgrpo.api.rollout import rollout
 from flowgrpo.api.score import score
@@ -95,6 +96,37 @@ def test_a_state_on_its_way_is_worth_what_the_reward_says_of_it_at_its_level(pol
         assert latents.sigma[i].item() == pytest.approx(sigma) and latents.alpha[i].item() == pytest.approx(1.0 - sigma)
         assert trees[group].values[node] == pytest.approx(latents.states[i].mean().item() + 100.0 * sigma, rel=1e-5)
     assert set(seen) == set(levels[:2]) and evaluations == 2 * 2 * 3 and not decodes
+
+
+def test_a_rollout_in_python_has_the_states_on_their_way_and_gives_them_the_credit_of_a_run(policy):
+    """Prompts of two blocks are not mixed up."""
+    made, plan = config(), fg.plans.AllSteps(kernel={"type": "flow_sde", "noise_level": 0.9}, completion="latents")
+    prompts = [*PROMPTS, Prompt(7, "a blue square", ROW)]
+    tree = rollout(policy, prompts, plan, group_size=2, micro_batch=4)
+    assert len(tree.blocks) > 1 and len(tree.samples) == 6
+    levels = len(set(tree.on_the_way.latents.sigma.tolist()))
+    assert len(set(tree.on_the_way.group)) == 3 * levels and set(map(tree.on_the_way.group.count, tree.on_the_way.group)) == {2}
+    scores, passing = (score(samples, {"level": level}) for samples in (tree.samples, tree.on_the_way))
+    whole = fg.Advantage(mean="none", std="none", clip=None)
+    scored = tree.assess(scores, fg.credits.Gain(), whole, on_the_way=passing)
+    trees, _ = scored_trees(
+        Rollouts.of(made, policy), scorer_of(level), {"level": RewardConfig(use="level")}, prompts, [made.shape()] * 3, (0, 0)
+    )
+    for row, other in enumerate(trees):
+        trained = list(other.shape.trained)
+        np.testing.assert_allclose(scored.advantage[row, trained], fg.credits.Gain().credited(other).value[trained], rtol=1e-4)
+    with pytest.raises(UserError, match=r"'level' has no rewards of the states on their way; pass on_the_way"):
+        tree.assess(scores, fg.credits.Gain())
+    with pytest.raises(UserError, match="'level' has 3 rewards, and the tree has 12 states on their way"):
+        tree.assess(scores, on_the_way={"level": np.zeros(3)})
+    with pytest.raises(UserError, match="'other' has rewards of the states on their way, and none of the samples"):
+        tree.assess(scores, on_the_way={"other": np.zeros(12), **passing})
+
+
+def test_credit_that_a_tree_has_no_values_for_is_refused_in_python_too(policy):
+    tree = rollout(policy, PROMPTS, group_size=2)
+    with pytest.raises(UserError, match="credit 'gain' needs"):
+        tree.assess({"level": np.zeros(4)}, fg.credits.Gain())
 
 
 def test_a_reward_without_a_weight_scores_samples_only_and_changes_nothing(policy):

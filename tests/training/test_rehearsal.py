@@ -104,6 +104,18 @@ def test_overrides_have_the_last_word_and_their_rewards_have_twins():
     assert Path(config.rewards["more"].arguments["checkpoint"]).is_relative_to("elsewhere/tiny")
 
 
+def test_states_that_are_valued_on_their_way_are_told_apart_by_their_latents(capsys):
+    """On another model's latents than those of the example that ships: packed ones."""
+    stated = "range=(0.0, 9.0), better='so', licence='none', source='here'"
+    reward = f"import flowgrpo as fg\n\n@fg.card(reads='latents', noisy=True, {stated})\ndef spread(samples):\n"
+    Path("mine.py").write_text(reward + "    return samples.latents.states.flatten(1).std(1)\n")
+    words = ["rewards={mine: {use: 'mine.py:spread'}}", "evaluation.metric=mine", "rollout.plan.completion={type: latents}"]
+    run, _ = train(capsys, "flux.1-dev", "dense_grpo", *words)
+    first = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
+    assert first["grad_norm"] > 0 and first["ratio/first_log_abs_max"] <= BF16
+    assert load_config(str(run / "config.yaml")).rewards["lots"].use.endswith(":lots_of_latents")
+
+
 def test_the_call_has_the_sizes_of_the_tiny_model_and_the_guidance_of_the_recipe():
     config, full = rehearsed("sd3.5-medium flow_grpo pickscore"), load_config("sd3.5-medium flow_grpo pickscore")
     assert config.policy.call["height"] == 8 and full.policy.call["height"] == 512

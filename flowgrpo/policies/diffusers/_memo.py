@@ -24,7 +24,7 @@ class Memo:
 
     @torch.no_grad()
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        key = tuple(_key(leaf) for leaf in tree_leaves((args, sorted(kwargs.items()))))
+        key = tuple(key_of(leaf) for leaf in tree_leaves((args, sorted(kwargs.items()))))
         if None in key:
             return self.function(*args, **kwargs)
         if key not in self.results:
@@ -48,7 +48,7 @@ def memoise_encoders(pipe: DiffusionPipeline) -> None:
             module.encode = Memo(module.encode)
 
 
-def _key(leaf: Any) -> Any:
+def key_of(leaf: Any) -> Any:
     """What makes two arguments the same; None for what is known by its address only."""
     if isinstance(leaf, Tensor):
         return (

@@ -18,6 +18,7 @@ Where there are more elements than digits, one pass more shows the next digit of
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import ceil, log
 from typing import Any
 
@@ -33,13 +34,29 @@ BASE = {torch.float32: 2**11, torch.float16: 512, torch.bfloat16: 80}
 """Digits b .. 3 b - 1 are whole numbers that the type holds, in float32 with room for what is not whole."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Elements:
     """D_k elements of a state: their positions in a sample that is stepped, and in the tensor that was prepared at `site`."""
 
     stepped: np.ndarray
     site: Site
     prepared: np.ndarray
+
+    def stepped_on(self, device: torch.device) -> Tensor:
+        return self._on(device)[0]
+
+    def prepared_on(self, device: torch.device) -> Tensor:
+        return self._on(device)[1]
+
+    @cached_property
+    def _copies(self) -> dict[torch.device, tuple[Tensor, Tensor]]:
+        return {}
+
+    def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The positions, as numbers that this device has already."""
+        if device not in self._copies:
+            self._copies[device] = torch.from_numpy(self.stepped).to(device), torch.from_numpy(self.prepared).to(device)
+        return self._copies[device]
 
 
 @dataclass(frozen=True)
@@ -62,7 +79,7 @@ class StateMap:
         """The state [B, ...] in what was prepared."""
         if self.whole:
             return prepared[self.whole].float() * self.factor
-        columns = [_rows(prepared[s.site])[:, torch.from_numpy(s.prepared)] for _, s in self.elements]
+        columns = [_rows(prepared[s.site])[:, s.prepared_on(prepared[s.site].device)] for _, s in self.elements]
         return torch.cat(columns, dim=1).float() * self.factor
 
     def inject(self, site: Site, prepared: Tensor, state: Tensor) -> Tensor:
@@ -79,7 +96,7 @@ class StateMap:
         for (_, some), columns in self._columns(state):
             if some.site == site:
                 rows = _rows(prepared).clone()
-                rows[:, torch.from_numpy(some.prepared)] = (columns / self.factor).to(prepared.dtype)
+                rows[:, some.prepared_on(rows.device)] = (columns / self.factor).to(prepared.dtype)
                 prepared = rows.view(prepared.shape)
         return prepared
 
@@ -95,7 +112,7 @@ class StateMap:
         if self.whole:
             return outputs[0]
         rows = [_rows(self._first(output), samples) for output in outputs]
-        return torch.cat([rows[k][:, torch.from_numpy(s.stepped)] for k, s in self.elements], dim=1)
+        return torch.cat([rows[k][:, s.stepped_on(rows[k].device)] for k, s in self.elements], dim=1)
 
     def stepped(self, call: StepCall, number: int, state: Tensor) -> Tensor:
         """The sample that the pipeline gets back from its `number`-th step, when the state after it is this one."""
@@ -105,7 +122,7 @@ class StateMap:
         rows = _rows(first, len(state)).clone()
         for (k, some), columns in self._columns(state):
             if k == number:
-                rows[:, torch.from_numpy(some.stepped)] = columns.to(rows.dtype)
+                rows[:, some.stepped_on(rows.device)] = columns.to(rows.dtype)
         return torch.cat([rows.view(first.shape)] * self.copies)
 
     def _columns(self, state: Tensor) -> Iterator[tuple[tuple[int, Elements], Tensor]]:

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from types import MethodType
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from flowgrpo.core.errors import UserError
+from flowgrpo.policies.diffusers._once import Draws, Schedules
 
 PREPARES = re.compile(r"prepare_((audio|text|video)_)?latents|prepare_intermediate_images")
 """Methods whose first tensor may be what the loop denoises."""
@@ -76,9 +78,16 @@ class Tap:
         self.pipe = pipe
         self.call = inspect.unwrap(type(pipe).__call__)
         """The call without `torch.no_grad`."""
+        self.prepares = [name for name in dir(type(pipe)) if PREPARES.fullmatch(name)]
         self.spans: list[Span] = []
         """Of the loops that the last call has entered."""
         self.timesteps_are_set = False
+        self.draws, self.schedules = Draws(), Schedules()
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where the pipeline computes, which it finds out by a walk over all of its modules."""
+        return self.pipe._execution_device
 
     def run(self, arguments: dict[str, Any], window: Window, on_prepared: OnPrepared, on_step: OnStep) -> Any:
         """The call's output, or None where a function raised `Stop`. What it draws without a generator is the same each time.
@@ -88,7 +97,17 @@ class Tap:
         """
         self.spans = []
         arguments = {name: list(value) if isinstance(value, list) else value for name, value in arguments.items()}
-        with own_randomness(), self._fresh_guiders(), self._prepared(on_prepared), self._loop(window), self._step(on_step):
+        with ExitStack() as stack:
+            for context in (
+                own_randomness(),
+                self._device_known(),
+                self._fresh_guiders(),
+                self._drawn_once(),
+                self._prepared(on_prepared),
+                self._loop(window),
+                self._step(on_step),
+            ):
+                stack.enter_context(context)
             try:
                 output = self.call(self.pipe, **arguments)
             except Stop:
@@ -96,6 +115,23 @@ class Tap:
         if not self.spans:
             raise UserError(f"{type(self.pipe).__name__} has no loop over its scheduler's timesteps to take over")
         return output
+
+    @contextmanager
+    def _device_known(self) -> Iterator[None]:
+        """Spare the pipeline its walk. A property can be shadowed in its class only, where other pipelines keep theirs."""
+        kind, device = type(self.pipe), self.device
+        walk = kind._execution_device.fget
+        assert walk
+        known = property(lambda pipe: device if pipe is self.pipe else walk(pipe))
+        own = vars(kind).get("_execution_device")
+        kind._execution_device = known
+        try:
+            yield
+        finally:
+            if own is None:
+                del kind._execution_device
+            else:
+                kind._execution_device = own
 
     @contextmanager
     def _fresh_guiders(self) -> Iterator[None]:
@@ -108,13 +144,20 @@ class Tap:
             yield
 
     @contextmanager
-    def _prepared(self, replace: OnPrepared) -> Iterator[None]:
-        methods = [name for name in dir(type(self.pipe)) if PREPARES.fullmatch(name)]
+    def _drawn_once(self) -> Iterator[None]:
         scope = self.call.__globals__
         with ExitStack() as stack:
-            for name in methods:
+            if draw := scope.get("randn_tensor"):
+                stack.enter_context(_entry(scope, "randn_tensor", self.draws.shadow(draw)))
+            yield
+
+    @contextmanager
+    def _prepared(self, replace: OnPrepared) -> Iterator[None]:
+        scope = self.call.__globals__
+        with ExitStack() as stack:
+            for name in self.prepares:
                 stack.enter_context(_entry(vars(self.pipe), name, _replacing(name, getattr(self.pipe, name), replace)))
-            if not methods and "randn_tensor" in scope:
+            if not self.prepares and "randn_tensor" in scope:
                 draw = _replacing("randn_tensor", scope["randn_tensor"], replace)
                 stack.enter_context(_entry(scope, "randn_tensor", draw))
             yield
@@ -137,7 +180,7 @@ class Tap:
             return _Bar(iterable, lambda: (iterable[i] for i in self._enter(span, window)))
 
         scheduler, original = self.pipe.scheduler, self.pipe.progress_bar
-        set_timesteps = scheduler.set_timesteps
+        set_timesteps = self.schedules.shadow(scheduler, scheduler.set_timesteps)
         self.timesteps_are_set = False
 
         @functools.wraps(set_timesteps)
@@ -164,9 +207,12 @@ class Tap:
         """Where these timesteps lie in the scheduler's, or None."""
         if not self.timesteps_are_set or not isinstance(iterable, Tensor) or iterable.ndim != 1 or not len(iterable):
             return None
-        timesteps, wanted = torch.as_tensor(self.pipe.scheduler.timesteps).cpu(), iterable.cpu()
-        if timesteps.dtype != wanted.dtype:
+        timesteps = torch.as_tensor(self.pipe.scheduler.timesteps)
+        if timesteps.dtype != iterable.dtype:
             return None
+        if (offset := _offset(iterable, timesteps)) is not None:
+            return Span(offset, len(iterable))
+        timesteps, wanted = timesteps.cpu(), iterable.cpu()
         for offset in range(len(timesteps) - len(wanted) + 1):
             if torch.equal(timesteps[offset : offset + len(wanted)], wanted):
                 return Span(offset, len(wanted))
@@ -176,11 +222,11 @@ class Tap:
     def _step(self, on_step: OnStep) -> Iterator[None]:
         """Also of copies that the pipeline makes of its scheduler, for a second stream."""
         scheduler = self.pipe.scheduler
-        signature = inspect.signature(scheduler.step)
+        signature = _signature(type(scheduler).step)
 
         @functools.wraps(type(scheduler).step)
         def step(stepped: Any, *args: Any, **kwargs: Any) -> Stepped:
-            given = signature.bind(*args, **kwargs).arguments
+            given = signature.bind(stepped, *args, **kwargs).arguments
             latents = on_step(StepCall(given["model_output"], given["sample"]))
             if vars(stepped).get("_step_index") is not None:
                 stepped._step_index += 1
@@ -200,19 +246,31 @@ class _Bar:
         return self.steps()
 
 
+def _offset(part: Tensor, whole: Tensor) -> int | None:
+    """Where a slice of consecutive numbers begins in what it is a slice of, without a look at the numbers, for which the host
+    would wait for the device; None where it is none."""
+    if part.untyped_storage().data_ptr() != whole.untyped_storage().data_ptr() or part.stride() != whole.stride():
+        return None
+    offset, rest = divmod(int(part.storage_offset() - whole.storage_offset()), max(1, whole.stride()[0]))
+    return offset if rest == 0 and 0 <= offset <= len(whole) - len(part) else None
+
+
 @contextmanager
 def watched(scheduler: Any, last: int) -> Iterator[deque[StepCall]]:
     """The `last` steps of a scheduler at work: what the network gave it, and what it made of the sample."""
-    signature, calls = inspect.signature(scheduler.step), deque[StepCall](maxlen=last)
+    signature, calls = _signature(type(scheduler).step), deque[StepCall](maxlen=last)
 
     @functools.wraps(type(scheduler).step)
     def step(stepped: Any, *args: Any, **kwargs: Any) -> Any:
         output = type(stepped).step(stepped, *args, **kwargs)
-        calls.append(StepCall(signature.bind(*args, **kwargs).arguments["model_output"], output[0]))
+        calls.append(StepCall(signature.bind(stepped, *args, **kwargs).arguments["model_output"], output[0]))
         return output
 
     with _entry(vars(scheduler), "step", MethodType(step, scheduler)):
         yield calls
+
+
+_signature = functools.cache(inspect.signature)
 
 
 def _inside(iterable: Any) -> Any:
@@ -241,11 +299,18 @@ def _replacing(name: str, original: Callable[..., Any], replace: OnPrepared) -> 
 
 @contextmanager
 def own_randomness() -> Iterator[None]:
-    """A fixed seed inside, and the global state untouched."""
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(0)
+    """A fixed seed inside, and the global state untouched. (`torch.manual_seed` is slower: it asks all kinds of devices.)"""
+    generators = [torch.default_generator]
+    if torch.cuda.is_available():
+        generators.append(torch.cuda.default_generators[torch.cuda.current_device()])
+    states = [generator.get_state() for generator in generators]
+    for generator in generators:
+        generator.manual_seed(0)
+    try:
         yield
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
 
 
 @contextmanager

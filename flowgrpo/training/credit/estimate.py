@@ -73,20 +73,21 @@ class Moments:
 
 
 def moments(products: Products, weight: np.ndarray) -> Moments:
-    """Of groups that count `weight` [J] times."""
+    """Of groups that count `weight` [J] times. NaN for a scheme without a pair, which a small resample may have."""
     chosen = np.zeros((products.schemes, len(weight)))
     chosen[products.scheme, np.arange(len(weight))] = weight
     per_fold = np.stack([np.bincount(products.fold, row, products.fold.max() + 1) for row in chosen])
     pairs = np.outer(chosen.sum(1), chosen.sum(1)) - per_fold @ per_fold.T
     with np.errstate(invalid="ignore", divide="ignore"):
         means = chosen @ products.between @ chosen.T / pairs
-    return Moments(means, np.array([_size(products, s, weight[products.rows[s]]) for s in range(products.schemes)]))
+        size = np.array([_size(products, s, weight[products.rows[s]]) for s in range(products.schemes)])
+    return Moments(means, size)
 
 
 def _size(products: Products, s: int, weight: np.ndarray) -> float:
     """E|step|^2 = E|h|^2 / n + (1 - 1/n) E h_i . h_j of two groups of a step."""
     rows, n = products.rows[s], products.groups[s]
-    alone = float(weight @ products.gram[rows, rows] / weight.sum())
+    alone = weight @ products.gram[rows, rows] / weight.sum()
     if n == 1:
         return alone
     pairs = np.where(np.isnan(products.within[s]), 0.0, np.outer(weight, weight))

@@ -53,7 +53,7 @@ class Question:
     """What is asked of a model. With `standard` the schemes are a set that is built on the one that is there.
 
     `updates` None: as many as take minutes on a miniature. `prompts`: at most so many, spread over all. `reference`: the scheme
-    whose mean gradient is the right way; None: the mean of all.
+    whose mean gradient is the right way, of `reference_updates` where these are more; None: the mean of all.
     """
 
     model: str
@@ -64,6 +64,7 @@ class Question:
     checkpoint: Path | None = None
     reference: str | None = None
     completions: bool = False
+    reference_updates: int | None = None
 
 
 def measure(question: Question, policy: Policy | None = None) -> Credit:
@@ -83,13 +84,14 @@ class Measurement:
         self._require_reference()
         if self.updates < 2:
             raise UserError("one update says nothing about its own noise; give --updates 2 or more")
+        self.reference_updates = self._reference_updates()
         config = self.config
         rows, self.scorer = load_prompts(config.rollout.prompts), Scorer(config.rewards)
         self.scorer.check(rows, config.rollout.prompts)
         self.all_rows, self.rows = rows, spread(rows, question.prompts)
         most = max(scheme.config.rollout.prompts_per_update for scheme in self.schemes)
         self.aside, self.kept = set_aside(self.rows, 2 * most)
-        self.batches = batches_of(self.kept, self.updates, most, (config.seed, "credit", "prompts"))
+        self.batches = batches_of(self.kept, self.reference_updates, most, (config.seed, "credit", "prompts"))
         tell(check_files(config.policy, {config.rollout.prompts: rows}) or [])
         self.policies, self.point = policies_at(self.schemes, question.checkpoint, Processes.alone().device, policy)
 
@@ -132,6 +134,17 @@ class Measurement:
         if wanted is not None and wanted not in names and not (self.question.standard and len(names) == 1):
             raise UserError(f"the reference '{wanted}' is not one of the schemes ({nearest(wanted, names)})")
 
+    def _reference_updates(self) -> int:
+        """How many of the reference's updates there are, where it is one scheme."""
+        wanted, updates = self.question.reference_updates, self.updates
+        if wanted is None:
+            return updates
+        if self.question.reference is None:
+            raise UserError("only the updates of one scheme can be more; give --reference SCHEME with --reference-updates")
+        if wanted < updates:
+            raise UserError(f"a reference of {wanted} updates is less than the {updates} of a scheme; give it more, or none")
+        return wanted
+
     def _gradients(self) -> list[Gradients]:
         """The schemes take turns. A signal ends the measurement with the updates that are done, if these are enough."""
         sketch = Sketch(sum(p.numel() for p in self.policies[0].trainable().values()), self.policies[0].device)
@@ -141,6 +154,10 @@ class Measurement:
             for config, policy in zip(configs, self.policies, strict=True)
         ]
         rounds = [(number, measurer) for number in range(self.updates) for measurer in measurers]
+        alone = [
+            measurer for scheme, measurer in zip(self.schemes, measurers, strict=True) if scheme.name == self.question.reference
+        ]
+        rounds += [(number, measurer) for number in range(self.updates, self.reference_updates) for measurer in alone]
         with Signals() as signals:
             signals.busy = lambda: True
             for number, measurer in bar(rounds, "updates"):
@@ -152,6 +169,8 @@ class Measurement:
             raise KeyboardInterrupt(f"{signals.asked} ended it before every scheme had two updates; nothing is known yet")
         if self.done < self.updates:
             self.notes.append(f"Ended by {signals.asked} after {self.done} of {self.updates} updates; the check is left out.")
+        elif (more := max(measurer.updates for measurer in measurers)) < self.reference_updates:
+            self.notes.append(f"Ended by {signals.asked} after {more} of {self.reference_updates} updates of the reference.")
         return [measurer.found for measurer in measurers]
 
     def _calibrated(self, i: int) -> Config:
@@ -188,7 +207,7 @@ class Measurement:
             completions=completions,
             notes=self.notes,
             baseline=names[self.baseline],
-            reference=f"the mean gradient of {named}" if named else "the mean gradient of all schemes, weighted by reliability",
+            reference=self._right_way(found),
             updates=self.done,
             prompts=len({*products.prompt.tolist()}),
             check_prompts=len(self.aside),
@@ -201,6 +220,12 @@ class Measurement:
             ranks_scaled=None,
             seconds=0.0,
         )
+
+    def _right_way(self, found: Sequence[Gradients]) -> str:
+        if self.question.reference is None:
+            return "the mean gradient of all schemes, weighted by reliability"
+        most = max(len(one.rewards) for one in found)
+        return f"the mean gradient of {self.question.reference}" + (f", of {most} updates" if most > self.done else "")
 
     def _checked(self, credit: Credit, found: list[Gradients]) -> Credit:
         """With the slopes of the mean reward along the mean gradients."""

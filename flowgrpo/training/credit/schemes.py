@@ -10,6 +10,7 @@ from flowgrpo.config.run import Config, load_config
 from flowgrpo.config.tree import merge
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.section import checked
+from flowgrpo.objective.selection.turning_point import TurningPoint
 
 PLAIN = ("flow_grpo", "trajectory")
 """Every step random and trained, the final reward for all of them; the first that fits a model is what its standard set is built
@@ -92,8 +93,11 @@ def _variants(config: Config, best_baseline: float | None) -> Iterator[tuple[str
     steps = {"type": "all", **chains}
     fork = {"advantage": {"mean": "root_step", "std": "root_step"}}
     by_step = {"advantage": {"mean": "group_step", "std": "group_step"}}
+    centred = {"advantage": {"mean": "none", "std": "group"}}
     exact = {**steps, "completion": {"steps": None}}
     yield "terminal", {"plan": steps}
+    if own:
+        yield "noise of cps", {"plan": {**steps, "kernel": "cps"}}
     window = range(ceil(last / 2))
     yield f"window, steps 0 to {window[-1]}" if len(window) > 1 else "window", {"plan": _fixed(chains, window)}
     for step in range(last):
@@ -105,12 +109,18 @@ def _variants(config: Config, best_baseline: float | None) -> Iterator[tuple[str
     if best_baseline is not None:
         baseline = round(best_baseline, 2)
         yield f"gain, b* = {baseline:g}", {"plan": exact, "credit": {"type": "gain", "baseline": baseline}, **by_step}
+    yield "gain, fitted", {"plan": exact, "credit": {"type": "gain", "baseline": "fitted"}, **centred}
+    yield "blend", {"plan": exact, "credit": "blend", **centred}
     for count in (1, 2):
         completed = {"plan": {**steps, "completion": {"steps": count}}, "credit": {"type": "value", "absolute": 0.0}}
         yield f"value, {count} step{'s' * (count > 1)}", {**completed, **by_step}
     yield "turning point", {"plan": exact, "credit": "turning_point", **by_step}
+    chosen = [*config.selection, TurningPoint()]
+    yield "turning points alone", {"plan": exact, "credit": "gain", "selection": chosen, **by_step}
     teeth = next((count for count in (6, 4, 3, 2) if size % count == 0), size)
     yield "comb", {"plan": {"type": "comb", "teeth": teeth, **kernel}, **fork}
+    each = {"advantage": {"mean": "root_step", "std": "global"}, "objective": {"weight": "one", "reduce": "step"}}
+    yield "comb, adaptive", {"plan": {"type": "comb", "teeth": teeth, "allocate": "adaptive", **kernel}, **each}
     yield "comb, step 0", {"plan": {"type": "comb", "teeth": teeth, "at": [0], **kernel}, **fork}
     forks = [step for step in range(min(last, 2)) if size % 2 ** (step + 1) == 0]
     yield "branch", {"plan": {"type": "branch", "forks": forks, **kernel}, **by_step}

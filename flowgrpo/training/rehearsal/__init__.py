@@ -22,8 +22,8 @@ from flowgrpo.training.rehearsal._model import Model
 from flowgrpo.training.rehearsal._prompts import few_prompts
 
 Tree = dict[str, Any]
-LOTS, DRAWN = "lots", "flowgrpo.scoring.twins:lots"
-"""The label and the name of the reward that is added."""
+LOTS, DRAWN, DRAWN_ON_THE_WAY = "lots", "flowgrpo.scoring.twins:lots", "flowgrpo.scoring.twins:lots_of_latents"
+"""The label and the names of the reward that is added."""
 REPLACED = ("policy", "rewards", "rollout.prompts=", "evaluation.prompts=")
 """How overrides begin of what is replaced."""
 
@@ -35,14 +35,14 @@ def rehearsed(source: Words, overrides: Sequence[str] = ()) -> Config:
     UserError, also where it is not known how a tiny model is made.
     """
     recipe = read_recipe(source)
-    output = recipe.checked(Config, overrides).output
+    config = recipe.checked(Config, overrides)
     tree = with_overrides(recipe.tree, overrides)
-    folder = Path(output).expanduser() / "tiny" / name_of(source)
+    folder = Path(config.output).expanduser() / "tiny" / name_of(source)
     model = Model.made_for(recipe, tree["policy"], folder / "model")
     notes = [f"a rehearsal {model.what}: no number of it means anything", *model.notes]
     tree["policy"] = model.policy
     notes += _put_prompts(tree, recipe, folder / "prompts", model.pictures)
-    notes += _put_twins(tree, folder / "rewards")
+    notes += _put_twins(tree, folder / "rewards", DRAWN_ON_THE_WAY if config.shape().valued else DRAWN)
     tree["rehearsal"] = notes
     last = [override for override in overrides if not override.startswith(REPLACED)]
     for edition in editions(tree):
@@ -73,8 +73,8 @@ def _put_prompts(tree: Tree, recipe: Recipe, folder: Path, pictures: Tree) -> li
     return list(dict.fromkeys(notes))
 
 
-def _put_twins(tree: Tree, folder: Path) -> list[str]:
-    """Rewards without weights of others, and one that tells all samples apart; what there is to know of them."""
+def _put_twins(tree: Tree, folder: Path, drawn: str) -> list[str]:
+    """Rewards without weights of others, and `drawn` that tells all samples apart; what there is to know of them."""
     rewards, notes = {}, []
     for label, reward in tree["rewards"].items():
         given = reward.get("arguments") or {}
@@ -83,5 +83,5 @@ def _put_twins(tree: Tree, folder: Path) -> list[str]:
         if arguments != given:
             notes.append(f"reward '{label}' ({reward['use']}) judges at random: it is a tiny twin")
     added = next(label for label in (LOTS, f"{LOTS}_of_a_rehearsal") if label not in rewards)
-    tree["rewards"] = {**rewards, added: {"use": DRAWN}}
+    tree["rewards"] = {**rewards, added: {"use": drawn}}
     return [*notes, f"reward '{added}' is added and draws lots, so that there is something to train where all others are equal"]

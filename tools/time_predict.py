@@ -1,0 +1,113 @@
+"""What `predict` costs beyond its network: `python tools/time_predict.py [NAME ...] [--states N] [--repeats N]`.
+
+Tiny pipelines by name (sd3, flux, wan and sdxl without), on one thread of the CPU. The bare forward is the denoiser called with
+the very arguments that it had in `predict`; the rest is the host's work for a call. Both take turns, in CPU seconds of this
+thread, and the median of each counts. `--profile` prints where the time of one pipeline goes.
+"""
+
+import argparse
+import cProfile
+import pstats
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+
+from flowgrpo.core.keys import torch_generator
+from flowgrpo.data.prompts import Prompt
+from flowgrpo.pages.tables import markdown_table
+from flowgrpo.policies import tiny
+from flowgrpo.policies.diffusers._policy import DiffusersPolicy
+from flowgrpo.policies.tiny.asked import config_of, prompt_of
+
+STEP = 1
+"""The step that is timed: a loop has gone past its first."""
+Forward = Callable[[], Any]
+
+
+class Timed:
+    """`predict` of one pipeline for B states of one prompt, and its bare forward passes."""
+
+    def __init__(self, name: str, states: int, folder: Path) -> None:
+        entry = tiny.pipelines()[name]
+        entry.build().save_pretrained(folder / "pipeline")
+        self.policy: DiffusersPolicy = config_of(entry, folder / "pipeline").build(torch.device("cpu"), 0)
+        self.prompts: list[Prompt] = [prompt_of(entry, folder)] * states
+        start = self.policy.start(self.prompts[:1], [("time",)])
+        self.states = torch.randn(states, *start.shape[1:], generator=torch_generator(("time", name)))
+        self.calls = self._recorded()
+
+    @torch.no_grad()
+    def predict(self) -> None:
+        self.policy.predict(self.states, self.prompts, STEP)
+
+    @torch.no_grad()
+    def forward(self) -> None:
+        for call in self.calls:
+            call()
+
+    def _recorded(self) -> list[Forward]:
+        """The denoisers' forward passes in one `predict`."""
+        calls: list[Forward] = []
+
+        def record(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            calls.append(lambda: module(*args, **kwargs))
+
+        handles = [m.register_forward_pre_hook(record, with_kwargs=True) for m in self.policy.modules.values()]
+        self.predict()
+        for handle in handles:
+            handle.remove()
+        return calls
+
+
+def seconds(work: Callable[[], None]) -> float:
+    begin = time.thread_time()
+    work()
+    return time.thread_time() - begin
+
+
+def row(name: str, timed: Timed, repeats: int) -> list[str]:
+    """Milliseconds of `predict`, of its forward passes, what lies between, and the ratio."""
+    timed.predict()
+    pairs = [(seconds(timed.predict), seconds(timed.forward)) for _ in range(repeats)]
+    predict, forward = (1e3 * statistics.median(column) for column in zip(*pairs, strict=True))
+    return [name, f"{predict:.2f}", f"{forward:.2f}", f"{predict - forward:.2f}", f"{predict / forward:.2f}"]
+
+
+def profiled(timed: Timed, repeats: int) -> None:
+    profile = cProfile.Profile()
+    profile.enable()
+    for _ in range(repeats):
+        timed.predict()
+    profile.disable()
+    pstats.Stats(profile).sort_stats("cumulative").print_stats(60)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", default=["sd3", "flux", "wan", "sdxl"], metavar="NAME")
+    parser.add_argument("--states", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=50)
+    parser.add_argument("--profile", action="store_true")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    diffusers.utils.logging.set_verbosity_error()
+    rows = [["pipeline", "predict, ms", "forward, ms", "host, ms", "predict / forward"]]
+    for name in given.names:
+        with tempfile.TemporaryDirectory() as folder:
+            timed = Timed(name, given.states, Path(folder))
+            if given.profile:
+                profiled(timed, given.repeats)
+            rows.append(row(name, timed, given.repeats))
+    print(markdown_table(rows))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
