@@ -132,8 +132,10 @@ def rollout(
     if complaint := config.complaint(steps):
         raise UserError(complaint)
     shapes = config.shapes(steps, update, (seed, "plan", update), dict.fromkeys((row.index for row in rows), group_size))
-    if shapes[0].valued:
-        raise UserError("completion 'latents' values states by the rewards of a run: use it in a config, or `fg.train`")
+    if shapes[0].valued and config.plan.completion:
+        raise UserError(
+            f"completion '{config.plan.completion.type}' values states by the rewards of a run: use it in a config, or `fg.train`"
+        )
     if refusal := policy.config.refusal(shapes[0]):
         raise UserError(refusal)
     rollouts = Rollouts(policy, config, policy.config.batch_key)
