@@ -62,6 +62,11 @@ def _outermost(module: nn.Module) -> Iterator[nn.Module]:
         yield from child if isinstance(child, nn.ModuleList) else _outermost(child)
 
 
+def stream(output: Any) -> Tensor:
+    """The tokens [n, T, C] that a block of a language model hands on."""
+    return next(x for x in tree_leaves(output) if isinstance(x, Tensor) and x.is_floating_point() and x.ndim == 3)
+
+
 def pooled(output: Any, rows: int) -> Tensor:
     """[R, F]: mean and deviation of each channel of all streams of a block's output, float64. Tokens [n, T, C] have their
     channels last; of planes and clips, [n, C, H, W] or [n, F, H, W, C], the first or last dimension is taken, the larger one."""

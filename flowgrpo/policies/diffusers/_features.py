@@ -57,10 +57,11 @@ def by_state(evaluations: Sequence[Tensor], calls: Sequence[int]) -> Tensor:
     """[B, F] of all evaluations that pipeline calls of so many samples each have made, as many in each call; all rows of a state
     side by side. Errors: UserError where that is not how many there are."""
     each, rest = divmod(len(evaluations), len(calls))
+    counts = [sum(map(len, evaluations[i * each : (i + 1) * each])) for i in range(len(calls))]
+    if not each or rest or any(count % samples for count, samples in zip(counts, calls, strict=True)):
+        raise UserError("completion 'learned' can't tell which evaluations are of which state; take another one")
     parts = []
     for i, samples in enumerate(calls):
         rows = torch.cat(list(evaluations[i * each : (i + 1) * each]))
-        if rest or len(rows) % samples:
-            raise UserError("completion 'learned' can't tell which evaluations belong to which state; take another one")
         parts.append(rows.reshape(-1, samples, rows.shape[1]).movedim(0, 1).flatten(1))
     return narrowed(torch.cat(parts))
