@@ -81,6 +81,11 @@ class Critic:
                 "with it; take another one, such as {steps: 1}"
             )
         policy.require_watchable()
+        if not config.shape().watched:
+            raise UserError(
+                "completion 'learned' has nothing to value: this plan continues each state without chance, so its value is "
+                "known; leave it out"
+            )
         self.completion, self.credit = completion, config.credit
         self.levels: dict[int, Level] = {}
         self.used = True

@@ -2,12 +2,15 @@
 
 import numpy as np
 import pytest
+import torch
 
 from flowgrpo.api.load import load_policy
 from flowgrpo.api.rollout import rollout
 from flowgrpo.config.run import load_config
 from flowgrpo.core.errors import UserError
-from flowgrpo.data.prompts import Prompt
+from flowgrpo.core.held import hold_code
+from flowgrpo.core.processes import Processes
+from flowgrpo.data.prompts import Prompt, load_prompts
 from flowgrpo.objective.credit import ScoredTree
 from flowgrpo.objective.credit.gain import Gain
 from flowgrpo.objective.credit.terminal import Terminal
@@ -15,10 +18,14 @@ from flowgrpo.sampling.completion.learned import LearnedValues
 from flowgrpo.sampling.plans import Draw
 from flowgrpo.sampling.plans.all import AllSteps
 from flowgrpo.sampling.plans.fixed import FixedSteps
+from flowgrpo.scoring.card import card
+from flowgrpo.scoring.scorer import Scorer
 from flowgrpo.training.critic import Critic, Level
 from flowgrpo.training.ridge import LEAST, Ridge
 from flowgrpo.training.scored import Assessment, Group
+from flowgrpo.training.trainer import Trainer
 
+CPU = torch.device("cpu")
 STEPS, GROUP, PROMPTS = 4, 12, 6
 RECIPE = ["mini", "learned_value"]
 SETTINGS = ["policy.steps=4", "rewards={it: {use: 'x:y'}}", "evaluation=null", f"rollout.group_size={GROUP}"]
@@ -213,6 +220,33 @@ def test_the_state_of_a_critic_is_all_of_it():
     assert one.critic.metrics() == other.critic.metrics()
 
 
+@card(reads="images", range=(0, 1), better="more", licence="none", source="here")
+def bright(samples):
+    return samples.images.mean((1, 2, 3))
+
+
+def trainer():
+    settings = ["rollout.prompts_per_update=4", "optimizer={steps_per_update: 1, lr: 1e-4}", "evaluation=null"]
+    config = load_config(RECIPE, [*settings, f"rewards={{b: {{use: '{hold_code(bright, 'bright')}'}}}}"])
+    prompts = load_prompts(config.rollout.prompts)
+    return Trainer(config, config.policy.build(CPU, 0), prompts, Scorer(config.rewards), Processes.alone())
+
+
+def test_a_run_learns_values_for_no_evaluation_more_and_goes_on_from_its_state():
+    run = trainer()
+    rows = [run.update()[0] for _ in range(5)]
+    assert [row["value/used"] for row in rows] == [0.0, 0.0, 0.0, 1.0, 1.0]
+    assert rows[-1]["value/correlation_1"] > 0.7
+    assert {row["network_evaluations"] for row in rows} == {4 * 12 * 3} and rows[0]["ratio/first_log_abs_max"] == 0.0
+    tensors, facts = run.state()
+    other = trainer()
+    other.load({kind: {name: t.detach().clone() for name, t in rows.items()} for kind, rows in tensors.items()}, facts)
+    (first, _, scored), (second, _, again) = run.update(), other.update()
+    np.testing.assert_array_equal(scored.advantage, again.advantage)
+    assert {k: v for k, v in first.items() if "seconds" not in k} == {k: v for k, v in second.items() if "seconds" not in k}
+    assert set(run.kinds) == set(tensors) and "critic" in tensors
+
+
 def test_gates_and_several_rewards_are_valued_as_they_are_combined():
     rewards = "rewards={it: {use: 'x:y', weight: 2.0}, gate: {use: 'x:z', gate: true}, seen: {use: 'x:v', weight: 0.0}}"
     world = World(rewards, "advantage.aggregate=advantages")
@@ -237,5 +271,10 @@ def test_groups_of_other_widths_and_policies_that_show_nothing_are_refused():
     with pytest.raises(UserError, match="does not show what its network computes"):
         Critic.of(world.config, Unwatched())
     assert Critic.of(load_config("mini/flow_grpo"), Unwatched()) is None
+    with pytest.raises(UserError, match="has nothing to value"):
+        Critic.of(
+            config_of("credit=terminal", "rollout.plan={type: fixed, steps: [1], completion: {type: learned, at: [0]}}"),
+            Watched(),
+        )
     with pytest.raises(UserError, match="completion 'learned' values states by the rewards of a run"):
         rollout(load_policy("mini"), ["a red circle"], AllSteps(completion=LearnedValues()), group_size=2)
