@@ -131,8 +131,8 @@ class Assessment:
         terms = summands(rewards, self.rewards)
         total, bound = weighted_sum(terms, self.rewards), sum_rounding(terms, self.rewards)
         if learned:
-            *values, total = learned(groups, np.stack([*terms.values(), total]))
-            terms = dict(zip(terms, values, strict=True))
+            valued = learned(groups, np.stack([*terms.values(), total]))
+            terms, total = dict(zip(terms, valued[:-1], strict=True)), valued[-1]
         rules = self if learned is None else self.where_valued(shapes)
         credited, bounds, weights = rules._credited(groups, terms, total, bound)
         streams = {label: _stream(shapes, trees, bounds[label]) for label, trees in credited.items()}
@@ -151,9 +151,9 @@ class Assessment:
 
     def where_valued(self, shapes: Sequence[Shape]) -> Self:
         """The rules that can work on these shapes: terminal credit instead of one that lacks values, no selection that does."""
-        lacking = [rule for rule in (self.credit, *self.selection) if any(rule.complaint(shape) for shape in shapes)]
-        credit = Terminal() if self.credit in lacking else self.credit
-        return replace(self, credit=credit, selection=[rule for rule in self.selection if rule not in lacking])
+        lacks = any(self.credit.complaint(shape) for shape in shapes)
+        selection = [rule for rule in self.selection if not any(rule.complaint(shape) for shape in shapes)]
+        return replace(self, credit=Terminal() if lacks else self.credit, selection=selection)
 
     def _credited(
         self, groups: Sequence[Group], terms: Mapping[str, np.ndarray], total: np.ndarray, bound: np.ndarray
