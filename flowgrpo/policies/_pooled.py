@@ -72,16 +72,20 @@ def pooled(output: Any, rows: int) -> Tensor:
     channels last; of planes and clips, [n, C, H, W] or [n, F, H, W, C], the first or last dimension is taken, the larger one."""
     streams = [x for x in tree_leaves(output) if isinstance(x, Tensor) and x.is_floating_point() and x.ndim >= 3]
     columns = []
-    for x in streams:
-        if len(x) % rows:
-            continue
-        channels_first = x.ndim > 3 and x.shape[1] >= x.shape[-1]
-        values = (x.movedim(1, -1) if channels_first else x).detach().double()
-        values = values.reshape(rows, -1, values.shape[-1])
-        columns += [values.mean(1), values.std(1, correction=0)]
+    for x in (_rows_first(x, rows) for x in streams):
+        if len(x) % rows == 0:
+            channels_first = x.ndim > 3 and x.shape[1] >= x.shape[-1]
+            values = (x.movedim(1, -1) if channels_first else x).detach().double()
+            values = values.reshape(rows, -1, values.shape[-1])
+            columns += [values.mean(1), values.std(1, correction=0)]
     if not columns:
         raise UserError("completion 'learned' can't tell which rows of the network's blocks are of which state; take another one")
     return torch.cat(columns, dim=1)
+
+
+def _rows_first(x: Tensor, rows: int) -> Tensor:
+    """Some networks have tokens [T, n, C]."""
+    return x.transpose(0, 1) if x.ndim == 3 and len(x) != rows == x.shape[1] else x
 
 
 def narrowed(features: Tensor) -> Tensor:

@@ -14,12 +14,15 @@ from torch import Tensor
 from flowgrpo.config.run import Config
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.rounding import rounding
+from flowgrpo.data.prompts import Prompt
 from flowgrpo.policies.protocol import Policy, Watchable
 from flowgrpo.sampling.completion.learned import LearnedValues
 from flowgrpo.sampling.shape import Shape
 from flowgrpo.training.ridge import MEMORY, Ridge
 from flowgrpo.training.scored import Group
 
+STILL = 0.01
+"""Features of a state move by no more than this share of what they move by with the state."""
 Cell = tuple[int, list[int], np.ndarray, np.ndarray]
 """The states of a group at a level: (group, nodes, features [n, F], rewards below [n, K])."""
 
@@ -74,13 +77,14 @@ class Critic:
     Errors: UserError for a policy whose network can't be watched.
     """
 
-    def __init__(self, config: Config, completion: LearnedValues, policy: Policy) -> None:
+    def __init__(self, config: Config, completion: LearnedValues, policy: Policy, prompt: Prompt) -> None:
         if not isinstance(policy, Watchable):
             raise UserError(
                 f"policy '{config.policy.type}' does not show what its network computes, so completion 'learned' can't be used "
                 "with it; take another one, such as {steps: 1}"
             )
         policy.require_watchable()
+        _require_apart(policy, prompt, config.policy.steps - 1)
         if not config.shape().watched:
             raise UserError(
                 "completion 'learned' has nothing to value: this plan continues each state without chance, so its value is "
@@ -92,10 +96,10 @@ class Critic:
         self.news: str | None = None
 
     @classmethod
-    def of(cls, config: Config, policy: Policy) -> "Critic | None":
-        """None where no values are learned."""
+    def of(cls, config: Config, policy: Policy, prompt: Prompt) -> "Critic | None":
+        """None where no values are learned. With any prompt it is tried out whether each state has features of its own."""
         completion = config.rollout.plan.completion
-        return cls(config, completion, policy) if isinstance(completion, LearnedValues) else None
+        return cls(config, completion, policy, prompt) if isinstance(completion, LearnedValues) else None
 
     @property
     def trusted(self) -> frozenset[int]:
@@ -166,6 +170,21 @@ class Critic:
             step: Level(Ridge(**level["within"]), Ridge(**level["between"]), level["mean"]) for step, level in parts.items()
         }
         self.used = used
+
+
+def _require_apart(policy: Policy, prompt: Prompt, step: int) -> None:
+    """Of two states one is replaced: its features must move, and those of the other stay. Errors: UserError."""
+    assert isinstance(policy, Watchable)
+    first, kept, other = policy.start([prompt] * 3, [("watch", i) for i in range(3)])
+    if torch.equal(kept, other):
+        return
+    (_, before), (_, after) = (policy.watch(torch.stack([x, first]), [prompt] * 2, step) for x in (kept, other))
+    moved = (after - before).abs().amax(1)
+    if not moved[1] <= STILL * moved[0] or not moved[0] > 0.0:
+        raise UserError(
+            "completion 'learned' can't tell which features of this network are of which state; take another one, such as "
+            "{steps: 1}"
+        )
 
 
 def _by_level(groups: Sequence[Group], terms: np.ndarray) -> dict[int, list[Cell]]:

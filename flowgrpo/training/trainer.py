@@ -35,7 +35,7 @@ class Trainer:
         rollouts = Rollouts.of(config, policy, config.objective.needs_old_prediction)
         self.collector = Collector(rollouts, scorer, processes, config.seed)
         self.assessment = Assessment.of(config)
-        self.critic = Critic.of(config, policy)
+        self.critic = Critic.of(config, policy, prompts[0])
         self.weights = TrainedWeights(policy, config.optimizer, config.ema, processes)
         self.learner = Learner(policy, self.weights, rollouts, config.objective, config.optimizer, processes)
         self.minibatches = config.optimizer.minibatches(config.rollout.prompts_per_update)

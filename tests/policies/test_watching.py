@@ -107,6 +107,7 @@ def test_pooling_knows_tokens_planes_and_folded_frames():
     assert torch.allclose(pooled(planes, 4)[:, :6], planes.double().mean((2, 3)))
     assert torch.allclose(pooled(tokens, 2)[:, :6], tokens.double().view(2, 10, 6).mean(1))
     assert pooled((tokens, tokens), 4).shape == (4, 24)
+    assert torch.equal(pooled(tokens.transpose(0, 1), 4), pooled(tokens, 4))
     with pytest.raises(UserError, match="which rows"):
         pooled(tokens, 3)
 

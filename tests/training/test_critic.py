@@ -27,6 +27,7 @@ from flowgrpo.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 STEPS, GROUP, PROMPTS = 4, 12, 6
+PROMPT = Prompt(0, "p")
 RECIPE = ["mini", "learned_value"]
 SETTINGS = ["policy.steps=4", "rewards={it: {use: 'x:y'}}", "evaluation=null", f"rollout.group_size={GROUP}"]
 
@@ -36,11 +37,19 @@ class Unwatched:
 
 
 class Watched:
+    """A policy whose features are the states, each its own or in a wrong order."""
+
+    def __init__(self, own=True):
+        self.own = own
+
     def require_watchable(self):
         pass
 
+    def start(self, prompts, keys):
+        return torch.randn(len(keys), 3, generator=torch.Generator().manual_seed(0))
+
     def watch(self, states, prompts, step):
-        raise AssertionError("no rollout here")
+        return states, states if self.own else states.flip(0)
 
 
 def config_of(*overrides):
@@ -53,7 +62,7 @@ class World:
 
     def __init__(self, *overrides, noise=(9.0, 0.3, 0.1)):
         self.config, self.noise = config_of(*overrides), noise
-        self.critic = Critic.of(self.config, Watched())
+        self.critic = Critic.of(self.config, Watched(), PROMPT)
         self.rng, self.update, self.sign = np.random.default_rng(0), 0, 1.0
 
     def draw(self):
@@ -269,8 +278,10 @@ def test_groups_of_other_widths_and_policies_that_show_nothing_are_refused():
     with pytest.raises(UserError, match="more features in one group than in another"):
         world.assess(groups)
     with pytest.raises(UserError, match="does not show what its network computes"):
-        Critic.of(world.config, Unwatched())
-    assert Critic.of(load_config("mini/flow_grpo"), Unwatched()) is None
+        Critic.of(world.config, Unwatched(), PROMPT)
+    assert Critic.of(load_config("mini/flow_grpo"), Unwatched(), PROMPT) is None
+    with pytest.raises(UserError, match="which features of this network are of which state"):
+        Critic.of(world.config, Watched(own=False), PROMPT)
     with pytest.raises(UserError, match="has nothing to value"):
         Critic.of(
             config_of("credit=terminal", "rollout.plan={type: fixed, steps: [1], completion: {type: learned, at: [0]}}"),

@@ -112,7 +112,7 @@ class Measurer:
         self.config, self.policy, self.scorer, self.sketch, self.done = config, policy, scorer, sketch, point.updates
         self.allocation = Allocation(config)
         self.allocation.load(point.spread)
-        self.critic = Critic.of(config, policy)
+        self.critic: Critic | None = None
         self.found = Gradients(config.rollout.prompts_per_update // config.optimizer.steps_per_update, sketch.error)
 
     def __call__(self, batch: Batch, number: int) -> None:
@@ -121,7 +121,8 @@ class Measurer:
         config = self.config.model_copy(update={"seed": seed_of((self.config.seed, "credit", number))})
         prompts = batch.prompts[: config.rollout.prompts_per_update]
         trainer = Trainer(config, self.policy, prompts, self.scorer, Processes.alone())
-        trainer.updates, trainer.allocation, trainer.critic = self.done, self.allocation, self.critic
+        trainer.updates, trainer.allocation = self.done, self.allocation
+        self.critic = trainer.critic = self.critic or trainer.critic
         blocks, scored = trainer.collect(Clock())
         parts, drawn = parts_by_slot(trainer, blocks, scored), trainer.order(self.done)
         for slots in trainer.minibatches:
