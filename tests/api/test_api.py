@@ -231,7 +231,7 @@ class Plain(Terminal):
 def test_a_model_is_evaluated_in_as_many_steps_as_on_the_command_line():
     free = replace(find_benchmark("mini_scenes"), steps=None)
     run = fg.train(small(evaluation={"limit": 4, "steps": 4}))
-    models = {"quickstart": 5, run: 4, run.path / "config.yaml": 4, fg.load_policy("mini"): 3}
+    models = {"quickstart": 4, run: 4, run.path / "config.yaml": 4, fg.load_policy("mini"): 3}
     assert [fg.evaluate(free, [model], limit=1).exam.steps for model in models] == list(models.values())
     assert fg.evaluate(free, [run], limit=1, steps=2).exam.steps == 2
     with pytest.raises(fg.UserError, match="the benchmark has 5 steps of its own; leave out steps = 2"):

@@ -146,7 +146,7 @@ def test_the_check_has_prompts_of_its_own():
 
 
 def test_the_best_baseline_counts_steps_by_what_they_decide():
-    steps = [StepWorth(0, 2.0, 0.5, 0.25, 1.0), StepWorth(1, 1.0, 0.9, 0.75, 1.0)]
+    steps = [StepWorth(0, 2.0, 0.5, 0.25, 1.0, 0.5), StepWorth(1, 1.0, 0.9, 0.75, 1.0, 0.5)]
     assert best_baseline(steps) == pytest.approx(0.35)
     assert best_baseline([]) is None
 

@@ -14,7 +14,8 @@ from flowgrpo.core.errors import UserError
 
 ROWS = gzip.decompress(Path(__file__).with_name("recipes.jsonl.gz").read_bytes()).splitlines()
 GONE = ("mini-amused/co_grpo", "mini-amused/schedule_only")
-BEFORE = [before for before in map(json.loads, ROWS) if before["name"] not in GONE]
+RETUNED = ("quickstart",)
+BEFORE = [before for before in map(json.loads, ROWS) if before["name"] not in (*GONE, *RETUNED)]
 PLACEHOLDERS = ("prompts.txt", "prompts.jsonl", "edits.jsonl")
 
 
@@ -29,7 +30,7 @@ def of_the_task(key):
 
 
 SINCE = dict.fromkeys(("llada-8b/mdpo", "mini-mdlm/mdpo"), (".objective.weight", ".objective.reduce"))
-SINCE |= dict.fromkeys(("quickstart", "mini/two_rewards"), (".evaluation.every",))
+SINCE |= {"mini/two_rewards": (".evaluation.every",)}
 """What has been put right, or is evaluated more often."""
 EMPTY = (".optimizer.turns", ".policy.schedule")
 """Keys that are no more, and said nothing."""

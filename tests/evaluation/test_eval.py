@@ -377,7 +377,7 @@ def test_without_a_name_all_benchmarks_are_listed(capsys):
 
 def test_a_source_is_a_config_or_a_pipeline(pipelines):
     quickstart = read_source("quickstart", [])
-    assert (quickstart.steps, quickstart.batch) == (5, 64) and read_source("quickstart", [], steps=9).steps == 9
+    assert (quickstart.steps, quickstart.batch) == (4, 64) and read_source("quickstart", [], steps=9).steps == 9
     folder = read_source(str(pipelines["sd3"]), ["call.guidance_scale=2", "steps=7"])
     assert folder.policy.call == {"guidance_scale": 2} and (folder.steps, folder.batch) == (7, 8)
     assert read_source("somebody/a-model", []).policy.model == "somebody/a-model"

@@ -18,9 +18,10 @@ def test_centring_removes_what_a_step_does_to_everyone():
 def test_what_a_gain_is_worth_follows_from_the_correlation_of_values():
     """V' = V + e with e as large as V: correlation 1 / sqrt 2, baseline 1; and V' that has forgotten V."""
     before, noise = np.random.default_rng(0).normal(size=(2, 100_000))
-    kept = worth(0, 1.0, 0.0, before + noise, before, noise, before + noise)
+    kept = worth(0, 1.0, 0.0, before + noise, before, noise, before + noise, before)
     assert (kept.correlation, kept.baseline, kept.variance_ratio) == pytest.approx((0.5**0.5, 1.0, 2.0), abs=0.02)
-    forgotten = worth(0, 1.0, 0.0, noise, before, noise - before, noise)
+    assert kept.prediction == pytest.approx(0.5**0.5, abs=0.02)
+    forgotten = worth(0, 1.0, 0.0, noise, before, noise - before, noise, before)
     assert (forgotten.correlation, forgotten.baseline, forgotten.variance_ratio) == pytest.approx((0.0, 0.0, 0.5), abs=0.02)
 
 

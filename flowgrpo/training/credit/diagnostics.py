@@ -28,7 +28,7 @@ from flowgrpo.scoring.scorer import Scorer
 from flowgrpo.training.allocation import variances
 from flowgrpo.training.collect import Rollouts, scored_trees
 
-EXACT = Deterministic()
+EXACT, ONE_STEP = Deterministic(), Deterministic(steps=1)
 
 
 def candidates(kernel: Kernel) -> dict[str, Completion]:
@@ -69,6 +69,7 @@ class StepWorth:
     correlation: float
     baseline: float
     variance_ratio: float
+    prediction: float
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,9 @@ class Diagnostics:
         trees = self._trees(self._trajectories(EXACT))
         exact, least = self._exact(trees)
         after, final = _credit(Gain(baseline=0.0), trees), _credit(Terminal(), trees)
+        predicted = _credit(Gain(baseline=0.0), self._trees(self._trajectories(ONE_STEP)))
         steps = _steps(trees[0].shape)
-        columns = [_centred(values, steps) for values in (after, after - exact, exact, final)]
+        columns = [_centred(values, steps) for values in (after, after - exact, exact, final, predicted)]
         return [
             worth(int(step), deviations.get(int(step)), least, *(column[:, steps == step].ravel() for column in columns))
             for step in np.unique(steps)
@@ -153,12 +155,20 @@ def _quality(name: str, trees: list[ScoredTree], exact: np.ndarray, least: float
 
 
 def worth(
-    step: int, deviation: float | None, least: float, after: np.ndarray, before: np.ndarray, gain: np.ndarray, final: np.ndarray
+    step: int,
+    deviation: float | None,
+    least: float,
+    after: np.ndarray,
+    before: np.ndarray,
+    gain: np.ndarray,
+    final: np.ndarray,
+    predicted: np.ndarray,
 ) -> StepWorth:
     """`least` is how far apart values may be that are equal but for rounding."""
     slope = float((after * before).mean() / before.var()) if np.ptp(before) > least else 0.0
     ratio = float(final.var() / gain.var()) if np.ptp(gain) > least else np.inf
-    return StepWorth(step, deviation, _correlation(after, before, least), min(max(slope, 0.0), 1.0), ratio)
+    kept, foreseen = _correlation(after, before, least), _correlation(predicted, after, least)
+    return StepWorth(step, deviation, kept, min(max(slope, 0.0), 1.0), ratio, foreseen)
 
 
 def _steps(shape: Shape) -> np.ndarray:

@@ -47,7 +47,7 @@ def markdown(credit: Credit) -> str:
             [
                 f"{s.step}",
                 NONE if s.deviation is None else number(s.deviation),
-                *(f"{x:.2f}" for x in (s.correlation, s.baseline, s.variance_ratio)),
+                *(f"{x:.2f}" for x in (s.correlation, s.baseline, s.variance_ratio, s.prediction)),
             ]
             for s in credit.steps
         ]
@@ -87,6 +87,7 @@ STEPS = [
     "correlation of values before and after",
     "best baseline",
     "variance, final reward / gain",
+    "correlation of a one-step prediction",
 ]
 
 
