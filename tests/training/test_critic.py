@@ -283,9 +283,7 @@ def test_groups_of_other_widths_and_policies_that_show_nothing_are_refused():
     with pytest.raises(UserError, match="which features of this network are of which state"):
         Critic.of(world.config, Watched(own=False), PROMPT)
     with pytest.raises(UserError, match="has nothing to value"):
-        Critic.of(
-            config_of("credit=terminal", "rollout.plan={type: fixed, steps: [1], completion: {type: learned, at: [0]}}"),
-            Watched(),
-        )
+        nothing = config_of("credit=terminal", "rollout.plan={type: fixed, steps: [1], completion: {type: learned, at: [0]}}")
+        Critic.of(nothing, Watched(), PROMPT)
     with pytest.raises(UserError, match="completion 'learned' values states by the rewards of a run"):
         rollout(load_policy("mini"), ["a red circle"], AllSteps(completion=LearnedValues()), group_size=2)
