@@ -174,11 +174,11 @@ from dataclasses import replace
 from flowgrpo.config.sections import RewardConfig
 from flowgrpo.eval.mini_scenes import benchmark
 bright = {"bright": RewardConfig(use="brightness.py:reward")}
-benchmark = replace(benchmark, samples_per_prompt=1, rewards={**benchmark.rewards, **bright})
+benchmark = replace(benchmark, steps=4, samples_per_prompt=1, rewards={**benchmark.rewards, **bright})
 """
 
 
-@pytest.mark.parametrize("lora", [[], ["policy.lora=null"]], ids=["lora", "all weights"])
+@pytest.mark.parametrize("lora", [["policy.lora={rank: 8}"], []], ids=["lora", "all weights"])
 def test_a_checkpoint_scores_what_its_run_said(capsys, lora):
     Path("brightness.py").write_text("def reward(samples):\n    return samples.images.mean((1, 2, 3)).tolist()\n")
     Path("held_out.py").write_text(HELD_OUT)

@@ -39,6 +39,7 @@ GEOMETRY = {
     "branch_grpo": ["rollout.plan.forks=[0, 1]"],
     "branch_grpo_mix": ["rollout.plan.forks=[0, 1]"],
     "tempflow_grpo": ["rollout.plan.teeth=2"],
+    "early_comb": ["rollout.plan.teeth=2"],
     "adaptive_comb": ["rollout.plan.teeth=2"],
     "dense_grpo": ["calibration={rounds: 1, prompts: 2}"],
 }
