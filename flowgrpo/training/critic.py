@@ -120,11 +120,10 @@ class Critic:
         if used:
             return f"learned values are on: at levels {levels} they correlate {least}"
         best = max((level.within.correlation[-1] for level in self.levels.values()), default=0.0)
-        few = f"at levels {levels} only, and credit '{self.credit.type}' needs all"
-        return (
-            f"learned values are off: they are known to correlate {least} {few if levels else f'nowhere (at best {best:.2f})'}; "
-            "until that changes, the credit of every step is the final reward"
-        )
+        why = f"so far they correlate {least} nowhere (at best {best:.2f})"
+        if levels:
+            why = f"they correlate {least} at levels {levels} only, and credit '{self.credit.type}' needs all"
+        return f"learned values are off: {why}; until that changes, the credit of every step is the final reward"
 
     def __call__(self, groups: Sequence[Group], terms: np.ndarray) -> np.ndarray:
         """Terms [K, P, N] of an update's groups, with those of valued states; only then it learns from what they became."""
