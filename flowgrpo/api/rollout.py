@@ -51,7 +51,7 @@ class Tree:
     @cached_property
     def on_the_way(self) -> Samples | None:
         """The states that completion `latents` values as they are, to be scored like samples: group by group in the order of the
-        prompts, of a group in the order of `Shape.valued`. None where there are none."""
+        prompts, of a group in the order of `Shape.scored`. None where there are none."""
         some = [block.valued for block in self.blocks if block.valued]
         return self._in_order(some, self._valued) if some else None
 
@@ -65,7 +65,7 @@ class Tree:
 
     @property
     def _valued(self) -> list[int]:
-        return [len(shape.valued) for shape in self.shapes]
+        return [len(shape.scored) for shape in self.shapes]
 
     @property
     def network_evaluations(self) -> int:
@@ -170,6 +170,8 @@ def rollout(
     if complaint := config.complaint(steps):
         raise UserError(complaint)
     shapes = config.shapes(steps, update, (seed, "plan", update), dict.fromkeys((row.index for row in rows), group_size))
+    if shapes[0].watched:
+        raise UserError("completion 'learned' learns from the updates of a run: use it in a config, or `fg.train`")
     if refusal := policy.config.refusal(shapes[0]):
         raise UserError(refusal)
     rollouts = Rollouts(policy, config, policy.config.batch_key)

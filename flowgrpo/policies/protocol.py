@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -86,6 +86,20 @@ class Sampler(Protocol):
     def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int], steps: int, latents: bool = False) -> Samples:
         """What a user of the model gets: its own sampler, untouched, one seed per sample; with the `latents` that it
         decodes, where the policy makes such."""
+        ...
+
+
+@runtime_checkable
+class Watchable(Protocol):
+    """A policy whose network shows what it computes on the way."""
+
+    def require_watchable(self) -> None:
+        """Errors: UserError where the network has no place to watch."""
+        ...
+
+    def watch(self, states: Tensor, prompts: Sequence[Prompt], step: int) -> tuple[Tensor, Tensor]:
+        """What `predict` says, bit for bit, and the features [B, F] of the states, float64, as many at all states of a
+        step. No evaluation more."""
         ...
 
 

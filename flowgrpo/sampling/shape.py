@@ -19,7 +19,8 @@ class Node:
     `parent` is an index into the shape (None for a start); `step` is its noise level, from 0 (noise) to S (sample);
     `member` and `branch` key its noise: (seed, update, prompt, member, branch, step). `correlation` is that of its noise
     with its siblings'. A `completing` node exists only to value the state that it completes; it is no sample
-    of the policy. A `valued` node is scored as it is, on its way to a sample.
+    of the policy. A `valued` node has a value as it is, on its way to a sample: a reward's, or a learned one where it is
+    `watched`, which says that what the network computes there is kept.
     """
 
     parent: int | None
@@ -31,6 +32,7 @@ class Node:
     correlation: float = 0.0
     completing: bool = False
     valued: bool = False
+    watched: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,18 @@ class Shape:
 
     @cached_property
     def valued(self) -> tuple[int, ...]:
-        """The states that are scored as they are, on their way."""
+        """The states that have a value as they are, on their way."""
         return tuple(i for i, node in enumerate(self.nodes) if node.valued)
+
+    @cached_property
+    def scored(self) -> tuple[int, ...]:
+        """Those of them whose value is a reward."""
+        return tuple(i for i in self.valued if not self.nodes[i].watched)
+
+    @cached_property
+    def watched(self) -> tuple[int, ...]:
+        """The states whose features are kept."""
+        return tuple(i for i, node in enumerate(self.nodes) if node.watched)
 
     @cached_property
     def outcomes(self) -> tuple[int, ...]:

@@ -137,5 +137,5 @@ def groups_of(block: Block, scores: Mapping[str, np.ndarray], on_the_way: Mappin
         columns = (t.log_prob * t.decisions).sum(1).cpu().numpy(), t.decisions.sum(1).cpu().numpy()
         for (group, node), *values in zip(t.places, *columns, strict=True):
             log_probs[group][node], decisions[group][node] = values
-    rows = zip(block.shapes, block.rewards(scores, on_the_way), log_probs, decisions, strict=True)
+    rows = zip(block.shapes, block.rewards(scores, on_the_way), log_probs, decisions, block.features, strict=True)
     return [Group(*row) for row in rows]

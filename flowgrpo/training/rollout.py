@@ -16,7 +16,7 @@ from flowgrpo.core.keys import Key, Noise
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.data.samples import Outputs, Samples, Undecoded
 from flowgrpo.policies._finite import numbers
-from flowgrpo.policies.protocol import Law, Policy, Posing
+from flowgrpo.policies.protocol import Law, Policy, Posing, Watchable
 from flowgrpo.sampling.kernels import Kernel, Move
 from flowgrpo.sampling.shape import Node, Shape
 from flowgrpo.training.host import on_host
@@ -96,7 +96,8 @@ class Transitions:
 @dataclass
 class Block:
     """A few groups rolled out together, one of each prompt and of each of the `shapes`. `samples` holds their leaves, group by
-    group, in the order of `Shape.leaves`; `valued` the states that are scored on their way, in the order of `Shape.valued`."""
+    group, in the order of `Shape.leaves`; `valued` the states that are scored on their way, in the order of `Shape.scored`;
+    `features` [W, F] for each group those of its W watched states, in the order of `Shape.watched`."""
 
     prompts: list[Prompt]
     shapes: list[Shape]
@@ -104,6 +105,7 @@ class Block:
     transitions: list[Transitions]
     network_evaluations: int
     valued: Samples | None = None
+    features: list[np.ndarray | None] = field(default_factory=list)
 
     def rewards(self, scores: Mapping[str, np.ndarray], on_the_way: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
         """For each group its rewards [N] by label, NaN where a node was not scored; from the scores by label of all samples, and
@@ -121,7 +123,7 @@ def leaves_of(shapes: Sequence[Shape]) -> list[Place]:
 
 
 def valued_in(shapes: Sequence[Shape]) -> list[Place]:
-    return [(g, node) for g, shape in enumerate(shapes) for node in shape.valued]
+    return [(g, node) for g, shape in enumerate(shapes) for node in shape.scored]
 
 
 @dataclass
@@ -133,6 +135,7 @@ class _Run:
     keep_predictions: bool
     states: dict[Place, Tensor] = field(default_factory=dict)
     valued: dict[Place, Tensor] = field(default_factory=dict)
+    features: dict[Place, np.ndarray] = field(default_factory=dict)
     histories: dict[Place, Tensor] = field(default_factory=dict)
     transitions: list[Transitions] = field(default_factory=list)
     evaluations: int = 0
@@ -173,7 +176,8 @@ def rollout(
     if policy.posing:
         _pose(run, policy.posing, micro_batch)
     _settle(run)
-    return Block(run.prompts, run.shapes, _samples(run, micro_batch), run.transitions, run.evaluations, _valued(run))
+    samples, valued = _samples(run, micro_batch), _valued(run)
+    return Block(run.prompts, run.shapes, samples, run.transitions, run.evaluations, valued, _features(run))
 
 
 def _start(run: _Run, micro_batch: int) -> None:
@@ -199,9 +203,9 @@ def _evaluations(run: _Run, step: int, micro_batch: int) -> Iterator[list[Place]
 def _advance(run: _Run, step: int, places: list[Place]) -> None:
     """Evaluate these states once and draw all their children."""
     prompts = [run.prompts[g] for g, _ in places]
-    run.valued |= {place: run.states[place] for place in places if run.node(place).valued}
+    run.valued |= {place: run.states[place] for place in places if run.node(place).valued and not run.node(place).watched}
     states = torch.stack([run.states.pop(place) for place in places])
-    prediction = numbers(run.policy.predict(states, prompts, step), step)
+    prediction = numbers(_evaluated(run, states, prompts, step, places), step)
     run.evaluations += len(places)
     children = [(row, (g, child)) for row, (g, i) in enumerate(places) for child in run.shapes[g].children[i]]
     parent = torch.tensor([row for row, _ in children], device=states.device)
@@ -219,6 +223,17 @@ def _advance(run: _Run, step: int, places: list[Place]) -> None:
         trained_law, trained_places = law.select(rows), [targets[i] for i in trained]
         _require_density(trained_law, run.node(trained_places[0]).kernel, step)
         _record(run, step, prompts, states, parent[rows], trained_places, trained_law, prediction, next_states[rows])
+
+
+def _evaluated(run: _Run, states: Tensor, prompts: list[Prompt], step: int, places: list[Place]) -> Tensor:
+    """What the network says of the states at these places; the features of those that are watched are kept."""
+    if not any(run.node(place).watched for place in places):
+        return run.policy.predict(states, prompts, step)
+    assert isinstance(run.policy, Watchable), "`Critic` asks this of a policy before it is rolled out"
+    prediction, features = run.policy.watch(states, prompts, step)
+    rows = zip(places, features.cpu().numpy(), strict=True)
+    run.features |= {place: row for place, row in rows if run.node(place).watched}
+    return prediction
 
 
 def _record(
@@ -302,6 +317,11 @@ def _valued(run: _Run) -> Samples | None:
     steps = max(node.step for shape in run.shapes for node in shape.nodes)
     groups = [group * (steps + 1) + level for group, level in zip(samples.group, levels, strict=True)]
     return replace(samples.unseen, group=groups)
+
+
+def _features(run: _Run) -> list[np.ndarray | None]:
+    rows = [[run.features[g, node] for node in shape.watched] for g, shape in enumerate(run.shapes)]
+    return [np.stack(row) if row else None for row in rows]
 
 
 def _undecoded(run: _Run, places: list[Place], outputs: Undecoded | None, states: Tensor) -> Samples:

@@ -142,7 +142,7 @@ class Training:
         self.held_out = spread(files[evaluation.prompts], evaluation.limit) if evaluation else []
         self.scorer = Scorer(config.rewards)
         self.scorer.require(config.policy.makes, f"policy '{config.policy.type}' makes")
-        if config.shape().valued:
+        if config.shape().scored:
             self.scorer.require_noisy()
         for source, rows in files.items():
             self.scorer.check(rows, source)
@@ -283,6 +283,8 @@ class Training:
         fresh = self.sentinels.see(metrics)
         if not self.processes.is_main:
             return
+        if self.trainer.critic and self.trainer.critic.news:
+            print(f"flowgrpo: update {metrics['update']}: {self.trainer.critic.news}", file=sys.stderr)
         if self.sentinels.idle == 1:
             print(f"flowgrpo: update {metrics['update']} had no optimizer step: {why_idle(metrics)}", file=sys.stderr)
         if fresh:

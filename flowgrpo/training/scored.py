@@ -3,8 +3,9 @@
 P groups (prompts) with at most N nodes each; C trained transitions of the whole update.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from flowgrpo.data.prompts import Prompt
 from flowgrpo.objective import AdvantageConfig, Reduce
 from flowgrpo.objective.advantage import Scopes, Stream, advantages, varies
 from flowgrpo.objective.credit import Credit, Credited, ScoredTree
+from flowgrpo.objective.credit.terminal import Terminal
 from flowgrpo.objective.selection import Selection
 from flowgrpo.sampling.shape import Shape
 from flowgrpo.scoring.combine import sum_rounding, summands, weighted_sum
@@ -26,13 +28,14 @@ from flowgrpo.scoring.combine import sum_rounding, summands, weighted_sum
 class Group:
     """The rollout of one prompt, scored: rewards by label and log-probs, by node of its shape, NaN where there is none.
 
-    `decisions` is how many decisions of a transition count.
+    `decisions` is how many decisions of a transition count; `features` [W, F] are those of the shape's watched states.
     """
 
     shape: Shape
     rewards: dict[str, np.ndarray]
     log_probs: np.ndarray
     decisions: np.ndarray
+    features: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,8 @@ class Scored:
         return metrics | ({"credit/turning_points": float(self.turning[trained].mean())} if self.turning.any() else {})
 
 
+Learned = Callable[[Sequence["Group"], np.ndarray], np.ndarray]
+"""Of groups, and K reward terms [K, P, N] of their nodes: the same, with those of states that were not scored."""
 Places = tuple[np.ndarray, np.ndarray]
 """The groups and the nodes of [C] transitions, or of samples: an index of [P, N]."""
 
@@ -119,13 +124,17 @@ class Assessment:
     def of(cls, config: Config) -> "Assessment":
         return cls(config.rewards, config.credit, config.advantage, config.selection, config.seed)
 
-    def __call__(self, prompts: Sequence[Prompt], groups: Sequence[Group], update: int) -> Scored:
-        """Of the groups of these prompts, one each."""
+    def __call__(self, prompts: Sequence[Prompt], groups: Sequence[Group], update: int, learned: Learned | None = None) -> Scored:
+        """Of the groups of these prompts, one each; `learned` values states on their way."""
         shapes = [group.shape for group in groups]
         rewards = {label: padded([group.rewards[label] for group in groups], np.nan) for label in self.rewards}
         terms = summands(rewards, self.rewards)
         total, bound = weighted_sum(terms, self.rewards), sum_rounding(terms, self.rewards)
-        credited, bounds, weights = self._credited(groups, terms, total, bound)
+        if learned:
+            valued = learned(groups, np.stack([*terms.values(), total]))
+            terms, total = dict(zip(terms, valued[:-1], strict=True)), valued[-1]
+        rules = self if learned is None else self.where_valued(shapes)
+        credited, bounds, weights = rules._credited(groups, terms, total, bound)
         streams = {label: _stream(shapes, trees, bounds[label]) for label, trees in credited.items()}
         values, varied = advantages(streams, weights, _scopes(shapes), self.advantage)
         if not np.isfinite(values).all():
@@ -134,11 +143,17 @@ class Assessment:
         advantage, in_loss = np.zeros(total.shape), np.zeros(total.shape, bool)
         advantage[trained], in_loss[trained] = values, varied
         trees = [tree_of(group, row, least) for group, row, least in zip(groups, total, bound, strict=True)]
-        selected = [self._selected(*row, update) for row in zip(trees, advantage, prompts, strict=True)]
+        selected = [rules._selected(*row, update) for row in zip(trees, advantage, prompts, strict=True)]
         decisions = padded([group.decisions for group in groups], 0.0)
         in_loss &= padded(selected, False) & (decisions > 0)
         turning = _turning(shapes, list(credited.values()))
         return Scored(shapes, rewards, total, bound, advantage, in_loss, decisions, turning)
+
+    def where_valued(self, shapes: Sequence[Shape]) -> Self:
+        """The rules that can work on these shapes: terminal credit instead of one that lacks values, no selection that does."""
+        lacks = any(self.credit.complaint(shape) for shape in shapes)
+        selection = [rule for rule in self.selection if not any(rule.complaint(shape) for shape in shapes)]
+        return replace(self, credit=Terminal() if lacks else self.credit, selection=selection)
 
     def _credited(
         self, groups: Sequence[Group], terms: Mapping[str, np.ndarray], total: np.ndarray, bound: np.ndarray

@@ -18,6 +18,7 @@ from flowgrpo.policies.protocol import Policy
 from flowgrpo.scoring.scorer import Scorer
 from flowgrpo.training.allocation import Allocation
 from flowgrpo.training.collect import Collector, Rollouts, UpdateBlock
+from flowgrpo.training.critic import Critic
 from flowgrpo.training.ema import Ema
 from flowgrpo.training.learn import Learner
 from flowgrpo.training.scored import Assessment, Scored
@@ -34,6 +35,7 @@ class Trainer:
         rollouts = Rollouts.of(config, policy, config.objective.needs_old_prediction)
         self.collector = Collector(rollouts, scorer, processes, config.seed)
         self.assessment = Assessment.of(config)
+        self.critic = Critic.of(config, policy, prompts[0])
         self.weights = TrainedWeights(policy, config.optimizer, config.ema, processes)
         self.learner = Learner(policy, self.weights, rollouts, config.objective, config.optimizer, processes)
         self.minibatches = config.optimizer.minibatches(config.rollout.prompts_per_update)
@@ -49,6 +51,7 @@ class Trainer:
         metrics = {
             "update": self.updates,
             **scored.metrics(),
+            **(self.critic.metrics() if self.critic else {}),
             **learned,
             "network_evaluations": sum(self.processes.gather([evaluations])),
             **clock.seconds,
@@ -62,11 +65,13 @@ class Trainer:
         prompts = self.order(self.updates)
         indices = [prompt.index for prompt in prompts]
         shapes = self.allocation.shapes(self.updates, indices)
+        if self.critic:
+            shapes = self.critic.shapes(shapes)
         with self.collector.beside:
             with clock("rollout"):
                 blocks = self.collector.roll_out(prompts, shapes, self.updates, self.minibatches)
             with clock("reward"):
-                scored = self.assessment(prompts, self.collector.score(blocks), self.updates)
+                scored = self.assessment(prompts, self.collector.score(blocks), self.updates, self.critic)
         self.allocation.see(scored, indices)
         return blocks, scored
 
@@ -82,17 +87,21 @@ class Trainer:
     @property
     def kinds(self) -> list[str]:
         """What the tensors of `state` are."""
-        return self.weights.kinds
+        return [*self.weights.kinds, *(["critic"] if self.critic else [])]
 
     def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         """Everything that a resumed run needs: (named tensors, facts)."""
         tensors, facts = self.weights.state()
+        if self.critic:
+            tensors, facts = {**tensors, "critic": self.critic.state()}, {**facts, "values_used": self.critic.used}
         return tensors, {"updates": self.updates, "spread": self.allocation.state(), **facts}
 
     def load(self, tensors: dict[str, dict[str, Tensor]], facts: dict[str, Any]) -> None:
         """The inverse of `state`. Errors: ValueError where the tensors are of another model."""
         self.weights.load(tensors, facts)
         self.allocation.load(facts["spread"])
+        if self.critic:
+            self.critic.load(tensors["critic"], facts["values_used"])
         self.updates = facts["updates"]
 
 

@@ -9,6 +9,7 @@ from conftest import trajectories
 from flowgrpo.objective.credit import ScoredTree
 from flowgrpo.objective.credit._peers import peers
 from flowgrpo.objective.credit.blend import Blend
+from flowgrpo.objective.credit.gae import Gae
 from flowgrpo.objective.credit.gain import Gain
 from flowgrpo.objective.credit.terminal import Terminal
 from flowgrpo.objective.credit.turning_point import TurningPoint
@@ -95,6 +96,29 @@ def test_gains_by_hand():
     assert Gain().assign(tree).value[path].tolist() == [2.0, -1.0, 4.0]
     assert Gain(baseline=0.5).assign(tree).value[path].tolist() == [2.5, 0.5, 5.0]
     assert Gain(baseline=0.0).assign(tree).value[path].tolist() == [3.0, 2.0, 6.0]
+
+
+def test_gae_is_the_final_reward_less_the_value_before_or_a_sum_of_gains_that_decays():
+    tree, path = one_trajectory([1.0, 3.0, 2.0, 6.0])
+    gains = np.array([2.0, -1.0, 4.0])
+    assert Gae().assign(tree).value[path].tolist() == [5.0, 3.0, 4.0]
+    assert Gae(decay=0.0).assign(tree).value[path].tolist() == gains.tolist()
+    half = [gains[t:] @ 0.5 ** np.arange(3 - t) for t in range(3)]
+    assert Gae(decay=0.5).assign(tree).value[path].tolist() == half
+    forked = random_tree(shape_of(Branch(forks=(0, 1), completion=Deterministic()), 4, 4), 0)
+    end, start = Terminal().assign(forked).value, [forked.shape.nodes[i].parent for i in forked.shape.trained]
+    np.testing.assert_allclose(
+        Gae().assign(forked).value[list(forked.shape.trained)], (end[list(forked.shape.trained)] - forked.values[start])
+    )
+
+
+def test_gae_skips_states_without_a_value():
+    shape = shape_of(AllSteps(completion=Deterministic(every=2)), 5, 1)
+    rewards = np.full(len(shape.nodes), np.nan)
+    for node, value in zip((0, 2, 4), (1.0, 4.0, 2.0), strict=True):
+        rewards[shape.completions[node]] = value
+    for decay, expected in ((1.0, [1.0, 1.0, -2.0, -2.0]), (0.5, [2.0, 2.0, -2.0, -2.0]), (0.0, [3.0, 3.0, -2.0, -2.0])):
+        assert Gae(decay=decay).assign(ScoredTree(shape, rewards)).value[list(shape.trained)].tolist() == expected
 
 
 def test_gains_between_completed_states_are_shared_by_the_steps_between():

@@ -11,6 +11,7 @@ gains, whose rest is deterministic, aim at different numbers: K = w_{t+1} .. o_3
 """
 
 from dataclasses import replace
+from functools import cache
 from math import gamma, prod, sqrt
 
 import numpy as np
@@ -21,16 +22,19 @@ from flowgrpo.objective.advantage import Scopes, Stream, advantages
 from flowgrpo.objective.credit import ScoredTree
 from flowgrpo.objective.credit._peers import Peers, peers
 from flowgrpo.objective.credit.blend import Blend, _weight
+from flowgrpo.objective.credit.gae import Gae
 from flowgrpo.objective.credit.gain import Gain
 from flowgrpo.objective.credit.terminal import Terminal
 from flowgrpo.objective.credit.value import Value
 from flowgrpo.sampling.completion.deterministic import Deterministic
+from flowgrpo.sampling.completion.learned import LearnedValues
 from flowgrpo.sampling.plans import Draw, Spread
 from flowgrpo.sampling.plans.all import AllSteps
 from flowgrpo.sampling.plans.branch import Branch
 from flowgrpo.sampling.plans.comb import Comb
 from flowgrpo.sampling.plans.random import RandomWindow
 from flowgrpo.sampling.shape import Shape
+from flowgrpo.training.critic import Level
 
 STEPS, GROUP, SAMPLES = 4, 8, 1_000_000
 W, ODE, TAU = (0.9, 1.1, 0.8), (1.2, 0.6, 1.4, 0.8), (0.8, 0.5, 0.6)
@@ -149,6 +153,8 @@ SCHEMES = {
     "comb, fitted": (Comb(teeth=4, completion=EXACT), rule(Gain(baseline="fitted")), exact, ODE),
     "comb, allocated": (Comb(teeth=4, allocate="adaptive"), centred(Terminal(), of_one_state=True), exact, ODE),
     "comb, allocated, fitted": (Comb(teeth=4, allocate="adaptive", completion=EXACT), rule(Gain(baseline="fitted")), exact, ODE),
+    "gae, decay 1": (DENSE, centred(Gae()), sampled, W),
+    "gae, decay 0": (DENSE, centred(Gae(decay=0.0)), exact, W),
     "branch": (FORKED, centred(Terminal()), sampled, W),
     "branch, fitted": (FORKED, rule(Gain(baseline="fitted")), exact, W),
 }
@@ -199,6 +205,81 @@ def test_values_of_one_step_predictions_are_right_for_a_sampler_that_jumps():
     bias = [found[t][0] - expected(t, exact(t)) for t in range(STEPS - 1)]
     assert bias == pytest.approx([expected(t, one_step(t)) - expected(t, exact(t)) for t in range(STEPS - 1)], abs=0.1)
     assert abs(bias[0]) > 10.0 * found[0][1] and abs(bias[1]) > 10.0 * found[1][1]
+
+
+LEARNED = AllSteps(completion=LearnedValues())
+
+
+def rows_of(shape: Shape, t: int) -> list[int]:
+    return [i for i in shape.watched if shape.nodes[i].step == t]
+
+
+def critic(shape: Shape, features) -> dict[int, Level]:
+    """By level what 6 updates told of the rewards of states with these features [..., F]."""
+    levels = {t: Level.of(features(np.zeros(1)).shape[-1], 1) for t in range(STEPS - 1)}
+    for update in range(6):
+        states, tree = rollouts(shape, 1000, np.random.default_rng((update, 2)))
+        final = Terminal().assign(tree).value
+        for t, level in levels.items():
+            nodes = rows_of(shape, t)
+            below = final[:, [shape.outcomes_below[i][0] for i in nodes]]
+            level.see(list(zip(features(states[:, nodes]), below[..., None], strict=True)))
+    return levels
+
+
+@cache
+def of_learned(features, groups=2500, lots=14) -> dict[str, dict[int, tuple[float, float]]]:
+    """By credit and step: (mean, standard error) of the gradient, with values that are learned from these features."""
+    shape = LEARNED.shape(Draw(STEPS, GROUP))
+    levels, found = critic(shape, features), {}
+    for lot in range(lots):
+        states, tree = rollouts(shape, groups, np.random.default_rng((lot, 3)))
+        for t, level in levels.items():
+            nodes = rows_of(shape, t)
+            tree.rewards[:, nodes] = np.stack(level.values(list(features(states[:, nodes]))))[..., 0]
+        for name, rule in {"gain": Gain(), "gae": Gae()}.items():
+            for t, row in gradients(shape, states, less_the_others(shape, rule.assign(tree).value)).items():
+                found.setdefault(name, {}).setdefault(t, []).append(row)
+    columns = {name: {t: np.concatenate(rows) for t, rows in steps.items()} for name, steps in found.items()}
+    return {name: {t: (x.mean(), x.std() / sqrt(len(x))) for t, x in steps.items()} for name, steps in columns.items()}
+
+
+def linear(x):
+    return x[..., None]
+
+
+def quadratic(x):
+    return np.stack([x, x * x], axis=-1)
+
+
+def test_learned_values_as_a_baseline_are_unbiased_whatever_they_do_not_see():
+    """And a baseline that sees more leaves less noise."""
+    blind, seeing = of_learned(linear)["gae"], of_learned(quadratic)["gae"]
+    for t in range(STEPS - 1):
+        assert agrees(blind[t], expected(t, sampled(t))) and agrees(seeing[t], expected(t, sampled(t)))
+    assert all(seeing[t][1] < 0.8 * blind[t][1] for t in (1, 2))
+
+
+def test_gains_of_learned_values_miss_what_the_features_do_not_see():
+    """V of all features that matter gives the analytic gradient. With x alone V(x') has one slope b for all x', that of the
+    regression of the reward on x', and the gradient is b E x instead, but for the last step, whose value is the reward."""
+    blind, seeing = of_learned(linear)["gain"], of_learned(quadratic)["gain"]
+    for t in range(STEPS - 1):
+        right, last = expected(t, sampled(t)), t == STEPS - 2
+        assert abs(seeing[t][0] - right) < 4.0 * seeing[t][1] + 0.02 * abs(right)
+        assert agrees(blind[t], right if last else slope(t + 1) * state_mean(t))
+    assert [slope(t + 1) * state_mean(t) for t in range(2)] == pytest.approx([1.19, 0.97], abs=0.01)
+    assert [expected(t, sampled(t)) for t in range(2)] == pytest.approx([0.29, -0.34], abs=0.01)
+
+
+def state_mean(t: int) -> float:
+    return MEAN * prod(W[:t])
+
+
+def slope(t: int) -> float:
+    """Cov(reward, x_t) / Var(x_t): of -(K x + noise - m)^2 with Gaussian x, -2 K (K E x - m)."""
+    k = sampled(t - 1)
+    return -2.0 * k * (k * state_mean(t) - TARGET)
 
 
 def test_a_group_mean_that_holds_the_own_reward_shrinks_the_gradient_by_one_over_its_size():

@@ -242,7 +242,8 @@ def launch(processes: int, *arguments: str) -> Path:
 
 
 def test_two_processes_give_the_same_rollouts_and_the_same_update():
-    one, two = (launch(n, *COMMON, "updates=1", f"output=on{n}") for n in (1, 2))
+    learned = "rollout.plan.completion={type: learned}"
+    one, two = (launch(n, *COMMON, "updates=1", f"output=on{n}", learned) for n in (1, 2))
     for part in ("reward/soft", "reward/strict", "network_evaluations", "advantage/std"):
         assert metrics(one)[0][part] == metrics(two)[0][part]
     tree = json.loads((one / "tree.json").read_text())
@@ -253,6 +254,8 @@ def test_two_processes_give_the_same_rollouts_and_the_same_update():
     a, b = load_file(one / name), load_file(two / name)
     difference = sum(((a[k] - b[k]) ** 2).sum() for k in a) ** 0.5 / sum((a[k] ** 2).sum() for k in a) ** 0.5
     assert float(difference) < 1e-5
+    critics = [load_file(run / "checkpoint-000001/state/critic.safetensors") for run in (one, two)]
+    assert all(torch.equal(*pair) for pair in zip(*(critic.values() for critic in critics), strict=True)) and critics[0]
 
 
 def test_a_rehearsal_of_two_processes_is_made_by_one():

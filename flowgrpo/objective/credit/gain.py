@@ -50,7 +50,7 @@ def before_and_after(tree: ScoredTree) -> tuple[np.ndarray, np.ndarray]:
     """([..., N], [..., N]): what the states before and after each trained transition are worth."""
     old, new = np.full((2, *tree.rewards.shape), np.nan)
     for node in tree.shape.trained:
-        old[..., node], new[..., node] = _before(tree, node), _after(tree, node)
+        old[..., node], new[..., node] = before(tree, node), _after(tree, node)
     return old, new
 
 
@@ -72,7 +72,7 @@ def _slope(step: Peers, x: np.ndarray, y: np.ndarray, rounding: float) -> np.nda
     return ratio((dx * dy).sum(-1), np.square(dx).sum(-1), varied, 0.0)
 
 
-def _before(tree: ScoredTree, node: int) -> np.ndarray:
+def before(tree: ScoredTree, node: int) -> np.ndarray:
     """The value of the nearest ancestor that has one."""
     return tree.values[..., next(i for i in tree.shape.path(node)[1:] if tree.shape.completions[i] is not None)]
 

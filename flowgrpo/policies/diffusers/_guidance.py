@@ -145,7 +145,7 @@ class MadeUp:
     def __call__(self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         with self.idle():
             answer = forward(*args, **kwargs)
-        number, rows = len(self.calls), _count(answer)
+        number, rows = len(self.calls), rows_of(answer)
         self.calls.append((rows, _rowed((args, kwargs), rows)))
         sizes = [MOVE * self.moves((number, i)) for i in range(rows)]
 
@@ -211,12 +211,12 @@ def _taken(given: Any, total: int, rowed: Mapping[KeyPath, bool], rows: Sequence
 def _evaluated(forward: Callable[..., Any], given: Any, rows: Sequence[int]) -> Any:
     args, kwargs = given
     answer = forward(*args, **kwargs)
-    if _count(answer) != len(rows):
+    if rows_of(answer) != len(rows):
         raise _refusal("the network's arguments don't show which rows it evaluates")
     return answer
 
 
-def _count(answer: Any) -> int:
+def rows_of(answer: Any) -> int:
     """Rows of an answer: those of the first tensor or list in it."""
     return len(tree_leaves(answer, is_leaf=_is_list)[0])
 

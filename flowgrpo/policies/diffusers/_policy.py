@@ -35,6 +35,7 @@ from flowgrpo.policies._weights import attach, digest_of_weights, trainable
 from flowgrpo.policies.diffusers import DiffusersConfig
 from flowgrpo.policies.diffusers import _adapters as adapters
 from flowgrpo.policies.diffusers._conditions import NEGATIVE, Rows
+from flowgrpo.policies.diffusers._features import Features, by_state
 from flowgrpo.policies.diffusers._idle import Idle
 from flowgrpo.policies.diffusers._loop import Loop
 from flowgrpo.policies.diffusers._memo import memoise_encoders
@@ -228,6 +229,7 @@ class DiffusersPolicy(PipelineSampler):
         self.modules = denoisers(self.pipe)
         self.weights = attach(self.modules, config.lora, seed)
         memoise_encoders(self.pipe)
+        self.features = Features(self.modules)
         self.untaught = Loop(self.pipe, self.modules, name in PRIMED)
         self.by_size: dict[Hashable, tuple[Loop, Schedule]] = {}
 
@@ -290,6 +292,17 @@ class DiffusersPolicy(PipelineSampler):
                 for rows in self.rows.calls(prompts)
             ]
         return predictions[0] if len(predictions) == 1 else torch.cat(predictions)
+
+    def require_watchable(self) -> None:
+        if self.config.runtime.compile:
+            raise UserError("completion 'learned' can't watch compiled blocks; set policy.runtime.compile to false")
+        self.features.require()
+
+    @torch.no_grad()
+    def watch(self, states: Tensor, prompts: Sequence[Prompt], step: int) -> tuple[Tensor, Tensor]:
+        with self.features(self.untaught.idle) as seen:
+            prediction = self.predict(states, prompts, step)
+        return prediction, by_state(seen, [len(prompts[rows]) for rows in self.rows.calls(prompts)])
 
     @property
     def posing(self) -> None:

@@ -19,6 +19,7 @@ from flowgrpo.policies._dtypes import DTYPES
 from flowgrpo.policies._finite import weights
 from flowgrpo.policies._fit import only_errors, require_all
 from flowgrpo.policies._hub import require_reachable
+from flowgrpo.policies._pooled import LastBlock, stream
 from flowgrpo.policies.masked import MaskedConfig
 from flowgrpo.policies.masked import transformer as _registers_our_own  # noqa: F401
 from flowgrpo.sampling.canvas import Vocabulary
@@ -133,16 +134,33 @@ class Adapter:
         self.config, self.model, self.vocabulary = config, model, vocabulary
         self.forbidden = torch.zeros(vocabulary.size, dtype=torch.bool)
         self.forbidden[[vocabulary.mask, *vocabulary.forbidden]] = True
+        self.last: LastBlock | None = None
 
     def logits(self, ids: Tensor) -> Tensor:
         """[B, N] -> [B, L, V] float32, guided, -inf for what must not be emitted. Rows with no mask left are not evaluated: 0."""
-        scale = self.config.guidance_scale
-        if scale == 1.0:
-            return self._allowed(self._open_rows(ids, self._rows))
-        both = self._open_rows(ids, self._both)
-        return self._allowed(both[:, 1] + scale * (both[:, 0] - both[:, 1]))
+        return self._guided(self._evaluated(ids))
 
-    def _allowed(self, logits: Tensor) -> Tensor:
+    def watched(self, ids: Tensor, last: LastBlock) -> tuple[Tensor, Tensor]:
+        """The logits, and what the last block computed [B, L, W] at their positions; 0 where nothing was evaluated."""
+        self.last = last
+        try:
+            with last():
+                both = self._evaluated(ids)
+        finally:
+            self.last = None
+        size = self.vocabulary.size
+        return self._guided(both[..., :size]), both[..., size:].movedim(-3, -2).flatten(-2)
+
+    def _evaluated(self, ids: Tensor) -> Tensor:
+        """[B, 1, L, V], or [B, 2, L, V] with the prompt and without; behind the V logits what the last block computed, where that
+        is watched."""
+        return (
+            self._open_rows(ids, self._both) if self.config.guidance_scale != 1.0 else self._open_rows(ids, self._rows)[:, None]
+        )
+
+    def _guided(self, both: Tensor) -> Tensor:
+        scale = self.config.guidance_scale
+        logits = both[:, 0] if scale == 1.0 else both[:, 1] + scale * (both[:, 0] - both[:, 1])
         return logits.masked_fill(self.forbidden.to(logits.device), -torch.inf)
 
     def _open_rows(self, ids: Tensor, evaluate: Callable[[Tensor, int], Tensor]) -> Tensor:
@@ -189,4 +207,7 @@ class Adapter:
             seen = {"attention_mask": torch.ones_like(ids), "position_ids": positions}
         logits = self.model(ids, **seen).logits
         last = logits.shape[1] - (1 if self.config.shift else 0)
-        return logits[:, last - count : last].float()
+        logits = logits[:, last - count : last].float()
+        if self.last is None:
+            return logits
+        return torch.cat([logits, stream(self.last.taken())[:, -count:].float()], dim=-1)

@@ -20,6 +20,7 @@ from flowgrpo.data.samples import Samples
 from flowgrpo.policies._dtypes import DTYPES, unit_roundoff
 from flowgrpo.policies._fill import fill
 from flowgrpo.policies._fit import loading, pairs_of, peft_state, require_all, require_change
+from flowgrpo.policies._pooled import LastBlock, narrowed, pooled
 from flowgrpo.policies._weights import attach, trainable
 from flowgrpo.policies.masked import MaskedConfig
 from flowgrpo.policies.masked._adapter import Adapter, load_model, load_tokenizer, vocabulary_of
@@ -112,6 +113,14 @@ class MaskedPolicy(MaskedSampler):
 
     def law(self, moves: Sequence[Move], prompts: Sequence[Prompt]) -> UnmaskingLaw:
         return UnmaskingLaw(tuple(moves), self.config.steps, self.config.length, self.vocabulary, self.device)
+
+    def require_watchable(self) -> None:
+        self.last = LastBlock([self.model])
+
+    @torch.no_grad()
+    def watch(self, states: Tensor, prompts: Sequence[Prompt], step: int) -> tuple[Tensor, Tensor]:
+        logits, hidden = self.adapter.watched(states[:, TOKENS].long(), self.last)
+        return logits, narrowed(pooled(hidden, len(hidden)))
 
     def trainable(self) -> dict[str, nn.Parameter]:
         return trainable({"model": self.model})

@@ -21,6 +21,7 @@ from flowgrpo.training.allocation import Allocation
 from flowgrpo.training.collect import UpdateBlock
 from flowgrpo.training.credit.point import Point
 from flowgrpo.training.credit.sketch import Sketch
+from flowgrpo.training.critic import Critic
 from flowgrpo.training.learn import Totals
 from flowgrpo.training.scored import Scored
 from flowgrpo.training.trainer import Clock, Trainer
@@ -104,13 +105,14 @@ class Gradients:
 
 
 class Measurer:
-    """Takes the gradients of one scheme, at a policy's weights as they are. What is learned of allocation goes on from one update
-    to the next."""
+    """Takes the gradients of one scheme, at a policy's weights as they are. What is learned (allocation, values) goes on from
+    one update to the next."""
 
     def __init__(self, config: Config, policy: Policy, scorer: Scorer, sketch: Sketch, point: Point) -> None:
         self.config, self.policy, self.scorer, self.sketch, self.done = config, policy, scorer, sketch, point.updates
         self.allocation = Allocation(config)
         self.allocation.load(point.spread)
+        self.critic: Critic | None = None
         self.found = Gradients(config.rollout.prompts_per_update // config.optimizer.steps_per_update, sketch.error)
 
     def __call__(self, batch: Batch, number: int) -> None:
@@ -120,6 +122,7 @@ class Measurer:
         prompts = batch.prompts[: config.rollout.prompts_per_update]
         trainer = Trainer(config, self.policy, prompts, self.scorer, Processes.alone())
         trainer.updates, trainer.allocation = self.done, self.allocation
+        self.critic = trainer.critic = self.critic or trainer.critic
         blocks, scored = trainer.collect(Clock())
         parts, drawn = parts_by_slot(trainer, blocks, scored), trainer.order(self.done)
         for slots in trainer.minibatches:
