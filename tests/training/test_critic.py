@@ -285,5 +285,5 @@ def test_groups_of_other_widths_and_policies_that_show_nothing_are_refused():
     with pytest.raises(UserError, match="has nothing to value"):
         nothing = config_of("credit=terminal", "rollout.plan={type: fixed, steps: [1], completion: {type: learned, at: [0]}}")
         Critic.of(nothing, Watched(), PROMPT)
-    with pytest.raises(UserError, match="completion 'learned' values states by the rewards of a run"):
+    with pytest.raises(UserError, match="completion 'learned' learns from the updates of a run"):
         rollout(load_policy("mini"), ["a red circle"], AllSteps(completion=LearnedValues()), group_size=2)

@@ -42,7 +42,7 @@ def rehearsed(source: Words, overrides: Sequence[str] = ()) -> Config:
     notes = [f"a rehearsal {model.what}: no number of it means anything", *model.notes]
     tree["policy"] = model.policy
     notes += _put_prompts(tree, recipe, folder / "prompts", model.pictures)
-    notes += _put_twins(tree, folder / "rewards", DRAWN_ON_THE_WAY if config.shape().valued else DRAWN)
+    notes += _put_twins(tree, folder / "rewards", DRAWN_ON_THE_WAY if config.shape().scored else DRAWN)
     tree["rehearsal"] = notes
     last = [override for override in overrides if not override.startswith(REPLACED)]
     for edition in editions(tree):
