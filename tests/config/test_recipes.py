@@ -214,3 +214,14 @@ def test_a_file_with_blanks_in_its_name_is_one_word(tmp_path):
     (file,) = written(tmp_path, **{"my run": "base: quickstart"})
     assert load_config(file) == load_config("quickstart") and name_of(file) == "my run"
     assert name_of("mini/cps") == name_of("mini cps") == name_of(["mini", "cps"]) == "mini-cps"
+
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "dense_credit"
+
+
+@pytest.mark.parametrize("file", sorted(set(EXAMPLES.glob("*.yaml")) - {EXAMPLES / "six_steps.yaml"}), ids=lambda file: file.stem)
+def test_the_recipes_of_dense_credit_answer_one_question_at_about_the_same_cost(file):
+    config = load_config(str(file))
+    assert config.policy == load_config(str(EXAMPLES / "flow_grpo.yaml")).policy
+    assert config.evaluation == load_config(str(EXAMPLES / "flow_grpo.yaml")).evaluation
+    assert 330 <= bill_of(config)["network_evaluations_per_update"] <= 504
