@@ -26,10 +26,14 @@ def test_rewards_lists_and_describes(capsys):
 
 
 @pytest.mark.parametrize("option", ["--checkpoint", "--lora"])
-def test_sample_without_a_lora_in_the_folder(capsys, tmp_path, option):
+@pytest.mark.parametrize(
+    ("model", "missing"),
+    [("mini/flow_grpo", "no pytorch_lora_weights.safetensors"), ("quickstart", "no folder 'transformer' with all weights in it")],
+)
+def test_sample_without_the_weights_in_the_folder(capsys, tmp_path, option, model, missing):
     (tmp_path / "p.txt").write_text("a red circle\n")
-    assert main(["sample", "quickstart", "--prompts", str(tmp_path / "p.txt"), option, str(tmp_path)]) == 2
-    assert "no pytorch_lora_weights.safetensors" in capsys.readouterr().err
+    assert main(["sample", model, "--prompts", str(tmp_path / "p.txt"), option, str(tmp_path)]) == 2
+    assert missing in capsys.readouterr().err
 
 
 def waiting(environment: dict[str, str]) -> str:
