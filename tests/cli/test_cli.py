@@ -30,7 +30,8 @@ def test_rewards_lists_and_describes(capsys):
     ("model", "missing"),
     [("mini/flow_grpo", "no pytorch_lora_weights.safetensors"), ("quickstart", "no folder 'transformer' with all weights in it")],
 )
-def test_sample_without_the_weights_in_the_folder(capsys, tmp_path, option, model, missing):
+def test_sample_without_the_weights_in_the_folder(capsys, tmp_path, monkeypatch, option, model, missing):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "p.txt").write_text("a red circle\n")
     assert main(["sample", model, "--prompts", str(tmp_path / "p.txt"), option, str(tmp_path)]) == 2
     assert missing in capsys.readouterr().err
