@@ -53,7 +53,7 @@ class Tree:
         """The states that completion `latents` values as they are, to be scored like samples: group by group in the order of the
         prompts, of a group in the order of `Shape.scored`. None where there are none."""
         some = [block.valued for block in self.blocks if block.valued]
-        return self._in_order(some, self._valued) if some else None
+        return self._in_order(some, self._scored) if some else None
 
     def _in_order(self, parts: Sequence[Samples], counts: Sequence[int]) -> Samples:
         rolled_out = [place for rows in self.rows for place in _places(rows, counts)]
@@ -64,7 +64,7 @@ class Tree:
         return [len(shape.leaves) for shape in self.shapes]
 
     @property
-    def _valued(self) -> list[int]:
+    def _scored(self) -> list[int]:
         return [len(shape.scored) for shape in self.shapes]
 
     @property
@@ -94,14 +94,14 @@ class Tree:
         if unknown := [label for label in passing if label not in rewards]:
             raise UserError(f"'{unknown[0]}' has rewards of the states on their way, and none of the samples")
         _require_all(rewards, sum(self._leaves), "samples")
-        _require_all(passing, sum(self._valued), "states on their way")
+        _require_all(passing, sum(self._scored), "states on their way")
         rule = credit or Terminal()
         if complaint := next(filter(None, map(rule.complaint, self.shapes)), None):
             raise UserError(complaint)
         groups: dict[int, Group] = {}
         for rows, block in zip(self.rows, self.blocks, strict=True):
             scores = _taken(rewards, _places(rows, self._leaves))
-            groups |= dict(zip(rows, groups_of(block, scores, _taken(passing, _places(rows, self._valued))), strict=True))
+            groups |= dict(zip(rows, groups_of(block, scores, _taken(passing, _places(rows, self._scored))), strict=True))
         assess = Assessment(weighted, rule, advantage or AdvantageConfig(), (), seed=0)
         return assess(self.prompts, [groups[row] for row in range(len(self.prompts))], update=0)
 

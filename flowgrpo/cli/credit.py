@@ -1,5 +1,5 @@
 """`flowgrpo credit MODEL [METHOD...] [a.b=c ...] [--updates K] [--prompts N] [--checkpoint DIR] [--reference SCHEME]
-[--out FOLDER] [--json]`."""
+[--reference-updates K] [--completions] [--out FOLDER] [--json]`."""
 
 import argparse
 from pathlib import Path

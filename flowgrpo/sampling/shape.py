@@ -34,6 +34,11 @@ class Node:
     valued: bool = False
     watched: bool = False
 
+    @property
+    def scored(self) -> bool:
+        """Whether it has a value that is a reward."""
+        return self.valued and not self.watched
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -62,7 +67,7 @@ class Shape:
     @cached_property
     def scored(self) -> tuple[int, ...]:
         """Those of them whose value is a reward."""
-        return tuple(i for i in self.valued if not self.nodes[i].watched)
+        return tuple(i for i, node in enumerate(self.nodes) if node.scored)
 
     @cached_property
     def watched(self) -> tuple[int, ...]:

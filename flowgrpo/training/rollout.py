@@ -203,7 +203,7 @@ def _evaluations(run: _Run, step: int, micro_batch: int) -> Iterator[list[Place]
 def _advance(run: _Run, step: int, places: list[Place]) -> None:
     """Evaluate these states once and draw all their children."""
     prompts = [run.prompts[g] for g, _ in places]
-    run.valued |= {place: run.states[place] for place in places if run.node(place).valued and not run.node(place).watched}
+    run.valued |= {place: run.states[place] for place in places if run.node(place).scored}
     states = torch.stack([run.states.pop(place) for place in places])
     prediction = numbers(_evaluated(run, states, prompts, step, places), step)
     run.evaluations += len(places)

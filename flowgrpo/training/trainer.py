@@ -26,16 +26,24 @@ from flowgrpo.training.weights import TrainedWeights
 
 
 class Trainer:
-    """`updates` counts what is done."""
+    """`updates` counts what is done. With `critic` the values of another trainer are learned on."""
 
-    def __init__(self, config: Config, policy: Policy, prompts: list[Prompt], scorer: Scorer, processes: Processes) -> None:
+    def __init__(
+        self,
+        config: Config,
+        policy: Policy,
+        prompts: list[Prompt],
+        scorer: Scorer,
+        processes: Processes,
+        critic: Critic | None = None,
+    ) -> None:
         self.config, self.policy, self.processes = config, policy, processes
         self.order = PromptOrder(prompts, config.rollout.prompts_per_update, config.seed)
         self.allocation = Allocation(config)
         rollouts = Rollouts.of(config, policy, config.objective.needs_old_prediction)
         self.collector = Collector(rollouts, scorer, processes, config.seed)
         self.assessment = Assessment.of(config)
-        self.critic = Critic.of(config, policy, prompts[0])
+        self.critic = critic or Critic.of(config, policy, prompts[0])
         self.weights = TrainedWeights(policy, config.optimizer, config.ema, processes)
         self.learner = Learner(policy, self.weights, rollouts, config.objective, config.optimizer, processes)
         self.minibatches = config.optimizer.minibatches(config.rollout.prompts_per_update)

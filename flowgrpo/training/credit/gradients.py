@@ -120,9 +120,8 @@ class Measurer:
         begin = time.perf_counter()
         config = self.config.model_copy(update={"seed": seed_of((self.config.seed, "credit", number))})
         prompts = batch.prompts[: config.rollout.prompts_per_update]
-        trainer = Trainer(config, self.policy, prompts, self.scorer, Processes.alone())
-        trainer.updates, trainer.allocation = self.done, self.allocation
-        self.critic = trainer.critic = self.critic or trainer.critic
+        trainer = Trainer(config, self.policy, prompts, self.scorer, Processes.alone(), self.critic)
+        trainer.updates, trainer.allocation, self.critic = self.done, self.allocation, trainer.critic
         blocks, scored = trainer.collect(Clock())
         parts, drawn = parts_by_slot(trainer, blocks, scored), trainer.order(self.done)
         for slots in trainer.minibatches:
