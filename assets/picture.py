@@ -21,7 +21,8 @@ def pictures(run: RunFolder) -> list[Image.Image]:
 
     The bar below a sample is green where the metric is 1, red elsewhere.
     """
-    assert run.held_out, "the run was evaluated"
+    if not run.held_out:
+        sys.exit(f"{run} holds no evaluated run; name a folder of a run that has ended")
     metric = run.held_out["metric"]
     lines: tuple[When, ...] = ("before", "after")
     kept = [[record for record in run.records(when) if record.shown] for when in lines]

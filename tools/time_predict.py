@@ -20,6 +20,7 @@ import diffusers
 import torch
 
 from flowgrpo.core.keys import torch_generator
+from flowgrpo.core.plugins import nearest
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.pages.tables import markdown_table
 from flowgrpo.policies import tiny
@@ -96,6 +97,8 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=50)
     parser.add_argument("--profile", action="store_true")
     given = parser.parse_args()
+    if unknown := [name for name in given.names if name not in tiny.pipelines()]:
+        parser.error(f"no tiny pipeline '{unknown[0]}' ({nearest(unknown[0], tiny.pipelines())})")
     torch.set_num_threads(1)
     diffusers.utils.logging.set_verbosity_error()
     rows = [["pipeline", "predict, ms", "forward, ms", "host, ms", "predict / forward"]]
