@@ -42,6 +42,7 @@ class Timed:
         self.prompts: list[Prompt] = [prompt_of(entry, folder)] * states
         start = self.policy.start(self.prompts[:1], [("time",)])
         self.states = torch.randn(states, *start.shape[1:], generator=torch_generator(("time", name)))
+        self.predict()
         self.calls = self._recorded()
 
     @torch.no_grad()

@@ -92,12 +92,18 @@ class Guidance:
 
         return evaluate
 
-    def _tried(self, trial: Role, step: int, evaluate: Evaluate) -> Tensor:
+    @contextmanager
+    def stood_in(self, trial: Role) -> Iterator[None]:
+        """Inside, this answers instead of the denoisers."""
         self.trial = trial
         try:
-            return evaluate(step).double().flatten()
+            yield
         finally:
             self.trial = None
+
+    def _tried(self, trial: Role, step: int, evaluate: Evaluate) -> Tensor:
+        with self.stood_in(trial):
+            return evaluate(step).double().flatten()
 
     def _weigh(self, step: int, evaluate: Evaluate) -> tuple[list[Call], float]:
         """The calls of an iteration, and the sum of their weights' sizes.

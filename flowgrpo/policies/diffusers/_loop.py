@@ -9,15 +9,19 @@ Shapes: B samples; a state is [B, ...] (`_state`). The pipeline's own code runs,
                     decode }
 
     begin()       no iteration       the prepared latents are the first state
-    predict(x, 3) iteration 3 only   x is injected; the StepCall holds the network's output at x; then Stop
+    called(x, 3)  iteration 3 only   x is injected; the StepCall holds the network's output at x; then Stop
+    record()      all iterations     with the network at rest: what each does with the state is written down (`_trace`)
+    predict(x, 3) none               what was written down of iteration 3, or called(x, 3) (`_recorded`)
     finish(x)     the last iteration its step returns x, and the rest of the call decodes it
 
 Where an iteration needs those before it (`walks`), they are gone through with the network at rest (`idle`), and their steps give
 back x; a `primed` network computes in the first of them.
 """
 
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from itertools import count
 from typing import Any
 
 import torch
@@ -27,8 +31,10 @@ from torch import Tensor, nn
 from flowgrpo.core.errors import UserError
 from flowgrpo.policies.diffusers._guidance import Guidance
 from flowgrpo.policies.diffusers._idle import Idle
+from flowgrpo.policies.diffusers._recorded import Recordings
 from flowgrpo.policies.diffusers._state import StateMap, find_state
 from flowgrpo.policies.diffusers._tap import Site, Span, StepCall, Stop, Tap
+from flowgrpo.policies.diffusers._trace import Program, Trace
 
 
 class Loop:
@@ -40,14 +46,17 @@ class Loop:
 
     def __init__(self, pipe: DiffusionPipeline, denoisers: Mapping[str, nn.Module], primed: bool) -> None:
         self.tap = Tap(pipe)
+        self.denoisers = list(denoisers.values())
         self.idle = Idle(denoisers)
         self.guidance = Guidance(denoisers, self.idle)
         self.primed = primed
+        self.recordings = Recordings(denoisers)
         self.map: StateMap | None = None
 
     @torch.no_grad()
     def learn(self, arguments: dict[str, Any], dtype: torch.dtype) -> None:
         """Find out, with the arguments of a call for one sample, what the state is."""
+        self.recordings.begin()
         self.map = find_state(self.tap, self.idle, arguments, dtype)
 
     @property
@@ -72,6 +81,45 @@ class Loop:
 
     def predict(self, state: Tensor, step: int, arguments: dict[str, Any]) -> Tensor:
         """The model output that the pipeline gives its scheduler at `step` when its latents are these."""
+        program = None if self.primed else self.recordings.find(self, state, step, arguments)
+        return self.called(state, step, arguments) if program is None else self.replayed(state, step, program)
+
+    def replayed(self, state: Tensor, step: int, program: Program) -> Tensor:
+        """The same, by what was written down of a call."""
+        with self.guidance(step, len(state)):
+            return program(state)
+
+    @torch.no_grad()
+    def record(self, state: Tensor, arguments: dict[str, Any]) -> list[Program]:
+        """What each step does with a state of such a shape. Errors: NotRecorded."""
+        components = [module for module in self.tap.pipe.components.values() if isinstance(module, nn.Module)]
+        trace, programs = Trace(state, components, self.denoisers), list[Program]()
+        calls, taken = deque[StepCall](maxlen=self.known.calls), count(1)
+
+        def every(length: int) -> Iterator[int]:
+            with self.idle():
+                for trace.step in range(length):
+                    yield trace.step
+            raise Stop
+
+        def take(call: StepCall) -> Tensor:
+            calls.append(call)
+            number = next(taken) % self.known.calls
+            if number == 0:
+                programs.append(trace.program(self._shaped(self.known.prediction(calls, len(state)), state, trace.step)))
+            apart = StepCall(call.model_output, trace.apart(call.sample))
+            return self.known.stepped(apart, (number - 1) % self.known.calls, state)
+
+        with trace:
+            self.tap.run(arguments, every, self._injecting(state), take)
+        trace.require_unchanged()
+        return programs
+
+    def called(self, state: Tensor, step: int, arguments: dict[str, Any]) -> Tensor:
+        """The same, by the pipeline's own call.
+
+        Errors: UserError where it is not of the state's shape.
+        """
         seen: list[StepCall] = []
         before = self._before(step)
 
@@ -85,7 +133,9 @@ class Loop:
 
         with self.guidance(step, len(state)):
             self.tap.run(arguments, self._window([*before, (step, False)]), self._injecting(state), take)
-        prediction = self.known.prediction(seen[-self.known.calls :], len(state))
+        return self._shaped(self.known.prediction(seen[-self.known.calls :], len(state)), state, step)
+
+    def _shaped(self, prediction: Tensor, state: Tensor, step: int) -> Tensor:
         if prediction.shape != state.shape:
             raise UserError(
                 f"{type(self.tap.pipe).__name__} changes the size of its latents within the loop, to {list(prediction.shape)} at "

@@ -279,7 +279,7 @@ class DiffusersPolicy(PipelineSampler):
 
     def _learn_guidance(self, loop: Loop, state: Tensor, prompt: Sequence[Prompt]) -> None:
         def evaluate(step: int) -> Tensor:
-            return loop.predict(state, step, self._arguments(prompt, torch.Generator()))
+            return loop.called(state, step, self._arguments(prompt, torch.Generator()))
 
         with self._autocast():
             loop.guidance.learn(self.config.steps, evaluate, self.unit_roundoff)
