@@ -153,7 +153,9 @@ PLANS = {
 @pytest.mark.parametrize("name", PLANS)
 def test_one_evaluation_per_state_is_what_the_network_sees(pipelines, name):
     policy = build(pipelines, "sd3")
-    policy.start(PROMPTS[:1], [("a",)])
+    states = policy.start(PROMPTS, [("a",), ("b",)])
+    for _ in range(2):  # the second time, lines and pipeline are compared
+        policy.predict(states, PROMPTS, 0)
     rows = []
     block = policy.pipe.transformer.transformer_blocks[0]
     block.register_forward_pre_hook(lambda m, a, k: rows.append(len(k["hidden_states"])), with_kwargs=True)

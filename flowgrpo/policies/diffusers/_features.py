@@ -15,7 +15,7 @@ from flowgrpo.policies.diffusers._idle import Idle
 
 
 class Features:
-    """Denoisers that are watched on demand; what rests is not seen. Shapes as in `_pooled`."""
+    """Denoisers that are watched on demand; what rests or is rehearsed is not seen. Shapes as in `_pooled`."""
 
     def __init__(self, modules: Mapping[str, nn.Module]) -> None:
         self.modules = modules
@@ -46,7 +46,7 @@ class Features:
         @wraps(forward)
         def evaluate(*args: Any, **kwargs: Any) -> Any:
             answer = forward(*args, **kwargs)
-            if self.seen is not None and self.last and self.idle and not self.idle.resting:
+            if self.seen is not None and self.last and self.idle and not (self.idle.resting or self.idle.rehearsing):
                 self.seen.append(pooled(self.last.taken(), rows_of(answer)))
             return answer
 

@@ -14,6 +14,7 @@ class Idle:
 
     def __init__(self, modules: Mapping[str, nn.Module]) -> None:
         self.resting = False
+        self.rehearsing = False
         self.answers: dict[Any, Any] = {}
         for name, module in modules.items():
             module.forward = self._shadow(name, module.forward)
@@ -25,6 +26,15 @@ class Idle:
             yield
         finally:
             self.resting = False
+
+    @contextmanager
+    def rehearsal(self) -> Iterator[None]:
+        """What is evaluated inside is compared only, and nobody's prediction."""
+        self.rehearsing = True
+        try:
+            yield
+        finally:
+            self.rehearsing = False
 
     def _shadow(self, name: str, forward: Any) -> Any:
         @functools.wraps(forward)

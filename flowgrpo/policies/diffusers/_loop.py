@@ -50,7 +50,7 @@ class Loop:
         self.idle = Idle(denoisers)
         self.guidance = Guidance(denoisers, self.idle)
         self.primed = primed
-        self.recordings = Recordings(denoisers)
+        self.recordings = Recordings(denoisers, primed)
         self.map: StateMap | None = None
 
     @torch.no_grad()
@@ -81,7 +81,7 @@ class Loop:
 
     def predict(self, state: Tensor, step: int, arguments: dict[str, Any]) -> Tensor:
         """The model output that the pipeline gives its scheduler at `step` when its latents are these."""
-        program = None if self.primed else self.recordings.find(self, state, step, arguments)
+        program = self.recordings.find(self, state, step, arguments)
         return self.called(state, step, arguments) if program is None else self.replayed(state, step, program)
 
     def replayed(self, state: Tensor, step: int, program: Program) -> Tensor:

@@ -1,9 +1,9 @@
 """Pipeline calls whose steps are written down, and whether that holds.
 
-A call is its arguments and the shape of its states; it is written down when it is first seen, all steps in one go, with the network
-at rest (`Loop.record`). That a kind of call can be written down at all is found out once: what its lines do is compared bit for
-bit with what the pipeline does, at states other than those that they were written down with. The network is stood in for at every
-step, so that all it is given, all it says, and the gradient of what it says are seen; it evaluates itself at two steps.
+A call is its arguments and the shape of its states. When it is seen for the second time it is written down, all steps in one go,
+with the network at rest (`Loop.record`). That a kind of call can be written down at all is found out once: what its lines do is
+compared bit for bit with what the pipeline does, at other states than those that they were written down with. A stand-in answers
+for the network at every step, which shows all that it is given, and the gradient; the network itself evaluates at two.
 """
 
 from collections import OrderedDict
@@ -26,6 +26,7 @@ KEPT_BYTES = 2**30
 """Of constants; the latest call is kept whatever it has."""
 GENERATOR = "generator"
 """The argument that is a new one in each call, of the same seed."""
+PRIMED = "an earlier step leaves in the network what later ones read"
 PLAIN = (bool, int, float, str, type(None))
 
 Call = dict[str, Any]
@@ -46,10 +47,11 @@ class Stepping(Protocol):
 
 
 class Recordings:
-    """Of the calls of one pipeline; `reasons` says of each kind of call why it is not written down, or nothing."""
+    """Of the calls of one pipeline; `reasons` says of each kind of call why it is not written down, or nothing. None is where the
+    network is `primed`: what a step of the loop leaves in it, later ones read."""
 
-    def __init__(self, denoisers: Mapping[str, Any]) -> None:
-        self.denoisers = list(denoisers.values())
+    def __init__(self, denoisers: Mapping[str, Any], primed: bool) -> None:
+        self.denoisers, self.primed = list(denoisers.values()), primed
         self.untouched: Any = None
         self.reasons: dict[Hashable, str] = {}
         self.known: OrderedDict[Hashable, Sequence[Program]] = OrderedDict()
@@ -61,10 +63,16 @@ class Recordings:
     def find(self, loop: Stepping, state: Tensor, step: int, arguments: Call) -> Program | None:
         """What `step` of this call does, or None where the pipeline has to do it itself."""
         kind = _kind(arguments, state)
+        if self.primed:
+            self.reasons[kind] = PRIMED
         if self.reasons.get(kind):
             return None
         key = (tuple(state.shape), state.dtype, *((name, _mark(value)) for name, value in arguments.items() if name != GENERATOR))
-        programs = self.known.get(key)
+        if key not in self.known:
+            self.known[key] = ()
+            self._forget()
+            return None
+        programs = self.known[key]
         if programs and not programs[step].intact:
             self._refuse(kind, "the network writes into what it is given")
             return None
@@ -82,7 +90,7 @@ class Recordings:
     def _record(self, loop: Stepping, state: Tensor, step: int, arguments: Call, kind: Hashable) -> Sequence[Program]:
         programs = loop.record(state, _anew(arguments))
         if kind not in self.reasons:
-            with own_randomness():
+            with own_randomness(), loop.idle.rehearsal():
                 self._compare(loop, state, step, arguments, programs)
             self.reasons[kind] = ""
         return programs

@@ -40,7 +40,8 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the checks of a pipeline found; `error` is why they could not be made."""
+    """What the checks of a pipeline found; `error` is why they could not be made. `recorded`: yes, or why its steps go through
+    the pipeline's own code each time."""
 
     name: str
     kind: str
@@ -48,6 +49,7 @@ class Verdict:
     scheduler: str
     checks: dict[str, str] = field(default_factory=dict)
     error: str = ""
+    recorded: str = ""
 
     @property
     def passed(self) -> bool:
@@ -83,7 +85,13 @@ def check(name: str, kind: str, config: DiffusersConfig, prompt: Prompt) -> Verd
         "gradient": lambda: _gradient(policy, prompt),
         "lora": lambda: _lora(policy, config, prompt),
     }
-    return Verdict(name, kind, pipeline, scheduler, {key: _found(make) for key, make in checks.items()})
+    found = {key: _found(make) for key, make in checks.items()}
+    return Verdict(name, kind, pipeline, scheduler, found, recorded=_recorded(policy, prompt))
+
+
+def _recorded(policy: DiffusersPolicy, prompt: Prompt) -> str:
+    reasons = policy.loop([prompt]).recordings.reasons.values()
+    return next(filter(None, reasons), "yes") if reasons else "no step was taken twice"
 
 
 def _found(make: Callable[[], str]) -> str:
