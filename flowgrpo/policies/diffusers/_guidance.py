@@ -178,7 +178,7 @@ class Halves:
             return self._apart(call, forward, (args, kwargs))
         if not call.away:
             return forward(*args, **kwargs)
-        with _no_graph():
+        with no_graph():
             return forward(*args, **kwargs)
 
     def _apart(self, call: Call, forward: Callable[..., Any], given: Any) -> Any:
@@ -186,7 +186,7 @@ class Halves:
         toward_rows = [row for block in range(call.blocks) if block not in call.away for row in self._rows(block)]
         total = len(toward_rows) + len(away_rows)
         toward = _evaluated(forward, _taken(given, total, call.rowed, toward_rows), toward_rows)
-        with _no_graph():
+        with no_graph():
             against = _evaluated(forward, _taken(given, total, call.rowed, away_rows), away_rows)
         order = sorted(range(total), key=[*toward_rows, *away_rows].__getitem__)
 
@@ -251,7 +251,7 @@ def _normal(like: Tensor, number: int) -> Tensor:
 
 
 @contextmanager
-def _no_graph() -> Iterator[None]:
+def no_graph() -> Iterator[None]:
     """And without the cache of autocast, whose casts would lack a graph later (pytorch/pytorch#158232)."""
     cached = torch.is_autocast_cache_enabled()
     torch.set_autocast_cache_enabled(False)

@@ -29,7 +29,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from flowgrpo.core.errors import UserError
-from flowgrpo.policies.diffusers._guidance import Guidance
+from flowgrpo.policies.diffusers._guidance import Guidance, no_graph
 from flowgrpo.policies.diffusers._idle import Idle
 from flowgrpo.policies.diffusers._recorded import Recordings
 from flowgrpo.policies.diffusers._state import StateMap, find_state
@@ -89,10 +89,10 @@ class Loop:
         with self.guidance(step, len(state)):
             return program(state)
 
-    @torch.no_grad()
     def record(self, state: Tensor, arguments: dict[str, Any]) -> list[Program]:
         """What each step does with a state of such a shape. Errors: NotRecorded."""
         components = [module for module in self.tap.pipe.components.values() if isinstance(module, nn.Module)]
+        state = state.detach()
         trace, programs = Trace(state, components, self.denoisers), list[Program]()
         calls, taken = deque[StepCall](maxlen=self.known.calls), count(1)
 
@@ -110,7 +110,7 @@ class Loop:
             apart = StepCall(call.model_output, trace.apart(call.sample))
             return self.known.stepped(apart, (number - 1) % self.known.calls, state)
 
-        with trace:
+        with no_graph(), trace:
             self.tap.run(arguments, every, self._injecting(state), take)
         trace.require_unchanged()
         return programs

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 from flowgrpo.core.keys import torch_generator
 from flowgrpo.policies.diffusers import REMEMBERED
-from flowgrpo.policies.diffusers._guidance import Guidance
+from flowgrpo.policies.diffusers._guidance import Guidance, no_graph
 from flowgrpo.policies.diffusers._idle import Idle
 from flowgrpo.policies.diffusers._tap import own_randomness
 from flowgrpo.policies.diffusers._trace import NotRecorded, Program
@@ -65,7 +65,7 @@ class Recordings:
         kind = _kind(arguments, state)
         if self.primed:
             self.reasons[kind] = PRIMED
-        if self.reasons.get(kind):
+        if self.reasons.get(kind) or torch.is_inference_mode_enabled():
             return None
         key = (tuple(state.shape), state.dtype, *((name, _mark(value)) for name, value in arguments.items() if name != GENERATOR))
         if key not in self.known:
@@ -123,7 +123,7 @@ class Recordings:
                 raise NotRecorded("the prediction depends on more than is seen")
         last = len(programs) - 1
         for at, x in ((step, state), (last if step != last else 0, other)):
-            with torch.no_grad():
+            with no_graph():
                 expected, before = loop.called(x, at, _anew(arguments)), torch.get_rng_state()
                 if not torch.equal(loop.replayed(x, at, programs[at]), expected) or not programs[at].intact:
                     raise NotRecorded("the network says something else outside of the pipeline's call")

@@ -118,10 +118,9 @@ class Trace(TorchFunctionMode):
         self.adopted: dict[int, Tensor] = {}
         """What was constant until the state was written into it, by storage."""
         self.constants: list[tuple[Tensor, int]] = []
-        self.surroundings = _surroundings()
 
     def __enter__(self) -> Self:
-        self.hooks = ExitStack()
+        self.hooks, self.surroundings = ExitStack(), _surroundings()
         for module in self.components:
             before = module.register_forward_pre_hook(self._called, prepend=True, with_kwargs=True)
             after = module.register_forward_hook(self._answered, with_kwargs=True, always_call=True)
