@@ -44,13 +44,14 @@ def counted(monkeypatch, owner, name):
 
 def test_predict_neither_walks_over_modules_nor_reads_a_tensor(policy, monkeypatch):
     states = policy.start(PROMPTS, [("a",), ("b",)])
-    first = policy.predict(states, PROMPTS, 1)
+    first = [policy.predict(states, PROMPTS, 1) for _ in range(2)][0]
     walks = counted(monkeypatch, group_offloading, "_get_group_onload_device")
     reads = [counted(monkeypatch, torch.Tensor, name) for name in READS]
     again = policy.predict(states, PROMPTS, 1)
+    called = policy.loop(PROMPTS).called(states, 1, policy._arguments(PROMPTS, torch.Generator()))
     monkeypatch.undo()
     assert not walks and not any(reads), [calls for calls in reads if calls]
-    assert torch.equal(first, again)
+    assert torch.equal(first, again) and torch.equal(first, called)
 
 
 def test_only_the_policys_own_pipeline_is_spared_the_walk_and_only_inside(pipelines):
