@@ -275,3 +275,16 @@ def test_a_constant_that_somebody_writes_into_makes_a_program_invalid():
     assert not program.intact
     with pytest.raises(NotRecorded):
         trace.require_unchanged()
+
+
+def test_no_network_works_while_a_call_is_written_down(build, tmp_path):
+    policy = build("sd_controlnet")
+    prompts = [prompt_of(tiny.pipelines()["sd_controlnet"], tmp_path)] * 2
+    states, worked = warm(policy, prompts), []
+    for network in (policy.pipe.unet, policy.pipe.controlnet):
+        network.conv_in.register_forward_pre_hook(lambda *_: worked.append(1))
+    policy.loop(prompts).record(states, policy._arguments(prompts, torch.Generator()))
+    assert not worked
+    with torch.no_grad():
+        policy.predict(states, prompts, 1)
+    assert len(worked) == 2

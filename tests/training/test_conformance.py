@@ -57,6 +57,9 @@ def test_the_table_has_every_tiny_pipeline_and_reasons_for_what_fails():
     assert len(passed) >= 95
     assert all(row["checks"]["ratio"] == "exact" for row in rows if row["passed"])
     assert all(len(table.reason(row)) > 20 for row in rows if not row["passed"])
+    recorded = {row["pipeline"] for row in rows if row["passed"] and row["recorded"] == "yes"}
+    assert len(recorded) >= 120
+    assert all(len(row["recorded"]) > 20 for row in rows if row["passed"] and row["recorded"] != "yes")
 
 
 def test_models_prints_the_table_and_checks_a_folder(tmp_path, capsys):

@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 
 class Idle:
-    """Denoisers that answer with zeros while they rest; what zeros look like is known from a real answer to such shapes."""
+    """Networks that answer with zeros while they rest; what zeros look like is known from a real answer to such shapes."""
 
     def __init__(self, modules: Mapping[str, nn.Module]) -> None:
         self.resting = False

@@ -27,11 +27,13 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from flowgrpo.core.errors import UserError
 from flowgrpo.policies.diffusers._guidance import Guidance, no_graph
 from flowgrpo.policies.diffusers._idle import Idle
 from flowgrpo.policies.diffusers._recorded import Recordings
+from flowgrpo.policies.diffusers._runtime import decoders
 from flowgrpo.policies.diffusers._state import StateMap, find_state
 from flowgrpo.policies.diffusers._tap import Site, Span, StepCall, Stop, Tap
 from flowgrpo.policies.diffusers._trace import Program, Trace
@@ -47,7 +49,7 @@ class Loop:
     def __init__(self, pipe: DiffusionPipeline, denoisers: Mapping[str, nn.Module], primed: bool) -> None:
         self.tap = Tap(pipe)
         self.denoisers = list(denoisers.values())
-        self.idle = Idle(denoisers)
+        self.idle = Idle({**denoisers, **helpers(pipe, denoisers)})
         self.guidance = Guidance(denoisers, self.idle)
         self.primed = primed
         self.recordings = Recordings(denoisers, primed)
@@ -185,6 +187,13 @@ class Loop:
 
     def _injecting(self, state: Tensor) -> Any:
         return lambda site, prepared: self.known.inject(site, prepared, state)
+
+
+def helpers(pipe: DiffusionPipeline, denoisers: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+    """What works beside the denoisers at each step, such as control nets: neither encoders nor decoders."""
+    modules = {name: module for name, module in pipe.components.items() if isinstance(module, nn.Module)}
+    apart = (*denoisers, *decoders(pipe), *(name for name, module in modules.items() if isinstance(module, PreTrainedModel)))
+    return {name: module for name, module in modules.items() if name not in apart}
 
 
 def _unreachable(call: StepCall) -> Tensor:
