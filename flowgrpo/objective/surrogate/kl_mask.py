@@ -1,0 +1,25 @@
+"""A trust region by the exact KL instead of the ratio (Flow-DPPO)."""
+
+from typing import ClassVar
+
+import torch
+from pydantic import PositiveFloat
+from torch import Tensor
+
+from flowgrpo.objective.batch import LossInputs
+from flowgrpo.objective.bounds import Bounds
+from flowgrpo.objective.surrogate import Surrogate
+
+
+class KlMask(Surrogate):
+    """-A r, without a gradient where KL(new || old) > `limit` nats per dimension and the update would move further away (A > 0
+    with r > 1, or A < 0 with r < 1)."""
+
+    limit: PositiveFloat = 1e-5
+    needs_old_prediction: ClassVar[bool] = True
+
+    def loss(self, log_ratio_CD: Tensor, batch: LossInputs, clip: Bounds) -> tuple[Tensor, Tensor]:
+        assert batch.kl_old_CD is not None
+        masked_CD = (batch.kl_old_CD.detach() > self.limit) & (batch.advantage_C1 * log_ratio_CD.detach() > 0)
+        surrogate_CD = -batch.advantage_C1 * torch.exp(log_ratio_CD)
+        return torch.where(masked_CD, surrogate_CD.detach(), surrogate_CD), masked_CD
