@@ -5,8 +5,10 @@ decisions share. All tensors are float32.
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -20,24 +22,24 @@ class LossInputs:
     and step size of the kernel, `g_C1` the sensitivity of the mean to the prediction.
     """
 
-    log_prob_CD: Tensor
-    log_prob_old_CD: Tensor
-    advantage_C1: Tensor
-    weight_CD: Tensor
-    decisions_CD: Tensor
-    tau_C1: Tensor
-    dt_C1: Tensor
-    g_C1: Tensor
+    log_prob_CD: "Tensor"
+    log_prob_old_CD: "Tensor"
+    advantage_C1: "Tensor"
+    weight_CD: "Tensor"
+    decisions_CD: "Tensor"
+    tau_C1: "Tensor"
+    dt_C1: "Tensor"
+    g_C1: "Tensor"
     unit: float = 1.0
-    kl_old_CD: Tensor | None = None
-    kl_reference_CD: Tensor | None = None
-    entropy_CD: Tensor | None = None
+    kl_old_CD: "Tensor | None" = None
+    kl_reference_CD: "Tensor | None" = None
+    entropy_CD: "Tensor | None" = None
 
     @property
-    def log_ratio_CD(self) -> Tensor:
+    def log_ratio_CD(self) -> "Tensor":
         """log p_new - log p_old."""
         return self.log_prob_CD - self.log_prob_old_CD
 
-    def mean_D(self, values_CD: Tensor) -> Tensor:
+    def mean_D(self, values_CD: "Tensor") -> "Tensor":
         """[C, 1]: over a transition's decisions that count."""
         return (values_CD * self.decisions_CD).sum(1, keepdim=True) / self.decisions_CD.sum(1, keepdim=True).clamp(min=1.0)

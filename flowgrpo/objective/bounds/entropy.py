@@ -1,12 +1,14 @@
 """Wider bounds where the model was undecided (SSPO, arXiv 2511.04256, reconstructed)."""
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
-from torch import Tensor
 
 from flowgrpo.objective.batch import LossInputs
 from flowgrpo.objective.bounds import Bounds
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Entropy(Bounds):
@@ -22,7 +24,7 @@ class Entropy(Bounds):
     most: float = Field(default=1.5, gt=0.0)
     needs_entropy: ClassVar[bool] = True
 
-    def of(self, batch: LossInputs) -> tuple[Tensor, Tensor]:
+    def of(self, batch: LossInputs) -> "tuple[Tensor, Tensor]":
         assert batch.entropy_CD is not None
         k_C1 = self.least + (self.most - self.least) * batch.mean_D(batch.entropy_CD)
         return (-self.low * k_C1).clamp(min=-0.999).log1p(), (self.high * k_C1).log1p()

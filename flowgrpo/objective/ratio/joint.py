@@ -1,11 +1,12 @@
 """One ratio for all decisions of a transition (GSPO, arXiv 2507.18071, in the form with a gradient for every token)."""
 
-from typing import ClassVar
-
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from flowgrpo.objective.batch import LossInputs
 from flowgrpo.objective.ratio import Ratio
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Joint(Ratio):
@@ -18,11 +19,11 @@ class Joint(Ratio):
 
     joins_decisions: ClassVar[bool] = True
 
-    def log_ratio(self, batch: LossInputs) -> Tensor:
+    def log_ratio(self, batch: LossInputs) -> "Tensor":
         return joint(batch.log_ratio_CD, batch)
 
 
-def joint(log_ratio_CD: Tensor, batch: LossInputs) -> Tensor:
+def joint(log_ratio_CD: "Tensor", batch: LossInputs) -> "Tensor":
     """[C, D]: the mean over a transition, with the gradients of its decisions."""
     own_CD = log_ratio_CD.detach()
     return batch.mean_D(own_CD) + (log_ratio_CD - own_CD)

@@ -1,15 +1,17 @@
 """Surrogates: what an update makes small in place of the expected loss, and what holds it back from going too far."""
 
 from abc import abstractmethod
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import SerializeAsAny
-from torch import Tensor
 
 from flowgrpo.core.plugins import components_of
 from flowgrpo.core.section import Component, component
 from flowgrpo.objective.batch import LossInputs
 from flowgrpo.objective.bounds import Bounds
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Surrogate(Component):
@@ -26,7 +28,7 @@ class Surrogate(Component):
         return False
 
     @abstractmethod
-    def loss(self, log_ratio_CD: Tensor, batch: LossInputs, clip: Bounds) -> tuple[Tensor, Tensor]:
+    def loss(self, log_ratio_CD: "Tensor", batch: LossInputs, clip: Bounds) -> "tuple[Tensor, Tensor]":
         """([C, D] the loss, [C, D] booleans: whether the gradient is held back there). `clip` is for those that clip."""
 
 

@@ -1,14 +1,15 @@
 """A trust region by the exact KL instead of the ratio (Flow-DPPO)."""
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
 from pydantic import PositiveFloat
-from torch import Tensor
 
 from flowgrpo.objective.batch import LossInputs
 from flowgrpo.objective.bounds import Bounds
 from flowgrpo.objective.surrogate import Surrogate
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class KlMask(Surrogate):
@@ -18,8 +19,8 @@ class KlMask(Surrogate):
     limit: PositiveFloat = 1e-5
     needs_old_prediction: ClassVar[bool] = True
 
-    def loss(self, log_ratio_CD: Tensor, batch: LossInputs, clip: Bounds) -> tuple[Tensor, Tensor]:
+    def loss(self, log_ratio_CD: "Tensor", batch: LossInputs, clip: Bounds) -> "tuple[Tensor, Tensor]":
         assert batch.kl_old_CD is not None
         masked_CD = (batch.kl_old_CD.detach() > self.limit) & (batch.advantage_C1 * log_ratio_CD.detach() > 0)
-        surrogate_CD = -batch.advantage_C1 * torch.exp(log_ratio_CD)
-        return torch.where(masked_CD, surrogate_CD.detach(), surrogate_CD), masked_CD
+        surrogate_CD = -batch.advantage_C1 * log_ratio_CD.exp()
+        return surrogate_CD.where(~masked_CD, surrogate_CD.detach()), masked_CD

@@ -1,8 +1,6 @@
 """A decision's ratio and that of its transition, each clipped in its own band (DHPO, arXiv 2601.05607, reconstructed)."""
 
-from typing import ClassVar, Literal
-
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from flowgrpo.objective.batch import LossInputs
 from flowgrpo.objective.bounds import AnyBounds, Bounds
@@ -10,6 +8,9 @@ from flowgrpo.objective.bounds.constant import Constant
 from flowgrpo.objective.ratio.joint import joint
 from flowgrpo.objective.surrogate import Surrogate
 from flowgrpo.objective.surrogate.clip import clipped
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Mixture(Surrogate):
@@ -28,13 +29,13 @@ class Mixture(Surrogate):
     def needs_entropy(self) -> bool:
         return self.by == "entropy"
 
-    def loss(self, log_ratio_CD: Tensor, batch: LossInputs, clip: Bounds) -> tuple[Tensor, Tensor]:
+    def loss(self, log_ratio_CD: "Tensor", batch: LossInputs, clip: Bounds) -> "tuple[Tensor, Tensor]":
         own_CD, own_held_CD = clipped(log_ratio_CD, batch.advantage_C1, *clip.of(batch))
         all_CD, all_held_CD = clipped(joint(log_ratio_CD, batch), batch.advantage_C1, *self.band.of(batch))
         w = self._weight(batch)
         return w * own_CD + (1.0 - w) * all_CD, own_held_CD & all_held_CD
 
-    def _weight(self, batch: LossInputs) -> Tensor | float:
+    def _weight(self, batch: LossInputs) -> "Tensor | float":
         if self.by == "average":
             return 0.5
         assert batch.entropy_CD is not None

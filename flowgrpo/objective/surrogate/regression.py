@@ -1,11 +1,15 @@
 """The log-ratio is drawn towards the advantage (Reg-GRPO of DeepVideo-R1, arXiv 2506.07464, reconstructed)."""
 
+from typing import TYPE_CHECKING
+
 from pydantic import PositiveFloat
-from torch import Tensor
 
 from flowgrpo.objective.batch import LossInputs
 from flowgrpo.objective.bounds import Bounds
 from flowgrpo.objective.surrogate import Surrogate
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Regression(Surrogate):
@@ -17,7 +21,7 @@ class Regression(Surrogate):
 
     scale: PositiveFloat = 0.5
 
-    def loss(self, log_ratio_CD: Tensor, batch: LossInputs, clip: Bounds) -> tuple[Tensor, Tensor]:
+    def loss(self, log_ratio_CD: "Tensor", batch: LossInputs, clip: Bounds) -> "tuple[Tensor, Tensor]":
         b = self.scale * batch.unit
         beyond_CD = log_ratio_CD * batch.advantage_C1.sign() > b * batch.advantage_C1.abs()
         return 0.5 * b * (batch.advantage_C1 - log_ratio_CD / b) ** 2, beyond_CD & (batch.advantage_C1 != 0)
