@@ -7,18 +7,23 @@ import numpy as np
 import pytest
 import torch
 
+from conftest import REPLAYED
+from flowgrpo.config.recipes import RULES, fitting, shipped
 from flowgrpo.config.run import load_config
+from flowgrpo.core.errors import UserError
 from flowgrpo.core.processes import Processes
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.policies import tiny
 from flowgrpo.training.trainer import Trainer
 
 CPU = torch.device("cpu")
+ROUNDED = 1e-4
+"""A log-ratio where a selection has changed the batches."""
 TEXT = ["policy.prompt_length=5", "policy.length=4", "policy.steps=2", "policy.sampler.type=random_order"]
 PICTURES = ["policy.lora.rank=2", "policy.spacing=pipeline", "policy.steps=3"]
 PLAIN = [
     *("evaluation=null", "ema=null", "optimizer.warmup=0", "optimizer.decay_over=null", "optimizer.weight_decay=0"),
-    *("optimizer.steps_per_update=1", "optimizer.max_grad_norm=1e9", "optimizer.eps=1e-30", "objective.clip=0.2"),
+    *("optimizer.steps_per_update=1", "optimizer.max_grad_norm=1e9", "optimizer.eps=1e-30"),
     *("rollout.prompts_per_update=2", "rollout.group_size=8"),
 ]
 
@@ -55,14 +60,18 @@ def trainer(request, mdlm, pipelines):
     """Of a tiny random model, with adapters that have left 0 where there are any."""
     if request.param == "text":
         return text_trainer(mdlm, lr=1e-4, seed=0)
+    return picture_trainer(pipelines, "optimizer.lr=1e-4", "objective.clip=0.2")
+
+
+def picture_trainer(pipelines, *more, rule=None):
     call = ",".join(f"{key}: {value}" for key, value in tiny.pipelines()["sd3"].call.items())
-    overrides = [*PLAIN, *PICTURES, f"policy.model={pipelines['sd3']}", f"policy.call={{{call}}}", "optimizer.lr=1e-4"]
-    return made("mini/flow_grpo", [*overrides, "rewards={it: {use: 'x:y'}}"], brightness)
+    overrides = [*PLAIN, *PICTURES, f"policy.model={pipelines['sd3']}", f"policy.call={{{call}}}", *more]
+    return made(["mini", "flow_grpo", *([rule] if rule else [])], [*overrides, "rewards={it: {use: 'x:y'}}"], brightness)
 
 
-def text_trainer(mdlm, lr, seed, *more):
+def text_trainer(mdlm, lr, seed, *more, rule=None):
     overrides = [*PLAIN, *TEXT, f"policy.model={mdlm}", f"optimizer.lr={lr}", f"seed={seed}", *more]
-    return made("mini-mdlm/trajectory", [*overrides, "rewards={it: {use: 'x:y'}}"], sevens)
+    return made(["mini-mdlm", "trajectory", *([rule] if rule else [])], [*overrides, "rewards={it: {use: 'x:y'}}"], sevens)
 
 
 def made(recipe, overrides, reward):
@@ -144,3 +153,33 @@ def test_a_bandit_converges(mdlm):
     trainer = text_trainer(mdlm, 3e-3, 0, "optimizer.max_grad_norm=1", "optimizer.eps=1e-8", "rollout.group_size=16")
     rewards = [trainer.update()[0]["reward"] for _ in range(30)]
     assert np.mean(rewards[:2]) < 0.4 and np.mean(rewards[-5:]) > 0.9
+
+
+RULED = [("text", rule) for rule in fitting("mini-mdlm", RULES)] + [("pictures", rule) for rule in fitting("mini", RULES)]
+
+
+@pytest.mark.parametrize(("kind", "rule"), RULED, ids=[" ".join(case) for case in RULED])
+def test_every_rule_trains_what_it_fits_and_begins_on_policy(kind, rule, mdlm, pipelines):
+    """The second epoch has log-ratios, so it is not the first one's loss again."""
+    more = ["optimizer.epochs=2", "optimizer.lr=1e-3", "objective.kl.coefficient=0"]
+    if kind == "text":
+        trainer = text_trainer(mdlm, 1e-3, 0, "policy.steps=4", *more, rule=rule)
+    else:
+        trainer = picture_trainer(pipelines, *more, rule=rule)
+    for _ in range(2):
+        metrics, _, scored = trainer.update()
+        assert metrics["ratio/first_log_abs_max"] <= (ROUNDED if rule == "d3s" else REPLAYED)
+        if scored.in_loss.any():
+            assert metrics["ratio/log_abs_max"] > metrics["ratio/first_log_abs_max"] and metrics["grad_norm"] > 0
+    assert trainer.learner.begun is False and scored.in_loss.any()
+
+
+@pytest.mark.parametrize("rule", sorted({*shipped(RULES)} - {*fitting("mini", RULES)}))
+def test_a_rule_of_ids_is_refused_for_latents(rule):
+    with pytest.raises(UserError, match=f"rule '{rule}' trains policies of type masked or amused, not 'diffusers'"):
+        load_config(["mini", "flow_grpo", rule])
+
+
+def test_two_rules_are_refused():
+    with pytest.raises(UserError, match="'sapo' and 'rloo' are two rules; say one"):
+        load_config(["mini", "flow_grpo", "sapo", "rloo"])
