@@ -111,12 +111,12 @@ class Recordings:
             raise NotRecorded("the network has a cache")
         other = torch.randn(state.shape, generator=torch_generator(("recorded",))).to(state)
         for at, program in enumerate(programs):
-            called, replayed = StandIn(loop.idle, self.denoisers), StandIn(loop.idle, self.denoisers)
+            called, replayed = StandIn(loop.idle, self.denoisers), StandIn(loop.idle)
             with torch.enable_grad(), loop.guidance.stood_in(called):
                 expected = loop.called(other, at, _anew(arguments))
             with torch.enable_grad(), loop.guidance.stood_in(replayed):
                 found = loop.replayed(other, at, program)
-            if any(seen != self.untouched for seen in called.manners):
+            if called.manner != self.untouched:
                 raise NotRecorded("the pipeline changes its network for the time of a call")
             if not _equal(called.given, replayed.given):
                 raise NotRecorded("the network is given something that depends on more than is seen")
@@ -135,17 +135,17 @@ class Recordings:
 
 
 class StandIn:
-    """Notes what a network is given and how it is made, and answers with made-up numbers."""
+    """Notes what a network is given, and the `manner` of the denoisers at the time, and answers with made-up numbers."""
 
-    def __init__(self, idle: Idle, denoisers: Sequence[nn.Module]) -> None:
+    def __init__(self, idle: Idle, denoisers: Sequence[nn.Module] = ()) -> None:
         self.idle, self.denoisers = idle, denoisers
         self.given: list[Any] = []
-        self.manners: list[Any] = []
+        self.manner: list[Any] = []
         self.answers: list[Tensor] = []
 
     def __call__(self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self.given.append(tree_map(_copy, (args, kwargs)))
-        self.manners.append(manner(self.denoisers))
+        self.manner = self.manner or manner(self.denoisers)
         with self.idle():
             answer = forward(*args, **kwargs)
         return tree_map(self._made_up, answer)
