@@ -92,7 +92,8 @@ def gradient(policy: DiffusersPolicy, prediction: Tensor) -> Tensor:
         ("sdxl", {}),
         ("wan", {}),
         ("wan22", {}),
-        ("ltx2_i2v", {}),
+        ("ltx2", {}),
+        ("ltx_i2v", {}),
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(map(str, value.values())),
 )
@@ -103,6 +104,8 @@ def test_a_step_that_was_written_down_is_the_pipelines_and_so_is_its_gradient(bu
         prompts = [prompt_of(tiny.pipelines()[name], tmp_path)] * 2
     states = warm(policy, prompts)
     assert reasons(policy) == {""}
+    (programs,) = policy.untaught.recordings.known.values()
+    assert len(programs[-1].lines) <= len(programs[0].lines)
     calls = calls_of_the_pipeline(policy)
     for step in range(policy.config.steps):
         found = policy.predict(states, prompts, step)

@@ -19,7 +19,7 @@ back x; a `primed` network computes in the first of them.
 """
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import count
 from typing import Any
@@ -32,11 +32,11 @@ from transformers import PreTrainedModel
 from flowgrpo.core.errors import UserError
 from flowgrpo.policies.diffusers._guidance import Guidance, no_graph
 from flowgrpo.policies.diffusers._idle import Idle
-from flowgrpo.policies.diffusers._recorded import Recordings
+from flowgrpo.policies.diffusers._recorded import Recordings, anew
 from flowgrpo.policies.diffusers._runtime import decoders
 from flowgrpo.policies.diffusers._state import StateMap, find_state
 from flowgrpo.policies.diffusers._tap import Site, Span, StepCall, Stop, Tap
-from flowgrpo.policies.diffusers._trace import Program, Trace
+from flowgrpo.policies.diffusers._trace import NotRecorded, Program, Trace
 
 
 class Loop:
@@ -92,15 +92,27 @@ class Loop:
             return program(state)
 
     def record(self, state: Tensor, arguments: dict[str, Any]) -> list[Program]:
-        """What each step does with a state of such a shape. Errors: NotRecorded."""
+        """What each step does with a state of such a shape. In one go, or one by one where each would have all before it in it.
+
+        Errors: NotRecorded.
+        """
+        programs = self._written_down(state, anew(arguments), None)
+        if not _growing(programs):
+            return programs
+        if self.known.walks:
+            raise NotRecorded("each step of the pipeline needs all steps before it")
+        return [self._written_down(state, anew(arguments), step)[0] for step in range(len(programs))]
+
+    def _written_down(self, state: Tensor, arguments: dict[str, Any], only: int | None) -> list[Program]:
+        """All steps, or `only` one."""
         components = [module for module in self.tap.pipe.components.values() if isinstance(module, nn.Module)]
         state = state.detach()
         trace, programs = Trace(state, components, self.denoisers), list[Program]()
         calls, taken = deque[StepCall](maxlen=self.known.calls), count(1)
 
-        def every(length: int) -> Iterator[int]:
+        def steps(length: int) -> Iterator[int]:
             with self.idle():
-                for trace.step in range(length):
+                for trace.step in range(length) if only is None else [only]:
                     yield trace.step
             raise Stop
 
@@ -113,7 +125,7 @@ class Loop:
             return self.known.stepped(apart, (number - 1) % self.known.calls, state)
 
         with no_graph(), trace:
-            self.tap.run(arguments, every, self._injecting(state), take)
+            self.tap.run(arguments, steps, self._injecting(state), take)
         trace.require_unchanged()
         return programs
 
@@ -194,6 +206,11 @@ def helpers(pipe: DiffusionPipeline, denoisers: Mapping[str, nn.Module]) -> dict
     modules = {name: module for name, module in pipe.components.items() if isinstance(module, nn.Module)}
     apart = (*denoisers, *decoders(pipe), *(name for name, module in modules.items() if isinstance(module, PreTrainedModel)))
     return {name: module for name, module in modules.items() if name not in apart}
+
+
+def _growing(programs: Sequence[Program]) -> bool:
+    lengths = [len(program.lines) for program in programs[-3:]]
+    return len(programs) > 3 and lengths == sorted(set(lengths))
 
 
 def _unreachable(call: StepCall) -> Tensor:

@@ -89,7 +89,7 @@ class Recordings:
         return programs[step]
 
     def _record(self, loop: Stepping, state: Tensor, step: int, arguments: Call, kind: Hashable) -> Sequence[Program]:
-        programs = loop.record(state, _anew(arguments))
+        programs = loop.record(state, arguments)
         if kind not in self.reasons:
             with own_randomness(), loop.idle.rehearsal():
                 self._compare(loop, state, step, arguments, programs)
@@ -113,7 +113,7 @@ class Recordings:
         for at, program in enumerate(programs):
             called, replayed = StandIn(loop.idle, self.denoisers), StandIn(loop.idle)
             with torch.enable_grad(), loop.guidance.stood_in(called):
-                expected = loop.called(other, at, _anew(arguments))
+                expected = loop.called(other, at, anew(arguments))
             with torch.enable_grad(), loop.guidance.stood_in(replayed):
                 found = loop.replayed(other, at, program)
             if called.manner != self.untouched:
@@ -127,7 +127,7 @@ class Recordings:
         last = len(programs) - 1
         for at, x in ((step, state), (last if step != last else 0, other)):
             with no_graph():
-                expected, before = loop.called(x, at, _anew(arguments)), torch.get_rng_state()
+                expected, before = loop.called(x, at, anew(arguments)), torch.get_rng_state()
                 if not torch.equal(loop.replayed(x, at, programs[at]), expected) or not programs[at].intact:
                     raise NotRecorded("the network says something else outside of the pipeline's call")
                 if not torch.equal(torch.get_rng_state(), before):
@@ -214,7 +214,7 @@ def _kind(arguments: Call, state: Tensor) -> Hashable:
     return types, tuple(state.shape[1:]), state.dtype, len(state) > 1
 
 
-def _anew(arguments: Call) -> Call:
+def anew(arguments: Call) -> Call:
     """For another call: its generator has drawn nothing yet."""
     return {**arguments, GENERATOR: torch.Generator()}
 

@@ -75,7 +75,8 @@ class Line:
 class Program:
     """What one step does with the state [B, ...]: the prediction [B, ...], bit for bit what the pipeline makes of it."""
 
-    lines: Sequence[Line]
+    lines: Sequence[tuple[Line, frozenset[int]]]
+    """With the slots that nobody reads any more after each."""
     output: int
     constants: Sequence[tuple[Tensor, int]]
     """With the version that each is right in."""
@@ -87,11 +88,13 @@ class Program:
 
     def __call__(self, state: Tensor) -> Tensor:
         values = {0: state}
-        for line in self.lines:
+        for line, over in self.lines:
             result = line.function(*_filled(line.args, values), **_filled(line.kwargs, values))
             tensors = [result] if isinstance(result, Tensor) else list(tensors_in(result))
             for place, slot in line.made:
                 values[slot] = tensors[place]
+            for slot in over:
+                del values[slot]
         return values[self.output]
 
 
@@ -164,9 +167,13 @@ class Trace(TorchFunctionMode):
                 needed.append(line)
                 slots |= line.reads
                 storages |= line.touches
-        lines = needed[::-1]
-        used = {id(leaf) for line in lines for leaf in tensors_in((line.args, line.kwargs))}
-        return Program(lines, output, [pair for pair in self.constants if id(pair[0]) in used])
+        used = {id(leaf) for line in needed for leaf in tensors_in((line.args, line.kwargs))}
+        later, lines = {output}, []
+        for line in needed:
+            mine = line.reads.union(slot for _, slot in line.made)
+            lines.append((line, mine - later))
+            later |= mine
+        return Program(lines[::-1], output, [pair for pair in self.constants if id(pair[0]) in used])
 
     def require_unchanged(self) -> None:
         """Errors: NotRecorded where the pipeline has written into a constant after it was used."""
@@ -260,18 +267,23 @@ class Trace(TorchFunctionMode):
         base = tensor if tensor._base is None else tensor._base
         if base.storage_offset() or not base.is_contiguous() or base.requires_grad:
             raise NotRecorded("the pipeline writes its latents into a part of something")
-        before = base.clone()
-        self.constants.append((before, before._version))
+        before = self._held(base)
+        if before is base:
+            before = self._hold(base.clone())
         self.adopted[_storage(base)] = base
         self._note(torch.clone, _Call((before,), {}, []), [base], None)
 
     def _constant(self, tensor: Tensor) -> Tensor:
         if tensor.requires_grad:
             raise NotRecorded("the pipeline uses trained weights outside of its network")
-        if tensor.nbytes <= SMALL:
-            tensor = tensor.clone()
-        else:
-            tensor = next((known for known, _ in self.constants if _same(known, tensor)), tensor)
+        tensor = tensor.clone() if tensor.nbytes <= SMALL else self._held(tensor)
+        return self._hold(tensor)
+
+    def _held(self, tensor: Tensor) -> Tensor:
+        """A constant with the same numbers, which takes no more memory, or this one."""
+        return next((known for known, _ in self.constants if _same(known, tensor)), tensor)
+
+    def _hold(self, tensor: Tensor) -> Tensor:
         if not any(known is tensor for known, _ in self.constants):
             self.constants.append((tensor, tensor._version))
         return tensor
