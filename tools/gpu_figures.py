@@ -184,7 +184,7 @@ def measure(name: str, small: bool, compiled: bool) -> Figures:
     case, device = CASES[name], torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory() as folder:
         call = save(case, small, device, Path(folder))
-        runtime = case.runtime.model_copy(update={"compile": compiled})
+        runtime = case.runtime.model_copy(update={"compile": "blocks" if compiled else "off"})
         dtype = "fp32" if small else "bf16"
         config = DiffusersConfig(model=folder, steps=4 if small else STEPS, dtype=dtype, call=call, runtime=runtime)
         return run(config, case.states, device, count=not compiled)
