@@ -5,7 +5,7 @@ It knows policies, plans, rewards, credit and objectives by their protocols only
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -49,11 +49,12 @@ class Trainer:
         self.learner = Learner(policy, self.weights, rollouts, config.objective, config.optimizer, processes)
         self.minibatches = config.optimizer.minibatches(config.rollout.prompts_per_update)
         self.updates = 0
+        self.clock: Callable[[], Clock] = Clock
 
     def update(self) -> tuple[dict[str, Any], list[UpdateBlock], Scored]:
         """One update: its metrics, this process's rollouts and their scores. `compiling` in the metrics are seconds, which those
         of the phases hold too."""
-        clock, compiled = Clock(), seconds_compiling()
+        clock, compiled = self.clock(), seconds_compiling()
         blocks, scored = self.collect(clock)
         with clock("update"):
             learned = self.learner(blocks, scored, self.minibatches, self.updates, bool(self.config.selection))
