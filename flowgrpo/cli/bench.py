@@ -1,4 +1,4 @@
-"""`flowgrpo bench MODEL [METHOD [TASK]] [a.b=c ...] [--updates N] [--baseline] [--out FOLDER] [--json]`."""
+"""`flowgrpo bench MODEL [METHOD [TASK]] [a.b=c ...] [--updates N] [--baseline] [--random] [--out FOLDER] [--json]`."""
 
 import argparse
 import json
@@ -19,6 +19,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--baseline", action="store_true", help="beside Flow-GRPO's published loop, on the same work (Stable Diffusion 3)"
     )
+    parser.add_argument(
+        "--random",
+        action="store_true",
+        help="random weights of the real size and no rewards: no download (SD3.5-medium, Wan2.1-1.3B)",
+    )
     parser.add_argument("--out", metavar="FOLDER", help="folder for bench.json and bench.html")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -29,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     from flowgrpo.training.bench.result import as_json
 
     out = require_writable(arguments.out, "--out") if arguments.out else None
-    bench = measure(config_of(arguments.config, arguments.overrides), arguments.updates, arguments.baseline)
+    bench = measure(config_of(arguments.config, arguments.overrides), arguments.updates, arguments.baseline, arguments.random)
     if out:
         write_bench(bench, out)
     print(json.dumps(as_json(bench)) if arguments.json else markdown(bench))

@@ -11,8 +11,10 @@ from torch import nn
 from flowgrpo.cli.main import main
 from flowgrpo.core.processes import Processes
 from flowgrpo.data.prompts import load_prompts
+from flowgrpo.policies import tiny
 from flowgrpo.scoring.scorer import Scorer
 from flowgrpo.training.bench import phases as phases_module
+from flowgrpo.training.bench import real
 from flowgrpo.training.bench.measure import Timed, config_of, drawing_lots, measure, published
 from flowgrpo.training.bench.page import markdown, write_bench
 from flowgrpo.training.bench.phases import PHASES, Phases, Spent
@@ -140,6 +142,20 @@ def test_a_language_model_is_timed_too():
 def test_the_baseline_is_refused_where_it_is_of_another_model(words, sentence, capsys):
     assert main(["bench", *words, "--baseline"]) == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_random_weights_need_no_download_and_are_the_same_for_both_sides(monkeypatch):
+    monkeypatch.setitem(real.REAL, "stabilityai/stable-diffusion-3.5-medium", tiny.pipelines()["sd3"].build)
+    call = "policy.call={height: 8, width: 8, guidance_scale: 4.5, max_sequence_length: 8}"
+    small = [call, "policy.steps=4", "policy.dtype=fp32", "rollout.group_size=2", "rollout.micro_batch=2", "evaluation.steps=4"]
+    found = measure(config_of(["sd3.5-medium", "flow_grpo", "ocr"], small), updates=1, baseline=True, random=True)
+    assert found.apart < 1e-5 and found.own.first_log_ratio == 0.0 and found.trained_share == 1.0
+    assert found.config.rewards.keys() == {"lots"}, "the recipe's needs weights of others"
+
+
+def test_sizes_that_are_not_known_are_refused(capsys):
+    assert main(["bench", "mini", "--random"]) == 2
+    assert "--random knows the sizes of stabilityai/stable-diffusion-3.5-medium and Wan-AI/" in capsys.readouterr().err
 
 
 SIDE = Side({phase: Spent(1.0, 1.0) for phase in PHASES}, 0.0, 0.0)

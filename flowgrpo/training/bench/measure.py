@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from flowgrpo.policies.protocol import Policy
 from flowgrpo.scoring.scorer import Scorer
 from flowgrpo.training.bench.phases import PHASES, Phases, Spent
 from flowgrpo.training.bench.published import PublishedLoop
+from flowgrpo.training.bench.real import with_random_weights
 from flowgrpo.training.bench.result import Bench, Side
 from flowgrpo.training.credit.schemes import plain
 from flowgrpo.training.rehearsal import DRAWN, DRAWN_ON_THE_WAY, LOTS
@@ -43,14 +45,16 @@ def config_of(words: Sequence[str], overrides: Sequence[str]) -> Config:
     return load_config(recipe, [f"rollout.prompts_per_update={prompts}", "optimizer.steps_per_update=1", *overrides])
 
 
-def measure(config: Config, updates: int = 3, baseline: bool = False) -> Bench:
-    """Errors: UserError."""
-    config, device = drawing_lots(config), Processes.alone().device
+def measure(config: Config, updates: int = 3, baseline: bool = False, random: bool = False) -> Bench:
+    """`random`: a model of the real size whose weights are random, and no rewards but lots. Errors: UserError."""
+    device = Processes.alone().device
+    config = changed(config, ["evaluation=null", f"rewards={{{LOTS}: {{use: {DRAWN}}}}}"]) if random else drawing_lots(config)
     prompts, scorer = load_prompts(config.rollout.prompts), Scorer(config.rewards)
     scorer.require(config.policy.makes, f"policy '{config.policy.type}' makes")
     scorer.check(prompts, config.rollout.prompts)
-    own = Timed(config, config.policy.build(device, config.seed), prompts, scorer)
-    other = Timed(config, published(config, device), prompts, scorer) if baseline else None
+    made = partial(with_random_weights, config, device) if random else lambda: config
+    own = Timed(config, made().policy.build(device, config.seed), prompts, scorer)
+    other = Timed(config, published(made(), device), prompts, scorer) if baseline else None
     sides = [side for side in (own, other) if side]
     for side in sides:
         side.warm_up()
