@@ -25,8 +25,12 @@ if TYPE_CHECKING:
     from flowgrpo.data.samples import Samples
     from flowgrpo.evaluation.benchmarks.benchmark import Benchmark
     from flowgrpo.objective import AdvantageConfig as Advantage
+    from flowgrpo.objective import baseline as baselines
+    from flowgrpo.objective import bounds
     from flowgrpo.objective import credit as credits
+    from flowgrpo.objective import ratio as ratios
     from flowgrpo.objective import selection as selections
+    from flowgrpo.objective import surrogate as surrogates
     from flowgrpo.policies.diffusers import AttentionLora as Lora
     from flowgrpo.policies.diffusers._policy import DiffusersPolicy
     from flowgrpo.runs.run import Run
@@ -48,6 +52,8 @@ NAMES = {
     "Scores": "api.score:Scores",
     "Tree": "api.rollout:Tree",
     "UserError": "core.errors:UserError",
+    "baselines": "objective.baseline",
+    "bounds": "objective.bounds",
     "card": "scoring.card:card",
     "compare": "api.evaluate:compare",
     "credits": "objective.credit",
@@ -58,10 +64,12 @@ NAMES = {
     "load_prompts": "data.prompts:load_prompts",
     "measure_credit": "api.credit:measure_credit",
     "plans": "sampling.plans",
+    "ratios": "objective.ratio",
     "recipe": "api.train:recipe",
     "rollout": "api.rollout:rollout",
     "score": "api.score:score",
     "selections": "objective.selection",
+    "surrogates": "objective.surrogate",
     "train": "api.train:train",
 }
 __all__ = sorted(NAMES)

@@ -8,12 +8,16 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
+from hypothesis import settings
 from torch import Tensor
 
 from flowgrpo.policies import tiny
 from flowgrpo.policies.tiny.mdlm import save
 from flowgrpo.sampling.kernels import Kernel
 from flowgrpo.sampling.shape import Shape
+
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 torch.set_num_threads(int(os.environ.get("TEST_THREADS", "1")))
 """Threads wait for each other longer than a tiny model computes; the suite has a process per core instead."""

@@ -21,7 +21,7 @@ from pydantic_core import PydanticUndefined
 import flowgrpo
 from flowgrpo.cli._parser import Parser
 from flowgrpo.cli.main import COMMANDS
-from flowgrpo.config.recipes import METHODS, TASKS, facts, fitting, models, read_recipe
+from flowgrpo.config.recipes import METHODS, RULES, TASKS, facts, fitting, models, read_recipe
 from flowgrpo.config.recipes import shipped as shipped_recipes
 from flowgrpo.config.run import Config
 from flowgrpo.core.errors import UserError
@@ -30,8 +30,12 @@ from flowgrpo.core.plugins import shipped as shipped_components
 from flowgrpo.core.section import Component, Section, class_of, package_of
 from flowgrpo.evaluation.benchmarks.benchmark import PACKAGE as BENCHMARKS
 from flowgrpo.evaluation.benchmarks.catalogue import find_benchmark
+from flowgrpo.objective.baseline import Baseline
+from flowgrpo.objective.bounds import Bounds
 from flowgrpo.objective.credit import Credit
+from flowgrpo.objective.ratio import Ratio
 from flowgrpo.objective.selection import Selection
+from flowgrpo.objective.surrogate import Surrogate
 from flowgrpo.policies import PolicyConfig
 from flowgrpo.sampling.kernels import Kernel
 from flowgrpo.sampling.likelihood import Likelihood
@@ -45,7 +49,11 @@ KINDS: dict[str, type[Component]] = {
     "plan": Plan,
     "kernel": Kernel,
     "credit": Credit,
+    "baseline": Baseline,
     "selection": Selection,
+    "ratio": Ratio,
+    "surrogate": Surrogate,
+    "bounds": Bounds,
     "likelihood": Likelihood,
 }
 BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
@@ -319,6 +327,20 @@ def method_table() -> str:
     return table(["method", "in a sentence"], rows)
 
 
+def rule_table() -> str:
+    rows = []
+    for name in shipped_recipes(RULES):
+        about, tree = facts(name), read_recipe([name]).tree
+        changes = ", ".join(code(f"{section}: {_in_short(value)}") for section, value in tree.items())
+        rows.append([code(name), about.summary, changes, "ids" if about.policies else "latents, ids", str(about.formula)])
+    return table(["rule", "in a sentence", "what it sets", "trains", "formula"], rows)
+
+
+def _in_short(value: Any) -> str:
+    """YAML in one line."""
+    return yaml.safe_dump(value, default_flow_style=True, width=HUGE, sort_keys=False).strip().removesuffix("\n...")
+
+
 def task_table() -> str:
     rows = []
     for name in shipped_recipes(TASKS):
@@ -337,5 +359,6 @@ INSERTS = {
     "benchmarks": benchmarks,
     "models": model_table,
     "methods": method_table,
+    "rules": rule_table,
     "tasks": task_table,
 }

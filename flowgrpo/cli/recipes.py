@@ -1,4 +1,4 @@
-"""`flowgrpo recipes [NAME ...] [--json]`: the models, methods and tasks that ship, or the methods and tasks of some models."""
+"""`flowgrpo recipes [NAME ...] [--json]`: the models, methods, rules and tasks that ship, or what goes with some models."""
 
 import argparse
 import json
@@ -6,7 +6,7 @@ from typing import Any
 
 from flowgrpo.cli.plan import gib
 from flowgrpo.config.bill import bill_of
-from flowgrpo.config.recipes import METHODS, MODELS, TASKS, facts, fitting, models, read_recipe, shipped, tasks
+from flowgrpo.config.recipes import METHODS, MODELS, RULES, TASKS, facts, fitting, models, read_recipe, shipped, tasks
 from flowgrpo.config.run import load_config
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.plugins import nearest
@@ -25,10 +25,12 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"no shipped model '{unknown}' ({nearest(unknown, models())})")
     chosen = arguments.models or models()
     methods = {model: fitting(model, METHODS) for model in chosen}
+    ruled = {rule for model in chosen for rule in fitting(model, RULES)}
     judged = {task for model in chosen for task in fitting(model, TASKS)}
     tables = {
         MODELS: [_model(name, methods[name]) for name in chosen],
         METHODS: [_method(name) for name in shipped(METHODS) if any(name in fit for fit in methods.values())],
+        RULES: [_rule(name) for name in shipped(RULES) if name in ruled],
         TASKS: [_task(name) for name in tasks() if name in judged],
         "whole recipes": [] if arguments.models else [{"name": name} for name in shipped()],
     }
@@ -54,6 +56,11 @@ def _model(name: str, methods: list[str]) -> Row:
 def _method(name: str) -> Row:
     about = facts(name)
     return {"name": name, "trains": ", ".join(about.policies), "what": about.summary}
+
+
+def _rule(name: str) -> Row:
+    about = facts(name)
+    return {"name": name, "trains": ", ".join(about.policies) or "all", "what": about.summary, "formula": about.formula}
 
 
 def _task(name: str) -> Row:

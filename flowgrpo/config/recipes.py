@@ -1,9 +1,10 @@
 """Recipes are sentences: words that name YAML files, merged from left to right, as in `sd3.5-medium mix_grpo ocr`.
 
-A word is a file, or a name in `configs/`: a model, a method, a task, or a whole recipe such as `quickstart`; `a/b` is another
-spelling of the words a and b. A sentence that names no rewards ends with its model's own task. The `base:` of a file is said
-before the file: a name or several, where a name `a/b` alone is a whole recipe, with its model's own task. A file that has been
-said already is not said again, and a task takes the place of the rewards before it.
+A word is a file, or a name in `configs/`: a model, a method, a rule, a task, or a whole recipe such as `quickstart`; `a/b` is
+another spelling of the words a and b. A rule changes how a method turns rewards into a loss, and goes with many methods. A
+sentence that names no rewards ends with its model's own task. The `base:` of a file is said before the file: a name or several,
+where a name `a/b` alone is a whole recipe, with its model's own task. A file that has been said already is not said again, and a
+task takes the place of the rewards before it.
 
 Beside the sections of a run a file may hold
 
@@ -16,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import yaml
 from pydantic import ValidationError
@@ -29,10 +30,10 @@ from flowgrpo.core.plugins import shipped as shipped_components
 from flowgrpo.core.section import KeyPath, Section, checked, complaint, first_error
 from flowgrpo.data.kinds import Kind
 
-MODELS, METHODS, TASKS = FOLDERS = ("models", "methods", "tasks")
+MODELS, METHODS, RULES, TASKS = FOLDERS = ("models", "methods", "rules", "tasks")
 POLICIES = "flowgrpo.policies"
 Words = str | Sequence[str]
-HELP = "a YAML file, or MODEL METHOD TASK as `flowgrpo recipes` lists them, or several files and names: merged from left to right"
+HELP = "a YAML file, or MODEL METHOD [RULE] TASK as `flowgrpo recipes` lists them, or several files and names, merged in turn"
 Tree = dict[str, Any]
 S = TypeVar("S", bound=Section)
 
@@ -42,7 +43,8 @@ class About(Section):
 
     A model `makes` one kind of samples, a task `judges` some; a model `takes` columns of prompt rows to work from, such as
     `image`, and a task `needs` some; a task may judge the `latents` of one model only, and that model, and its kin, have the same
-    word there. A method trains policies of some types (`policies`) and may be about a `reward`. `licence`
+    word there. A method or rule trains policies of some types (`policies`), and a method may be about a `reward`; a rule's
+    `formula` is that of public code or of the paper, or where neither says all of it reconstructed. `licence`
     and `downloads` are of weights and data. A rehearsal makes the model by the builder `tiny`, and its prompts of `rows`, which
     look like those of the task's own source.
     """
@@ -57,6 +59,7 @@ class About(Section):
     latents: str | None = None
     policies: tuple[str, ...] = ()
     reward: str | None = None
+    formula: Literal["code", "paper", "reconstructed"] | None = None
     tiny: str | None = None
     rows: tuple[dict[str, Any], ...] = ()
 
@@ -102,14 +105,16 @@ class _Sentence:
                 self.say(file)
 
     def layers(self) -> list[Layer]:
-        """The files' sections, and those of `with` after the first of their words, or after their own file if that is later."""
+        """The files' sections, and those of `with` after the first of their words, or after their own file if that is later; what
+        a model says of a word comes after what the word says itself."""
         layers: list[Layer] = []
         order = [path.stem for path in self.said]
+        speakers = sorted(enumerate(self.said.items()), key=lambda said: said[1][0].parent == configs() / MODELS)
         for i, (path, tree) in enumerate(self.said.items()):
             if path.parent == configs() / TASKS:
                 layers = [Layer(of, without(sections, "rewards")) for of, sections in layers]
             layers.append(Layer(path, without(tree, "base", "with", "about")))
-            for at, (file, held) in enumerate(self.said.items()):
+            for at, (file, held) in speakers:
                 layers += [Layer(file, sections) for words, sections in _with(file, held) if _due(words, order, at) == i]
         return layers
 
@@ -178,7 +183,7 @@ class Recipe:
         if shipped_only and not {"policy", "optimizer"} <= tree.keys():
             model = self.words[0] if "policy" in tree else "sd3.5-medium"
             return f"a model and a method make a recipe, such as `{model} flow_grpo`; `flowgrpo recipes` lists them"
-        for folder in (MODELS, METHODS):
+        for folder in (MODELS, METHODS, RULES):
             if len(apart := self._apart(folder)) > 1:
                 two = f"'{apart[0]}' and '{apart[1]}' are two {folder}"
                 return f"{two}; say one, or write what you want of both into a file of yours"
@@ -193,9 +198,8 @@ class Recipe:
             if kinds and about.latents and about.latents not in latents:
                 return f"task '{path.stem}' judges the latents of {about.latents}, and the model makes others"
             if about.policies and policy not in about.policies and policy in shipped_components(POLICIES):
-                return (
-                    f"method '{path.stem}' trains policies of type {' or '.join(about.policies)}, not '{policy}' as the model's"
-                )
+                what = f"{path.parent.name.removesuffix('s')} '{path.stem}'"
+                return f"{what} trains policies of type {' or '.join(about.policies)}, not '{policy}' as the model's"
             if about.reward and "rewards" in tree and f"'{about.reward}" not in str(tree["rewards"]):
                 return f"method '{path.stem}' is about the reward {about.reward}, which no reward of the task is"
         return None
@@ -230,7 +234,7 @@ def _said(words: list[str]) -> _Sentence:
 
 
 def fitting(model: str, folder: str) -> list[str]:
-    """The methods or tasks that can stand beside a model in a sentence."""
+    """The methods, rules or tasks that can stand beside a model in a sentence."""
     return [name for name in (tasks() if folder == TASKS else shipped(folder)) if _fits(model, name)]
 
 

@@ -1,10 +1,21 @@
 """Objective: advantages, ratio, trust region, weights and KL -> loss. One implementation for all families."""
 
-from typing import Literal
+import warnings
+from typing import Literal, Self
 
 from pydantic import NonNegativeFloat, PositiveFloat, model_validator
 
+from flowgrpo.core.moved import GOES
 from flowgrpo.core.section import Section
+from flowgrpo.objective.baseline import AnyBaseline
+from flowgrpo.objective.baseline.own import Own
+from flowgrpo.objective.bounds import AnyBounds
+from flowgrpo.objective.bounds.constant import Constant
+from flowgrpo.objective.ratio import AnyRatio
+from flowgrpo.objective.ratio.plain import Plain
+from flowgrpo.objective.surrogate import AnySurrogate
+from flowgrpo.objective.surrogate.clip import Clip
+from flowgrpo.objective.surrogate.kl_mask import KlMask
 from flowgrpo.sampling.kernels import KernelFamily
 
 Scope = Literal["group", "group_step", "root", "root_step", "global"]
@@ -12,13 +23,14 @@ Scope = Literal["group", "group_step", "root", "root_step", "global"]
 step, or all of the update."""
 
 
-Reduce = Literal["transition", "decision", "step"]
+Reduce = Literal["transition", "decision", "position", "step"]
 
 
 class AdvantageConfig(Section):
     """A = (credit - mean) / max(std + eps, floor), clipped to +-clip.
 
-    `mean` and `std` say over what. mean `none` takes nothing off, for credit that is centred already; std `none` only centres.
+    `mean` and `std` say over what, and `baseline` whose mean it is. mean `none` takes nothing off, for credit that is centred
+    already; std `none` only centres.
     `ddof` 0 is the population std (flow_grpo), 1 the unbiased one (DanceGRPO).
     `std: global` is the deviation of the credit as it is (as published); any other is that of the centred credit. So `mean:
     group_step, std: group` gives all steps of a group one unit: a step that decides little keeps small advantages, where `std:
@@ -28,6 +40,7 @@ class AdvantageConfig(Section):
     0), `keep` leaves them in at their advantage (not 0 when the mean is global).
     """
 
+    baseline: AnyBaseline = Own()
     mean: Literal[Scope, "none"] = "group"
     std: Literal[Scope, "none"] = "group"
     ddof: Literal[0, 1] = 0
@@ -36,6 +49,14 @@ class AdvantageConfig(Section):
     clip: PositiveFloat | None = 5.0
     aggregate: Literal["rewards", "advantages"] = "rewards"
     zero_variance: Literal["drop", "keep"] = "drop"
+
+    @model_validator(mode="after")
+    def _has_a_baseline(self) -> Self:
+        if self.mean == "none" and type(self.baseline) is not Own:
+            raise ValueError(f"baseline '{self.baseline.type}' needs a mean to take off; set mean, e.g. to group")
+        if self.baseline.brings_company and self.std not in ("none", self.mean):
+            raise ValueError(f"baseline '{self.baseline.type}' joins one set; set std to none or to mean's '{self.mean}'")
+        return self
 
 
 class KLConfig(Section):
@@ -50,51 +71,67 @@ class KLConfig(Section):
 
 
 class ObjectiveConfig(Section):
-    """PPO with a clipped ratio r = exp(log_ratio).
+    """The loss of a transition: a surrogate of its ratio, weighted, and a KL penalty.
 
-    `clip` is [low, high] for r in [1 - low, 1 + high]; one number stands for both. `ratio` `plain`: log p_new - log p_old;
-    `guard`: GRPO-Guard's normalised ratio (arXiv 2510.22319), (log p_new - log p_old + KL(new || old)) tau, with the
-    loss divided by dt.
-    `trust` `clip`, or `kl`: no clip, but no gradient where KL(new || old) > `kl_limit` nats per dimension and the update would
-    move further away (A > 0 with r > 1, or A < 0 with r < 1): Flow-DPPO.
+    `ratio` is of what probabilities, `surrogate` what is made small and what holds it back, and `clip` how far a ratio may go
+    in the surrogates that clip: one number for both sides, [low, high], or bounds of another kind.
     `weight` `one`; `noise`: tau over its mean (TempFlow-GRPO, arXiv 2508.04324); `sensitivity`: tau / |g| over its mean, g the
     sensitivity of a step's mean to the prediction (Flash-GRPO, arXiv 2605.15980), which makes the gradients of all steps alike
     in size; or `confidence`: how likely the sampler's model found the id that was drawn (MDPO, arXiv 2508.13148, in its code).
     `reduce`: the loss is a mean over `transition`s, whose decisions share one vote; over `decision`s (the same where a
-    transition is one decision, as with Gaussian laws); or over `step`s, in each over the groups that have transitions there, in
-    each over these: no step and no prompt counts more because more samples were spent on it.
+    transition is one decision, as with Gaussian laws); over `position`s, of which every transition has as many, so that an id
+    counts the same in a short and in a long answer (Dr. GRPO, arXiv 2503.20783); or over `step`s, in each over the groups that
+    have transitions there, in each over these: no step and no prompt counts more because more samples were spent on it.
     """
 
-    clip: tuple[PositiveFloat, PositiveFloat] = (1e-4, 1e-4)
-    ratio: Literal["plain", "guard"] = "plain"
-    trust: Literal["clip", "kl"] = "clip"
-    kl_limit: PositiveFloat = 1e-5
+    ratio: AnyRatio = Plain()
+    surrogate: AnySurrogate = Clip()
+    clip: AnyBounds = Constant(low=1e-4, high=1e-4)
     weight: Literal["one", "noise", "sensitivity", "confidence"] = "one"
     reduce: Reduce = "transition"
     kl: KLConfig = KLConfig()
 
     @property
     def needs_old_prediction(self) -> bool:
-        return self.ratio == "guard" or self.trust == "kl"
+        return self.ratio.needs_old_prediction or self.surrogate.needs_old_prediction
 
     @property
-    def needs_noise_scale(self) -> str | None:
+    def needs_entropy(self) -> bool:
+        return self.surrogate.needs_entropy or self.clip.needs_entropy
+
+    @property
+    def _needs_noise_scale(self) -> str | None:
         """The setting that only laws with a noise scale can serve, or None."""
-        used = {"ratio: guard": self.ratio == "guard", f"weight: {self.weight}": self.weight in ("noise", "sensitivity")}
+        used = {f"ratio: {self.ratio.type}": self.ratio.needs_noise_scale}
+        used[f"weight: {self.weight}"] = self.weight in ("noise", "sensitivity")
         used[f"kl.unit: {self.kl.unit}"] = bool(self.kl.coefficient) and self.kl.unit != "nats"
+        return next((setting for setting, on in used.items() if on), None)
+
+    @property
+    def _needs_ids(self) -> str | None:
+        """The setting that only decisions among ids can serve, or None."""
+        used = {f"ratio: {self.ratio.type}": self.ratio.joins_decisions}
+        used[f"surrogate: {self.surrogate.type}"] = self.surrogate.joins_decisions or self.surrogate.needs_entropy
+        used[f"clip: {self.clip.type}"] = self.clip.needs_ids or self.clip.needs_entropy
         return next((setting for setting, on in used.items() if on), None)
 
     def complaint(self, kernels: KernelFamily, posed: bool) -> str | None:
         """Why it can't train steps of these kernels, or None; `posed`: outcomes are scored as wholes."""
-        if not kernels.noise_scale and (setting := self.needs_noise_scale):
+        if not kernels.noise_scale and (setting := self._needs_noise_scale):
             return f"objective.{setting} needs a Gaussian law; the steps of this policy's kernels have no noise scale"
+        if kernels.noise_scale and (setting := self._needs_ids):
+            return f"objective.{setting} needs transitions of several ids; a Gaussian step is one decision, with a density"
         if self.weight == "confidence" and (kernels.noise_scale or posed):
             return "objective.weight: confidence needs ids that are drawn step by step, and policy.likelihood: trajectory"
         return None
 
     @model_validator(mode="before")
     @classmethod
-    def _symmetric_clip(cls, data: object) -> object:
-        if isinstance(data, dict) and isinstance(data.get("clip"), int | float):
-            return {**data, "clip": (data["clip"], data["clip"])}
-        return data
+    def _with_trust(cls, data: object) -> object:
+        """`trust: kl` and `kl_limit` are the surrogate `kl_mask` and its limit."""
+        if not isinstance(data, dict) or not {"trust", "kl_limit"} & data.keys():
+            return data
+        warnings.warn(f"trust and kl_limit are now surrogate; the old names go with version {GOES}", FutureWarning, stacklevel=2)
+        trust, limit = data.get("trust", "clip"), data.get("kl_limit", KlMask().limit)
+        rest = {name: value for name, value in data.items() if name not in ("trust", "kl_limit")}
+        return {**rest, "surrogate": {"type": "kl_mask", "limit": limit}} if trust == "kl" else rest

@@ -80,31 +80,37 @@ def advantages(
     return (np.clip(advantage, -config.clip, config.clip) if config.clip else advantage), in_loss
 
 
-def varies(values: np.ndarray, sets: np.ndarray, bound: np.ndarray) -> np.ndarray:
-    """[C]: whether the values of a set differ by more than their rounding, `bound` [C]."""
-    return _per(sets, values, np.ptp) > _per(sets, bound, np.max)
+Company = Callable[[np.ndarray], np.ndarray]
+"""A set's values -> those that they are compared with, themselves among them."""
+
+
+def varies(values: np.ndarray, sets: np.ndarray, bound: np.ndarray, company: Company = np.asarray) -> np.ndarray:
+    """[C]: whether the values of a set and its company differ by more than their rounding, `bound` [C]."""
+    return _per(sets, values, lambda x: np.ptp(company(x))) > _per(sets, bound, np.max)
 
 
 def _says_something(values: np.ndarray, bound: np.ndarray, scopes: Scopes, config: AdvantageConfig) -> np.ndarray:
     """[C]: whether a set holds values that differ, or values other than 0 where no mean is taken off."""
     if config.mean != "none":
-        return varies(values, scopes.sets("group" if config.mean == "global" else config.mean), bound)
+        return varies(values, scopes.sets("group" if config.mean == "global" else config.mean), bound, config.baseline.company)
     sets = scopes.sets("group" if config.std in ("none", "global") else config.std)
     return _per(sets, np.abs(values), np.max) > _per(sets, bound, np.max)
 
 
 def _normalise(values: np.ndarray, bound: np.ndarray, scopes: Scopes, config: AdvantageConfig) -> np.ndarray:
     """Values that are equal but for rounding have the deviation 0, and those that are compared with such ones only are 0."""
-    centred, alike = values, np.ones(len(values), bool)
+    baseline, centred, alike = config.baseline, values, np.ones(len(values), bool)
     if config.mean != "none":
         mean_sets = scopes.sets(config.mean)
-        centred, alike = values - _per(mean_sets, values, np.mean), ~varies(values, mean_sets, bound)
+        centred = values - _per(mean_sets, values, baseline.mean)
+        alike = ~varies(values, mean_sets, bound, baseline.company)
     if config.std == "none":
         return centred
     std_sets = scopes.sets(config.std)
     spreading = values if config.std in ("global", config.mean) else centred
-    flat = ~varies(spreading, std_sets, bound)
-    spread = _per(std_sets, spreading, lambda x: np.std(x, ddof=min(config.ddof, len(x) - 1)))
+    company: Company = baseline.company if config.std == config.mean else np.asarray
+    flat = ~varies(spreading, std_sets, bound, company)
+    spread = _per(std_sets, spreading, lambda x: np.std(company(x), ddof=min(config.ddof, len(company(x)) - 1)))
     centred, spread = np.where(flat & alike, 0.0, centred), np.where(flat, 0.0, spread)
     scale = np.maximum(spread + config.eps, config.floor)
     return np.divide(centred, scale, out=np.zeros(len(values)), where=scale > 0.0)

@@ -46,6 +46,10 @@ class Law(Protocol):
         """[C, D]: 1 for decisions that were made and that the outcome depends on, else 0."""
         ...
 
+    def entropy(self, prediction: Tensor) -> Tensor:
+        """[C, D] in [0, 1]: the entropy of what a decision is drawn from, over the largest possible."""
+        ...
+
     def confidence(self, x_next: Tensor) -> Tensor:
         """[C, D]: how likely the sampler's model, at temperature 1, found each id that was drawn."""
         ...

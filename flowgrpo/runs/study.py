@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
+import torch
+
 from flowgrpo.config.bill import bill_of
 from flowgrpo.config.recipes import name_of, words_of
 from flowgrpo.config.run import Config, load_config
@@ -122,7 +124,7 @@ def train(trials: Sequence[Trial], workers: int) -> None:
     """Train what is not finished, `workers` at a time. A run that fails does not stop the others; an interrupt ends all."""
     waiting = [trial for trial in trials if not trial.finished()]
     running: dict[subprocess.Popen[bytes], Trial] = {}
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    threads = max(1, torch.get_num_threads() // workers)
     try:
         while waiting or running:
             while waiting and len(running) < workers:

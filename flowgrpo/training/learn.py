@@ -15,7 +15,8 @@ from flowgrpo.config.sections import OptimizerConfig
 from flowgrpo.core.processes import Processes
 from flowgrpo.core.progress import bar
 from flowgrpo.objective import ObjectiveConfig
-from flowgrpo.objective.loss import LossInputs, Terms, shares, step_weights, terms
+from flowgrpo.objective.batch import LossInputs
+from flowgrpo.objective.loss import Terms, shares, step_weights, terms
 from flowgrpo.policies.protocol import Policy
 from flowgrpo.training.collect import Rollouts, UpdateBlock
 from flowgrpo.training.host import ahead, on_host
@@ -41,7 +42,8 @@ class TrainedBlock:
 
 
 class Learner:
-    """Takes the optimizer steps of an update. `begun`: it has taken one, and the update has not ended."""
+    """Takes the optimizer steps of an update. `begun`: it has taken one, and the update has not ended; `unit` is that of the
+    policy's log-ratios."""
 
     def __init__(
         self,
@@ -49,11 +51,12 @@ class Learner:
         weights: TrainedWeights,
         rollouts: Rollouts,
         objective: ObjectiveConfig,
+        unit: float,
         optimizer: OptimizerConfig,
         processes: Processes,
     ) -> None:
         self.policy, self.weights, self.rollouts, self.processes = policy, weights, rollouts, processes
-        self.objective, self.epochs = objective, optimizer.epochs
+        self.objective, self.unit, self.epochs = objective, unit, optimizer.epochs
         self.on_host = rollouts.config.keep == "host"
         self.check: OnPolicyCheck | None = OnPolicyCheck(policy)
         self.begun = False
@@ -139,11 +142,14 @@ class Learner:
             log_prob_old_CD=t.log_prob,
             advantage_C1=advantage_C1,
             weight_CD=self._weight_CD(t, mean_weight),
+            decisions_CD=t.decisions,
             tau_C1=law.tau[:, None],
             dt_C1=law.dt[:, None],
             g_C1=law.g[:, None],
+            unit=self.unit,
             kl_old_CD=None if t.prediction is None else law.kl(x, prediction, t.prediction[t.parent], t.next_states),
             kl_reference_CD=None if reference is None else law.kl(x, prediction, reference[t.parent], t.next_states),
+            entropy_CD=law.entropy(prediction.detach()) if self.objective.needs_entropy else None,
         )
         return terms(inputs, self.objective)
 

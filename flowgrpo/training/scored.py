@@ -66,7 +66,7 @@ class Scored:
         in_loss = np.zeros(self.in_loss.shape, bool)
         in_loss[slots] = self.in_loss[slots]
         if reduce != "step":
-            return in_loss.astype(float), float(in_loss.sum() if reduce == "transition" else self.decisions[in_loss].sum())
+            return in_loss.astype(float), float(self.decisions[in_loss].sum() if reduce == "decision" else in_loss.sum())
         rows, nodes = _places([self.shapes[slot].trained for slot in slots])
         groups = np.array(slots)[rows]
         steps = np.array([self.shapes[group].nodes[node].step for group, node in zip(groups, nodes, strict=True)])

@@ -46,7 +46,8 @@ class Trainer:
         self.assessment = Assessment.of(config)
         self.critic = critic or Critic.of(config, policy, prompts[0])
         self.weights = TrainedWeights(policy, config.optimizer, config.ema, processes)
-        self.learner = Learner(policy, self.weights, rollouts, config.objective, config.optimizer, processes)
+        unit = config.policy.kernels.log_ratio_unit
+        self.learner = Learner(policy, self.weights, rollouts, config.objective, unit, config.optimizer, processes)
         self.minibatches = config.optimizer.minibatches(config.rollout.prompts_per_update)
         self.updates = 0
         self.clock: Callable[[], Clock] = Clock

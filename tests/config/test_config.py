@@ -18,6 +18,7 @@ from flowgrpo.config.run import dump, load_config
 from flowgrpo.config.sections import OptimizerConfig, RewardConfig, RolloutConfig
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.section import Section
+from flowgrpo.objective.bounds.constant import Constant
 
 
 @pytest.mark.parametrize("name", [*shipped()])
@@ -41,7 +42,7 @@ def test_published_hyper_parameters_of_sd35():
     bill = bill_of(config)
     assert (bill["prompts_per_update"], bill["group_size"], bill["steps"]) == (48, 24, 10)
     assert bill["network_evaluations_per_sample"] == 10 and bill["trained_transitions_per_sample"] == 9
-    assert config.objective.clip == (1e-4, 1e-4) and config.optimizer.lr == 3e-4
+    assert config.objective.clip == Constant(low=1e-4, high=1e-4) and config.optimizer.lr == 3e-4
 
 
 def test_overrides_are_honoured():

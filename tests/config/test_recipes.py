@@ -8,7 +8,7 @@ import pytest
 
 from flowgrpo.cli.main import main
 from flowgrpo.config.bill import bill_of
-from flowgrpo.config.recipes import METHODS, TASKS, fitting, models, name_of, names, read_recipe, shipped
+from flowgrpo.config.recipes import METHODS, RULES, TASKS, fitting, models, name_of, names, read_recipe, shipped
 from flowgrpo.config.run import dump, load_config
 from flowgrpo.core.errors import UserError
 
@@ -37,11 +37,18 @@ EMPTY = (".optimizer.turns", ".policy.schedule")
 RENAMED = {f".rollout.plan{inner}.schedule": f".rollout.plan{inner}.pace" for inner in ("", ".window")}
 
 
+def respelled(numbers):
+    """What was `trust` is a surrogate, and what was a name is a section with a type."""
+    trust, limit = numbers.pop(".objective.trust"), numbers.pop(".objective.kl_limit")
+    surrogate = {"type": "kl_mask", "limit": limit} if trust == "kl" else {"type": "clip"}
+    return {**numbers, ".objective.ratio": {"type": numbers[".objective.ratio"]}, ".objective.surrogate": surrogate}
+
+
 @pytest.mark.parametrize("before", BEFORE, ids=lambda before: before["name"])
 def test_a_name_with_a_slash_means_the_numbers_that_it_meant(before):
     """Where prompts were a placeholder, the task is the model's own by now; a KL that is not counted has no unit."""
     old, new = flat(before["config"]), flat(load_config(before["name"]).model_dump(mode="json"))
-    old = {RENAMED.get(key, key): value for key, value in old.items()}
+    old = flat({RENAMED.get(key, key)[1:]: value for key, value in respelled(old).items()})
     for numbers in (old, new):
         if not numbers[".objective.kl.coefficient"]:
             del numbers[".objective.kl.unit"]
@@ -73,7 +80,7 @@ def test_there_is_a_method_and_a_task_for_every_model():
 
 
 def test_names_are_there_once():
-    folders = [*shipped(), *(name for folder in ("models", METHODS, TASKS) for name in shipped(folder))]
+    folders = [*shipped(), *(name for folder in ("models", METHODS, RULES, TASKS) for name in shipped(folder))]
     assert len(folders) == len(set(folders)) == len(names())
 
 

@@ -14,7 +14,7 @@ import flowgrpo
 import site_reference
 from flowgrpo.cli._parser import Parser, parse
 from flowgrpo.cli.main import COMMANDS
-from flowgrpo.config.recipes import METHODS, shipped
+from flowgrpo.config.recipes import METHODS, RULES, shipped
 from flowgrpo.config.run import load_config
 
 ROOT = Path(__file__).parents[2]
@@ -141,15 +141,16 @@ def test_the_readme_is_short_and_begins_with_what_people_want():
     assert "No method is shown to beat Flow-GRPO" in "\n".join(lines)
 
 
-@pytest.mark.parametrize("name", ["config", "components", "commands", "models", "methods", "tasks"])
+@pytest.mark.parametrize("name", ["config", "components", "commands", "models", "methods", "rules", "tasks"])
 def test_reference_pages_say_everything(name):
     text = site_reference.INSERTS[name]()
     wanted = {
         "config": ["`rollout`", "`optimizer`", "group_size"],
-        "components": ["`comb`", "`flow_sde`", "`turning_point`", "`best_worst`", "`quadrature`"],
+        "components": ["`comb`", "`flow_sde`", "`turning_point`", "`best_worst`", "`quadrature`", "`sigmoid`", "`joint`"],
         "commands": [f"`flowgrpo {command}`" for command in COMMANDS],
         "models": ["`sd3.5-medium`", "`mini`"],
         "methods": [f"`{method}`" for method in shipped(METHODS)],
+        "rules": [f"`{rule}`" for rule in shipped(RULES)],
         "tasks": ["`ocr`", "`countdown`"],
     }
     assert all(word in text for word in wanted[name])

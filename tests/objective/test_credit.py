@@ -7,10 +7,14 @@ from hypothesis import strategies as st
 
 from conftest import trajectories
 from flowgrpo.objective.credit import ScoredTree
+from flowgrpo.objective.credit._forks import fork_above
 from flowgrpo.objective.credit._peers import peers
+from flowgrpo.objective.credit.ancestors import Ancestors
 from flowgrpo.objective.credit.blend import Blend
 from flowgrpo.objective.credit.gae import Gae
 from flowgrpo.objective.credit.gain import Gain
+from flowgrpo.objective.credit.segment import Segment, backed_up
+from flowgrpo.objective.credit.tempo import Tempo
 from flowgrpo.objective.credit.terminal import Terminal
 from flowgrpo.objective.credit.turning_point import TurningPoint
 from flowgrpo.objective.credit.value import Value, discounted
@@ -75,6 +79,51 @@ def test_terminal_credit_is_the_mean_of_the_leaves_below():
     credit = Terminal().assign(scored(FORKED, [1.0, 3.0, 7.0])).value
     assert credit[1:].tolist() == [2.0, 7.0, 1.0, 3.0, 7.0]
     assert credit[0] == pytest.approx(11 / 3)
+
+
+def test_tempo_adds_what_a_fork_has_decided():
+    credit = Tempo().assign(scored(FORKED, [1.0, 3.0, 7.0])).value
+    assert credit[1:] == pytest.approx([2 + (2 - 11 / 3), 7 + (7 - 11 / 3), 1 - 1, 3 + 1, 7])
+    assert Tempo(weight=0.0).assign(scored(FORKED, [1.0, 3.0, 7.0])).value[1:].tolist() == [2.0, 7.0, 1.0, 3.0, 7.0]
+
+
+def test_an_outcome_is_compared_with_those_that_share_its_past_at_every_fork():
+    """The third outcome shares nothing but the start with others; the root's outcomes are the group and count once."""
+    tree = scored(FORKED, [1.0, 3.0, 7.0])
+    outcomes = [((1 - 11 / 3) + (1 - 2)) / 2, ((3 - 11 / 3) + (3 - 2)) / 2, 7 - 11 / 3]
+    expected = [(outcomes[0] + outcomes[1]) / 2, outcomes[2], *outcomes]
+    assert Ancestors().assign(tree).value[1:] == pytest.approx(expected)
+    weighted = Ancestors(weighted=True).assign(tree).value
+    assert weighted[3] == pytest.approx((3 * (1 - 11 / 3) + 2 * (1 - 2)) / 5)
+
+
+def test_a_segment_is_worth_what_it_adds_to_the_fork_above_it():
+    """V of the root is the mean of its children's 2 and 7, not of the outcomes."""
+    tree = scored(FORKED, [1.0, 3.0, 7.0])
+    assert Segment().assign(tree).value[1:] == pytest.approx([-2.5, 2.5, -1.0, 1.0, 2.5])
+    assert Segment(per="deviation").assign(tree).value[1:] == pytest.approx([-1.0, 1.0, -1.0, 1.0, 1.0])
+    assert Segment(per="deviation").assign(scored(FORKED, [2.0, 2.0, 2.0])).value.tolist() == [0.0] * 6
+
+
+@pytest.mark.parametrize("rule", [Tempo(), Ancestors(), Segment()], ids=lambda rule: type(rule).__name__)
+def test_rules_for_trees_refuse_trajectories_and_see_completions_as_no_forks(rule):
+    assert rule.complaint(shape_of(Branch(forks=(0, 1)), 4, 4)) is None
+    assert rule.complaint(shape_of(Branch(forks=(1,), completion=Deterministic()), 4, 4)) is None
+    for plan in (AllSteps(), AllSteps(shared_start=True), AllSteps(completion=Deterministic())):
+        assert "the plan has none after the start" in rule.complaint(shape_of(plan, 4, 4))
+
+
+@given(st.integers(0, 99), st.sampled_from([(0, 1), (0, 2), (1,), (1, 2)]))
+def test_segments_of_a_path_add_up_to_the_outcome_less_the_value_of_the_first_fork(seed, forks):
+    tree = random_tree(shape_of(Branch(forks=forks), 5, 4), seed)
+    credit, above = Segment().assign(tree).value, fork_above(tree.shape)
+    for leaf in tree.shape.outcomes:
+        segments, first = {}, leaf
+        for node in tree.shape.path(leaf):
+            if above[node] is not None:
+                segments[above[node]] = segments.get(above[node], credit[node])
+                first = above[node]
+        assert sum(segments.values()) == pytest.approx(tree.rewards[leaf] - backed_up(tree)[first])
 
 
 def test_path_weights_follow_the_probability_of_the_path():

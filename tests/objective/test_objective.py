@@ -8,7 +8,8 @@ import torch
 
 from flowgrpo.objective import AdvantageConfig, KLConfig, ObjectiveConfig
 from flowgrpo.objective.advantage import Scopes, Stream, advantages
-from flowgrpo.objective.loss import LossInputs, clipped_surrogate, kl_masked_surrogate, step_weights, terms
+from flowgrpo.objective.batch import LossInputs
+from flowgrpo.objective.loss import step_weights, terms
 from flowgrpo.sampling.kernels import Move
 from flowgrpo.sampling.kernels.flow_sde import FlowSde
 from flowgrpo.sampling.laws.gaussian import GaussianLaw
@@ -61,6 +62,40 @@ def test_a_set_of_one_has_nothing_to_compare_with():
     assert values.tolist() == [0.0] * 4 and not kept.any()
     values, _ = one([0.0, 1.0, 2.0, 6.0], alone, mean="root", std="root", ddof=1, zero_variance="keep")
     assert values.tolist() == [0.0] * 4
+
+
+def test_leave_one_out_takes_off_the_mean_of_the_others():
+    values, _ = one([0.0, 1.0, 2.0, 6.0], baseline="others", std="none", clip=None)
+    assert values.tolist() == [-1.0, 1.0, -4.0, 4.0]
+    values, kept = one([1.0, 1.0, 2.0, 6.0], baseline="others", std="none", clip=None)
+    assert values.tolist() == [0.0, 0.0, -4.0, 4.0] and kept.tolist() == [False, False, True, True]
+    alone = Scopes(GROUP, np.arange(4), STEP)
+    assert (
+        one([0.0, 1.0, 2.0, 6.0], alone, baseline="others", mean="root", std="none", zero_variance="keep")[0].tolist()
+        == [0.0] * 4
+    )
+
+
+def test_a_virtual_maximum_makes_a_group_that_failed_say_so():
+    """NGRPO: -1 / sqrt(G + 1) for each of G zeros with the unbiased deviation; all of the best reward say nothing."""
+    eight = Scopes(np.repeat([0, 1], 8), np.arange(16), np.ones(16, int))
+    values, kept = one([0.0] * 8 + [1.0] * 8, eight, baseline="virtual_maximum", ddof=1, eps=0.0)
+    assert values == pytest.approx([-1 / 3] * 8 + [0.0] * 8) and kept.tolist() == [True] * 8 + [False] * 8
+    values, _ = one([0.0, 1.0, 0.2, 0.6], baseline="virtual_maximum", ddof=1, eps=0.0)
+    company = np.array([0.0, 1.0, 1.0])
+    assert values[:2] == pytest.approx((company[:2] - company.mean()) / company.std(ddof=1))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"baseline": "others", "mean": "none"}, "baseline 'others' needs a mean to take off"),
+        ({"baseline": "virtual_maximum", "std": "global"}, "set std to none or to mean's 'group'"),
+    ],
+)
+def test_a_baseline_that_would_be_ignored_is_refused(options, says):
+    with pytest.raises(ValueError, match=says):
+        AdvantageConfig(**options)
 
 
 @pytest.mark.parametrize(
@@ -127,25 +162,12 @@ def inputs(log_prob, advantage, **extra):
         log_prob_old_CD=torch.zeros(count),
         advantage_C1=torch.tensor(advantage),
         weight_CD=torch.ones(count),
+        decisions_CD=torch.ones(count),
         tau_C1=torch.full((count,), 0.5),
         dt_C1=torch.full((count,), 0.1),
         g_C1=torch.full((count,), -0.2),
         **extra,
     )
-
-
-def test_clipped_surrogate_in_its_four_corners():
-    log_ratio = torch.log(torch.tensor([1.2, 1.2, 0.8, 0.8]))
-    advantage = torch.tensor([1.0, -1.0, 1.0, -1.0])
-    loss, clipped = clipped_surrogate(log_ratio, advantage, 0.1, 0.15)
-    assert loss.tolist() == pytest.approx([-1.15, 1.2, -0.8, 0.9])
-    assert clipped.tolist() == [True, False, False, True]
-
-
-def test_tiny_clip_ranges_still_clip_in_float32():
-    log_ratio = torch.tensor([1.5e-6, 2.5e-6])
-    _, clipped = clipped_surrogate(log_ratio, torch.ones(2), 2e-6, 2e-6)
-    assert clipped.tolist() == [False, True]
 
 
 def test_on_policy_gradient_is_minus_the_advantage():
@@ -187,14 +209,3 @@ def test_the_sensitivity_weight_is_the_published_one():
         sigma, dt = SIGMAS[i], SIGMAS[i] - SIGMAS[i + 1]
         s = 0.7 * (sigma / (1 - sigma)) ** 0.5
         assert float(weight) == pytest.approx(1 / (dt**0.5 / s + s * dt**0.5 * (1 - sigma) / (2 * sigma)), rel=1e-5)
-
-
-def test_kl_trust_region_stops_only_what_moves_further_away():
-    log_ratio = torch.tensor([0.1, 0.1, -0.1, -0.1, 0.1], requires_grad=True)
-    advantage = torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0])
-    kl = torch.tensor([2e-5, 2e-5, 2e-5, 2e-5, 1e-6])
-    loss, masked = kl_masked_surrogate(log_ratio, advantage, kl, 1e-5)
-    loss.sum().backward()
-    assert masked.tolist() == [True, False, False, True, False]
-    assert (log_ratio.grad == 0).tolist() == masked.tolist()
-    assert loss.tolist() == pytest.approx((-advantage * log_ratio.exp()).tolist())

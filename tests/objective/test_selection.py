@@ -1,5 +1,7 @@
 """Which transitions are trained."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,6 +11,8 @@ from flowgrpo.objective.credit import ScoredTree
 from flowgrpo.objective.credit.turning_point import TurningPoint as TurningPointCredit
 from flowgrpo.objective.selection.best_worst import BestWorst
 from flowgrpo.objective.selection.depth import Depth
+from flowgrpo.objective.selection.largest import Largest
+from flowgrpo.objective.selection.most_varied import MostVaried, most_varied
 from flowgrpo.objective.selection.step_fraction import StepFraction
 from flowgrpo.objective.selection.turning_point import TurningPoint
 from flowgrpo.objective.selection.width import Width
@@ -49,6 +53,33 @@ def test_best_and_worst_trajectories():
     chosen = choose(BestWorst(keep=4), shape, advantage)
     assert sorted({shape.nodes[i].member for i in chosen}) == [1, 2, 4, 5] and len(chosen) == 8
     assert "only 6" in BestWorst(keep=8).complaint(shape)
+
+
+@given(st.lists(st.integers(0, 9), min_size=2, max_size=8), st.data())
+def test_the_most_varied_samples_have_the_largest_variance_of_all_subsets(values, data):
+    count = data.draw(st.integers(1, len(values)))
+    chosen = most_varied(np.array(values, float), count)
+    best = max(np.var(subset) for subset in combinations(values, count))
+    assert len({*chosen.tolist()}) == count and np.var(np.array(values)[chosen]) == pytest.approx(best)
+
+
+def test_of_equal_choices_the_most_varied_one_is_even():
+    assert sorted(most_varied(np.array([0.0, 0.0, 1.0, 1.0]), 2).tolist()) in ([0, 2], [0, 3], [1, 2], [1, 3])
+
+
+def test_the_share_of_samples_and_of_transitions_rises_with_training():
+    shape = shape_of(AllSteps(), 3, 4)
+    tree = ScoredTree(shape, np.arange(len(shape.nodes), dtype=float))
+    members = {update: [] for update in (0, 50, 200)}
+    for update in members:
+        chosen = MostVaried(share={"first": 0.5, "last": 1.0}).choose(tree, np.zeros(0), update, np.random.default_rng(0))
+        members[update] = sorted({shape.nodes[i].member for i in shape.trained if chosen[i]})
+    assert members[0] == [0, 3] and len(members[50]) == 3 and members[200] == [0, 1, 2, 3]
+    advantage = np.zeros(len(shape.nodes))
+    advantage[list(shape.trained)] = [0.1, -3.0, 2.0, 0.0, 0.5, 0.5, -0.2, 1.0]
+    chosen = choose(Largest(share={"first": 0.25, "last": 1.0}), shape, advantage)
+    assert chosen == [shape.trained[1], shape.trained[2]]
+    assert choose(Largest(), shape, advantage, update=100) == list(shape.trained)
 
 
 def test_width_keeps_the_best_child_of_the_last_forks():

@@ -52,7 +52,7 @@ def walk(kernel, schedule, logits, length, explore, key=0):
     return states
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.sampled_from(KERNELS),
     st.sampled_from(["even", "cosine"]),

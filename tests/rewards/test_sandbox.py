@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flowgrpo.core.errors import UserError
@@ -397,7 +397,6 @@ PLAIN = st.recursive(
 
 
 @given(PLAIN)
-@settings(deadline=None)
 def test_plain_values_arrive_as_they_are(value):
     def refused(*_: Any) -> Any:
         raise AssertionError
@@ -407,7 +406,6 @@ def test_plain_values_arrive_as_they_are(value):
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda each: st.lists(each), max_leaves=10))
-@settings(deadline=None)
 def test_what_is_malformed_is_no_value_of_another_type(packed):
     try:
         found = unpack(packed, lambda kind, what: {}[kind])

@@ -154,7 +154,7 @@ def test_large_clips_are_shrunk():
     assert smoothness(one(large))[0] > 0.95 and 0.0 < dynamics(one(large))[0] < 0.2
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 2**32 - 1), st.integers(3, 6), st.integers(2, 20), st.integers(2, 20))
 def test_scores_are_shares_for_any_clip(seed, frames, height, width):
     made = torch.rand(2, frames, 3, height, width, generator=torch.Generator().manual_seed(seed))

@@ -96,7 +96,7 @@ def run(case):
     return unmask(kernel, logits, count * size, key)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(rollouts(RANKED))
 def test_every_step_sets_its_quota_and_the_last_one_what_is_left(case):
     _, count, per_block, size, _ = case
@@ -107,7 +107,7 @@ def test_every_step_sets_its_quota_and_the_last_one_what_is_left(case):
     assert left[-1].tolist() == [0, 0] and (left[:-1] > 0).all()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(rollouts(ONCE))
 def test_every_position_is_drawn_once_and_keeps_its_id(case):
     _, count, _, size, _ = case
@@ -121,7 +121,7 @@ def test_every_position_is_drawn_once_and_keeps_its_id(case):
         assert torch.equal(after[:, DRAWN, -length:][drawn], after[:, TOKENS, -length:][drawn])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(rollouts(ALL))
 def test_prompts_stay_and_later_blocks_wait(case):
     kernel, count, per_block, size, _ = case
@@ -134,7 +134,7 @@ def test_prompts_stay_and_later_blocks_wait(case):
         assert between or not masks_of(x, count * size)[:, :done].any()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(rollouts([Rcr]))
 def test_rcr_keeps_as_many_as_the_schedule_and_draws_at_every_masked_position(case):
     _, count, per_block, size, _ = case

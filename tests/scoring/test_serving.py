@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 import requests
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -238,7 +238,6 @@ def test_a_group_too_large_for_the_server_is_said(mine):
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 60)), min_size=1, max_size=20), st.integers(1, 8))
-@settings(deadline=None)
 def test_requests_hold_whole_groups_within_the_limits(rows, batch):
     group = [number for number, _ in rows]
     parts = [b"x" * size for _, size in rows]

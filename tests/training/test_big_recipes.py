@@ -40,7 +40,7 @@ def test_published_hyper_parameters_survive_the_bases(recipe):
     rollout, objective, lora = config.rollout, config.objective, config.policy.lora
     shape = config.shape()
     sizes = (config.policy.steps, rollout.prompts_per_update, rollout.group_size, len(shape.trained) // rollout.group_size)
-    rates = (config.optimizer.lr, objective.clip[0], objective.kl.coefficient, lora and lora.rank)
+    rates = (config.optimizer.lr, objective.clip.low, objective.kl.coefficient, lora and lora.rank)
     assert (*sizes, *rates) == PUBLISHED[recipe]
 
 

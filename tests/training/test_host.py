@@ -22,7 +22,7 @@ SMALL = [
 ]
 WAYS = {
     "a reference that is kept over epochs": ["objective.kl={coefficient: 0.04}", "optimizer.epochs=2"],
-    "old predictions of a selection": ["objective.trust=kl", "selection=[{type: best_worst, keep: 2}]"],
+    "old predictions of a selection": ["objective.surrogate=kl_mask", "selection=[{type: best_worst, keep: 2}]"],
 }
 
 

@@ -1,78 +1,26 @@
 """An update does what the theory says it does, and updates end where the reward is. No accuracy is asserted: it would be a
 matter of luck and of the CPU."""
 
-from dataclasses import dataclass, field
-
 import numpy as np
 import pytest
 import torch
 
+from conftest import REPLAYED
+from flowgrpo.config.recipes import RULES, fitting, shipped
 from flowgrpo.config.run import load_config
-from flowgrpo.core.processes import Processes
-from flowgrpo.data.prompts import Prompt
-from flowgrpo.policies import tiny
-from flowgrpo.training.trainer import Trainer
+from flowgrpo.core.errors import UserError
+from trainers import picture_trainer, text_trainer
 
-CPU = torch.device("cpu")
-TEXT = ["policy.prompt_length=5", "policy.length=4", "policy.steps=2", "policy.sampler.type=random_order"]
-PICTURES = ["policy.lora.rank=2", "policy.spacing=pipeline", "policy.steps=3"]
-PLAIN = [
-    *("evaluation=null", "ema=null", "optimizer.warmup=0", "optimizer.decay_over=null", "optimizer.weight_decay=0"),
-    *("optimizer.steps_per_update=1", "optimizer.max_grad_norm=1e9", "optimizer.eps=1e-30", "objective.clip=0.2"),
-    *("rollout.prompts_per_update=2", "rollout.group_size=8"),
-]
-
-
-@dataclass
-class Judged:
-    """A scorer of one reward."""
-
-    label: str
-    reward: object
-    weights: dict = field(default_factory=dict)
-    served = threaded = ()
-    looks = True
-
-    @property
-    def rewards(self):
-        return {self.label: self.reward}
-
-    def __call__(self, samples):
-        return {self.label: np.array(self.reward(samples), float)}
-
-
-def sevens(samples):
-    """The share of the four characters that are a 7."""
-    return [text.count("7") / 4 for text in samples.texts]
-
-
-def brightness(samples):
-    return samples.images.mean((1, 2, 3)).tolist()
+ROUNDED = 1e-4
+"""A log-ratio where a selection has changed the batches."""
 
 
 @pytest.fixture(params=["text", "pictures"])
 def trainer(request, mdlm, pipelines):
     """Of a tiny random model, with adapters that have left 0 where there are any."""
     if request.param == "text":
-        return text_trainer(mdlm, lr=1e-4, seed=0)
-    call = ",".join(f"{key}: {value}" for key, value in tiny.pipelines()["sd3"].call.items())
-    overrides = [*PLAIN, *PICTURES, f"policy.model={pipelines['sd3']}", f"policy.call={{{call}}}", "optimizer.lr=1e-4"]
-    return made("mini/flow_grpo", [*overrides, "rewards={it: {use: 'x:y'}}"], brightness)
-
-
-def text_trainer(mdlm, lr, seed, *more):
-    overrides = [*PLAIN, *TEXT, f"policy.model={mdlm}", f"optimizer.lr={lr}", f"seed={seed}", *more]
-    return made("mini-mdlm/trajectory", [*overrides, "rewards={it: {use: 'x:y'}}"], sevens)
-
-
-def made(recipe, overrides, reward):
-    config = load_config(recipe, overrides)
-    policy = config.policy.build(CPU, config.seed)
-    generator = torch.Generator().manual_seed(0)
-    for parameter in policy.trainable().values():
-        parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
-    prompts = [Prompt(0, "1+2=:"), Prompt(1, "7:")]
-    return Trainer(config, policy, prompts, Judged("it", reward), Processes.alone())
+        return text_trainer(mdlm, "optimizer.lr=1e-4")
+    return picture_trainer(pipelines, "optimizer.lr=1e-4", "objective.clip=0.2")
 
 
 def objective(trainer, blocks, scored):
@@ -141,6 +89,36 @@ def test_a_bandit_converges(mdlm):
 
     Sixteen seeds begin at 0.03 to 0.07, pass 0.9 by update 18, and end at 0.994 to 1.
     """
-    trainer = text_trainer(mdlm, 3e-3, 0, "optimizer.max_grad_norm=1", "optimizer.eps=1e-8", "rollout.group_size=16")
+    trainer = text_trainer(mdlm, "optimizer.lr=3e-3", "optimizer.max_grad_norm=1", "optimizer.eps=1e-8", "rollout.group_size=16")
     rewards = [trainer.update()[0]["reward"] for _ in range(30)]
     assert np.mean(rewards[:2]) < 0.4 and np.mean(rewards[-5:]) > 0.9
+
+
+RULED = [("text", rule) for rule in fitting("mini-mdlm", RULES)] + [("pictures", rule) for rule in fitting("mini", RULES)]
+
+
+@pytest.mark.parametrize(("kind", "rule"), RULED, ids=[" ".join(case) for case in RULED])
+def test_every_rule_trains_what_it_fits_and_begins_on_policy(kind, rule, mdlm, pipelines):
+    """The second epoch has log-ratios, so it is not the first one's loss again."""
+    more = ["optimizer.epochs=2", "optimizer.lr=1e-3", "objective.kl.coefficient=0"]
+    if kind == "text":
+        trainer = text_trainer(mdlm, "policy.steps=4", *more, rule=rule)
+    else:
+        trainer = picture_trainer(pipelines, *more, rule=rule)
+    for _ in range(2):
+        metrics, _, scored = trainer.update()
+        assert metrics["ratio/first_log_abs_max"] <= (ROUNDED if rule == "d3s" else REPLAYED)
+        if scored.in_loss.any():
+            assert metrics["ratio/log_abs_max"] > metrics["ratio/first_log_abs_max"] and metrics["grad_norm"] > 0
+    assert trainer.learner.begun is False and scored.in_loss.any()
+
+
+@pytest.mark.parametrize("rule", sorted({*shipped(RULES)} - {*fitting("mini", RULES)}))
+def test_a_rule_of_ids_is_refused_for_latents(rule):
+    with pytest.raises(UserError, match=f"rule '{rule}' trains policies of type masked or amused, not 'diffusers'"):
+        load_config(["mini", "flow_grpo", rule])
+
+
+def test_two_rules_are_refused():
+    with pytest.raises(UserError, match="'sapo' and 'rloo' are two rules; say one"):
+        load_config(["mini", "flow_grpo", "sapo", "rloo"])

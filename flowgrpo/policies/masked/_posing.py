@@ -14,8 +14,10 @@ from torch import Tensor
 from flowgrpo.core.keys import Key, numpy_generator
 from flowgrpo.policies.protocol import Posed
 from flowgrpo.sampling.canvas import TOKENS, Vocabulary, answer_length, canvas, in_answer
-from flowgrpo.sampling.laws.unmasking import categorical_kl
+from flowgrpo.sampling.laws.unmasking import categorical_entropy, categorical_kl
 from flowgrpo.sampling.likelihood import Level, Likelihood
+
+TINY = 1e-12
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,12 @@ class PosedLaw:
     def kl(self, x: Tensor, prediction: Tensor, other: Tensor, x_next: Tensor) -> Tensor:
         divergence = categorical_kl(prediction.log_softmax(-1), other.log_softmax(-1))
         return self._joined(divergence, self._tokens(x_next))
+
+    def entropy(self, prediction: Tensor) -> Tensor:
+        """The mean over the K states, by their weights; of the outcome, the mean over its positions."""
+        total = self.weights.sum(1).clamp(min=TINY)
+        by_position = (self.weights * categorical_entropy(prediction.log_softmax(-1))).sum(1) / total
+        return by_position if self.level == "decision" else by_position.mean(1, keepdim=True)
 
     def confidence(self, x_next: Tensor) -> Tensor:
         raise AssertionError("an outcome that is scored as a whole has no confidence")

@@ -18,6 +18,8 @@ class Kernel(Component):
 
     noise_scale: ClassVar[bool] = False
     """Whether steps have a scale of noise that objectives may weigh by."""
+    log_ratio_unit: ClassVar[float] = 1.0
+    """In what multiples log-ratios of its steps are large or small, so that a threshold means the same for ids and latents."""
 
     @property
     def stochastic(self) -> bool:
@@ -48,6 +50,8 @@ class GaussianKernel(Kernel):
     what are (c, tau)?"""
 
     noise_scale: ClassVar[bool] = True
+    log_ratio_unit: ClassVar[float] = 5e-4
+    """Log-probs are means over dimensions: the usual clip ranges, 1e-4 here and 0.2 for ids, are as many units."""
 
     @abstractmethod
     def coefficients(self, step: Step) -> tuple[float, float]:

@@ -79,6 +79,9 @@ class GaussianLaw:
         """KL(p || q) of the laws under two predictions: mean((mu_p - mu_q)^2) / (2 tau^2)."""
         return (self.g**2 * _mean((prediction.float() - other.float()) ** 2) / (2.0 * self.tau**2))[:, None]
 
+    def entropy(self, prediction: Tensor) -> Tensor:
+        raise AssertionError("a Gaussian step is as undecided as its noise, whatever is predicted")
+
     def confidence(self, x_next: Tensor) -> Tensor:
         raise AssertionError("a Gaussian step has no confidence")
 

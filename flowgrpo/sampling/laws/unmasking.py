@@ -17,7 +17,7 @@ One step of a canvas with L = 5, M a mask, that sets 2 of 3 masked positions:
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from math import cos, pi
+from math import cos, log, pi
 from typing import Self
 
 import torch
@@ -83,6 +83,9 @@ class UnmaskingLaw:
         """Ids behind the end of the outcome's text decide nothing."""
         relevant = in_answer(outcome[:, TOKENS, -self.length :], self.vocabulary.eos)
         return (relevant & (x_next[:, DRAWN, -self.length :] != NOTHING)).float()
+
+    def entropy(self, prediction: Tensor) -> Tensor:
+        return categorical_entropy(self._log_softmax(prediction))
 
     def confidence(self, x_next: Tensor) -> Tensor:
         """Where nothing was drawn it is that of the id which stands there; it decides nothing."""
@@ -208,6 +211,11 @@ def _by_time(count: Tensor, source: int, taken: int, steps: int) -> Tensor:
 
 Drawn = tuple[Tensor, Tensor, Tensor, Tensor]
 """(logits, tempered logits, ids drawn, a uniform draw per position), as in `Draft`."""
+
+
+def categorical_entropy(log_p: Tensor) -> Tensor:
+    """-sum p log p over the last dimension, over log V: 1 where all V ids are alike likely."""
+    return -(log_p.exp() * torch.where(log_p.isneginf(), 0.0, log_p)).sum(-1) / log(log_p.shape[-1])
 
 
 def categorical_kl(log_p: Tensor, log_q: Tensor) -> Tensor:

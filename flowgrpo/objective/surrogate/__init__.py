@@ -1,0 +1,36 @@
+"""Surrogates: what an update makes small in place of the expected loss, and what holds it back from going too far."""
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import SerializeAsAny
+
+from flowgrpo.core.plugins import components_of
+from flowgrpo.core.section import Component, component
+from flowgrpo.objective.batch import LossInputs
+from flowgrpo.objective.bounds import Bounds
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Surrogate(Component):
+    """Its gradient at ratio 1 is -A times that of log p, so that one learning rate suits all of them."""
+
+    needs_old_prediction: ClassVar[bool] = False
+    """Whether it reads KL(new || old)."""
+    joins_decisions: ClassVar[bool] = False
+    """Whether it makes one number of all decisions of a transition."""
+
+    @property
+    def needs_entropy(self) -> bool:
+        """Whether it reads how undecided the model was."""
+        return False
+
+    @abstractmethod
+    def loss(self, log_ratio_CD: "Tensor", batch: LossInputs, clip: Bounds) -> "tuple[Tensor, Tensor]":
+        """([C, D] the loss, [C, D] booleans: whether the gradient is held back there). `clip` is for those that clip."""
+
+
+AnySurrogate = Annotated[SerializeAsAny[Surrogate], component(Surrogate)]
+__getattr__, __dir__ = components_of(__name__)

@@ -1,0 +1,99 @@
+"""Any choice for every slot of an objective either trains, or is refused in one sentence when the config is read."""
+
+import math
+import os
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conftest import REPLAYED
+from flowgrpo.config.run import load_config
+from flowgrpo.core.errors import UserError
+from trainers import picture_trainer, text_trainer
+
+MORE = int(os.environ.get("SLOT_EXAMPLES", "0"))
+"""So many more combinations are trained; CONTRIBUTING says when."""
+SCOPES = ["group", "group_step", "root", "root_step", "global"]
+TERMINAL, EXACT = ["terminal"], ["gain", "{type: gain, baseline: fitted}", "blend", "gae", "value", "mdpo", "turning_point"]
+FORKED = ["segment", "{type: segment, per: deviation}", "tempo", "ancestors"]
+PLANS = {
+    "{type: all, KERNEL}": TERMINAL,
+    "{type: random, size: 1, per: prompt, KERNEL}": TERMINAL,
+    "{type: all, completion: {steps: null}, KERNEL}": TERMINAL + EXACT,
+    "{type: branch, forks: [0, 1], KERNEL}": TERMINAL + FORKED,
+    "{type: branch, forks: [1], completion: {steps: 1}, KERNEL}": TERMINAL + FORKED + ["gain", "blend", "value"],
+}
+BOTH = {
+    "objective.surrogate": ["clip", "kl_mask", "sigmoid", "cispo", "reinforce", "regression"],
+    "objective.reduce": ["transition", "decision", "position", "step"],
+    "advantage.baseline": ["own", "others", "virtual_maximum"],
+    "advantage.mean": SCOPES,
+    "advantage.std": [*SCOPES, "none"],
+    "advantage.zero_variance": ["drop", "keep"],
+    "selection": ["[]", "[most_varied]", "[largest]", "[{type: best_worst, keep: 2}]", "[step_fraction]"],
+    "optimizer.epochs": ["1", "2"],
+}
+FITTING = {
+    "pictures": {
+        "kernel": ["kernel: {type: flow_sde, noise_level: 0.7}", "kernel: {type: cps, noise_level: 0.7}"],
+        **BOTH,
+        "objective.ratio": ["plain", "guard"],
+        "objective.clip": ["1e-4", "[1e-4, 2e-4]"],
+        "objective.weight": ["one", "noise", "sensitivity"],
+        "objective.kl": ["{coefficient: 0.0}", "{coefficient: 0.1}", "{coefficient: 0.1, unit: velocity}"],
+    },
+    "text": {
+        "kernel": ["kernel: random_order", "kernel: low_confidence"],
+        **BOTH,
+        "objective.surrogate": [*BOTH["objective.surrogate"], "geometric", "mixture", "{type: mixture, by: entropy}"],
+        "objective.ratio": ["plain", "joint"],
+        "objective.clip": ["0.2", "[0.2, 0.3]", "probability", "entropy"],
+        "objective.weight": ["one", "confidence"],
+        "objective.kl": ["{coefficient: 0.0}", "{coefficient: 0.1}"],
+    },
+}
+ANY = {slot: sorted({*FITTING["pictures"][slot], *FITTING["text"][slot]}) for slot in FITTING["text"]}
+ANY["advantage.mean"] = [*SCOPES, "none"]
+RECIPES = {"pictures": "mini flow_grpo", "text": "mini-mdlm trajectory"}
+
+
+@st.composite
+def combinations(draw, of, plans=PLANS):
+    """Overrides that say something for every slot."""
+    kernel, *slots = (draw(st.sampled_from(choices)) for choices in of.values())
+    plan = draw(st.sampled_from(sorted(plans)))
+    credit = draw(st.sampled_from(plans[plan]))
+    named = [f"{slot}={choice}" for slot, choice in zip([*of][1:], slots, strict=True)]
+    return [*named, f"credit={credit}", f"rollout.plan={plan.replace('KERNEL', kernel)}"]
+
+
+@pytest.mark.parametrize("kind", FITTING)
+@settings(max_examples=6 + MORE)
+@given(data=st.data())
+def test_what_fits_trains(mdlm, pipelines, kind, data):
+    overrides = data.draw(combinations(FITTING[kind]))
+    more = ["optimizer.lr=1e-4", "rollout.prompts_per_update=1", "rollout.group_size=4", *overrides]
+    try:
+        trainer = text_trainer(mdlm, *more, "policy.steps=4") if kind == "text" else picture_trainer(pipelines, *more)
+    except UserError as refusal:
+        assert is_a_sentence(refusal)
+        return
+    metrics, _, scored = trainer.update()
+    assert all(math.isfinite(value) for value in metrics.values())
+    assert metrics["ratio/first_log_abs_max"] <= (REPLAYED if "selection=[]" in overrides else 1e-4)
+    assert metrics["grad_norm"] > 0 or not scored.advantage[scored.in_loss].any()
+
+
+@pytest.mark.parametrize("kind", FITTING)
+@given(data=st.data())
+def test_what_does_not_fit_is_refused_in_one_sentence(kind, data):
+    everything = dict.fromkeys(PLANS, TERMINAL + EXACT + FORKED)
+    try:
+        load_config(RECIPES[kind], ["rollout.group_size=4", "policy.steps=4", *data.draw(combinations(ANY, everything))])
+    except UserError as refusal:
+        assert is_a_sentence(refusal)
+
+
+def is_a_sentence(refusal: UserError) -> bool:
+    return "\n" not in str(refusal) and 20 < len(str(refusal)) < 400
