@@ -169,7 +169,7 @@ def test_compiled_and_uncompiled_blocks_predict_the_same(pipelines):
     torch.testing.assert_close(compiled.predict(states, PROMPTS, 1), plain.predict(states, PROMPTS, 1))
 
 
-def test_a_rollout_keeps_nothing_of_the_graph(pipelines):
+def test_a_prediction_without_gradients_has_no_graph(pipelines):
     policy = built(pipelines["sd3"], "sd3")
     states = policy.start(PROMPTS, [("a",), ("b",)])
     with torch.no_grad():
