@@ -27,7 +27,7 @@ from flowgrpo.policies.diffusers._memory import backward_bytes, cast_bytes, rows
 from flowgrpo.policies.diffusers._size import Grid
 from flowgrpo.policies.masked import MaskedConfig
 from flowgrpo.policies.masked._policy import recompute_layers
-from gpu_figures import SD35_TRANSFORMER, WAN_TRANSFORMER
+from flowgrpo.training.bench.real import SD35_TRANSFORMER, WAN_TRANSFORMER
 
 GIB = 2**30
 

@@ -23,6 +23,7 @@ COMMANDS = {
     "compare": "runs against one another: held-out gains with intervals, at the end and at equal cost",
     "study": "train recipes with several seeds at an equal budget, then compare them",
     "credit": "which steps and which credit are worth their network evaluations, measured before training",
+    "bench": "what an update costs on this machine, by phase, beside what the machine can do and a published loop",
     "score": "score pictures, clips or texts with rewards",
     "models": "which diffusers pipelines are tested, and check one of your own",
     "rewards": "list, describe and probe rewards",

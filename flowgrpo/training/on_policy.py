@@ -80,7 +80,7 @@ def cause(policy: Policy, t: Transitions) -> str:
     if not torch.equal(first, graded):
         return (
             "the network computes something else when it keeps a graph for its gradient: it is in training mode, or "
-            "policy.runtime (compile, attention) takes another kernel then"
+            "policy.runtime.attention takes another kernel then"
         )
     other = max(0, t.step - 1) if t.step else t.step + 1
     policy.predict(t.states, t.prompts, other)

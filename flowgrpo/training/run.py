@@ -285,6 +285,8 @@ class Training:
             return
         if self.trainer.critic and self.trainer.critic.news:
             print(f"flowgrpo: update {metrics['update']}: {self.trainer.critic.news}", file=sys.stderr)
+        if "compiling" in metrics:
+            print(f"flowgrpo: update {metrics['update']}: compiling took {metrics['compiling']:g} s", file=sys.stderr)
         if self.sentinels.idle == 1:
             print(f"flowgrpo: update {metrics['update']} had no optimizer step: {why_idle(metrics)}", file=sys.stderr)
         if fresh:

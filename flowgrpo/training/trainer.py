@@ -5,7 +5,7 @@ It knows policies, plans, rewards, credit and objectives by their protocols only
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from flowgrpo.config.run import Config
 from flowgrpo.core.processes import Processes
 from flowgrpo.data.prompts import Prompt, PromptOrder
+from flowgrpo.policies._compiled import seconds_compiling
 from flowgrpo.policies.protocol import Policy
 from flowgrpo.scoring.scorer import Scorer
 from flowgrpo.training.allocation import Allocation
@@ -49,10 +50,12 @@ class Trainer:
         self.learner = Learner(policy, self.weights, rollouts, config.objective, unit, config.optimizer, processes)
         self.minibatches = config.optimizer.minibatches(config.rollout.prompts_per_update)
         self.updates = 0
+        self.clock: Callable[[], Clock] = Clock
 
     def update(self) -> tuple[dict[str, Any], list[UpdateBlock], Scored]:
-        """One update: its metrics, this process's rollouts and their scores."""
-        clock = Clock()
+        """One update: its metrics, this process's rollouts and their scores. `compiling` in the metrics are seconds, which those
+        of the phases hold too."""
+        clock, compiled = self.clock(), seconds_compiling()
         blocks, scored = self.collect(clock)
         with clock("update"):
             learned = self.learner(blocks, scored, self.minibatches, self.updates, bool(self.config.selection))
@@ -65,6 +68,8 @@ class Trainer:
             "network_evaluations": sum(self.processes.gather([evaluations])),
             **clock.seconds,
         }
+        if (compiling := seconds_compiling() - compiled) > 0.0:
+            metrics["compiling"] = round(compiling, 1)
         self.updates += 1
         self.learner.begun = False
         return metrics, blocks, scored

@@ -65,6 +65,7 @@ COUNTS = {
     ("sample", "quickstart", "--prompts", "x"): ["--batch", "--steps"],
     ("plan", "quickstart"): ["--processes"],
     ("credit", "quickstart"): ["--updates", "--prompts"],
+    ("bench", "quickstart"): ["--updates"],
     ("models", "--check", "x"): ["--steps"],
     ("score", "x", "--rewards", "ocr", "--out", "y"): ["--batch"],
     ("eval", "mini_scenes", "quickstart"): ["--limit", "--batch"],

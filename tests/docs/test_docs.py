@@ -88,6 +88,8 @@ def sentences(command: str, arguments: Namespace) -> list[list[str]]:
         return [[word] for word in arguments.configs]
     if command == "credit":
         return [[arguments.model, method] for method in arguments.methods]
+    if command == "bench":
+        return [arguments.config] if len(arguments.config) > 1 else []
     return [arguments.config] if command in ("train", "plan") else []
 
 

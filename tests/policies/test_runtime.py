@@ -3,13 +3,12 @@
 import io
 import sys
 from contextlib import redirect_stdout
-from functools import partialmethod
 from importlib.util import find_spec
 from types import SimpleNamespace
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline, FluxTransformer2DModel
+from diffusers import DiffusionPipeline
 from torch import nn
 
 import gpu_figures
@@ -181,30 +180,6 @@ def test_attention_backends_that_cannot_be_had_are_refused(pipelines, name, back
 def test_a_backend_that_is_not_installed_names_its_package(pipelines):
     with pytest.raises(UserError, match=r"attention 'xformers': .*install `xformers"):
         loaded(pipelines, "flux", attention="xformers")
-
-
-def test_compiled_blocks_predict_the_same_with_and_without_gradients(pipelines, monkeypatch):
-    """Rollouts run without gradients and updates with them: two graphs. The backend is one that needs no compiler of C++."""
-    whole = FluxTransformer2DModel.compile_repeated_blocks
-    monkeypatch.setattr(FluxTransformer2DModel, "compile_repeated_blocks", partialmethod(whole, backend="aot_eager"))
-    plain, compiled = (config_of(pipelines, "flux", compile=on).build(CPU, seed=0) for on in (False, True))
-    blocks = [module for module in compiled.pipe.transformer.modules() if module._compiled_call_impl is not None]
-    assert {type(block).__name__ for block in blocks} == {*FluxTransformer2DModel._repeated_blocks}
-    states = compiled.start(PROMPTS, [("a",), ("b",)])
-    with torch.no_grad():
-        expected, found = plain.predict(states, PROMPTS, 1), compiled.predict(states, PROMPTS, 1)
-    assert torch.allclose(found, expected, atol=1e-6)
-    again = compiled.predict(states, PROMPTS, 1)
-    assert_replayed(again, found)
-    again.square().mean().backward()
-    assert all(p.grad is not None for p in compiled.trainable().values())
-
-
-def test_a_model_that_names_no_blocks_is_not_compiled(pipelines):
-    pipe = loaded(pipelines, "sd3")
-    pipe.transformer._repeated_blocks = []
-    with pytest.raises(UserError, match="SD3Transformer2DModel names no repeated blocks to compile"):
-        apply(pipe, config_of(pipelines, "sd3", compile=True), CPU)
 
 
 @pytest.mark.parametrize(

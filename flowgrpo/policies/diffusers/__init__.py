@@ -1,9 +1,9 @@
 """Any diffusers pipeline as a policy."""
 
 from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
 from flowgrpo.core.section import Section
 from flowgrpo.policies import Activations, Cost, LoraAdapter, Memory, PolicyConfig, Work
@@ -32,6 +32,14 @@ COMPUTES = {
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 
 
+Compile = Literal["off", "blocks"]
+
+
+def _words(value: Any) -> Any:
+    """YAML reads `off` as false."""
+    return {False: "off", True: "blocks"}[value] if isinstance(value, bool) else value
+
+
 class AttentionLora(LoraAdapter):
     """By default on the attention layers, as diffusers names them."""
 
@@ -45,7 +53,8 @@ class Runtime(Section):
     `vae_slicing` decodes one sample at a time, `vae_tiling` in tiles that overlap. `quantisation` stores the frozen weights of
     the denoiser, and with `quantise_encoders` those of the text encoders, in fewer bits: `nf4` and `int8` through bitsandbytes
     (on a GPU), `int8_weight_only` and `float8_weight_only` through torchao. `attention` is a backend of diffusers' dispatcher:
-    native, flash, xformers, ... `compile` compiles the denoiser's repeated blocks.
+    native, flash, xformers, ... `compile` `blocks` compiles the denoiser's repeated blocks; a training does so by default on a
+    GPU.
     """
 
     gradient_checkpointing: bool = False
@@ -55,7 +64,7 @@ class Runtime(Section):
     quantisation: Literal["none", "nf4", "int8", "int8_weight_only", "float8_weight_only"] = "none"
     quantise_encoders: bool = False
     attention: str | None = None
-    compile: bool = False
+    compile: Annotated[Compile, BeforeValidator(_words)] | None = None
 
     @model_validator(mode="after")
     def _encoders_follow(self) -> Self:

@@ -28,18 +28,19 @@ from flowgrpo.core.section import checked
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.data.samples import Latents, Samples
 from flowgrpo.policies import _finite
+from flowgrpo.policies._compiled import evaluate_as_in_an_update, uncompiled
 from flowgrpo.policies._dtypes import DTYPES, unit_roundoff
 from flowgrpo.policies._fit import loading, require_all
 from flowgrpo.policies._hub import require_reachable
 from flowgrpo.policies._weights import attach, digest_of_weights, trainable
-from flowgrpo.policies.diffusers import DiffusersConfig
+from flowgrpo.policies.diffusers import Compile, DiffusersConfig
 from flowgrpo.policies.diffusers import _adapters as adapters
 from flowgrpo.policies.diffusers._conditions import NEGATIVE, Rows
 from flowgrpo.policies.diffusers._features import Features, by_state
 from flowgrpo.policies.diffusers._idle import Idle
 from flowgrpo.policies.diffusers._loop import Loop
 from flowgrpo.policies.diffusers._memo import memoise_encoders
-from flowgrpo.policies.diffusers._runtime import apply, denoisers, quantised
+from flowgrpo.policies.diffusers._runtime import apply, compiles, denoisers, quantised
 from flowgrpo.policies.diffusers._schedule import read_schedule, with_one_step_scheduler
 from flowgrpo.policies.diffusers._sizes import sized
 from flowgrpo.policies.diffusers._state import StateMap, find_state
@@ -121,11 +122,17 @@ class PipelineSampler:
     def __init__(self, config: DiffusersConfig, device: torch.device) -> None:
         self.config, self.device = config, device
         self.pipe = load_pipeline(config, device)
+        self.compiled = compiles(config, denoisers(self.pipe), device, self.by_default(device))
         self.parameters = inspect.signature(type(self.pipe).__call__).parameters
         self.rows = Rows(type(self.pipe).__name__, self.parameters)
         self.maps: dict[Hashable, StateMap] = {}
         if config.spacing == "uniform" and "sigmas" not in self.parameters:
             raise UserError(f"{type(self.pipe).__name__} takes no sigmas, so policy.spacing must be 'pipeline'")
+
+    @staticmethod
+    def by_default(device: torch.device) -> Compile:
+        """Whether blocks are compiled where the config leaves it open: what makes a few samples is done before a compiler is."""
+        return "off"
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int], steps: int, latents: bool = False) -> Samples:
@@ -150,7 +157,7 @@ class PipelineSampler:
         key = self.config.batch_key(prompts[0])
         if key not in self.maps:
             tap, idle = Tap(self.pipe), Idle(denoisers(self.pipe))
-            with self._autocast():
+            with self._autocast(), uncompiled():
                 self.maps[key] = find_state(tap, idle, self._arguments(prompts[:1], torch.Generator()), DTYPES[self.config.dtype])
         return self.maps[key]
 
@@ -228,10 +235,17 @@ class DiffusersPolicy(PipelineSampler):
                 vars(module).setdefault("gradient_checkpointing", False)  # control nets that read it without having set it
         self.modules = denoisers(self.pipe)
         self.weights = attach(self.modules, config.lora, seed)
+        if self.compiled:
+            for module in self.modules.values():
+                evaluate_as_in_an_update(module)
         memoise_encoders(self.pipe)
         self.features = Features(self.modules)
         self.untaught = Loop(self.pipe, self.modules, name in PRIMED)
         self.by_size: dict[Hashable, tuple[Loop, Schedule]] = {}
+
+    @staticmethod
+    def by_default(device: torch.device) -> Compile:
+        return "blocks" if device.type == "cuda" else "off"
 
     def loop(self, prompts: Sequence[Prompt]) -> Loop:
         """For pictures of the size that these prompts have."""
@@ -247,7 +261,8 @@ class DiffusersPolicy(PipelineSampler):
         key = self.config.batch_key(prompts[0])
         if key not in self.by_size:
             loop = copy.copy(self.untaught)
-            self.by_size[key] = loop, self._learn(loop, prompts[:1])
+            with uncompiled():
+                self.by_size[key] = loop, self._learn(loop, prompts[:1])
         return self.by_size[key]
 
     @torch.no_grad()
@@ -294,8 +309,6 @@ class DiffusersPolicy(PipelineSampler):
         return predictions[0] if len(predictions) == 1 else torch.cat(predictions)
 
     def require_watchable(self) -> None:
-        if self.config.runtime.compile:
-            raise UserError("completion 'learned' can't watch compiled blocks; set policy.runtime.compile to false")
         self.features.require()
 
     @torch.no_grad()

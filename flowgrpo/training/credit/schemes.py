@@ -43,8 +43,13 @@ def base(model: str, overrides: Sequence[str]) -> Scheme:
     words = words_of(model)
     if "optimizer" in read_recipe(words).tree:
         return Scheme(name_of(model), load_config(words, overrides))
-    method = next((name for name in PLAIN if len(words) == 1 and name in fitting(words[0], METHODS)), PLAIN[0])
+    method = plain(words)
     return Scheme(method, load_config([*words, method], overrides))
+
+
+def plain(words: list[str]) -> str:
+    """The plain method of a model."""
+    return next((name for name in PLAIN if len(words) == 1 and name in fitting(words[0], METHODS)), PLAIN[0])
 
 
 def standard(first: Scheme, best_baseline: float | None) -> tuple[list[Scheme], list[LeftOut]]:

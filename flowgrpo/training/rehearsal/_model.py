@@ -80,7 +80,7 @@ class Model:
         if "sizes" in given and {"height", "width"} <= {*call}:
             height, width = call.pop("height"), call.pop("width")
             call["sizes"] = [[height, width], [height, width // 2 if width < WIDE else 2 * width]]
-        runtime = {key: value for key, value in (policy.get("runtime") or {}).items() if key not in ON_A_GPU}
+        runtime = {key: value for key, value in (policy.get("runtime") or {}).items() if key not in ON_A_GPU} | {"compile": "off"}
         section = without(policy, "revision", "size") | {"model": str(folder), "call": call, "runtime": runtime}
         stands = f"{kind} with random weights stands for {policy['model']}"
         notes = [f"{stands}; it reads a prompt byte by byte, and cuts what the real one may take whole"]

@@ -1,0 +1,182 @@
+"""`flowgrpo bench`: the trainer's own updates on a watch, and the published loop beside them."""
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from flowgrpo.cli.main import main
+from flowgrpo.core.processes import Processes
+from flowgrpo.data.prompts import load_prompts
+from flowgrpo.policies import tiny
+from flowgrpo.scoring.scorer import Scorer
+from flowgrpo.training.bench import phases as phases_module
+from flowgrpo.training.bench import real
+from flowgrpo.training.bench.measure import Timed, config_of, drawing_lots, measure, published
+from flowgrpo.training.bench.page import markdown, write_bench
+from flowgrpo.training.bench.phases import PHASES, Phases, Spent
+from flowgrpo.training.bench.result import Bench, Side, as_json
+from flowgrpo.training.trainer import Trainer
+
+CPU = torch.device("cpu")
+FEW = ["rollout.prompts_per_update=1", "rollout.group_size=4", "rollout.micro_batch=4", "optimizer.steps_per_update=1"]
+GUIDED = ["policy.call.guidance_scale=4.5", "objective.kl.coefficient=0.04", "evaluation=null", *FEW]
+
+
+def first_update(config, policy) -> tuple[torch.Tensor, torch.Tensor]:
+    """The last states of the first update and its gradient, with adapters that change something."""
+    for key, parameter in policy.trainable().items():
+        if "lora_B" in key:
+            nn.init.normal_(parameter.data, std=0.02, generator=torch.Generator().manual_seed(0))
+    prompts = load_prompts(config.rollout.prompts)
+    trainer = Trainer(config, policy, prompts, Scorer(config.rewards), Processes.alone())
+    gradients = []
+
+    def keep(update: int) -> bool:
+        gradients.extend(p.grad.flatten().clone() for p in trainer.weights.parameters.values())
+        return True
+
+    trainer.weights.step = keep
+    _, blocks, _ = trainer.update()
+    return blocks[0].rollout.transitions[-1].next_states, torch.cat(gradients)
+
+
+def test_the_published_loop_makes_the_same_latents_and_the_same_gradient():
+    config = config_of(["mini"], GUIDED)
+    latents, gradient = first_update(config, config.policy.build(CPU, config.seed))
+    theirs, other = first_update(config, published(config, CPU))
+    torch.testing.assert_close(theirs, latents, rtol=1e-5, atol=1e-5)
+    assert gradient.norm() > 0 and (other - gradient).norm() <= 1e-5 * gradient.norm()
+
+
+def test_the_published_loop_evaluates_twice_the_batch_in_one_pass_with_a_graph():
+    config = config_of(["mini"], [*GUIDED, "policy.guidance_gradient=conditional", "policy.runtime.compile=blocks"])
+    policy, seen = published(config, CPU), []
+
+    def count(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        seen.append(len(kwargs["hidden_states"]))
+
+    policy.pipe.transformer.register_forward_pre_hook(count, with_kwargs=True)
+    prompts = load_prompts(config.rollout.prompts)[:3]
+    states = policy.start(prompts, [("a",), ("b",), ("c",)])
+    seen.clear()
+    assert policy.predict(states, prompts, 0).requires_grad and seen == [6] and not policy.compiled
+
+
+@pytest.fixture(scope="module")
+def bench() -> Bench:
+    return measure(config_of(["mini"], GUIDED), updates=1, baseline=True)
+
+
+def test_an_update_is_told_apart_by_phase(bench, tmp_path):
+    assert set(bench.own.spent) == {*PHASES}
+    assert all(spent.wall > 0 for spent in bench.own.spent.values())
+    assert bench.samples == 4 and bench.own.wall == sum(spent.wall for spent in bench.own.spent.values())
+    assert all(bench.operations[phase] > 0 for phase in ("rollout", "decode", "update")) and bench.operations["reward"] == 0
+    assert bench.operations["update"] > 1.5 * bench.operations["rollout"], "two of three steps: forward, reference and backward"
+    write_bench(bench, tmp_path)
+    written = json.loads((tmp_path / "bench.json").read_text())
+    assert written["peak_memory_bytes"] is None and written["gpu_idle_share"] is None, "there is no GPU to ask"
+    assert written["seconds_per_sample"].keys() == written["share_of_peak"].keys() - {"rollout and update"}
+    assert written["speed_up"] == bench.speed_up > 0 and written["first_latents_apart"] < 1e-4
+    assert "<svg" in (tmp_path / "bench.html").read_text()
+    assert "times as fast as Flow-GRPO's published loop" in markdown(bench)
+
+
+def test_what_is_in_a_phase_inside_counts_there(monkeypatch):
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(phases_module, "time", SimpleNamespace(perf_counter=lambda: clock.now, process_time=lambda: 0.0))
+    phases = Phases(CPU)
+    with phases("rollout"):
+        clock.now = 1.0
+        with phases("decode"):
+            clock.now = 4.0
+        clock.now = 6.0
+    clock.now = 9.0
+    with phases("update"):
+        clock.now = 10.0
+    assert {name: spent.wall for name, spent in phases.spent.items() if spent.wall} == {
+        "rollout": 3.0,
+        "decode": 3.0,
+        "update": 1.0,
+    }
+
+
+def test_updates_that_compile_are_not_timed():
+    config = config_of(["mini"], GUIDED)
+    timed = Timed(config, config.policy.build(CPU, 0), load_prompts(config.rollout.prompts), Scorer(config.rewards))
+    rows = iter([{"compiling": 5.0}, {"compiling": 2.0}, {}])
+    block = SimpleNamespace(rollout=SimpleNamespace(transitions=[SimpleNamespace(next_states=torch.ones(1))]))
+    timed.trainer.update = lambda: ({"ratio/first_log_abs_max": 0.0, **next(rows)}, [block], None)
+    timed.warm_up()
+    assert timed.compiling == 7.0 and not timed.spent and next(rows, None) is None
+
+
+def test_an_update_has_as_many_prompts_as_fill_a_batch_unless_it_is_said():
+    assert config_of(["sd3.5-medium", "flow_grpo", "ocr"], []).rollout.prompts_per_update == 1
+    assert config_of(["mini"], []).rollout.prompts_per_update == 12
+    assert config_of(["mini"], ["rollout.prompts_per_update=5"]).rollout.prompts_per_update == 5
+
+
+def test_where_all_rewards_are_equal_an_update_is_timed_all_the_same():
+    assert "lots" in drawing_lots(config_of(["mini"], [])).rewards
+
+
+def test_a_language_model_is_timed_too():
+    sizes = ["rollout.prompts_per_update=1", "rollout.group_size=2", "optimizer.steps_per_update=1"]
+    found = measure(config_of(["mini-mdlm"], sizes), updates=1)
+    assert found.own.wall > 0 and found.operations["update"] > 0 and found.speed_up is None
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["mini-mdlm"], "a loop for StableDiffusion3Pipeline"),
+        (["mini-wan"], "a loop for StableDiffusion3Pipeline, and this is a WanPipeline"),
+        (["mini", "policy.call.clip_skip=1"], "--baseline knows no policy.call.clip_skip"),
+    ],
+)
+def test_the_baseline_is_refused_where_it_is_of_another_model(words, sentence, capsys):
+    assert main(["bench", *words, "--baseline"]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_random_weights_need_no_download_and_are_the_same_for_both_sides(monkeypatch):
+    monkeypatch.setitem(real.REAL, "stabilityai/stable-diffusion-3.5-medium", tiny.pipelines()["sd3"].build)
+    call = "policy.call={height: 8, width: 8, guidance_scale: 4.5, max_sequence_length: 8}"
+    small = [call, "policy.steps=4", "policy.dtype=fp32", "rollout.group_size=2", "rollout.micro_batch=2", "evaluation.steps=4"]
+    found = measure(config_of(["sd3.5-medium", "flow_grpo", "ocr"], small), updates=1, baseline=True, random=True)
+    assert found.apart < 1e-5 and found.own.first_log_ratio == 0.0 and found.trained_share == 1.0
+    assert found.config.rewards.keys() == {"lots"}, "the recipe's needs weights of others"
+
+
+def test_sizes_that_are_not_known_are_refused(capsys):
+    assert main(["bench", "mini", "--random"]) == 2
+    assert "--random knows the sizes of stabilityai/stable-diffusion-3.5-medium and Wan-AI/" in capsys.readouterr().err
+
+
+SIDE = Side({phase: Spent(1.0, 1.0) for phase in PHASES}, 0.0, 0.0)
+FOUND = Bench(config_of(["mini"], []), "a GPU", 1, 1, SIDE, dict.fromkeys(PHASES, 10), most=100.0, idle=0.1, trained_share=1.0)
+
+
+def adviser(*overrides: str, idle: float | None = 0.1, **seconds: float) -> str:
+    spent = {phase: Spent(seconds.get(phase, 0.1), 1.0) for phase in PHASES}
+    return replace(FOUND, config=config_of(["mini"], overrides), own=Side(spent, 0.0, 0.0), idle=idle).advice
+
+
+def test_one_sentence_says_what_would_help():
+    assert "policy.dtype=bf16" in adviser()
+    assert "policy.runtime.compile=blocks" in adviser("policy.runtime.compile=off")
+    assert "rollout.micro_batch" in adviser("policy.dtype=bf16", idle=0.5)
+    assert "guidance_gradient=conditional" in adviser("policy.call.guidance_scale=4.5", idle=None)
+    assert "gradient_checkpointing=false" in adviser("policy.runtime.gradient_checkpointing=true", idle=None)
+    assert "'reward'" in adviser(idle=None, reward=1.0)
+    assert "nothing stands out" in adviser(idle=None, rollout=1.0, update=2.0)
+
+
+def test_shares_are_of_what_products_of_matrices_reach():
+    assert FOUND.share_of_peak("rollout") == pytest.approx(0.1)
+    assert as_json(replace(FOUND, baseline=replace(SIDE, spent={p: Spent(3.0, 2.0) for p in PHASES})))["speed_up"] == 3.0
