@@ -38,9 +38,11 @@ RENAMED = {f".rollout.plan{inner}.schedule": f".rollout.plan{inner}.pace" for in
 
 
 def respelled(numbers):
-    """What was `trust` is a surrogate, and what was a name is a section with a type."""
+    """What was `trust` is a surrogate, what was a name is a section with a type, and what was off is left to the device."""
     trust, limit = numbers.pop(".objective.trust"), numbers.pop(".objective.kl_limit")
     surrogate = {"type": "kl_mask", "limit": limit} if trust == "kl" else {"type": "clip"}
+    if numbers.get(".policy.runtime.compile") is False:
+        numbers[".policy.runtime.compile"] = None
     return {**numbers, ".objective.ratio": {"type": numbers[".objective.ratio"]}, ".objective.surrogate": surrogate}
 
 

@@ -134,7 +134,7 @@ def test_a_language_model_is_timed_too():
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["mini-mdlm"], "a loop for StableDiffusion3Pipeline"),
+        (["mini-mdlm"], "a loop for Stable Diffusion 3"),
         (["mini-wan"], "a loop for StableDiffusion3Pipeline, and this is a WanPipeline"),
         (["mini", "policy.call.clip_skip=1"], "--baseline knows no policy.call.clip_skip"),
     ],

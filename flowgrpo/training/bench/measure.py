@@ -84,7 +84,7 @@ def drawing_lots(config: Config) -> Config:
 
 def published(config: Config, device: torch.device) -> PublishedLoop:
     if not isinstance(config.policy, DiffusersConfig):
-        raise UserError("--baseline is a loop for StableDiffusion3Pipeline; leave it out")
+        raise UserError("--baseline is a loop for Stable Diffusion 3; leave it out")
     return PublishedLoop(config.policy, device, config.seed)
 
 
