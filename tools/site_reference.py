@@ -332,7 +332,8 @@ def rule_table() -> str:
     for name in shipped_recipes(RULES):
         about, tree = facts(name), read_recipe([name]).tree
         changes = ", ".join(code(f"{section}: {_in_short(value)}") for section, value in tree.items())
-        rows.append([code(name), about.summary, changes, "ids" if about.policies else "latents, ids", str(about.formula)])
+        trains = "latents, ids" if not about.policies else "latents" if "diffusers" in about.policies else "ids"
+        rows.append([code(name), about.summary, changes, trains, str(about.formula)])
     return table(["rule", "in a sentence", "what it sets", "trains", "formula"], rows)
 
 

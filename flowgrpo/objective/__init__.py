@@ -133,5 +133,7 @@ class ObjectiveConfig(Section):
             return data
         warnings.warn(f"trust and kl_limit are now surrogate; the old names go with version {GOES}", FutureWarning, stacklevel=2)
         trust, limit = data.get("trust", "clip"), data.get("kl_limit", KlMask().limit)
+        if trust not in ("clip", "kl"):
+            raise ValueError(f"trust is now surrogate, and was clip or kl, not {trust}; set surrogate")
         rest = {name: value for name, value in data.items() if name not in ("trust", "kl_limit")}
         return {**rest, "surrogate": {"type": "kl_mask", "limit": limit}} if trust == "kl" else rest

@@ -195,6 +195,14 @@ def test_the_old_names_of_the_kl_mask_still_work():
     assert config.surrogate == KlMask(limit=3e-5)
     with pytest.warns(FutureWarning):
         assert ObjectiveConfig.model_validate({"trust": "clip", "kl_limit": 3e-5}) == ObjectiveConfig()
+    with pytest.warns(FutureWarning), pytest.raises(ValueError, match="was clip or kl, not foo; set surrogate"):
+        ObjectiveConfig.model_validate({"trust": "foo"})
+
+
+@pytest.mark.parametrize("clip", [[0.1], [0.1, 0.2, 0.3], []])
+def test_bounds_with_another_number_of_sides_are_refused(clip):
+    with pytest.raises(ValueError, match="one number for both sides, \\[low, high\\] or bounds by name"):
+        ObjectiveConfig.model_validate({"clip": clip})
 
 
 @pytest.mark.parametrize("clip", [0.2, [0.2, 0.3], {"type": "constant", "low": 0.2, "high": 0.3}, "probability"])

@@ -25,7 +25,9 @@ class Bounds(Component):
 
 def _short(value: Any) -> Any:
     """A number stands for both sides of `constant`, and [low, high] for its two."""
-    low, high = value if isinstance(value, list | tuple) and len(value) == 2 else (value, value)
+    if isinstance(value, list | tuple) and len(value) != 2:
+        raise ValueError(f"must be one number for both sides, [low, high] or bounds by name, not {value}")
+    low, high = value if isinstance(value, list | tuple) else (value, value)
     return {"type": "constant", "low": low, "high": high} if isinstance(low, int | float) else value
 
 
