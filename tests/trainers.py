@@ -48,10 +48,10 @@ def brightness(samples):
     return samples.images.mean((1, 2, 3)).tolist()
 
 
-def picture_trainer(pipelines, *more, rule=None):
+def picture_trainer(pipelines, *more, method="flow_grpo", rule=None):
     call = ",".join(f"{key}: {value}" for key, value in tiny.pipelines()["sd3"].call.items())
     overrides = [*PLAIN, *PICTURES, f"policy.model={pipelines['sd3']}", f"policy.call={{{call}}}", *more]
-    return made(["mini", "flow_grpo", *([rule] if rule else [])], [*overrides, "rewards={it: {use: 'x:y'}}"], brightness)
+    return made(["mini", method, *([rule] if rule else [])], [*overrides, "rewards={it: {use: 'x:y'}}"], brightness)
 
 
 def text_trainer(mdlm, *more, rule=None):

@@ -94,6 +94,7 @@ def test_a_bandit_converges(mdlm):
     assert np.mean(rewards[:2]) < 0.4 and np.mean(rewards[-5:]) > 0.9
 
 
+OF_TREES = ("tempo", "tree_po", "spo")
 RULED = [("text", rule) for rule in fitting("mini-mdlm", RULES)] + [("pictures", rule) for rule in fitting("mini", RULES)]
 
 
@@ -102,12 +103,13 @@ def test_every_rule_trains_what_it_fits_and_begins_on_policy(kind, rule, mdlm, p
     """The second epoch has log-ratios, so it is not the first one's loss again."""
     more = ["optimizer.epochs=2", "optimizer.lr=1e-3", "objective.kl.coefficient=0"]
     if kind == "text":
-        trainer = text_trainer(mdlm, "policy.steps=4", *more, rule=rule)
+        tree = ["rollout.plan={type: branch, forks: [0, 1], kernel: random_order}"] if rule in OF_TREES else []
+        trainer = text_trainer(mdlm, "policy.steps=4", *tree, *more, rule=rule)
     else:
-        trainer = picture_trainer(pipelines, *more, rule=rule)
+        trainer = picture_trainer(pipelines, *more, method="branch_grpo" if rule in OF_TREES else "flow_grpo", rule=rule)
     for _ in range(2):
         metrics, _, scored = trainer.update()
-        assert metrics["ratio/first_log_abs_max"] <= (ROUNDED if rule == "d3s" else REPLAYED)
+        assert metrics["ratio/first_log_abs_max"] <= (ROUNDED if trainer.config.selection else REPLAYED)
         if scored.in_loss.any():
             assert metrics["ratio/log_abs_max"] > metrics["ratio/first_log_abs_max"] and metrics["grad_norm"] > 0
     assert trainer.learner.begun is False and scored.in_loss.any()
@@ -116,6 +118,13 @@ def test_every_rule_trains_what_it_fits_and_begins_on_policy(kind, rule, mdlm, p
 @pytest.mark.parametrize("rule", sorted({*shipped(RULES)} - {*fitting("mini", RULES)}))
 def test_a_rule_of_ids_is_refused_for_latents(rule):
     with pytest.raises(UserError, match=f"rule '{rule}' trains policies of type masked or amused, not 'diffusers'"):
+        load_config(["mini", "flow_grpo", rule])
+
+
+@pytest.mark.parametrize("rule", OF_TREES)
+def test_a_rule_of_trees_keeps_the_tree_of_its_method_and_is_refused_without_one(rule):
+    assert load_config(["sd3.5-medium", "branch_grpo", rule]).rollout == load_config(["sd3.5-medium", "branch_grpo"]).rollout
+    with pytest.raises(UserError, match="compares what follows forks, and the plan has none after the start"):
         load_config(["mini", "flow_grpo", rule])
 
 
