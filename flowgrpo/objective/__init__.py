@@ -15,7 +15,6 @@ from flowgrpo.objective.ratio import AnyRatio
 from flowgrpo.objective.ratio.plain import Plain
 from flowgrpo.objective.surrogate import AnySurrogate
 from flowgrpo.objective.surrogate.clip import Clip
-from flowgrpo.objective.surrogate.kl_mask import KlMask
 from flowgrpo.sampling.kernels import KernelFamily
 
 Scope = Literal["group", "group_step", "root", "root_step", "global"]
@@ -132,8 +131,12 @@ class ObjectiveConfig(Section):
         if not isinstance(data, dict) or not {"trust", "kl_limit"} & data.keys():
             return data
         warnings.warn(f"trust and kl_limit are now surrogate; the old names go with version {GOES}", FutureWarning, stacklevel=2)
-        trust, limit = data.get("trust", "clip"), data.get("kl_limit", KlMask().limit)
-        if trust not in ("clip", "kl"):
+        trust = data.get("trust")
+        if trust not in (None, "clip", "kl"):
             raise ValueError(f"trust is now surrogate, and was clip or kl, not {trust}; set surrogate")
         rest = {name: value for name, value in data.items() if name not in ("trust", "kl_limit")}
-        return {**rest, "surrogate": {"type": "kl_mask", "limit": limit}} if trust == "kl" else rest
+        named = {"kl": "kl_mask", "clip": "clip", None: rest.get("surrogate", "clip")}[trust]
+        surrogate = named if isinstance(named, dict) else {"type": named}
+        if "kl_limit" in data and surrogate.get("type") == "kl_mask":
+            surrogate = {**surrogate, "limit": data["kl_limit"]}
+        return {**rest, "surrogate": surrogate}

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from flowgrpo.core.errors import UserError
 from flowgrpo.objective import AdvantageConfig, KLConfig, ObjectiveConfig
 from flowgrpo.objective.advantage import Scopes, Stream, advantages
 from flowgrpo.objective.batch import LossInputs
@@ -84,6 +85,11 @@ def test_a_virtual_maximum_makes_a_group_that_failed_say_so():
     values, _ = one([0.0, 1.0, 0.2, 0.6], baseline="virtual_maximum", ddof=1, eps=0.0)
     company = np.array([0.0, 1.0, 1.0])
     assert values[:2] == pytest.approx((company[:2] - company.mean()) / company.std(ddof=1))
+
+
+def test_a_virtual_maximum_below_a_sample_s_credit_is_refused():
+    with pytest.raises(UserError, match="above value = 1; set advantage"):
+        one([20.0, 21.5, 19.0, 18.0], baseline="virtual_maximum")
 
 
 @pytest.mark.parametrize(

@@ -195,6 +195,11 @@ def test_the_old_names_of_the_kl_mask_still_work():
     assert config.surrogate == KlMask(limit=3e-5)
     with pytest.warns(FutureWarning):
         assert ObjectiveConfig.model_validate({"trust": "clip", "kl_limit": 3e-5}) == ObjectiveConfig()
+        over_a_base = {"surrogate": {"type": "kl_mask", "limit": 1e-5}}
+        assert ObjectiveConfig.model_validate({**over_a_base, "kl_limit": 3e-5}).surrogate == KlMask(limit=3e-5)
+        assert ObjectiveConfig.model_validate({"surrogate": "kl_mask", "kl_limit": 3e-5}).surrogate == KlMask(limit=3e-5)
+        assert ObjectiveConfig.model_validate({**over_a_base, "trust": "clip"}).surrogate == Clip()
+        assert ObjectiveConfig.model_validate({"surrogate": "sigmoid", "kl_limit": 3e-5}).surrogate == Sigmoid()
     with pytest.warns(FutureWarning), pytest.raises(ValueError, match="was clip or kl, not foo; set surrogate"):
         ObjectiveConfig.model_validate({"trust": "foo"})
 

@@ -5,6 +5,8 @@ from typing import ClassVar
 import numpy as np
 from pydantic import PositiveInt
 
+from flowgrpo.core.errors import UserError
+from flowgrpo.core.rounding import rounding
 from flowgrpo.objective.baseline import Baseline
 
 
@@ -12,6 +14,8 @@ class VirtualMaximum(Baseline):
     """`copies` samples of the credit `value` join the mean and the deviation of every set. So a set whose samples have all failed
     still says that they have: each of G gets -1 / sqrt(G + 1) with the unbiased deviation. One whose samples all have the best
     reward says nothing, as ever.
+
+    Errors: UserError where a credit is above `value`, which then is no maximum.
     """
 
     value: float = 1.0
@@ -19,4 +23,9 @@ class VirtualMaximum(Baseline):
     brings_company: ClassVar[bool] = True
 
     def company(self, values: np.ndarray) -> np.ndarray:
+        if (best := float(values.max())) > self.value + rounding(values):
+            raise UserError(
+                f"advantage.baseline 'virtual_maximum': a sample's credit is {best:g}, above value = {self.value:g}; set "
+                "advantage.baseline.value to the best reward that there is"
+            )
         return np.append(values, [self.value] * self.copies)
