@@ -2,7 +2,8 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import huggingface_hub
@@ -54,13 +55,22 @@ CALLS = {name: tiny.pipelines()[name].call for name in ("sd3", "flux", "wan", "s
 
 
 @pytest.fixture(scope="session")
-def pipelines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Folders of tiny random pipelines, saved and ready to load."""
-    folders = {}
-    for name in CALLS:
-        folders[name] = tmp_path_factory.mktemp(name) / "pipeline"
-        tiny.pipelines()[name].build().save_pretrained(folders[name])
-    return folders
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a tiny random pipeline by its name, saved once and ready to load."""
+
+    @cache
+    def folder(name: str) -> Path:
+        made = tmp_path_factory.mktemp(name) / "pipeline"
+        tiny.pipelines()[name].build().save_pretrained(made)
+        return made
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pipelines(saved: Callable[[str], Path]) -> dict[str, Path]:
+    """Those folders that many tests need."""
+    return {name: saved(name) for name in CALLS}
 
 
 @pytest.fixture(scope="session")

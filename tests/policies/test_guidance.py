@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,19 +40,13 @@ AWAY = {
 
 
 @pytest.fixture(scope="module")
-def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., DiffusersPolicy]:
+def build(saved: Callable[[str], Path]) -> Callable[..., DiffusersPolicy]:
     """A policy over a tiny pipeline, its adapter moved away from zero."""
-
-    @cache
-    def folder(name: str) -> str:
-        made = tmp_path_factory.mktemp(name)
-        tiny.pipelines()[name].build().save_pretrained(made)
-        return str(made)
 
     def make(name: str, gradient: str, **options: Any) -> DiffusersPolicy:
         entry = tiny.pipelines()[name]
         chosen: dict[str, Any] = {"call": entry.call, **entry.options, **options}
-        config = DiffusersConfig(model=folder(name), steps=entry.steps, guidance_gradient=gradient, **chosen)
+        config = DiffusersConfig(model=str(saved(name)), steps=entry.steps, guidance_gradient=gradient, **chosen)
         policy = config.build(CPU, seed=0)
         with torch.no_grad():
             for i, parameter in enumerate(policy.trainable().values()):

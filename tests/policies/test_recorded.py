@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,19 +23,13 @@ KEYS = [("key", 0), ("key", 1)]
 
 
 @pytest.fixture(scope="module")
-def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., DiffusersPolicy]:
+def build(saved: Callable[[str], Path]) -> Callable[..., DiffusersPolicy]:
     """A policy over a tiny pipeline, its adapter moved away from zero."""
-
-    @cache
-    def folder(name: str) -> str:
-        made = tmp_path_factory.mktemp(name)
-        tiny.pipelines()[name].build().save_pretrained(made)
-        return str(made)
 
     def make(name: str, **options: Any) -> DiffusersPolicy:
         entry = tiny.pipelines()[name]
         chosen = {"lora": {"rank": 2, "alpha": 4}, "call": entry.call, **entry.options, **options}
-        policy = DiffusersConfig(model=folder(name), steps=entry.steps, **chosen).build(CPU, seed=0)
+        policy = DiffusersConfig(model=str(saved(name)), steps=entry.steps, **chosen).build(CPU, seed=0)
         nudge(policy, "first")
         return policy
 

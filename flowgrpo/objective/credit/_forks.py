@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from flowgrpo.objective.credit import ScoredTree
 from flowgrpo.sampling.shape import Shape
 
 
@@ -17,11 +16,6 @@ def fork_above(shape: Shape) -> list[int | None]:
     for node in shape.nodes:
         above.append(None if node.parent is None else node.parent if forking[node.parent] else above[node.parent])
     return above
-
-
-def means_below(tree: ScoredTree) -> np.ndarray:
-    """[N]: the mean reward of the outcomes below a node, NaN where there are none."""
-    return np.array([tree.rewards[list(below)].mean() if below else np.nan for below in tree.shape.outcomes_below])
 
 
 def needs_forks(whose: str, shape: Shape) -> str | None:

@@ -1,9 +1,12 @@
 """An outcome among those that share its past, seen from every fork of it (TreePO, arXiv 2508.17445)."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from flowgrpo.objective.credit import Credit, Credited, ScoredTree
 from flowgrpo.objective.credit._forks import fork_above, needs_forks
+from flowgrpo.objective.credit.terminal import Terminal
 from flowgrpo.sampling.shape import Shape
 
 
@@ -27,7 +30,7 @@ class Ancestors(Credit):
                 fork = above[fork]
             gains = [tree.rewards[leaf] - tree.rewards[list(group)].mean() for group in groups]
             advantage[leaf] = np.average(gains, weights=[len(group) for group in groups] if self.weighted else None)
-        return Credited(np.array([advantage[list(below)].mean() if below else np.nan for below in shape.outcomes_below]))
+        return Terminal().assign(replace(tree, rewards=advantage))
 
     def complaint(self, shape: Shape) -> str | None:
         return needs_forks(f"credit '{self.type}'", shape)

@@ -1,7 +1,8 @@
 """Temporal differences where a tree forks (TEMPO, reconstructed)."""
 
 from flowgrpo.objective.credit import Credit, Credited, ScoredTree
-from flowgrpo.objective.credit._forks import fork_above, means_below, needs_forks
+from flowgrpo.objective.credit._forks import fork_above, needs_forks
+from flowgrpo.objective.credit.terminal import Terminal
 from flowgrpo.sampling.shape import Shape
 
 
@@ -15,7 +16,7 @@ class Tempo(Credit):
     weight: float = 1.0
 
     def assign(self, tree: ScoredTree) -> Credited:
-        means, above = means_below(tree), fork_above(tree.shape)
+        means, above = Terminal().assign(tree).value, fork_above(tree.shape)
         credit = means.copy()
         for i, node in enumerate(tree.shape.nodes):
             if above[i] is not None and above[i] == node.parent:

@@ -15,7 +15,7 @@ component.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+T = TypeVar("T")
 SMALL = 4096
 """Bytes of a constant that is copied; a pipeline may write into it at the next step."""
 METADATA = {
@@ -227,7 +228,7 @@ class Trace(TorchFunctionMode):
             if (storage := _storage(tensor)) in self.storages or storage not in inputs
         ]
         touches = frozenset(inputs & self.storages.keys())
-        reads = frozenset(slot.number for slot in _slots_in((call.args, call.kwargs)))
+        reads = frozenset(slot.number for slot in _found(Slot, (call.args, call.kwargs)))
         self.lines.append(Line(function, call.args, call.kwargs, places, reads, touches, frozenset(changed), step))
 
     def _new_slot(self, tensor: Tensor) -> int:
@@ -320,25 +321,18 @@ class _Call:
 
 def tensors_in(given: Any) -> Iterator[Tensor]:
     """In order; those in objects of a kind unknown here are not found."""
-    if isinstance(given, Tensor):
+    return _found(Tensor, given)
+
+
+def _found(kind: type[T], given: Any) -> Iterator[T]:
+    if isinstance(given, kind):
         yield given
     elif isinstance(given, tuple | list):
         for item in given:
-            yield from tensors_in(item)
+            yield from _found(kind, item)
     elif isinstance(given, Mapping):
         for item in given.values():
-            yield from tensors_in(item)
-
-
-def _slots_in(given: Any) -> Iterator[Slot]:
-    if isinstance(given, Slot):
-        yield given
-    elif isinstance(given, tuple | list):
-        for item in given:
-            yield from _slots_in(item)
-    elif isinstance(given, dict):
-        for item in given.values():
-            yield from _slots_in(item)
+            yield from _found(kind, item)
 
 
 def _filled(given: Any, values: Mapping[int, Tensor]) -> Any:
