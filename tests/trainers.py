@@ -1,6 +1,8 @@
 """Trainers of tiny random models, with adapters that have left 0 where there are any, and a reward of one's own."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from threading import Barrier
 
 import numpy as np
 import torch
@@ -48,22 +50,57 @@ def brightness(samples):
     return samples.images.mean((1, 2, 3)).tolist()
 
 
-def picture_trainer(pipelines, *more, method="flow_grpo", rule=None):
+class Rank(Processes):
+    """One of two processes that are threads of this one; what crosses them goes over a board."""
+
+    def __init__(self, rank, board, barrier):
+        super().__init__(rank, len(board), CPU)
+        self.board, self.barrier = board, barrier
+
+    def gather(self, items):
+        self.board[self.rank] = items
+        self.barrier.wait(60)
+        everything = [item for row in self.board for item in row]
+        self.barrier.wait(60)
+        return everything
+
+    def sum(self, tensors):
+        both = self.gather([[tensor.clone() for tensor in tensors]])
+        for tensor, *parts in zip(tensors, *both, strict=True):
+            tensor.copy_(sum(parts[1:], parts[0]))
+
+
+def in_two_processes(work):
+    """What `work(processes)` returns in each of them."""
+    board, barrier = [[], []], Barrier(2)
+
+    def one(rank):
+        try:
+            return work(Rank(rank, board, barrier))
+        except BaseException:
+            barrier.abort()
+            raise
+
+    with ThreadPoolExecutor(2) as pool:
+        return [future.result() for future in [pool.submit(one, rank) for rank in range(2)]]
+
+
+def picture_trainer(pipelines, *more, method="flow_grpo", rule=None, reward=brightness, **named):
     call = ",".join(f"{key}: {value}" for key, value in tiny.pipelines()["sd3"].call.items())
     overrides = [*PLAIN, *PICTURES, f"policy.model={pipelines['sd3']}", f"policy.call={{{call}}}", *more]
-    return made(["mini", method, *([rule] if rule else [])], [*overrides, "rewards={it: {use: 'x:y'}}"], brightness)
+    return made(["mini", method, *([rule] if rule else [])], [*overrides, "rewards={it: {use: 'x:y'}}"], reward, **named)
 
 
-def text_trainer(mdlm, *more, rule=None):
-    overrides = [*PLAIN, *TEXT, f"policy.model={mdlm}", *more]
-    return made(["mini-mdlm", "trajectory", *([rule] if rule else [])], [*overrides, "rewards={it: {use: 'x:y'}}"], sevens)
+def text_trainer(mdlm, *more, rule=None, reward=sevens, **named):
+    overrides = [*PLAIN, *TEXT, f"policy.model={mdlm}", *more, "rewards={it: {use: 'x:y'}}"]
+    return made(["mini-mdlm", "trajectory", *([rule] if rule else [])], overrides, reward, **named)
 
 
-def made(recipe, overrides, reward):
+def made(recipe, overrides, reward, prompts=("1+2=:", "7:"), processes=None):
     config = load_config(recipe, overrides)
     policy = config.policy.build(CPU, config.seed)
     generator = torch.Generator().manual_seed(0)
     for parameter in policy.trainable().values():
         parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
-    prompts = [Prompt(0, "1+2=:"), Prompt(1, "7:")]
-    return Trainer(config, policy, prompts, Judged("it", reward), Processes.alone())
+    rows = [Prompt(i, text) for i, text in enumerate(prompts)]
+    return Trainer(config, policy, rows, Judged("it", reward), processes or Processes.alone())

@@ -86,7 +86,10 @@ class Config(Section):
 
     def _complaints(self) -> Iterator[str | None]:
         """What does not fit together; each may rely on there being nothing before it."""
+        yield self.advantage.complaint(self.rollout.group_size)
         yield self.rollout.complaint(self.policy.steps)
+        yield self.rollout.sampling_complaint(self.advantage.tracks_value)
+        yield self._silence_complaint()
         shape = self.shape()
         yield self.policy.refusal(shape)
         yield self.credit.complaint(shape)
@@ -99,8 +102,26 @@ class Config(Section):
         if self.evaluation:
             yield self.evaluation.complaint(self.rewards, self.policy)
         yield self.sentinels.complaint(self.rewards)
+        yield from (reward.complaint(label, self.rollout.group_size) for label, reward in self.rewards.items())
         if not any(reward.weight and not reward.gate for reward in self.rewards.values()):
             yield "every reward has weight 0 or is a gate: there is nothing to train on"
+
+    def _silence_complaint(self) -> str | None:
+        """Two settings that both do something about groups whose samples all earn the same, or None."""
+        rollout, advantage = self.rollout, self.advantage
+        answers = {
+            "rollout.refill": rollout.refill > 0,
+            f"rollout.allocate: {rollout.allocate}": rollout.allocate != "equal",
+            f"advantage.baseline: {advantage.baseline.type}": advantage.baseline.answers_silence,
+            **{f"selection: {rule.type}": rule.drops_silence for rule in self.selection},
+        }
+        if len(given := [setting for setting, on in answers.items() if on]) > 1:
+            return f"{given[0]} and {given[1]} are two answers to groups whose samples all earn the same; take one of them"
+        kept = {"advantage.zero_variance: keep": advantage.zero_variance == "keep"}
+        kept["objective.reduce: step"] = self.objective.reduce == "step"
+        if rollout.refill and (setting := next((setting for setting, on in kept.items() if on), None)):
+            return f"{setting} counts groups that rollout.refill puts others in place of; set one of them otherwise"
+        return None
 
     def shape(self, update: int = 0) -> Shape:
         """The shape of a group of an update, before any reward is known; where each prompt has a draw, that of prompt 0."""

@@ -8,6 +8,8 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from flowgrpo.core.keys import Key, numpy_generator
 from flowgrpo.core.plugins import nearest
 from flowgrpo.core.section import Section
+from flowgrpo.data.prompt_sampler import AnyPromptSampler
+from flowgrpo.data.prompt_sampler.shuffled import Shuffled
 from flowgrpo.objective.credit.gain import Gain
 from flowgrpo.policies import PolicyConfig
 from flowgrpo.sampling.kernels import Kernel
@@ -71,11 +73,22 @@ class RewardConfig(Section):
             raise ValueError("a gate can't be normalised: half of its values would be negative")
         return self
 
+    def complaint(self, label: str, group_size: int) -> str | None:
+        """Why it can't score groups of this size, or None."""
+        if self.normalise == "group" and group_size == 1:
+            return f"rewards.{label}.normalise: group makes the score of a sample that is alone in its group 0; set it to none"
+        return None
+
 
 class RolloutConfig(Section):
     """P = `prompts_per_update` prompts with G = `group_size` samples each; `micro_batch` states per network evaluation.
 
     `prompts` are a file, a generator such as `geneval:train?count=2000&seed=0`, or `hub:OWNER/NAME[/CONFIG]:COLUMN?split=train`.
+    `prompt_sampler` says which of them an update has.
+
+    `refill`: in place of groups whose samples all earn the same, an update rolls out groups of other prompts, until P groups
+    teach something or `refill` x P groups have been added (DAPO's dynamic sampling, arXiv 2503.14476). Their network evaluations
+    count.
 
     `allocate: adaptive` gives prompts whose rewards differed more in earlier updates more samples and the others fewer, G on
     average; `objective.reduce: step` makes up for it in the loss.
@@ -90,12 +103,12 @@ class RolloutConfig(Section):
     micro_batch: Count = 64
     keep: Literal["device", "host"] = "device"
     allocate: Literal["equal", "adaptive"] = "equal"
+    prompt_sampler: AnyPromptSampler = Shuffled()
+    refill: NonNegativeFloat = 0.0
     plan: AnyPlan = AllSteps()
 
     @model_validator(mode="after")
     def _has_something_to_train(self) -> Self:
-        if self.group_size < 2:
-            raise ValueError("group_size must be at least 2: a group of 1 has nothing to compare with")
         if not self.plan.kernel.stochastic:
             raise ValueError(f"plan.kernel '{self.plan.kernel.type}' is deterministic: there is nothing to train")
         return self
@@ -112,6 +125,11 @@ class RolloutConfig(Section):
     def granule(self, steps: int) -> int:
         """Group sizes are multiples of this: the least that the plan can work with."""
         return next(size for size in range(1, self.group_size + 1) if self.plan.complaint(steps, size) is None)
+
+    @property
+    def most_added(self) -> int:
+        """The groups that `refill` may add to an update."""
+        return int(self.refill * self.prompts_per_update)
 
     @property
     def prompts_per_block(self) -> int:
@@ -134,6 +152,17 @@ class RolloutConfig(Section):
             return [draw(size, (*key, prompt)) for prompt, size in groups.items()]
         shared = {size: draw(size, key) for size in {*groups.values()}}
         return [shared[size] for size in groups.values()]
+
+    def sampling_complaint(self, tracks_value: bool) -> str | None:
+        """Why prompts and their samples can't be drawn like this, or None; `tracks_value`: prompts' values are known."""
+        if self.prompt_sampler.needs_values and not tracks_value:
+            return (
+                f"rollout.prompt_sampler: {self.prompt_sampler.type} reads what prompts are worth; set advantage.baseline to "
+                "tracker, which follows that"
+            )
+        if self.group_size == 1 and self.allocate == "adaptive":
+            return "rollout.allocate: adaptive moves samples between groups, and a group of 1 has none to spare; set it to equal"
+        return None
 
     def complaint(self, steps: int) -> str | None:
         """Why there can't be rollouts of this many steps, or None."""
@@ -186,10 +215,13 @@ class OptimizerConfig(Section):
     warmup: NonNegativeInt = 0
     decay_over: PositiveInt | None = None
 
-    def minibatches(self, prompts: int) -> list[range]:
-        """Of an update's prompts, by number: those that share an optimizer step."""
+    def minibatches(self, prompts: int, more: int = 0) -> list[list[int]]:
+        """Of an update's prompts, by number: those that share an optimizer step. `more` came later, and go to all in turn."""
         size = prompts // self.steps_per_update
-        return [range(i, i + size) for i in range(0, prompts, size)]
+        return [
+            [*range(i * size, (i + 1) * size), *range(prompts + i, prompts + more, self.steps_per_update)]
+            for i in range(self.steps_per_update)
+        ]
 
     def share_of_rate(self, update: int) -> float:
         """What warm-up and decay leave of the learning rate in an update."""

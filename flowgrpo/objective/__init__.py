@@ -7,7 +7,7 @@ from pydantic import NonNegativeFloat, PositiveFloat, model_validator
 
 from flowgrpo.core.moved import GOES
 from flowgrpo.core.section import Section
-from flowgrpo.objective.baseline import AnyBaseline
+from flowgrpo.objective.baseline import AnyBaseline, Remembering
 from flowgrpo.objective.baseline.own import Own
 from flowgrpo.objective.bounds import AnyBounds
 from flowgrpo.objective.bounds.constant import Constant
@@ -56,6 +56,28 @@ class AdvantageConfig(Section):
         if self.baseline.brings_company and self.std not in ("none", self.mean):
             raise ValueError(f"baseline '{self.baseline.type}' joins one set; set std to none or to mean's '{self.mean}'")
         return self
+
+    @model_validator(mode="after")
+    def _remembers_prompts(self) -> Self:
+        baseline = self.baseline
+        if isinstance(baseline, Remembering) and (self.mean != "group" or self.std not in baseline.scales):
+            raise ValueError(
+                f"baseline '{baseline.type}' knows prompts: set mean to group, and std to {' or '.join(baseline.scales)}"
+            )
+        return self
+
+    @property
+    def tracks_value(self) -> bool:
+        return isinstance(self.baseline, Remembering) and self.baseline.tracks_value
+
+    def complaint(self, group_size: int) -> str | None:
+        """Why groups of this size can't be compared, or None."""
+        if group_size > 1 or self.tracks_value:
+            return None
+        return (
+            "rollout.group_size must be at least 2: a group of 1 has nothing to compare with, but for what "
+            "advantage.baseline: tracker expects of its prompt"
+        )
 
 
 class KLConfig(Section):

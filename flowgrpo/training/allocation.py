@@ -39,11 +39,12 @@ class Allocation:
         steps = np.array([sqrt(self.steps.get(step, np.nan)) for step in range(self.config.policy.steps)])
         return Spread(steps, {prompt: sqrt(variance) for prompt, variance in self.prompts.items()})
 
-    def see(self, scored: Scored, prompts: Sequence[int]) -> None:
-        """Take in an update: the rewards of the groups of the prompts with these indices."""
+    def see(self, scored: Scored) -> None:
+        """Take in an update. Of a sample that is alone with its prompt there is nothing to learn."""
         trees = list(zip(scored.shapes, scored.total, scored.rounding, strict=True))
-        for (shape, total, bound), prompt in zip(trees, prompts, strict=True):
-            self._take(self.prompts, prompt, _pooled([_squares(total[list(shape.outcomes)], bound)]))
+        for (shape, total, bound), prompt in zip(trees, scored.prompts, strict=True):
+            if len(shape.outcomes) > 1:
+                self._take(self.prompts, prompt, _pooled([_squares(total[list(shape.outcomes)], bound)]))
         for step, variance in variances(trees).items():
             self._take(self.steps, step, variance)
 

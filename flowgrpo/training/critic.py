@@ -108,12 +108,16 @@ class Critic:
         return frozenset(step for step, ridge in known.items() if ridge.correlation[-1] >= self.completion.correlation)
 
     def shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
-        """The same, with values where they are trusted."""
-        switched = [self.completion.switched(shape, self.trusted) for shape in shapes]
+        """The same for a new update, with values where they are trusted."""
+        switched = self.switched(shapes)
         used = all(shape.valued and self.credit.complaint(shape) is None for shape in switched)
         self.news = self._sentence(used) if used != self.used else None
         self.used = used
         return switched
+
+    def switched(self, shapes: Sequence[Shape]) -> list[Shape]:
+        """The same, with values where they are trusted."""
+        return [self.completion.switched(shape, self.trusted) for shape in shapes]
 
     def _sentence(self, used: bool) -> str:
         levels, least = sorted(self.trusted), f"by {self.completion.correlation:g} or more with later rewards of the same prompt"

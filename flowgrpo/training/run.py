@@ -146,6 +146,9 @@ class Training:
             self.scorer.require_noisy()
         for source, rows in files.items():
             self.scorer.check(rows, source)
+        comparing = [label for label, card in self.scorer.cards.items() if card.compares and config.rewards[label].weight]
+        if comparing and config.rollout.group_size == 1:
+            raise UserError(f"reward '{comparing[0]}' compares samples, and with rollout.group_size = 1 a prompt has one")
         if evaluation and self.scorer.cards[evaluation.metric].compares:
             raise UserError(
                 f"evaluation.metric '{evaluation.metric}' compares samples, and a held-out prompt has one; name another"

@@ -16,9 +16,11 @@ from flowgrpo.core.keys import numpy_generator
 from flowgrpo.core.rounding import rounding
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.objective import AdvantageConfig, Reduce
-from flowgrpo.objective.advantage import Scopes, Stream, advantages, varies
+from flowgrpo.objective.advantage import Scopes, Stream, advantages, remembered
+from flowgrpo.objective.baseline import Remembering
 from flowgrpo.objective.credit import Credit, Credited, ScoredTree
 from flowgrpo.objective.credit.terminal import Terminal
+from flowgrpo.objective.memory import Memory
 from flowgrpo.objective.selection import Selection
 from flowgrpo.sampling.shape import Shape
 from flowgrpo.scoring.combine import sum_rounding, summands, weighted_sum
@@ -40,14 +42,16 @@ class Group:
 
 @dataclass(frozen=True)
 class Scored:
-    """An update's groups. All arrays are [P, N], but `rounding` [P]; the places that a smaller group has not are NaN, 0 or False.
+    """An update's groups, and the indices of their `prompts`. All arrays are [P, N], but `rounding` [P]; the places that a
+    smaller group has not are NaN, 0 or False.
 
     `rewards`, by label, are NaN where not scored; `total` is what they are combined to, and totals that differ by no more than
     `rounding` are equal. `in_loss` says which transitions are trained: their credit differs from that of others in their set,
     they made `decisions`, and the selection has chosen them.
-    `turning` marks turning points.
+    `turning` marks turning points. `memory` is what a baseline knows of prompts once this update is done.
     """
 
+    prompts: list[int]
     shapes: list[Shape]
     rewards: dict[str, np.ndarray]
     total: np.ndarray
@@ -56,6 +60,7 @@ class Scored:
     in_loss: np.ndarray
     decisions: np.ndarray
     turning: np.ndarray
+    memory: Memory
 
     def votes(self, slots: Sequence[int], reduce: Reduce) -> tuple[np.ndarray, float]:
         """([P, N] the weight of each transition in the loss of these groups, by what their sum is divided to be a mean).
@@ -78,16 +83,21 @@ class Scored:
 
     def metrics(self) -> dict[str, float]:
         outcomes, trained = _places([s.outcomes for s in self.shapes]), _places([s.trained for s in self.shapes])
-        rows, final = outcomes[0], self.total[outcomes]
-        first = np.unique(rows, return_index=True)[1]
+        final = self.total[outcomes]
         metrics = {
             "reward": float(final.mean()),
             **{f"reward/{label}": float(values[outcomes].mean()) for label, values in self.rewards.items()},
-            "advantage/zero_variance_groups": float(np.mean(~varies(final, rows, self.rounding[rows])[first])),
+            "advantage/zero_variance_groups": float(np.mean(alike(self.shapes, self.total, self.rounding))),
             "advantage/std": float(self.advantage[trained].std()),
             "advantage/trained_share": float(self.in_loss[trained].mean()),
         }
         return metrics | ({"credit/turning_points": float(self.turning[trained].mean())} if self.turning.any() else {})
+
+
+def alike(shapes: Sequence[Shape], total: np.ndarray, rounding: np.ndarray) -> np.ndarray:
+    """[P]: whether all samples of a group, more than one, earn the same `total` [P, N], but for their `rounding` [P]."""
+    outcomes = [total[group, list(shape.outcomes)] for group, shape in enumerate(shapes)]
+    return np.array([len(row) > 1 and np.ptp(row) <= bound for row, bound in zip(outcomes, rounding, strict=True)])
 
 
 Learned = Callable[[Sequence["Group"], np.ndarray], np.ndarray]
@@ -124,19 +134,28 @@ class Assessment:
     def of(cls, config: Config) -> "Assessment":
         return cls(config.rewards, config.credit, config.advantage, config.selection, config.seed)
 
-    def __call__(self, prompts: Sequence[Prompt], groups: Sequence[Group], update: int, learned: Learned | None = None) -> Scored:
-        """Of the groups of these prompts, one each; `learned` values states on their way."""
-        shapes = [group.shape for group in groups]
-        rewards = {label: padded([group.rewards[label] for group in groups], np.nan) for label in self.rewards}
-        terms = summands(rewards, self.rewards)
-        total, bound = weighted_sum(terms, self.rewards), sum_rounding(terms, self.rewards)
+    def __call__(
+        self,
+        prompts: Sequence[Prompt],
+        groups: Sequence[Group],
+        update: int,
+        learned: Learned | None = None,
+        memory: Memory | None = None,
+    ) -> Scored:
+        """Of the groups of these prompts, one each; `learned` values states on their way, `memory` is of the updates before."""
+        shapes, indices = [group.shape for group in groups], [prompt.index for prompt in prompts]
+        rewards, terms, total, bound = self._totals(groups)
         if learned:
             valued = learned(groups, np.stack([*terms.values(), total]))
             terms, total = dict(zip(terms, valued[:-1], strict=True)), valued[-1]
         rules = self if learned is None else self.where_valued(shapes)
         credited, bounds, weights = rules._credited(groups, terms, total, bound)
         streams = {label: _stream(shapes, trees, bounds[label]) for label, trees in credited.items()}
-        values, varied = advantages(streams, weights, _scopes(shapes), self.advantage)
+        memory = memory or Memory()
+        if isinstance(self.advantage.baseline, Remembering):
+            values, varied, memory = remembered(streams, weights, _scopes(shapes), indices, memory, self.advantage)
+        else:
+            values, varied = advantages(streams, weights, _scopes(shapes), self.advantage)
         if not np.isfinite(values).all():
             raise NotFinite("advantages are not finite numbers; rewards or their weights are too large: scale them down")
         trained = _places([shape.trained for shape in shapes])
@@ -147,7 +166,18 @@ class Assessment:
         decisions = padded([group.decisions for group in groups], 0.0)
         in_loss &= padded(selected, False) & (decisions > 0)
         turning = _turning(shapes, list(credited.values()))
-        return Scored(shapes, rewards, total, bound, advantage, in_loss, decisions, turning)
+        return Scored(indices, shapes, rewards, total, bound, advantage, in_loss, decisions, turning, memory)
+
+    def teaching(self, groups: Sequence[Group]) -> int:
+        """In how many groups samples earn something else than others."""
+        _, _, total, bound = self._totals(groups)
+        return len(groups) - int(alike([group.shape for group in groups], total, bound).sum())
+
+    def _totals(self, groups: Sequence[Group]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], np.ndarray, np.ndarray]:
+        """Of the groups' rewards [P, N]: by label as they are, and as they are summed; the sum, and its rounding [P]."""
+        rewards = {label: padded([group.rewards[label] for group in groups], np.nan) for label in self.rewards}
+        terms = summands(rewards, self.rewards)
+        return rewards, terms, weighted_sum(terms, self.rewards), sum_rounding(terms, self.rewards)
 
     def where_valued(self, shapes: Sequence[Shape]) -> Self:
         """The rules that can work on these shapes: terminal credit instead of one that lacks values, no selection that does."""

@@ -15,15 +15,15 @@ RECIPE = "mini/tempflow_grpo"
 SMALL = ["policy.steps=4", "rollout.prompts_per_update=2", "rewards.soft.weight=0", "rewards.strict.weight=1"]
 
 
-def scored_of(config, shapes, rewards):
-    """Groups of these shapes, whose leaves have these rewards."""
+def scored_of(config, shapes, rewards, prompts=(0, 1)):
+    """Groups of these shapes, whose leaves have these rewards; `prompts` are their indices."""
     groups = []
     for shape, values in zip(shapes, rewards, strict=True):
         nodes = np.full(len(shape.nodes), np.nan)
         nodes[list(shape.leaves)] = values
         labels = dict.fromkeys(config.rewards, nodes)
         groups.append(Group(shape, labels, np.zeros(len(nodes)), np.ones(len(nodes))))
-    return Assessment.of(config)([Prompt(i, "p") for i in range(len(shapes))], groups, 0)
+    return Assessment.of(config)([Prompt(i, "p") for i in prompts], groups, 0)
 
 
 def test_the_deviation_of_a_step_is_that_among_the_teeth_of_a_state():
@@ -33,11 +33,10 @@ def test_the_deviation_of_a_step_is_that_among_the_teeth_of_a_state():
     first = [shape.nodes[next(i for i in shape.path(leaf) if shape.nodes[i].trained)].step for leaf in shape.leaves]
     rewards = np.where(np.array(first) == 1, step, 0.0)  # the two teeth at step 0 get 1 and 2, all others 0
     allocation = Allocation(config)
-    scored = scored_of(config, [shape, shape], [rewards, 3.0 * rewards])
-    allocation.see(scored, [7, 9])
+    allocation.see(scored_of(config, [shape, shape], [rewards, 3.0 * rewards], [7, 9]))
     assert allocation.spread.steps == pytest.approx([np.sqrt((0.5 + 4.5) / 2), 0.0, 0.0, np.nan], nan_ok=True)
     assert allocation.spread.prompts[9] == pytest.approx(3.0 * allocation.spread.prompts[7])
-    allocation.see(scored_of(config, [shape, shape], [0.0 * rewards] * 2), [7, 8])
+    allocation.see(scored_of(config, [shape, shape], [0.0 * rewards] * 2, [7, 8]))
     assert allocation.spread.steps[0] == pytest.approx(np.sqrt(MEMORY * 2.5)) and allocation.spread.prompts[8] == 0.0
 
 

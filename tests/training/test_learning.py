@@ -95,6 +95,8 @@ def test_a_bandit_converges(mdlm):
 
 
 OF_TREES = ("tempo", "tree_po", "spo")
+DIM = {"rest_grpo": ["selection=[{type: spread, least: 1e-6}]"]}
+"""What a rule needs for pictures of a random model, which are all about as bright."""
 RULED = [("text", rule) for rule in fitting("mini-mdlm", RULES)] + [("pictures", rule) for rule in fitting("mini", RULES)]
 
 
@@ -106,6 +108,7 @@ def test_every_rule_trains_what_it_fits_and_begins_on_policy(kind, rule, mdlm, p
         tree = ["rollout.plan={type: branch, forks: [0, 1], kernel: random_order}"] if rule in OF_TREES else []
         trainer = text_trainer(mdlm, "policy.steps=4", *tree, *more, rule=rule)
     else:
+        more += DIM.get(rule, [])
         trainer = picture_trainer(pipelines, *more, method="branch_grpo" if rule in OF_TREES else "flow_grpo", rule=rule)
     for _ in range(2):
         metrics, _, scored = trainer.update()

@@ -27,11 +27,13 @@ PLANS = {
 BOTH = {
     "objective.surrogate": ["clip", "kl_mask", "sigmoid", "cispo", "reinforce", "regression"],
     "objective.reduce": ["transition", "decision", "position", "step"],
-    "advantage.baseline": ["own", "others", "virtual_maximum"],
+    "advantage.baseline": ["own", "others", "virtual_maximum", "history", "tracker"],
     "advantage.mean": SCOPES,
     "advantage.std": [*SCOPES, "none"],
     "advantage.zero_variance": ["drop", "keep"],
-    "selection": ["[]", "[most_varied]", "[largest]", "[{type: best_worst, keep: 2}]", "[step_fraction]"],
+    "rollout.refill": ["0", "1"],
+    "rollout.prompt_sampler": ["shuffled", "priority"],
+    "selection": ["[]", "[spread]", "[most_varied]", "[largest]", "[{type: best_worst, keep: 2}]", "[step_fraction]"],
     "optimizer.epochs": ["1", "2"],
 }
 FITTING = {
