@@ -91,7 +91,8 @@ class RolloutConfig(Section):
     count.
 
     `allocate: adaptive` gives prompts whose rewards differed more in earlier updates more samples and the others fewer, G on
-    average; `objective.reduce: step` makes up for it in the loss.
+    average; `objective.reduce: step` makes up for it in the loss. `interval` gives them where they narrow the interval of a
+    prompt's mean reward most (XRPO, arXiv 2510.06672).
 
     Prompts go through the model in blocks of whole groups, so results do not depend on the number of processes. States wait for
     the update on the device, or where `keep` says `host` in main memory.
@@ -102,7 +103,7 @@ class RolloutConfig(Section):
     group_size: Count
     micro_batch: Count = 64
     keep: Literal["device", "host"] = "device"
-    allocate: Literal["equal", "adaptive"] = "equal"
+    allocate: Literal["equal", "adaptive", "interval"] = "equal"
     prompt_sampler: AnyPromptSampler = Shuffled()
     refill: NonNegativeFloat = 0.0
     plan: AnyPlan = AllSteps()
@@ -115,9 +116,9 @@ class RolloutConfig(Section):
 
     @model_validator(mode="after")
     def _allocates_once(self) -> Self:
-        if self.allocate == "adaptive" and isinstance(self.plan, Comb) and self.plan.allocate == "adaptive":
+        if self.allocate != "equal" and isinstance(self.plan, Comb) and self.plan.allocate == "adaptive":
             raise ValueError(
-                "allocate and plan.allocate can't both be adaptive: prompts with more samples would count more at the steps "
+                "allocate and plan.allocate can't both move samples: prompts with more samples would count more at the steps "
                 "that are rarely drawn; set one of them to equal"
             )
         return self
@@ -160,8 +161,8 @@ class RolloutConfig(Section):
                 f"rollout.prompt_sampler: {self.prompt_sampler.type} reads what prompts are worth; set advantage.baseline to "
                 "tracker, which follows that"
             )
-        if self.group_size == 1 and self.allocate == "adaptive":
-            return "rollout.allocate: adaptive moves samples between groups, and a group of 1 has none to spare; set it to equal"
+        if self.group_size == 1 and self.allocate != "equal":
+            return f"rollout.allocate: {self.allocate} moves samples, and a group of 1 has none to spare; set it to equal"
         return None
 
     def complaint(self, steps: int) -> str | None:

@@ -1,6 +1,7 @@
 """Objective: advantages, ratio, trust region, weights and KL -> loss. One implementation for all families."""
 
 import warnings
+from collections.abc import Sequence
 from typing import Literal, Self
 
 from pydantic import NonNegativeFloat, PositiveFloat, model_validator
@@ -11,6 +12,7 @@ from flowgrpo.objective.baseline import AnyBaseline, Remembering
 from flowgrpo.objective.baseline.own import Own
 from flowgrpo.objective.bounds import AnyBounds
 from flowgrpo.objective.bounds.constant import Constant
+from flowgrpo.objective.modifier import AnyModifier
 from flowgrpo.objective.ratio import AnyRatio
 from flowgrpo.objective.ratio.plain import Plain
 from flowgrpo.objective.surrogate import AnySurrogate
@@ -37,6 +39,7 @@ class AdvantageConfig(Section):
     `aggregate`: give credit to the weighted sum of the rewards, or to each reward and sum the advantages by weight.
     `zero_variance`: `drop` takes sets whose credit is constant out of the loss (with mean `none`: sets of `std` whose credit is
     0), `keep` leaves them in at their advantage (not 0 when the mean is global).
+    `modifiers` change what has come out, one after the other.
     """
 
     baseline: AnyBaseline = Own()
@@ -48,6 +51,7 @@ class AdvantageConfig(Section):
     clip: PositiveFloat | None = 5.0
     aggregate: Literal["rewards", "advantages"] = "rewards"
     zero_variance: Literal["drop", "keep"] = "drop"
+    modifiers: tuple[AnyModifier, ...] = ()
 
     @model_validator(mode="after")
     def _has_a_baseline(self) -> Self:
@@ -70,8 +74,12 @@ class AdvantageConfig(Section):
     def tracks_value(self) -> bool:
         return isinstance(self.baseline, Remembering) and self.baseline.tracks_value
 
-    def complaint(self, group_size: int) -> str | None:
-        """Why groups of this size can't be compared, or None."""
+    def complaint(self, group_size: int, kernels: KernelFamily, makes: Sequence[str]) -> str | None:
+        """Why groups of this size can't be compared, of samples of these kinds that such kernels make, or None."""
+        if reader := next((rule.type for rule in self.modifiers if rule.reads_texts and "texts" not in makes), None):
+            return f"advantage.modifiers: {reader} reads texts, and this policy makes {' or '.join(makes)}"
+        if reader := next((rule.type for rule in self.modifiers if rule.needs_ids and kernels.noise_scale), None):
+            return f"advantage.modifiers: {reader} needs the probability of ids; that of a Gaussian step is a density"
         if group_size > 1 or self.tracks_value:
             return None
         return (

@@ -4,7 +4,7 @@ P prompts (groups) of an update, N nodes of a group.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -21,22 +21,25 @@ from flowgrpo.sampling.shape import Shape
 from flowgrpo.scoring.combine import sum_rounding, summands, weighted_sum
 from flowgrpo.scoring.scorer import Scorer
 from flowgrpo.training.beside import Beside
-from flowgrpo.training.rollout import Block, Transitions, rollout
+from flowgrpo.training.rollout import Block, Transitions, leaves_of, rollout
 from flowgrpo.training.scored import Group, padded
 
 
 @dataclass(frozen=True)
 class Rollouts:
-    """How groups are rolled out: in blocks of prompts with one `batch_key`, and where their states wait."""
+    """How groups are rolled out: in blocks of prompts with one `batch_key`, and where their states wait. With `read` what samples
+    say is kept."""
 
     policy: Policy
     config: RolloutConfig
     batch_key: Callable[[Prompt], Hashable]
     keep_predictions: bool = False
+    read: bool = False
 
     @classmethod
     def of(cls, config: Config, policy: Policy, keep_predictions: bool = False) -> "Rollouts":
-        return cls(policy, config.rollout, config.policy.batch_key, keep_predictions)
+        read = any(rule.reads_texts for rule in config.advantage.modifiers)
+        return cls(policy, config.rollout, config.policy.batch_key, keep_predictions, read)
 
     def blocks(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """The prompts, by number, that are rolled out together."""
@@ -89,7 +92,7 @@ class Collector:
 
     def score(self, blocks: Sequence[UpdateBlock]) -> list[Group]:
         """[P]: the groups of all processes."""
-        groups = dict(self.processes.gather([row for block in blocks for row in _groups(block)]))
+        groups = dict(self.processes.gather([row for block in blocks for row in _groups(block, self.rollouts.read)]))
         return [groups[slot] for slot in sorted(groups)]
 
 
@@ -118,10 +121,19 @@ def _trees(shapes: Sequence[Shape], terms: Mapping[str, np.ndarray], rewards: Ma
     return [ScoredTree(shape, total[: len(shape.nodes)], rounding=float(bound)) for shape, total, bound in rows]
 
 
-def _groups(update_block: UpdateBlock) -> list[tuple[int, Group]]:
+def _groups(update_block: UpdateBlock, read: bool) -> list[tuple[int, Group]]:
     """[(slot, group)]"""
     groups = groups_of(update_block.rollout, update_block.scores(), update_block.on_the_way())
+    if read:
+        texts = texts_of(update_block.rollout)
+        groups = [replace(group, texts=row) for group, row in zip(groups, texts, strict=True)]
     return list(zip(update_block.slots, groups, strict=True))
+
+
+def texts_of(block: Block) -> list[list[str]]:
+    """What the outcomes of each group of a block say, in the order of `Shape.outcomes`."""
+    said = dict(zip(leaves_of(block.shapes), block.samples.texts, strict=True))
+    return [[said[group, leaf] for leaf in shape.outcomes] for group, shape in enumerate(block.shapes)]
 
 
 def on_the_way(scorer: Scorer, block: Block) -> dict[str, np.ndarray]:

@@ -30,7 +30,8 @@ from flowgrpo.scoring.combine import sum_rounding, summands, weighted_sum
 class Group:
     """The rollout of one prompt, scored: rewards by label and log-probs, by node of its shape, NaN where there is none.
 
-    `decisions` is how many decisions of a transition count; `features` [W, F] are those of the shape's watched states.
+    `decisions` is how many decisions of a transition count; `features` [W, F] are those of the shape's watched states; `texts`
+    are the outcomes', where a modifier of advantages reads them.
     """
 
     shape: Shape
@@ -38,6 +39,7 @@ class Group:
     log_probs: np.ndarray
     decisions: np.ndarray
     features: np.ndarray | None = None
+    texts: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,7 @@ class Assessment:
         advantage, in_loss = np.zeros(total.shape), np.zeros(total.shape, bool)
         advantage[trained], in_loss[trained] = values, varied
         trees = [tree_of(group, row, least) for group, row, least in zip(groups, total, bound, strict=True)]
+        self._modify(trees, advantage)
         selected = [rules._selected(*row, update) for row in zip(trees, advantage, prompts, strict=True)]
         decisions = padded([group.decisions for group in groups], 0.0)
         in_loss &= padded(selected, False) & (decisions > 0)
@@ -203,6 +206,12 @@ class Assessment:
         }
         return credited, bounds, weights
 
+    def _modify(self, trees: Sequence[ScoredTree], advantage: np.ndarray) -> None:
+        """Change the advantages [P, N] in place, by all modifiers."""
+        for tree, row in zip(trees, advantage, strict=True):
+            for rule in self.advantage.modifiers:
+                row[: len(tree.shape.nodes)] = rule.modified(tree, row[: len(tree.shape.nodes)])
+
     def _selected(self, tree: ScoredTree, advantage: np.ndarray, prompt: Prompt, update: int) -> np.ndarray:
         """Booleans for the nodes of one group: what all selections choose."""
         advantage = advantage[: len(tree.shape.nodes)]
@@ -215,7 +224,8 @@ class Assessment:
 
 def tree_of(group: Group, rewards: np.ndarray, least: float) -> ScoredTree:
     """A group with these rewards, a row of [P, N], whose rounding is `least`."""
-    return ScoredTree(group.shape, rewards[: len(group.shape.nodes)], group.log_probs, float(least))
+    values = rewards[: len(group.shape.nodes)]
+    return ScoredTree(group.shape, values, group.log_probs, float(least), group.decisions, group.texts)
 
 
 def _stream(shapes: Sequence[Shape], trees: Sequence[Credited], bound: np.ndarray) -> Stream:

@@ -8,7 +8,7 @@ from flowgrpo.core.errors import UserError
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.sampling.plans import Draw
 from flowgrpo.sampling.plans.comb import Comb
-from flowgrpo.training.allocation import MEMORY, Allocation, sizes
+from flowgrpo.training.allocation import MEMORY, Allocation, sizes, widest_first
 from flowgrpo.training.scored import Assessment, Group
 
 RECIPE = "mini/tempflow_grpo"
@@ -49,6 +49,32 @@ def test_prompts_get_samples_by_their_deviation_and_the_sum_stays():
     assert np.mean(drawn, axis=0) == pytest.approx(2 + 9 * np.array([1, 2, 4]) / 7, abs=0.01)
 
 
+def test_by_intervals_each_sample_goes_where_the_mean_is_least_known():
+    """XRPO by hand: half widths t(0.975, n - 1) s / sqrt(n) of two prompts, and the bonus 0.1 mean(s) sqrt(log(1 + N) / n)."""
+    width = {2: 12.7062 / 2**0.5, 3: 4.3027 / 3**0.5, 4: 3.1824 / 2, 5: 2.7764 / 5**0.5, 6: 2.5706 / 6**0.5}
+    counts, deviations = [2, 2], [0.5, 0.1]
+    while sum(counts) < 8:
+        bonus = [0.03 * (np.log(1 + sum(counts)) / n) ** 0.5 for n in counts]
+        worth = [s * (width[n] - width[n + 1]) + b for s, n, b in zip(deviations, counts, bonus, strict=True)]
+        counts[int(np.argmax(worth))] += 1
+    assert widest_first(np.array(deviations), 4, 1) == counts and counts[0] > counts[1]
+    assert widest_first(np.zeros(3), 6, 1) == [6, 6, 6] and widest_first(np.array([1.0, 0.0]), 8, 4) == [12, 4]
+    many = widest_first(np.array([0.0, 1.0, 1.0, 3.0]), 12, 1)
+    assert sum(many) == 48 and many[0] == min(many) > 2 and many[3] == max(many)
+
+
+@pytest.mark.parametrize("allocate", ["adaptive", "interval"])
+def test_what_earlier_updates_saw_moves_samples_and_evaluations_stay(allocate):
+    config = load_config("mini flow_grpo", [*SMALL, f"rollout.allocate={allocate}", "rollout.group_size=6"])
+    allocation = Allocation(config)
+    first = allocation.shapes(0, [0, 1])
+    assert [len(shape.outcomes) for shape in first] == [6, 6]
+    allocation.see(scored_of(config, first, [np.arange(6), np.zeros(6)]))
+    second = allocation.shapes(1, [0, 1])
+    assert len(second[0].outcomes) > 6
+    assert sum(shape.network_evaluations for shape in second) == sum(shape.network_evaluations for shape in first)
+
+
 def test_with_reduce_step_every_step_counts_the_same_and_every_prompt_in_it():
     config = load_config(RECIPE, SMALL)
     shapes = [Comb(teeth=2).shape(Draw(4, 2)), Comb(teeth=2, at=(0,)).shape(Draw(4, 6))]
@@ -84,5 +110,5 @@ def test_a_plan_drawn_for_each_prompt_draws_by_its_index_and_costs_the_same():
 
 
 def test_only_one_of_prompts_and_steps_is_allocated():
-    with pytest.raises(UserError, match="can't both be adaptive"):
+    with pytest.raises(UserError, match="can't both move samples"):
         load_config(RECIPE, ["rollout.allocate=adaptive", "rollout.plan.allocate=adaptive"])

@@ -70,9 +70,9 @@ def test_where_all_groups_teach_nothing_is_added(pipelines):
 
 
 def test_the_bill_says_what_a_refill_may_cost():
-    bill = bill_of(load_config("mini-mdlm trajectory dapo"))
+    bill = bill_of(load_config("mini flow_grpo dapo"))
     assert bill["network_evaluations_refilled_at_most"] == 2 * bill["network_evaluations_per_update"]
-    plain = bill_of(load_config("mini-mdlm trajectory"))
+    plain = bill_of(load_config("mini flow_grpo"))
     assert "network_evaluations_refilled_at_most" not in plain and plain["memory_bytes"] != bill["memory_bytes"]
 
 
