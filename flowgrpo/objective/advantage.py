@@ -123,8 +123,7 @@ def _against_the_past(
     for group, prompt in enumerate(prompts):
         rows, before = groups == group, known.get(prompt)
         values, least = stream.value[rows], float(stream.bound[rows].max())
-        news[prompt] = after = baseline.visited(before, values, config.ddof)
-        left[rows] = baseline.compared(values, before, after, least, config.ddof, partial(_scaled, config=config))
+        left[rows], news[prompt] = baseline.against_the_past(values, before, least, config.ddof, partial(_scaled, config=config))
     if config.std != "global":
         return left, news
     if np.ptp(left) <= stream.bound.max():

@@ -66,6 +66,8 @@ class Trainer:
         blocks, scored = self.collect(clock)
         with clock("update"):
             learned = self.learner(blocks, scored, self._minibatches(scored.prompts), self.updates, bool(self.config.selection))
+        self.learner.begun = True
+        self.take_in(scored)
         evaluations = sum(block.rollout.network_evaluations for block in blocks)
         metrics = {
             "update": self.updates,
@@ -77,7 +79,6 @@ class Trainer:
         }
         if (compiling := seconds_compiling() - compiled) > 0.0:
             metrics["compiling"] = round(compiling, 1)
-        self.take_in(scored)
         self.updates += 1
         self.learner.begun = False
         return metrics, blocks, scored
@@ -123,6 +124,8 @@ class Trainer:
         """What later updates know of this one."""
         self.allocation.see(scored)
         self.memory = scored.memory
+        if self.critic:
+            self.critic.take_in()
 
     @property
     def whole(self) -> bool:

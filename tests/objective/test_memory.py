@@ -111,6 +111,22 @@ def test_prompts_and_rewards_are_remembered_apart_and_nothing_changes_in_place()
     assert Memory.loaded(second.state()) == second
 
 
+class Lost(Tracker):
+    def visited(self, before, values, ddof):
+        return (float("nan"), 1.0)
+
+
+class Short(Tracker):
+    def compared(self, values, before, after, least, ddof, scaled):
+        return values[1:]
+
+
+@pytest.mark.parametrize(("kind", "says"), [(Lost, "tuple of finite numbers"), (Short, "an array of 2 finite numbers")])
+def test_a_baseline_of_ones_own_must_return_finite_numbers(kind, says):
+    with pytest.raises(UserError, match=says):
+        visit([0.0, 1.0], Memory(), TRACKER.model_copy(update={"baseline": kind(type="mine")}))
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from flowgrpo.config.bill import bill_of
 from flowgrpo.config.run import load_config
@@ -109,14 +110,16 @@ def test_a_trainer_that_is_loaded_goes_on_as_the_one_that_was_saved(kind, mdlm):
     assert scored.prompts == again.prompts and scored.memory == again.memory
 
 
-def test_what_was_learned_of_prompts_counts_once_the_update_is_whole(mdlm):
+def test_what_a_rollout_tells_counts_once_the_update_is_whole(pipelines):
     """So a run that is stopped between a rollout and the first optimizer step does not count that rollout twice."""
-    trainer = text_trainer(mdlm, *FEW, *REMEMBERED["tracker"])
-    before = json.dumps(trainer.state()[1])
+    trainer = picture_trainer(pipelines, *FEW, *REMEMBERED["tracker"], "rollout.plan.completion={type: learned}")
+    trainer.update()
+    before, critic = json.dumps(trainer.state()[1]), trainer.critic.state()
     trainer.collect(trainer.clock())
     assert json.dumps(trainer.state()[1]) == before
+    assert all(torch.equal(critic[name], value) for name, value in trainer.critic.state().items())
     trainer.update()
-    assert [*trainer.memory.of("total")] == [*trainer.allocation.prompts]
+    assert json.dumps(trainer.state()[1]) != before and [*trainer.memory.of("total")] == [*trainer.allocation.prompts]
 
 
 def test_priority_draws_prompts_by_sqrt_of_v_1_minus_v():

@@ -2,11 +2,13 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
+from math import isfinite
 from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import SerializeAsAny
 
+from flowgrpo.core.errors import UserError, user_code
 from flowgrpo.core.plugins import components_of
 from flowgrpo.core.section import Component, component
 from flowgrpo.objective.memory import Record
@@ -55,6 +57,19 @@ class Remembering(Baseline):
         self, values: np.ndarray, before: Record | None, after: Record, least: float, ddof: int, scaled: Scaled
     ) -> np.ndarray:
         """[n]: what is left of a visit's `values` [n]. Values that differ by no more than `least` are equal."""
+
+    def against_the_past(
+        self, values: np.ndarray, before: Record | None, least: float, ddof: int, scaled: Scaled
+    ) -> tuple[np.ndarray, Record]:
+        """What `compared` and `visited` say, checked. Errors: UserError where they raise or give no finite numbers."""
+        with user_code(f"baseline '{self.type}'"):
+            after = self.visited(before, values.copy(), ddof)
+            left = self.compared(values.copy(), before, after, least, ddof, scaled)
+        if not isinstance(after, tuple) or not all(isinstance(x, float | int) and isfinite(x) for x in after):
+            raise UserError(f"baseline '{self.type}': visited must return a tuple of finite numbers")
+        if not isinstance(left, np.ndarray) or left.shape != values.shape or not np.isfinite(left).all():
+            raise UserError(f"baseline '{self.type}': compared must return an array of {len(values)} finite numbers")
+        return left, after
 
     def expected(self, record: Record) -> float:
         """What a prompt is worth, in [0, 1]; for those that track it."""
