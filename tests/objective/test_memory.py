@@ -9,7 +9,9 @@ from flowgrpo.core.errors import UserError
 from flowgrpo.objective import AdvantageConfig
 from flowgrpo.objective.advantage import Scopes, Stream, expected, remembered
 from flowgrpo.objective.baseline.history import History
+from flowgrpo.objective.baseline.own import Own
 from flowgrpo.objective.baseline.tracker import Tracker
+from flowgrpo.objective.baseline.virtual_maximum import VirtualMaximum
 from flowgrpo.objective.memory import Memory
 
 
@@ -100,6 +102,13 @@ def test_a_range_of_rewards_is_taken_to_0_and_1():
 def test_credit_outside_of_the_range_is_named(credit):
     with pytest.raises(UserError, match=rf"credit is {credit:g}, outside \[0, 1\]; set advantage.baseline.low"):
         visit([credit, 0.5], Memory(), TRACKER)
+
+
+def test_a_range_that_nobody_has_set_must_hold_the_rewards():
+    assert Tracker().range_complaint(0.0, 1.0) is None and Tracker(high=9.0).range_complaint(-100.0, 100.0) is None
+    assert "these may be in [-100, 100]; set advantage.baseline.low" in Tracker().range_complaint(-100.0, 100.0)
+    assert VirtualMaximum(value=2.0).range_complaint(0.0, 9.0) is None and Own().range_complaint(0.0, 9.0) is None
+    assert "these rewards may be up to 9; set advantage.baseline.value" in VirtualMaximum().range_complaint(-3.0, 9.0)
 
 
 def test_prompts_and_rewards_are_remembered_apart_and_nothing_changes_in_place():

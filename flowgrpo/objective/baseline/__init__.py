@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable
 from math import isfinite
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Self
 
 import numpy as np
 from pydantic import SerializeAsAny
@@ -25,6 +25,14 @@ class Baseline(Component):
     def answers_silence(self) -> bool:
         """Whether it makes something of samples that all earn the same."""
         return self.brings_company
+
+    def range_complaint(self, low: float, high: float) -> str | None:
+        """Why rewards that may be anything in [low, high] can't be compared, or None."""
+        return None
+
+    def rehearsed(self) -> Self:
+        """The same for a rehearsal, whose rewards may be anything in [-100, 100]."""
+        return self
 
     def company(self, values: np.ndarray) -> np.ndarray:
         """Of a set's `values` [n]: those whose mean and deviation count, [n] or more."""

@@ -33,6 +33,17 @@ class Tracker(Remembering):
             raise ValueError(f"low = {self.low:g} must be below high = {self.high:g}: the least and the most that a sample earns")
         return self
 
+    def range_complaint(self, low: float, high: float) -> str | None:
+        if {"low", "high"} & self.model_fields_set or (self.low <= low and high <= self.high):
+            return None
+        return (
+            f"advantage.baseline: tracker takes rewards in [{self.low:g}, {self.high:g}], and these may be in [{low:g}, {high:g}]"
+            "; set advantage.baseline.low and advantage.baseline.high to the least and the most that a sample can earn"
+        )
+
+    def rehearsed(self) -> Self:
+        return self.model_copy(update={"low": -100.0, "high": 100.0})
+
     def visited(self, before: Record | None, values: np.ndarray, ddof: int) -> Record:
         """(a, b)"""
         a, b = before or (self.prior, self.prior)
