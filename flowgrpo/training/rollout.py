@@ -255,15 +255,29 @@ def _record(
 
 
 def _pose(run: _Run, posing: Posing, micro_batch: int) -> None:
-    """Score the outcomes as wholes."""
-    places = [(g, i) for g, shape in enumerate(run.shapes) for i in shape.trained]
-    for chunk in _chunks(places, max(1, micro_batch // posing.states)):
-        outcomes = torch.stack([run.states[place] for place in chunk])
-        posed = posing(outcomes, [(*run.key_of(place), "pose") for place in chunk])
-        prompts = [run.prompts[g] for g, _ in chunk for _ in range(posing.states)]
-        prediction = numbers(run.policy.predict(posed.states, prompts, 0), 0)
-        run.evaluations += len(posed.states)
-        _record(run, 0, prompts, posed.states, posed.parent, chunk, posed.law, prediction, outcomes)
+    """Score the outcomes as wholes. No group is torn that fits into one batch."""
+    for chunk in _whole_groups(run.shapes, max(1, micro_batch // posing.together)):
+        outcomes, prompts = torch.stack([run.states[place] for place in chunk]), [run.prompts[g] for g, _ in chunk]
+        keys, groups = [(*run.key_of(place), "pose") for place in chunk], [(*run.key, p.index, "pose") for p in prompts]
+        for posed in posing(outcomes, prompts, keys, groups):
+            rows = range(len(chunk)) if posed.rows is None else posed.rows
+            asked = [prompts[row] for row in rows for _ in range(len(posed.states) // len(rows))]
+            prediction = numbers(posing.predict(posed.states, asked, posed.step), posed.step)
+            run.evaluations += len(posed.states)
+            places, finished = [chunk[row] for row in rows], outcomes[list(rows)]
+            _record(run, posed.step, asked, posed.states, posed.parent, places, posed.law, prediction, finished)
+
+
+def _whole_groups(shapes: Sequence[Shape], size: int) -> Iterator[list[Place]]:
+    """The trained places, in batches of at most `size`."""
+    batch: list[Place] = []
+    for g, shape in enumerate(shapes):
+        for part in _chunks([(g, i) for i in shape.trained], size):
+            if len(batch) + len(part) > size:
+                yield batch
+                batch = []
+            batch += part
+    yield batch
 
 
 def _settle(run: _Run) -> None:
