@@ -4,6 +4,7 @@ A suffix says the shape, over C transitions of D decisions each: `log_ratio_CD` 
 decisions share. All tensors are float32.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -68,8 +69,8 @@ class LossInputs:
     def best_C1(self, values_C1: "Tensor") -> "Tensor":
         """[C, 1]: 1 for a group's largest value, in equal parts where several are, 0 for the others."""
         assert self.group_C is not None
-        most_C1 = values_C1.new_full((int(self.group_C.max()) + 1, 1), float("-inf"))
-        best_C1 = (values_C1 == most_C1.index_reduce(0, self.group_C, values_C1, "amax")[self.group_C]).to(values_C1)
+        same_CC = self.group_C[:, None] == self.group_C
+        best_C1 = (values_C1 == values_C1.T.where(same_CC, -math.inf).amax(1, keepdim=True)).to(values_C1)
         return best_C1 / self.sum_group(best_C1)
 
     def above_reference_C1(self) -> "Tensor":

@@ -120,7 +120,7 @@ class Learner:
             terms_CD = self._terms(t, advantage_C[:, None], mean_weight)
             if self.on_host and t.reference is not None:
                 waiting.reference = on_host(t.reference)
-            share_CD = shares(t.decisions, votes_C, self.objective)
+            share_CD = shares(t.decisions, t.share * votes_C, self.objective)
             loss = (terms_CD.loss * share_CD).sum() / count
             self.weights.backward(loss)
             totals.add(terms_CD, share_CD, t.decisions, loss)

@@ -13,8 +13,6 @@ class Uniform(Levels):
 
     def complaint(self, steps: int) -> str | None:
         levels = self.grid or steps
-        return (
-            f"count = {self.count} levels can't be drawn from {levels}; set grid, or a smaller count"
-            if self.count > levels
-            else None
-        )
+        if self.count <= levels:
+            return None
+        return f"count = {self.count} levels can't be drawn from {levels}; set grid, or a smaller count"
