@@ -96,6 +96,8 @@ class Config(Section):
         yield from (rule.complaint(shape) for rule in self.selection)
         yield self.objective.complaint(self.policy.kernels, self.policy.posed_states > 0)
         yield self._torn()
+        if self.objective.reference == "ema" and self.ema is None:
+            yield "objective.reference: ema is the average that ema keeps; set ema, e.g. ema.decay=0.9"
         if self.calibration:
             yield self.calibration.complaint(self.rollout.plan.kernel, shape)
         yield self.optimizer.complaint(self.rollout.prompts_per_update, self.updates)

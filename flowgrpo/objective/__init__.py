@@ -77,6 +77,8 @@ class ObjectiveConfig(Section):
     `weight` `one`; `noise`: tau over its mean (TempFlow-GRPO, arXiv 2508.04324); `sensitivity`: tau / |g| over its mean, g the
     sensitivity of a step's mean to the prediction (Flash-GRPO, arXiv 2605.15980), which makes the gradients of all steps alike
     in size; or `confidence`: how likely the sampler's model found the id that was drawn (MDPO, arXiv 2508.13148, in its code).
+    `reference`, of the KL and of surrogates that compare with one, is the policy before training, or the average of the trained
+    weights that `ema` keeps, which follows them (AWM, arXiv 2509.25050).
     `reduce`: the loss is a mean over `transition`s, whose decisions share one vote; over `decision`s (the same where a
     transition is one decision, as with Gaussian laws); over `position`s, of which every transition has as many, so that an id
     counts the same in a short and in a long answer (Dr. GRPO, arXiv 2503.20783); or over `step`s, in each over the groups that
@@ -89,6 +91,7 @@ class ObjectiveConfig(Section):
     weight: Literal["one", "noise", "sensitivity", "confidence"] = "one"
     reduce: Reduce = "transition"
     kl: KLConfig = KLConfig()
+    reference: Literal["start", "ema"] = "start"
 
     @property
     def needs_old_prediction(self) -> bool:
