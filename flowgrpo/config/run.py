@@ -16,6 +16,7 @@ from flowgrpo.config.sections import (
     CheckpointConfig,
     EmaConfig,
     EvaluationConfig,
+    OldConfig,
     OptimizerConfig,
     RewardConfig,
     RolloutConfig,
@@ -59,6 +60,8 @@ class Config(Section):
     calibration: CalibrationConfig | None = None
     objective: ObjectiveConfig = ObjectiveConfig()
     optimizer: OptimizerConfig
+    old: OldConfig | None = None
+    """null: the trained weights make the samples."""
     ema: EmaConfig | None = None
     evaluation: EvaluationConfig | None = None
     sentinels: Annotated[SentinelConfig, BeforeValidator(lambda given: {} if given is None else given)] = SentinelConfig()
@@ -95,6 +98,9 @@ class Config(Section):
         yield self.credit.complaint(shape)
         yield from (rule.complaint(shape) for rule in self.selection)
         yield self.objective.complaint(self.policy.kernels, self.policy.posed_states > 0)
+        yield self._torn()
+        if self.objective.reference == "ema" and self.ema is None:
+            yield "objective.reference: ema is the average that ema keeps; set ema, e.g. ema.decay=0.9"
         if self.calibration:
             yield self.calibration.complaint(self.rollout.plan.kernel, shape)
         yield self.optimizer.complaint(self.rollout.prompts_per_update, self.updates)
@@ -122,6 +128,23 @@ class Config(Section):
         if rollout.refill and (setting := next((setting for setting, on in kept.items() if on), None)):
             return f"{setting} counts groups that rollout.refill puts others in place of; set one of them otherwise"
         return None
+
+    def _torn(self) -> str | None:
+        """Why an objective that compares the samples of a group can't, or None."""
+        rollout = self.rollout
+        needed = rollout.group_size * max(1, self.policy.posed_together)
+        if not self.objective.surrogate.compares_group:
+            return None
+        whose = f"objective.surrogate '{self.objective.surrogate.type}' compares the samples of a group, so"
+        if rollout.group_size == 1:
+            return f"{whose} rollout.group_size must be at least 2"
+        if rollout.allocate != "equal":
+            return f"{whose} they must fit into one batch, whose size is not known with rollout.allocate: {rollout.allocate}"
+        return (
+            None
+            if rollout.micro_batch >= needed
+            else f"{whose} they must fit into one batch: set rollout.micro_batch={needed} or more"
+        )
 
     def shape(self, update: int = 0) -> Shape:
         """The shape of a group of an update, before any reward is known; where each prompt has a draw, that of prompt 0."""

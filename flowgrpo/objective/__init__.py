@@ -107,6 +107,8 @@ class ObjectiveConfig(Section):
     `weight` `one`; `noise`: tau over its mean (TempFlow-GRPO, arXiv 2508.04324); `sensitivity`: tau / |g| over its mean, g the
     sensitivity of a step's mean to the prediction (Flash-GRPO, arXiv 2605.15980), which makes the gradients of all steps alike
     in size; or `confidence`: how likely the sampler's model found the id that was drawn (MDPO, arXiv 2508.13148, in its code).
+    `reference`, of the KL and of surrogates that compare with one, is the policy before training, or the average of the trained
+    weights that `ema` keeps, which follows them (AWM, arXiv 2509.25050).
     `reduce`: the loss is a mean over `transition`s, whose decisions share one vote; over `decision`s (the same where a
     transition is one decision, as with Gaussian laws); over `position`s, of which every transition has as many, so that an id
     counts the same in a short and in a long answer (Dr. GRPO, arXiv 2503.20783); or over `step`s, in each over the groups that
@@ -119,10 +121,15 @@ class ObjectiveConfig(Section):
     weight: Literal["one", "noise", "sensitivity", "confidence"] = "one"
     reduce: Reduce = "transition"
     kl: KLConfig = KLConfig()
+    reference: Literal["start", "ema"] = "start"
 
     @property
     def needs_old_prediction(self) -> bool:
-        return self.ratio.needs_old_prediction or self.surrogate.needs_old_prediction
+        return self.ratio.needs_old_prediction or self.surrogate.needs_old_prediction or self.surrogate.needs_samples
+
+    @property
+    def needs_reference(self) -> bool:
+        return self.kl.coefficient > 0 or self.surrogate.needs_reference
 
     @property
     def needs_entropy(self) -> bool:
@@ -134,6 +141,15 @@ class ObjectiveConfig(Section):
         used = {f"ratio: {self.ratio.type}": self.ratio.needs_noise_scale}
         used[f"weight: {self.weight}"] = self.weight in ("noise", "sensitivity")
         used[f"kl.unit: {self.kl.unit}"] = bool(self.kl.coefficient) and self.kl.unit != "nats"
+        return next((setting for setting, on in used.items() if on), None)
+
+    @property
+    def _needs_step(self) -> str | None:
+        """The setting that reads the noise that a step adds, or None."""
+        used = {f"ratio: {self.ratio.type}": self.ratio.needs_noise_scale}
+        used[f"weight: {self.weight}"] = self.weight in ("noise", "sensitivity")
+        used[f"surrogate: {self.surrogate.type}"] = self.surrogate.needs_old_prediction
+        used[f"kl.unit: {self.kl.unit}"] = bool(self.kl.coefficient) and self.kl.unit != "velocity"
         return next((setting for setting, on in used.items() if on), None)
 
     @property
@@ -150,6 +166,10 @@ class ObjectiveConfig(Section):
             return f"objective.{setting} needs a Gaussian law; the steps of this policy's kernels have no noise scale"
         if kernels.noise_scale and (setting := self._needs_ids):
             return f"objective.{setting} needs transitions of several ids; a Gaussian step is one decision, with a density"
+        if kernels.noise_scale and posed and (setting := self._needs_step):
+            return f"objective.{setting} reads the noise of a step, and samples are noised anew; take another (kl.unit: velocity)"
+        if self.surrogate.needs_samples and not (kernels.noise_scale and posed):
+            return f"objective.surrogate '{self.surrogate.type}' trains finished samples of a pipeline: set policy.matching"
         if self.weight == "confidence" and (kernels.noise_scale or posed):
             return "objective.weight: confidence needs ids that are drawn step by step, and policy.likelihood: trajectory"
         return None

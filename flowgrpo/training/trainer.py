@@ -52,9 +52,10 @@ class Trainer:
         self.refill = Refill(config.rollout, self.order, self.assessment)
         self.memory = Memory()
         self.critic = critic or Critic.of(config, policy, prompts[0])
-        self.weights = TrainedWeights(policy, config.optimizer, config.ema, processes)
-        unit = config.policy.kernels.log_ratio_unit
-        self.learner = Learner(policy, self.weights, rollouts, config.objective, unit, config.optimizer, processes)
+        self.weights = TrainedWeights(policy, config, processes)
+        self.learner = Learner(
+            policy, self.weights, rollouts, config.objective, config.policy.log_ratio_unit, config.optimizer, processes
+        )
         self.minibatches = config.optimizer.minibatches(config.rollout.prompts_per_update)
         self.updates = 0
         self.clock: Callable[[], Clock] = Clock
@@ -66,8 +67,9 @@ class Trainer:
         blocks, scored = self.collect(clock)
         with clock("update"):
             learned = self.learner(blocks, scored, self._minibatches(scored.prompts), self.updates, bool(self.config.selection))
-        self.learner.begun = True
-        self.take_in(scored)
+            self.learner.begun = True
+            self.weights.end_update(self.updates + 1)
+            self.take_in(scored)
         evaluations = sum(block.rollout.network_evaluations for block in blocks)
         metrics = {
             "update": self.updates,
@@ -105,7 +107,7 @@ class Trainer:
         """This process's rollouts of the prompts from the `first` on, and the scored groups of all."""
         slots = [[slot for slot in minibatch if slot >= first] for minibatch in self._minibatches(prompts)]
         with self.collector.beside:
-            with clock("rollout"):
+            with clock("rollout"), self.weights.sampling():
                 blocks = self.collector.roll_out(prompts, shapes, self.updates, slots)
             with clock("reward"):
                 return blocks, self.collector.score(blocks)
@@ -152,6 +154,8 @@ class Trainer:
     def load(self, tensors: dict[str, dict[str, Tensor]], facts: dict[str, Any]) -> None:
         """The inverse of `state`. Errors: ValueError where the tensors are of another model."""
         self.weights.load(tensors, facts)
+        if self.weights.old and facts["updates"]:
+            self.learner.check = None
         self.allocation.load(facts["spread"])
         self.memory = Memory.loaded(facts.get("memory", {}))
         if self.critic:

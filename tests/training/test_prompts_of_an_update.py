@@ -165,6 +165,11 @@ def test_a_sampler_of_ones_own_must_return_different_prompts():
             "countdown.normalise: group makes the score of a sample that is alone in its group 0",
         ),
         ([*REMEMBERED["one sample a prompt"], "rollout.allocate=adaptive"], "a group of 1 has none to spare"),
+        ([*REMEMBERED["one sample a prompt"], "objective.surrogate=preference"], "so rollout.group_size must be at least 2"),
+        (
+            ["rollout.allocate=interval", "objective.surrogate=preference"],
+            "whose size is not known with rollout.allocate: interval",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_refused_in_one_sentence(options, says):
