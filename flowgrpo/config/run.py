@@ -140,11 +140,9 @@ class Config(Section):
             return f"{whose} rollout.group_size must be at least 2"
         if rollout.allocate != "equal":
             return f"{whose} they must fit into one batch, whose size is not known with rollout.allocate: {rollout.allocate}"
-        return (
-            None
-            if rollout.micro_batch >= needed
-            else f"{whose} they must fit into one batch: set rollout.micro_batch={needed} or more"
-        )
+        if rollout.micro_batch < needed:
+            return f"{whose} they must fit into one batch: set rollout.micro_batch={needed} or more"
+        return None
 
     def shape(self, update: int = 0) -> Shape:
         """The shape of a group of an update, before any reward is known; where each prompt has a draw, that of prompt 0."""

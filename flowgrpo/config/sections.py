@@ -1,6 +1,7 @@
 """The sections of a run's config. Each checks itself, and by its `complaint` whether it fits what it is used with."""
 
 from collections.abc import Mapping
+from math import ceil
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
@@ -130,7 +131,7 @@ class RolloutConfig(Section):
     @property
     def most_added(self) -> int:
         """The groups that `refill` may add to an update."""
-        return int(self.refill * self.prompts_per_update)
+        return ceil(self.refill * self.prompts_per_update)
 
     @property
     def prompts_per_block(self) -> int:

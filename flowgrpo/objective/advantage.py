@@ -104,8 +104,11 @@ def remembered(
     return _clipped(advantage, config), in_loss, memory
 
 
-def expected(memory: Memory, baseline: Remembering) -> dict[int, float]:
-    """What prompts are worth, in [0, 1], by index; of several rewards the mean."""
+def expected(memory: Memory, config: AdvantageConfig) -> dict[int, float]:
+    """What prompts are worth, in [0, 1], by index, as far as the baseline tracks it; of several rewards the mean."""
+    baseline = config.baseline
+    if not (isinstance(baseline, Remembering) and baseline.tracks_value):
+        return {}
     shares: dict[int, list[float]] = {}
     for rows in memory.records.values():
         for prompt, record in rows.items():

@@ -15,7 +15,6 @@ from flowgrpo.config.run import Config
 from flowgrpo.core.processes import Processes
 from flowgrpo.data.prompts import Prompt, PromptOrder
 from flowgrpo.objective.advantage import expected
-from flowgrpo.objective.baseline import Remembering
 from flowgrpo.objective.memory import Memory
 from flowgrpo.policies._compiled import seconds_compiling
 from flowgrpo.policies.protocol import Policy
@@ -77,6 +76,7 @@ class Trainer:
             **(self.critic.metrics() if self.critic else {}),
             **learned,
             "network_evaluations": sum(self.processes.gather([evaluations])),
+            **({"added_groups": self._added(scored.prompts)} if self.refill.most else {}),
             **clock.seconds,
         }
         if (compiling := seconds_compiling() - compiled) > 0.0:
@@ -87,7 +87,7 @@ class Trainer:
 
     def collect(self, clock: "Clock") -> tuple[list[UpdateBlock], Scored]:
         """The rollouts of the next update, and what is trained of them."""
-        prompts = self.order(self.updates, self._values())
+        prompts = self.order(self.updates, expected(self.memory, self.config.advantage))
         shapes = self.allocation.shapes(self.updates, [prompt.index for prompt in prompts])
         if self.critic:
             shapes = self.critic.shapes(shapes)
@@ -114,13 +114,10 @@ class Trainer:
 
     def _minibatches(self, groups: Sequence[Any]) -> list[list[int]]:
         """Of an update with these groups: those that share an optimizer step."""
-        wanted = self.config.rollout.prompts_per_update
-        return self.config.optimizer.minibatches(wanted, len(groups) - wanted)
+        return self.config.optimizer.minibatches(self.config.rollout.prompts_per_update, self._added(groups))
 
-    def _values(self) -> dict[int, float]:
-        """What prompts are worth, as far as a baseline tracks it, by index."""
-        baseline = self.config.advantage.baseline
-        return expected(self.memory, baseline) if isinstance(baseline, Remembering) and baseline.tracks_value else {}
+    def _added(self, groups: Sequence[Any]) -> int:
+        return len(groups) - self.config.rollout.prompts_per_update
 
     def take_in(self, scored: Scored) -> None:
         """What later updates know of this one."""
