@@ -1,4 +1,4 @@
-"""Samples that differ enough from those on the other side (DaGRPO, reconstructed)."""
+"""Samples that differ enough from those on the other side (DaGRPO, arXiv 2512.06337, reconstructed)."""
 
 import numpy as np
 from pydantic import Field
