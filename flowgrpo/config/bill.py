@@ -56,7 +56,7 @@ def memory_of(config: Config, processes: int = 1) -> Memory:
     if rollout.keep == "host":
         prompts = min(prompts, rollout.prompts_per_block)
     referenced = objective.needs_reference
-    per_transition = 2 + objective.needs_old_prediction + (referenced and config.optimizer.epochs > 1)
+    per_transition = 2 + (objective.needs_old_prediction or config.reads_entropy) + (referenced and config.optimizer.epochs > 1)
     work = Work(
         states=min(rollout.micro_batch, rollout.prompts_per_block * rollout.group_size),
         samples=min(rollout.micro_batch, rollout.prompts_per_block * len(shape.leaves)),

@@ -97,6 +97,8 @@ class Config(Section):
         yield self.policy.refusal(shape)
         yield self.credit.complaint(shape)
         yield from (rule.complaint(shape) for rule in self.selection)
+        if self.reads_entropy and self.policy.kernels.noise_scale:
+            yield "a selection by entropy needs ids; a Gaussian step is as undecided as its noise, whatever is predicted"
         yield self.objective.complaint(self.policy.kernels, self.policy.posed_states > 0)
         yield self._torn()
         if self.objective.reference == "ema" and self.ema is None:
@@ -111,6 +113,11 @@ class Config(Section):
         yield from (reward.complaint(label, self.rollout.group_size) for label, reward in self.rewards.items())
         if not any(reward.weight and not reward.gate for reward in self.rewards.values()):
             yield "every reward has weight 0 or is a gate: there is nothing to train on"
+
+    @property
+    def reads_entropy(self) -> bool:
+        """Whether somebody asks how undecided the policy was at the rollout."""
+        return any(rule.needs_entropy for rule in self.selection)
 
     def _silence_complaint(self) -> str | None:
         """Two settings that both do something about groups whose samples all earn the same, or None."""

@@ -4,7 +4,7 @@ P groups (prompts) with at most N nodes each; C trained transitions of the whole
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import numpy as np
@@ -31,7 +31,7 @@ class Group:
     """The rollout of one prompt, scored: rewards by label and log-probs, by node of its shape, NaN where there is none.
 
     `decisions` is how many decisions of a transition count; `features` [W, F] are those of the shape's watched states; `texts`
-    are the outcomes', where a modifier of advantages reads them.
+    are the outcomes', and `entropy`, by node, that of its decisions, where anybody reads them.
     """
 
     shape: Shape
@@ -40,6 +40,7 @@ class Group:
     decisions: np.ndarray
     features: np.ndarray | None = None
     texts: Sequence[str] = ()
+    entropy: np.ndarray = field(default_factory=lambda: np.empty(0))
 
 
 @dataclass(frozen=True)
@@ -225,7 +226,7 @@ class Assessment:
 def tree_of(group: Group, rewards: np.ndarray, least: float) -> ScoredTree:
     """A group with these rewards, a row of [P, N], whose rounding is `least`."""
     values = rewards[: len(group.shape.nodes)]
-    return ScoredTree(group.shape, values, group.log_probs, float(least), group.decisions, group.texts)
+    return ScoredTree(group.shape, values, group.log_probs, float(least), group.decisions, group.texts, group.entropy)
 
 
 def _stream(shapes: Sequence[Shape], trees: Sequence[Credited], bound: np.ndarray) -> Stream:

@@ -152,3 +152,8 @@ def test_a_modifier_of_ones_own_must_return_a_finite_number_for_every_node():
 def test_what_a_modifier_can_not_read_is_refused(recipe, modifier, says):
     with pytest.raises(UserError, match=says):
         load_config(recipe, [f"advantage.modifiers=[{modifier}]"])
+
+
+def test_a_selection_by_entropy_is_refused_for_latents():
+    with pytest.raises(UserError, match="a selection by entropy needs ids; a Gaussian step is as undecided as its noise"):
+        load_config("mini flow_grpo", ["selection=[{type: largest, by: entropy}]"])

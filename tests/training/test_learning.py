@@ -9,6 +9,7 @@ from conftest import REPLAYED
 from flowgrpo.config.recipes import RULES, fitting, shipped
 from flowgrpo.config.run import load_config
 from flowgrpo.core.errors import UserError
+from flowgrpo.training.collect import entropies_of
 from trainers import picture_trainer, text_trainer
 
 ROUNDED = 1e-4
@@ -95,6 +96,27 @@ def test_a_bandit_converges(mdlm):
 
 
 OF_TREES = ("tempo", "tree_po", "spo")
+
+
+WHOLE = ["policy.likelihood=one_step", "rollout.plan={type: outcomes, kernel: random_order}"]
+
+
+@pytest.mark.parametrize("likelihood", ["trajectory", "one_step"])
+def test_the_entropy_of_a_transition_is_the_mean_over_its_ids_at_the_rollout(likelihood, mdlm):
+    more = WHOLE if likelihood == "one_step" else []
+    trainer = text_trainer(mdlm, "selection=[{type: largest, by: entropy}]", *more)
+    blocks, _ = trainer.collect(trainer.clock())
+    for block in blocks:
+        entropies = entropies_of(block.rollout)
+        for t in block.rollout.transitions:
+            log_p = trainer.policy.predict(t.states, t.prompts, t.step).detach()[t.parent].log_softmax(-1)
+            entropy = -(log_p.exp() * log_p.nan_to_num(neginf=0.0)).sum(-1) / np.log(log_p.shape[-1])
+            entropy = entropy[:, 0] if likelihood == "one_step" else entropy
+            mean = (entropy * t.decisions).sum(1) / t.decisions.sum(1).clamp(min=1)
+            found = [entropies[group][node] for group, node in t.places]
+            assert found == pytest.approx(mean.tolist(), rel=1e-4) and 0 < max(found) <= 1
+
+
 DIM = {"rest_grpo": ["selection=[{type: spread, least: 1e-6}]"]}
 """What a rule needs for pictures of a random model, which are all about as bright."""
 RULED = [("text", rule) for rule in fitting("mini-mdlm", RULES)] + [("pictures", rule) for rule in fitting("mini", RULES)]

@@ -61,6 +61,7 @@ FITTING = {
         **BOTH,
         "objective.surrogate": [*BOTH["objective.surrogate"], "geometric", "mixture", "{type: mixture, by: entropy}"],
         "advantage.modifiers": ["[]", "[novelty]", "[semantic_entropy]", "[novelty, semantic_entropy]"],
+        "selection": [*BOTH["selection"], "[{type: largest, by: entropy}]"],
         "objective.ratio": ["plain", "joint"],
         "objective.clip": ["0.2", "[0.2, 0.3]", "probability", "entropy"],
         "objective.weight": ["one", "confidence"],
@@ -75,7 +76,7 @@ ANY |= {
     "rollout.refill": ["0", "1"],
     "rollout.prompt_sampler": ["shuffled", "priority"],
     "rollout.group_size": ["1", "4"],
-    "selection": [*BOTH["selection"], "[spread]"],
+    "selection": [*BOTH["selection"], "[spread]", "[{type: largest, by: entropy}]"],
 }
 RECIPES = {"pictures": "mini flow_grpo", "text": "mini-mdlm trajectory"}
 

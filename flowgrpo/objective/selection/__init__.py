@@ -23,6 +23,11 @@ class Selection(Component):
     drops_silence: ClassVar[bool] = False
     """Whether it is about groups whose samples all earn the same."""
 
+    @property
+    def needs_entropy(self) -> bool:
+        """Whether it reads how undecided the policy was, which only ids tell."""
+        return False
+
     @abstractmethod
     def choose(self, tree: ScoredTree, advantage: np.ndarray, update: int, rng: np.random.Generator) -> np.ndarray:
         """[N nodes] booleans for one group with `advantage` [N]; entries of nodes that are not trained are ignored.
