@@ -183,7 +183,9 @@ class PromptOrder:
 
     def __call__(self, update: int, values: Mapping[int, float] | None = None) -> list[Prompt]:
         """`values` are in [0, 1], by the index of the prompt."""
-        known = np.array([(values or {}).get(prompt.index, np.nan) for prompt in self.prompts])
+        known = np.full(len(self.prompts), np.nan)
+        if values:
+            known = np.array([values.get(prompt.index, np.nan) for prompt in self.prompts])
         with user_code(f"prompt sampler '{self.sampler.type}'"):
             chosen = self.sampler.draw(self.per_update, update, self.seed, known)
         return [self.prompts[i] for i in self._checked(chosen)]
