@@ -117,6 +117,24 @@ def test_the_entropy_of_a_transition_is_the_mean_over_its_ids_at_the_rollout(lik
             assert found == pytest.approx(mean.tolist(), rel=1e-4) and 0 < max(found) <= 1
 
 
+def test_rank_grpo_compares_what_the_rest_of_a_list_has_earned_rank_by_rank(mdlm):
+    """With blocks of two ids and as many steps a rank is a block, from left to right: R less what the ranks before it are worth,
+    standardised over the samples of the group at the same rank."""
+    plan = ["rollout.plan.kernel={type: random_order, block_length: 2}", "advantage.eps=0", "advantage.zero_variance=keep"]
+    trainer = text_trainer(mdlm, *plan, rule="rank_grpo")
+    blocks, scored = trainer.collect(trainer.clock())
+    for t in (t for block in blocks for t in block.rollout.transitions):
+        assert t.decisions.sum(0).nonzero().flatten().tolist() == [2 * t.step, 2 * t.step + 1]
+    for shape, total, advantage in zip(scored.shapes, scored.total, scored.advantage, strict=True):
+        for rank in (1, 2):
+            nodes = [i for i in shape.trained if shape.nodes[i].step == rank]
+            worth = [total[shape.completions[shape.nodes[i].parent]] for i in nodes]
+            to_go = np.array([total[shape.outcomes_below[i][0]] for i in nodes]) - worth
+            expected = (to_go - to_go.mean()) / to_go.std() if np.ptp(to_go) > 1e-6 else np.zeros(len(nodes))
+            assert advantage[nodes] == pytest.approx(expected)
+    assert trainer.config.objective.ratio.joins_decisions
+
+
 DIM = {"rest_grpo": ["selection=[{type: spread, least: 1e-6}]"]}
 """What a rule needs for pictures of a random model, which are all about as bright."""
 RULED = [("text", rule) for rule in fitting("mini-mdlm", RULES)] + [("pictures", rule) for rule in fitting("mini", RULES)]
