@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from flowgrpo.core.errors import UserError, user_code
 from flowgrpo.core.rounding import LEAST, rounding
 from flowgrpo.objective import AdvantageConfig
 from flowgrpo.objective.baseline import Remembering
@@ -110,10 +111,14 @@ def expected(memory: Memory, config: AdvantageConfig) -> dict[int, float]:
     if not (isinstance(baseline, Remembering) and baseline.tracks_value):
         return {}
     shares: dict[int, list[float]] = {}
-    for rows in memory.records.values():
-        for prompt, record in rows.items():
-            shares.setdefault(prompt, []).append(baseline.expected(record))
-    return {prompt: sum(row) / len(row) for prompt, row in shares.items()}
+    with user_code(f"baseline '{baseline.type}'"):
+        for rows in memory.records.values():
+            for prompt, record in rows.items():
+                shares.setdefault(prompt, []).append(baseline.expected(record))
+    means = {prompt: sum(row) / len(row) for prompt, row in shares.items()}
+    if wrong := next((mean for mean in means.values() if not 0.0 <= mean <= 1.0), None):
+        raise UserError(f"baseline '{baseline.type}': expected must return a number in [0, 1], and returned {wrong:g}")
+    return means
 
 
 def _against_the_past(

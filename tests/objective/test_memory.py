@@ -131,6 +131,17 @@ class Short(Tracker):
         return values[1:]
 
 
+class Rich(Tracker):
+    def expected(self, record):
+        return 2.0
+
+
+def test_what_a_baseline_of_ones_own_expects_must_be_a_share():
+    mine = TRACKER.model_copy(update={"baseline": Rich(type="mine")})
+    with pytest.raises(UserError, match=r"'mine': expected must return a number in \[0, 1\], and returned 2"):
+        expected(Memory({"total": {0: (1.0, 1.0)}}), mine)
+
+
 @pytest.mark.parametrize(("kind", "says"), [(Lost, "tuple of finite numbers"), (Short, "an array of 2 finite numbers")])
 def test_a_baseline_of_ones_own_must_return_finite_numbers(kind, says):
     with pytest.raises(UserError, match=says):
