@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from flowgrpo.api.rollout import Tree, rollout
     from flowgrpo.api.score import Scores, score
     from flowgrpo.api.train import Recipe, recipe, train
+    from flowgrpo.config.methods import methods
     from flowgrpo.core.errors import UserError
     from flowgrpo.data.prompts import Prompt, load_prompts
     from flowgrpo.data.samples import Samples
@@ -63,6 +64,7 @@ NAMES = {
     "load_policy": "api.load:load_policy",
     "load_prompts": "data.prompts:load_prompts",
     "measure_credit": "api.credit:measure_credit",
+    "methods": "config.methods:methods",
     "plans": "sampling.plans",
     "ratios": "objective.ratio",
     "recipe": "api.train:recipe",

@@ -43,8 +43,9 @@ class About(Section):
 
     A model `makes` one kind of samples, a task `judges` some; a model `takes` columns of prompt rows to work from, such as
     `image`, and a task `needs` some; a task may judge the `latents` of one model only, and that model, and its kin, have the same
-    word there. A method or rule trains policies of some types (`policies`), and a method may be about a `reward`; a rule's
-    `formula` is that of public code or of the paper, or where neither says all of it reconstructed. `licence`
+    word there. A method or rule trains policies of some types (`policies`), and a method may be about a `reward`. Its `formula`
+    is that of public code or of the paper, reconstructed where neither says all of it, or this project's own; `source` is where
+    it was published, if that is not the paper whose arXiv number the summary has. `licence`
     and `downloads` are of weights and data. A rehearsal makes the model by the builder `tiny`, and its prompts of `rows`, which
     look like those of the task's own source.
     """
@@ -59,7 +60,8 @@ class About(Section):
     latents: str | None = None
     policies: tuple[str, ...] = ()
     reward: str | None = None
-    formula: Literal["code", "paper", "reconstructed"] | None = None
+    formula: Literal["code", "paper", "reconstructed", "own"] | None = None
+    source: str = ""
     tiny: str | None = None
     rows: tuple[dict[str, Any], ...] = ()
 
