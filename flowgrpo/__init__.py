@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from flowgrpo.objective import ratio as ratios
     from flowgrpo.objective import selection as selections
     from flowgrpo.objective import surrogate as surrogates
+    from flowgrpo.objective import transform as transforms
     from flowgrpo.policies.diffusers import AttentionLora as Lora
     from flowgrpo.policies.diffusers._policy import DiffusersPolicy
     from flowgrpo.runs.run import Run
@@ -73,6 +74,7 @@ NAMES = {
     "selections": "objective.selection",
     "surrogates": "objective.surrogate",
     "train": "api.train:train",
+    "transforms": "objective.transform",
 }
 __all__ = sorted(NAMES)
 

@@ -9,6 +9,7 @@ from flowgrpo.config.run import load_config
 from flowgrpo.core.processes import Processes
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.policies import tiny
+from flowgrpo.scoring.scorer import load_reward
 from flowgrpo.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -28,15 +29,17 @@ class Judged:
     label: str
     reward: object
     weights: dict = field(default_factory=dict)
+    measured: dict = field(default_factory=dict)
+    """By label, what a rule has to know of samples."""
     served = threaded = ()
     looks = True
 
     @property
     def rewards(self):
-        return {self.label: self.reward}
+        return {self.label: self.reward, **self.measured}
 
     def __call__(self, samples):
-        return {self.label: np.array(self.reward(samples), float)}
+        return {label: np.array(reward(samples), float) for label, reward in self.rewards.items()}
 
 
 def sevens(samples):
@@ -55,8 +58,8 @@ def picture_trainer(pipelines, *more, method="flow_grpo", rule=None):
 
 
 def text_trainer(mdlm, *more, rule=None):
-    overrides = [*PLAIN, *TEXT, f"policy.model={mdlm}", *more]
-    return made(["mini-mdlm", "trajectory", *([rule] if rule else [])], [*overrides, "rewards={it: {use: 'x:y'}}"], sevens)
+    overrides = [*PLAIN, *TEXT, f"policy.model={mdlm}", *more, "rewards.countdown=null", "rewards.strict=null"]
+    return made(["mini-mdlm", "trajectory", *([rule] if rule else [])], [*overrides, "rewards.it={use: 'x:y'}"], sevens)
 
 
 def made(recipe, overrides, reward):
@@ -66,4 +69,5 @@ def made(recipe, overrides, reward):
     for parameter in policy.trainable().values():
         parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
     prompts = [Prompt(0, "1+2=:"), Prompt(1, "7:")]
-    return Trainer(config, policy, prompts, Judged("it", reward), Processes.alone())
+    measured = {label: load_reward(one.use, one.arguments) for label, one in config.rewards.items() if label != "it"}
+    return Trainer(config, policy, prompts, Judged("it", reward, measured=measured), Processes.alone())

@@ -37,6 +37,7 @@ from flowgrpo.objective.credit import Credit
 from flowgrpo.objective.ratio import Ratio
 from flowgrpo.objective.selection import Selection
 from flowgrpo.objective.surrogate import Surrogate
+from flowgrpo.objective.transform import Transform
 from flowgrpo.policies import PolicyConfig
 from flowgrpo.sampling.kernels import Kernel
 from flowgrpo.sampling.likelihood import Likelihood
@@ -49,6 +50,7 @@ KINDS: dict[str, type[Component]] = {
     "policy": PolicyConfig,
     "plan": Plan,
     "kernel": Kernel,
+    "transform": Transform,
     "credit": Credit,
     "baseline": Baseline,
     "selection": Selection,

@@ -25,6 +25,7 @@ SLOTS = {
     "kernel": "rollout.plan.kernel",
     "completion": "rollout.plan.completion",
     "likelihood": "policy.likelihood",
+    "transforms": "transforms",
     "credit": "credit",
     "baseline": "advantage.baseline",
     "mean": "advantage.mean",

@@ -30,6 +30,7 @@ from flowgrpo.objective import AdvantageConfig, ObjectiveConfig
 from flowgrpo.objective.credit import AnyCredit
 from flowgrpo.objective.credit.terminal import Terminal
 from flowgrpo.objective.selection import AnySelection
+from flowgrpo.objective.transform import AnyTransform
 from flowgrpo.policies import AnyPolicy
 from flowgrpo.sampling.plans import Spread
 from flowgrpo.sampling.shape import Shape
@@ -53,6 +54,8 @@ class Config(Section):
     rollout: RolloutConfig
     rewards: Annotated[dict[str, RewardConfig], BeforeValidator(_there)] = Field(min_length=1)
     """By label; null takes one out that a base has."""
+    transforms: tuple[AnyTransform, ...] = ()
+    """What training makes of the sum of the rewards, one after the other."""
     credit: AnyCredit = Terminal()
     advantage: AdvantageConfig = AdvantageConfig()
     selection: tuple[AnySelection, ...] = ()
@@ -89,6 +92,7 @@ class Config(Section):
         yield self.rollout.complaint(self.policy.steps)
         shape = self.shape()
         yield self.policy.refusal(shape)
+        yield from self._of_transforms()
         yield self.credit.complaint(shape)
         yield from (rule.complaint(shape) for rule in self.selection)
         yield self.objective.complaint(self.policy.kernels, self.policy.posed_states > 0)
@@ -101,6 +105,13 @@ class Config(Section):
         yield self.sentinels.complaint(self.rewards)
         if not any(reward.weight and not reward.gate for reward in self.rewards.values()):
             yield "every reward has weight 0 or is a gate: there is nothing to train on"
+
+    def _of_transforms(self) -> Iterator[str | None]:
+        yield from (transform.complaint([*self.rewards]) for transform in self.transforms)
+        if self.transforms and self.advantage.aggregate == "advantages":
+            yield "transforms are of the sum of the rewards, which advantage.aggregate: advantages never makes; set it to rewards"
+        if self.transforms and self.rollout.plan.completion:
+            yield "transforms are of finished samples, and rollout.plan.completion values states on their way; take one out"
 
     def shape(self, update: int = 0) -> Shape:
         """The shape of a group of an update, before any reward is known; where each prompt has a draw, that of prompt 0."""

@@ -41,7 +41,7 @@ class Allocation:
 
     def see(self, scored: Scored, prompts: Sequence[int]) -> None:
         """Take in an update: the rewards of the groups of the prompts with these indices."""
-        trees = list(zip(scored.shapes, scored.total, scored.rounding, strict=True))
+        trees = list(zip(scored.shapes, scored.trained_on, scored.rounding, strict=True))
         for (shape, total, bound), prompt in zip(trees, prompts, strict=True):
             self._take(self.prompts, prompt, _pooled([_squares(total[list(shape.outcomes)], bound)]))
         for step, variance in variances(trees).items():

@@ -20,6 +20,7 @@ from flowgrpo.objective.advantage import Scopes, Stream, advantages, varies
 from flowgrpo.objective.credit import Credit, Credited, ScoredTree
 from flowgrpo.objective.credit.terminal import Terminal
 from flowgrpo.objective.selection import Selection
+from flowgrpo.objective.transform import Graded, Transform, transformed
 from flowgrpo.sampling.shape import Shape
 from flowgrpo.scoring.combine import sum_rounding, summands, weighted_sum
 
@@ -42,15 +43,16 @@ class Group:
 class Scored:
     """An update's groups. All arrays are [P, N], but `rounding` [P]; the places that a smaller group has not are NaN, 0 or False.
 
-    `rewards`, by label, are NaN where not scored; `total` is what they are combined to, and totals that differ by no more than
-    `rounding` are equal. `in_loss` says which transitions are trained: their credit differs from that of others in their set,
-    they made `decisions`, and the selection has chosen them.
+    `rewards`, by label, are NaN where not scored; `total` is what they are combined to, and `trained_on` what transforms make of
+    that; two of the latter that differ by no more than `rounding` are equal. `in_loss` says which transitions are trained: their
+    credit differs from that of others in their set, they made `decisions`, and the selection has chosen them.
     `turning` marks turning points.
     """
 
     shapes: list[Shape]
     rewards: dict[str, np.ndarray]
     total: np.ndarray
+    trained_on: np.ndarray
     rounding: np.ndarray
     advantage: np.ndarray
     in_loss: np.ndarray
@@ -78,15 +80,17 @@ class Scored:
 
     def metrics(self) -> dict[str, float]:
         outcomes, trained = _places([s.outcomes for s in self.shapes]), _places([s.trained for s in self.shapes])
-        rows, final = outcomes[0], self.total[outcomes]
+        rows, final = outcomes[0], self.trained_on[outcomes]
         first = np.unique(rows, return_index=True)[1]
         metrics = {
-            "reward": float(final.mean()),
+            "reward": float(self.total[outcomes].mean()),
             **{f"reward/{label}": float(values[outcomes].mean()) for label, values in self.rewards.items()},
             "advantage/zero_variance_groups": float(np.mean(~varies(final, rows, self.rounding[rows])[first])),
             "advantage/std": float(self.advantage[trained].std()),
             "advantage/trained_share": float(self.in_loss[trained].mean()),
         }
+        if self.trained_on is not self.total:
+            metrics["reward_trained_on"] = float(final.mean())
         return metrics | ({"credit/turning_points": float(self.turning[trained].mean())} if self.turning.any() else {})
 
 
@@ -119,10 +123,11 @@ class Assessment:
     advantage: AdvantageConfig
     selection: Sequence[Selection]
     seed: int
+    transforms: Sequence[Transform] = ()
 
     @classmethod
     def of(cls, config: Config) -> "Assessment":
-        return cls(config.rewards, config.credit, config.advantage, config.selection, config.seed)
+        return cls(config.rewards, config.credit, config.advantage, config.selection, config.seed, config.transforms)
 
     def __call__(self, prompts: Sequence[Prompt], groups: Sequence[Group], update: int, learned: Learned | None = None) -> Scored:
         """Of the groups of these prompts, one each; `learned` values states on their way."""
@@ -133,8 +138,9 @@ class Assessment:
         if learned:
             valued = learned(groups, np.stack([*terms.values(), total]))
             terms, total = dict(zip(terms, valued[:-1], strict=True)), valued[-1]
+        seen, bound = self._transformed(shapes, rewards, total, bound, update)
         rules = self if learned is None else self.where_valued(shapes)
-        credited, bounds, weights = rules._credited(groups, terms, total, bound)
+        credited, bounds, weights = rules._credited(groups, terms, seen, bound)
         streams = {label: _stream(shapes, trees, bounds[label]) for label, trees in credited.items()}
         values, varied = advantages(streams, weights, _scopes(shapes), self.advantage)
         if not np.isfinite(values).all():
@@ -142,12 +148,25 @@ class Assessment:
         trained = _places([shape.trained for shape in shapes])
         advantage, in_loss = np.zeros(total.shape), np.zeros(total.shape, bool)
         advantage[trained], in_loss[trained] = values, varied
-        trees = [tree_of(group, row, least) for group, row, least in zip(groups, total, bound, strict=True)]
+        trees = [tree_of(group, row, least) for group, row, least in zip(groups, seen, bound, strict=True)]
         selected = [rules._selected(*row, update) for row in zip(trees, advantage, prompts, strict=True)]
         decisions = padded([group.decisions for group in groups], 0.0)
         in_loss &= padded(selected, False) & (decisions > 0)
         turning = _turning(shapes, list(credited.values()))
-        return Scored(shapes, rewards, total, bound, advantage, in_loss, decisions, turning)
+        return Scored(shapes, rewards, total, seen, bound, advantage, in_loss, decisions, turning)
+
+    def _transformed(
+        self, shapes: Sequence[Shape], rewards: Mapping[str, np.ndarray], total: np.ndarray, bound: np.ndarray, update: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(what is trained on [P, N], how far apart values of a group may be that are equal but for rounding [P])."""
+        if not self.transforms:
+            return total, bound
+        places = [(slot, list(shape.outcomes)) for slot, shape in enumerate(shapes)]
+        groups = [Graded(total[place], {label: values[place] for label, values in rewards.items()}) for place in places]
+        seen = total.copy()
+        for place, values in zip(places, transformed(self.transforms, groups, update), strict=True):
+            seen[place] = values
+        return seen, np.maximum(bound, rounding(seen, axis=1))
 
     def where_valued(self, shapes: Sequence[Shape]) -> Self:
         """The rules that can work on these shapes: terminal credit instead of one that lacks values, no selection that does."""

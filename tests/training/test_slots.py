@@ -15,8 +15,12 @@ from trainers import picture_trainer, text_trainer
 MORE = int(os.environ.get("SLOT_EXAMPLES", "0"))
 """So many more combinations are trained; CONTRIBUTING says when."""
 SCOPES = ["group", "group_step", "root", "root_step", "global"]
-TERMINAL, EXACT = ["terminal"], ["gain", "{type: gain, baseline: fitted}", "blend", "gae", "value", "mdpo", "turning_point"]
+TERMINAL, EXACT = (
+    ["terminal"],
+    ["gain", "{type: gain, baseline: fitted}", "blend", "gae", "value", "mdpo", "{type: serial, right: 0.25}", "turning_point"],
+)
 FORKED = ["segment", "{type: segment, per: deviation}", "tempo", "ancestors"]
+CONCISE = "[{type: concise, length: it, right: 0.25, share: 0.5}]"
 PLANS = {
     "{type: all, KERNEL}": TERMINAL,
     "{type: random, size: 1, per: prompt, KERNEL}": TERMINAL,
@@ -32,6 +36,7 @@ BOTH = {
     "advantage.std": [*SCOPES, "none"],
     "advantage.zero_variance": ["drop", "keep"],
     "selection": ["[]", "[most_varied]", "[largest]", "[{type: best_worst, keep: 2}]", "[step_fraction]"],
+    "transforms": ["[]", "[]", "[{type: rarity, form: it}]", "[{type: budget, length: it, first: 0.5, least: 0.2}]", CONCISE],
     "optimizer.epochs": ["1", "2"],
 }
 FITTING = {
