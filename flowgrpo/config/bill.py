@@ -49,14 +49,14 @@ def memory_of(config: Config, processes: int = 1) -> Memory:
     prompts = -(-rollout.prompts_per_update // processes)
     if rollout.keep == "host":
         prompts = min(prompts, rollout.prompts_per_block)
-    referenced = objective.kl.coefficient > 0
+    referenced = objective.needs_reference
     per_transition = 2 + objective.needs_old_prediction + (referenced and config.optimizer.epochs > 1)
     work = Work(
         states=min(rollout.micro_batch, rollout.prompts_per_block * rollout.group_size),
         samples=min(rollout.micro_batch, rollout.prompts_per_block * len(shape.leaves)),
-        latents=per_transition * len(shape.trained) * prompts,
+        latents=per_transition * len(shape.trained) * max(1, config.policy.posed_states) * prompts,
         batches=_blocks(config) * config.optimizer.steps_per_update,
-        averaged=config.ema is not None,
+        averages=(config.ema is not None) + (config.old is not None),
         referenced=referenced,
     )
     return config.policy.memory(work)

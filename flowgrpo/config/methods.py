@@ -131,17 +131,18 @@ def _reward(name: str) -> list[str]:
 
 
 def _needs(config: Config, reward: str | None) -> Iterator[str]:
-    if config.objective.complaint(GaussianKernel, False):
+    finished = config.objective.surrogate.needs_samples
+    if config.objective.complaint(GaussianKernel, finished):
         yield "ids"
-    if config.objective.complaint(UnmaskingKernel, False):
+    if config.objective.complaint(UnmaskingKernel, finished):
         yield "latents"
-    if _lacking(config, None):
+    if config.rollout.plan.kernel.stochastic and _lacking(config, None):
         yield "forks" if _lacking(config, Deterministic()) else "values of states on the way"
     if reward:
         yield f"reward {reward}"
     if config.objective.needs_old_prediction:
         yield "predictions of the rollout"
-    if config.objective.kl.coefficient:
+    if config.objective.needs_reference:
         yield "the model before training"
     if config.calibration:
         yield "rollouts before training"

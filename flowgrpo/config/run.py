@@ -16,6 +16,7 @@ from flowgrpo.config.sections import (
     CheckpointConfig,
     EmaConfig,
     EvaluationConfig,
+    OldConfig,
     OptimizerConfig,
     RewardConfig,
     RolloutConfig,
@@ -62,6 +63,8 @@ class Config(Section):
     calibration: CalibrationConfig | None = None
     objective: ObjectiveConfig = ObjectiveConfig()
     optimizer: OptimizerConfig
+    old: OldConfig | None = None
+    """null: the trained weights make the samples."""
     ema: EmaConfig | None = None
     evaluation: EvaluationConfig | None = None
     sentinels: Annotated[SentinelConfig, BeforeValidator(lambda given: {} if given is None else given)] = SentinelConfig()
@@ -96,6 +99,7 @@ class Config(Section):
         yield self.credit.complaint(shape)
         yield from (rule.complaint(shape) for rule in self.selection)
         yield self.objective.complaint(self.policy.kernels, self.policy.posed_states > 0)
+        yield self._torn()
         if self.calibration:
             yield self.calibration.complaint(self.rollout.plan.kernel, shape)
         yield self.optimizer.complaint(self.rollout.prompts_per_update, self.updates)
@@ -112,6 +116,16 @@ class Config(Section):
             yield "transforms are of the sum of the rewards, which advantage.aggregate: advantages never makes; set it to rewards"
         if self.transforms and self.rollout.plan.completion:
             yield "transforms are of finished samples, and rollout.plan.completion values states on their way; take one out"
+
+    def _torn(self) -> str | None:
+        """Why a group is not trained in one batch though the objective compares it, or None."""
+        needed = self.rollout.group_size * max(1, self.policy.posed_together)
+        if not self.objective.surrogate.compares_group or self.rollout.micro_batch >= needed:
+            return None
+        return (
+            f"objective.surrogate '{self.objective.surrogate.type}' compares the samples of a group, so they must fit into one "
+            f"batch: set rollout.micro_batch={needed} or more"
+        )
 
     def shape(self, update: int = 0) -> Shape:
         """The shape of a group of an update, before any reward is known; where each prompt has a draw, that of prompt 0."""

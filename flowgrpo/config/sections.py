@@ -96,7 +96,7 @@ class RolloutConfig(Section):
     def _has_something_to_train(self) -> Self:
         if self.group_size < 2:
             raise ValueError("group_size must be at least 2: a group of 1 has nothing to compare with")
-        if not self.plan.kernel.stochastic:
+        if not (self.plan.kernel.stochastic or self.plan.trains_outcomes):
             raise ValueError(f"plan.kernel '{self.plan.kernel.type}' is deterministic: there is nothing to train")
         return self
 
@@ -212,6 +212,25 @@ class EmaConfig(Section):
     """Exponential moving average of the trained weights with decay min((1 + k) / (10 + k), decay) at optimizer step k."""
 
     decay: float = Field(default=0.9, ge=0.0, lt=1.0)
+
+    def decay_at(self, step: int) -> float:
+        return min((1 + step) / (10 + step), self.decay)
+
+
+class OldConfig(Section):
+    """Weights that make the samples and lag behind the trained ones (DiffusionNFT, arXiv 2509.16117).
+
+    After update k = 1, 2 .. they are d times what they were plus 1 - d times the trained ones, with d = min(`start` + `rate` x
+    max(k - `wait`, 0), `most`).
+    """
+
+    start: float = Field(default=0.0, ge=0.0, lt=1.0)
+    rate: NonNegativeFloat = 0.001
+    wait: NonNegativeInt = 0
+    most: float = Field(default=0.5, ge=0.0, lt=1.0)
+
+    def decay_at(self, update: int) -> float:
+        return min(self.start + self.rate * max(update - self.wait, 0), self.most)
 
 
 class EvaluationConfig(Section):

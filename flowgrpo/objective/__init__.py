@@ -92,7 +92,11 @@ class ObjectiveConfig(Section):
 
     @property
     def needs_old_prediction(self) -> bool:
-        return self.ratio.needs_old_prediction or self.surrogate.needs_old_prediction
+        return self.ratio.needs_old_prediction or self.surrogate.needs_old_prediction or self.surrogate.needs_samples
+
+    @property
+    def needs_reference(self) -> bool:
+        return self.kl.coefficient > 0 or self.surrogate.needs_reference
 
     @property
     def needs_entropy(self) -> bool:
@@ -104,6 +108,15 @@ class ObjectiveConfig(Section):
         used = {f"ratio: {self.ratio.type}": self.ratio.needs_noise_scale}
         used[f"weight: {self.weight}"] = self.weight in ("noise", "sensitivity")
         used[f"kl.unit: {self.kl.unit}"] = bool(self.kl.coefficient) and self.kl.unit != "nats"
+        return next((setting for setting, on in used.items() if on), None)
+
+    @property
+    def _needs_step(self) -> str | None:
+        """The setting that reads the noise that a step adds, or None."""
+        used = {f"ratio: {self.ratio.type}": self.ratio.needs_noise_scale}
+        used[f"weight: {self.weight}"] = self.weight in ("noise", "sensitivity")
+        used[f"surrogate: {self.surrogate.type}"] = self.surrogate.needs_old_prediction
+        used[f"kl.unit: {self.kl.unit}"] = bool(self.kl.coefficient) and self.kl.unit != "velocity"
         return next((setting for setting, on in used.items() if on), None)
 
     @property
@@ -120,6 +133,10 @@ class ObjectiveConfig(Section):
             return f"objective.{setting} needs a Gaussian law; the steps of this policy's kernels have no noise scale"
         if kernels.noise_scale and (setting := self._needs_ids):
             return f"objective.{setting} needs transitions of several ids; a Gaussian step is one decision, with a density"
+        if kernels.noise_scale and posed and (setting := self._needs_step):
+            return f"objective.{setting} reads the noise of a step, and samples are noised anew; take another (kl.unit: velocity)"
+        if self.surrogate.needs_samples and not (kernels.noise_scale and posed):
+            return f"objective.surrogate '{self.surrogate.type}' trains finished samples of a pipeline: set policy.matching"
         if self.weight == "confidence" and (kernels.noise_scale or posed):
             return "objective.weight: confidence needs ids that are drawn step by step, and policy.likelihood: trajectory"
         return None

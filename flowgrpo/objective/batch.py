@@ -4,11 +4,23 @@ A suffix says the shape, over C transitions of D decisions each: `log_ratio_CD` 
 decisions share. All tensors are float32.
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Noised:
+    """C finished samples that were noised anew: what is predicted of them, [C, ...], with the gradient and by the policy that
+    made them; and `error`: of a prediction, [C, ...] the sample that it leads to less the sample."""
+
+    prediction: "Tensor"
+    old: "Tensor"
+    error: "Callable[[Tensor], Tensor]"
 
 
 @dataclass(frozen=True)
@@ -18,8 +30,9 @@ class LossInputs:
     `log_prob` quantities are in the policy's own scale (a mean over dimensions for Gaussian laws, which make one decision a
     transition); log-ratios are said to be large or small in multiples of `unit`. `decisions_CD` is 1 for decisions that count.
     `kl_old_CD` is KL(new || old) and `entropy_CD`, in [0, 1], that of the law of a decision over the largest possible; None where
-    the objective needs none. `kl_reference_CD` is KL(new || reference) in nats, or None. `tau_C1` and `dt_C1` are the noise scale
-    and step size of the kernel, `g_C1` the sensitivity of the mean to the prediction.
+    the objective needs none. `kl_reference_CD` is KL(new || reference) in nats, and `log_prob_reference_CD` what the policy
+    before training says, or None. `tau_C1` and `dt_C1` are the noise scale and step size of the kernel, `g_C1` the sensitivity
+    of the mean to the prediction. `group_C` numbers the groups; `noised` are the samples where the objective needs them.
     """
 
     log_prob_CD: "Tensor"
@@ -34,11 +47,36 @@ class LossInputs:
     kl_old_CD: "Tensor | None" = None
     kl_reference_CD: "Tensor | None" = None
     entropy_CD: "Tensor | None" = None
+    log_prob_reference_CD: "Tensor | None" = None
+    group_C: "Tensor | None" = None
+    noised: "Noised | None" = None
 
     @property
     def log_ratio_CD(self) -> "Tensor":
         """log p_new - log p_old."""
         return self.log_prob_CD - self.log_prob_old_CD
+
+    def sum_group(self, values_C1: "Tensor") -> "Tensor":
+        """[C, 1]: over the transitions of the same group."""
+        assert self.group_C is not None
+        sums = values_C1.new_zeros(int(self.group_C.max()) + 1, 1).index_add_(0, self.group_C, values_C1)
+        return sums[self.group_C]
+
+    def mean_group(self, values_C1: "Tensor") -> "Tensor":
+        """[C, 1]: over the transitions of the same group."""
+        return self.sum_group(values_C1) / self.sum_group(values_C1.new_ones(values_C1.shape))
+
+    def best_C1(self, values_C1: "Tensor") -> "Tensor":
+        """[C, 1]: 1 for a group's largest value, in equal parts where several are, 0 for the others."""
+        assert self.group_C is not None
+        same_CC = self.group_C[:, None] == self.group_C
+        best_C1 = (values_C1 == values_C1.T.where(same_CC, -math.inf).amax(1, keepdim=True)).to(values_C1)
+        return best_C1 / self.sum_group(best_C1)
+
+    def above_reference_C1(self) -> "Tensor":
+        """[C, 1]: log p_new - log p_reference, the mean over a transition's decisions."""
+        assert self.log_prob_reference_CD is not None
+        return self.mean_D(self.log_prob_CD - self.log_prob_reference_CD)
 
     def mean_D(self, values_CD: "Tensor") -> "Tensor":
         """[C, 1]: over a transition's decisions that count."""

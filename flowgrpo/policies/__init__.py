@@ -29,14 +29,14 @@ Memory = dict[str, dict[str, int]]
 @dataclass(frozen=True)
 class Work:
     """What a process has on its device: `states` in one evaluation and `samples` in one decode; over an update it keeps `latents`
-    and `batches` of prompts. `averaged`: the trained weights have an average; `referenced`: they are compared to those before
+    and `batches` of prompts. The trained weights have so many `averages`; `referenced`: they are compared to those before
     training."""
 
     states: int
     samples: int
     latents: int = 0
     batches: int = 1
-    averaged: bool = False
+    averages: int = 0
     referenced: bool = False
 
 
@@ -83,6 +83,16 @@ class PolicyConfig(Component):
     def posed_states(self) -> int:
         """Network evaluations that score an outcome as a whole; 0 where the transitions that made it are scored."""
         return 0
+
+    @property
+    def posed_together(self) -> int:
+        """How many of them are made at once."""
+        return self.posed_states
+
+    @property
+    def log_ratio_unit(self) -> float:
+        """A log-ratio that is neither large nor small."""
+        return self.kernels.log_ratio_unit
 
     def complaint(self, shape: Shape) -> str | None:
         """Why the policy can't train on trees of this shape, all of its own kernels, or None."""

@@ -4,7 +4,7 @@ Shapes: B states, C transitions of D decisions each (a Gaussian step is one deci
 sets). States and predictions are tensors whose first dimension is the batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +54,10 @@ class Law(Protocol):
         """[C, D]: how likely the sampler's model, at temperature 1, found each id that was drawn."""
         ...
 
+    def error(self, x: Tensor, prediction: Tensor, x_next: Tensor) -> Tensor:
+        """[C, ...]: the finished sample as it is predicted from one that was noised anew, less the sample."""
+        ...
+
 
 class StepLaw(Law, Protocol):
     """How they are made."""
@@ -67,22 +71,37 @@ class StepLaw(Law, Protocol):
 
 @dataclass(frozen=True)
 class Posed:
-    """Outcomes as transitions to score at once: `states` [B, ...] to evaluate, the rows `parent` [C, K] that each outcome is
-    scored at, and the law that puts the K predictions together."""
+    """Outcomes as transitions to score at once: `states` [B, ...] to evaluate at `step`, the rows `parent` [C] or [C, K] that
+    each outcome is scored at, and the law that puts the predictions together. `rows` [C] are the outcomes, None stands for all;
+    `share` is what these transitions are of all that score them."""
 
     states: Tensor
     parent: Tensor
     law: Law
+    rows: list[int] | None = None
+    step: int = 0
+    share: float = 1.0
 
 
-class Posing(Protocol):
-    """Scores an outcome at `states` (K) states of its own making instead of those that it came from."""
+class Predicts(Protocol):
+    def predict(self, states: Tensor, prompts: Sequence[Prompt], step: int) -> Tensor:
+        """The network's output at `states` [B, ...], guidance applied."""
+        ...
+
+
+class Posing(Predicts, Protocol):
+    """Scores an outcome at states of its own making instead of those that it came from."""
 
     @property
-    def states(self) -> int: ...
+    def together(self) -> int:
+        """States of an outcome that are evaluated at once."""
+        ...
 
-    def __call__(self, outcomes: Tensor, keys: Sequence[Key]) -> Posed:
-        """Outcomes [C, ...]; what is drawn for scoring them is drawn now, and stays with them."""
+    def __call__(
+        self, outcomes: Tensor, prompts: Sequence[Prompt], keys: Sequence[Key], groups: Sequence[Key]
+    ) -> Iterable[Posed]:
+        """Outcomes [C, ...] of these prompts; what is drawn for scoring them is drawn now, by the keys of each and of its group,
+        and stays with them."""
         ...
 
 
@@ -107,7 +126,7 @@ class Watchable(Protocol):
         ...
 
 
-class Policy(Sampler, Protocol):
+class Policy(Predicts, Sampler, Protocol):
     """`predict` is the same function in the rollout (no grad) and the update (grad), so the on-policy ratio is 1."""
 
     @property
@@ -125,10 +144,6 @@ class Policy(Sampler, Protocol):
 
     def start(self, prompts: Sequence[Prompt], keys: Sequence[Key]) -> Tensor:
         """Initial states [B, ...], one independent draw per key."""
-        ...
-
-    def predict(self, states: Tensor, prompts: Sequence[Prompt], step: int) -> Tensor:
-        """The network's output at `states` [B, ...], guidance applied."""
         ...
 
     def law(self, moves: Sequence[Move], prompts: Sequence[Prompt]) -> StepLaw:
@@ -157,3 +172,8 @@ class Policy(Sampler, Protocol):
     def export(self, folder: Path) -> None:
         """Write what was trained in the format that the model's own library loads."""
         ...
+
+
+def trained_by(policy: Policy) -> Predicts:
+    """What is asked about trained transitions, in the rollout and the update alike."""
+    return policy.posing or policy

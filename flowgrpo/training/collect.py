@@ -135,7 +135,8 @@ def groups_of(block: Block, scores: Mapping[str, np.ndarray], on_the_way: Mappin
     decisions = [np.zeros(len(shape.nodes)) for shape in block.shapes]
     for t in block.transitions:
         columns = (t.log_prob * t.decisions).sum(1).cpu().numpy(), t.decisions.sum(1).cpu().numpy()
-        for (group, node), *values in zip(t.places, *columns, strict=True):
-            log_probs[group][node], decisions[group][node] = values
+        for (group, node), log_prob, count in zip(t.places, *columns, strict=True):
+            log_probs[group][node] = np.nan_to_num(log_probs[group][node]) + t.share * log_prob
+            decisions[group][node] += t.share * count
     rows = zip(block.shapes, block.rewards(scores, on_the_way), log_probs, decisions, block.features, strict=True)
     return [Group(*row) for row in rows]

@@ -1,6 +1,6 @@
-"""Exponential moving average of the trained weights."""
+"""Exponential moving averages of the trained weights."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -10,17 +10,16 @@ from flowgrpo.policies._weights import put
 
 
 class Ema:
-    """Averages named parameters; decay at step k is min((1 + k) / (10 + k), decay)."""
+    """Averages named parameters; `decay_at` a step is what is left of the average."""
 
-    def __init__(self, parameters: Mapping[str, torch.nn.Parameter], decay: float) -> None:
-        self.parameters, self.decay = parameters, decay
+    def __init__(self, parameters: Mapping[str, torch.nn.Parameter], decay_at: Callable[[int], float]) -> None:
+        self.parameters, self.decay_at = parameters, decay_at
         self.average = {name: p.detach().clone() for name, p in parameters.items()}
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        decay = min((1 + step) / (10 + step), self.decay)
         for name, parameter in self.parameters.items():
-            self.average[name].lerp_(parameter, 1.0 - decay)
+            self.average[name].lerp_(parameter, 1.0 - self.decay_at(step))
 
     def load(self, values: Mapping[str, Tensor]) -> None:
         for name, average in self.average.items():

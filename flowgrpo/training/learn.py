@@ -15,9 +15,9 @@ from flowgrpo.config.sections import OptimizerConfig
 from flowgrpo.core.processes import Processes
 from flowgrpo.core.progress import bar
 from flowgrpo.objective import ObjectiveConfig
-from flowgrpo.objective.batch import LossInputs
+from flowgrpo.objective.batch import LossInputs, Noised
 from flowgrpo.objective.loss import Terms, shares, step_weights, terms
-from flowgrpo.policies.protocol import Policy
+from flowgrpo.policies.protocol import Policy, trained_by
 from flowgrpo.training.collect import Rollouts, UpdateBlock
 from flowgrpo.training.host import ahead, on_host
 from flowgrpo.training.on_policy import OnPolicyCheck
@@ -120,7 +120,7 @@ class Learner:
             terms_CD = self._terms(t, advantage_C[:, None], mean_weight)
             if self.on_host and t.reference is not None:
                 waiting.reference = on_host(t.reference)
-            share_CD = shares(t.decisions, votes_C, self.objective)
+            share_CD = shares(t.decisions, t.share * votes_C, self.objective)
             loss = (terms_CD.loss * share_CD).sum() / count
             self.weights.backward(loss)
             totals.add(terms_CD, share_CD, t.decisions, loss)
@@ -130,10 +130,10 @@ class Learner:
         yield from zip(batches, ahead(batches, self.policy.device) if self.on_host else batches, strict=True)
 
     def _terms(self, t: Transitions, advantage_C1: Tensor, mean_weight: float) -> Terms:
-        reference = self._reference(t) if self.objective.kl.coefficient else None
+        reference = self._reference(t) if self.objective.needs_reference else None
         t.reference = reference if self.epochs > 1 else None
         x, law = t.states[t.parent], t.law
-        prediction = self.policy.predict(t.states, t.prompts, t.step)[t.parent]
+        prediction = trained_by(self.policy).predict(t.states, t.prompts, t.step)[t.parent]
         log_prob_CD = law.log_prob(x, prediction, t.next_states)
         if self.check:
             self.check.see(t, prediction, log_prob_CD - t.log_prob)
@@ -150,6 +150,9 @@ class Learner:
             kl_old_CD=None if t.prediction is None else law.kl(x, prediction, t.prediction[t.parent], t.next_states),
             kl_reference_CD=None if reference is None else law.kl(x, prediction, reference[t.parent], t.next_states),
             entropy_CD=law.entropy(prediction.detach()) if self.objective.needs_entropy else None,
+            log_prob_reference_CD=None if reference is None else law.log_prob(x, reference[t.parent], t.next_states),
+            group_C=torch.tensor([g for g, _ in t.places], device=x.device),
+            noised=_noised(t, prediction) if self.objective.surrogate.needs_samples else None,
         )
         return terms(inputs, self.objective)
 
@@ -165,7 +168,7 @@ class Learner:
         if t.reference is not None:
             return t.reference
         with self.policy.reference():
-            return self.policy.predict(t.states, t.prompts, t.step)
+            return trained_by(self.policy).predict(t.states, t.prompts, t.step)
 
     def _step(self, totals: "Totals", update: int) -> None:
         if self.check:
@@ -176,6 +179,11 @@ class Learner:
         self.begun = True
         if self.weights.step(update):
             totals.norms.append(float(norm))
+
+
+def _noised(t: Transitions, prediction: Tensor) -> Noised:
+    assert t.prediction is not None, "an objective that needs samples keeps what the rollout said of them"
+    return Noised(prediction, t.prediction[t.parent], lambda other: t.law.error(t.states[t.parent], other, t.next_states))
 
 
 class Totals:

@@ -11,7 +11,7 @@ from torch import Tensor
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.keys import torch_generator
 from flowgrpo.policies._dtypes import ROUNDINGS, unit_roundoff
-from flowgrpo.policies.protocol import Law, Policy
+from flowgrpo.policies.protocol import Law, Policy, Predicts, trained_by
 from flowgrpo.training.rollout import Transitions
 
 DRAWS = 4
@@ -60,14 +60,15 @@ class OnPolicyCheck:
         """Errors: UserError where a log-ratio is further from 0 than rounding can take it, with the cause where one is found."""
         if self.worst is None or self.excess <= 1.0:
             return
+        why = cause(trained_by(self.policy), self.worst, self.policy.unit_roundoff)
         raise UserError(
             f"on-policy check: replaying the rollout gives a log-ratio of {self.size:.1e} at step {self.worst.step}, and it "
-            f"must be 0 (rounding explains {self.allowed:.0e}); {cause(self.policy, self.worst)}; no weight was changed"
+            f"must be 0 (rounding explains {self.allowed:.0e}); {why}; no weight was changed"
         )
 
 
 @torch.no_grad()
-def cause(policy: Policy, t: Transitions) -> str:
+def cause(policy: Predicts, t: Transitions, unit: float) -> str:
     """Why the update's network differs from the rollout's, found by asking it again in other ways."""
     first = policy.predict(t.states, t.prompts, t.step)
     if not torch.equal(first, policy.predict(t.states, t.prompts, t.step)):
@@ -87,6 +88,6 @@ def cause(policy: Policy, t: Transitions) -> str:
     if not torch.equal(first, policy.predict(t.states, t.prompts, t.step)):
         return "the network remembers the step before (a cache hook, a guider with momentum): switch it off"
     alone = policy.predict(t.states[:1], t.prompts[:1], t.step)
-    if not torch.allclose(first[:1].float(), alone.float(), rtol=64 * policy.unit_roundoff, atol=64 * policy.unit_roundoff):
+    if not torch.allclose(first[:1].float(), alone.float(), rtol=64 * unit, atol=64 * unit):
         return "what it says of a sample depends on the samples beside it: set rollout.micro_batch to one group"
     return "its weights or its settings are not those of the rollout any more"

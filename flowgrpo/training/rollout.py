@@ -34,7 +34,8 @@ class Transitions:
     The update evaluates the same B states together again, so that its log-probs start out equal bit for bit.
     `parent` holds rows of `states`, [C], or [C, K] for outcomes that are scored as wholes at K states each. `log_prob` and
     `decisions` are [C, D]; decisions with 0 are in no loss. `prediction` and `reference` are [B, ...] and present only when the
-    objective needs them. A state that forks is evaluated once and left several times; B = 2, C = 3:
+    objective needs them. Of the vote of its place in the loss a transition has the `share`. A state that forks is evaluated
+    once and left several times; B = 2, C = 3:
 
         states        next_states         parent = [0, 0, 1]
         row 0 --+---> row 0               states[parent] [C, ...] is what each transition leaves,
@@ -53,6 +54,7 @@ class Transitions:
     decisions: Tensor
     prediction: Tensor | None = None
     reference: Tensor | None = None
+    share: float = 1.0
 
     def take(self, rows: list[int]) -> "Transitions":
         """These transitions, and only the states that they leave."""
@@ -71,6 +73,7 @@ class Transitions:
             self.decisions[index],
             None if self.prediction is None else self.prediction[state_rows],
             None if self.reference is None else self.reference[state_rows],
+            self.share,
         )
 
     def on_host(self) -> "Transitions":
@@ -246,24 +249,41 @@ def _record(
     law: Law,
     prediction: Tensor,
     next_states: Tensor,
+    share: float = 1.0,
 ) -> None:
     log_prob = law.log_prob(states[parent], prediction[parent], next_states)
     old = prediction if run.keep_predictions else None
     run.transitions.append(
-        Transitions(step, prompts, states, parent, places, law, next_states, log_prob, torch.ones_like(log_prob), old)
+        Transitions(
+            step, prompts, states, parent, places, law, next_states, log_prob, torch.ones_like(log_prob), old, share=share
+        )
     )
 
 
 def _pose(run: _Run, posing: Posing, micro_batch: int) -> None:
-    """Score the outcomes as wholes."""
-    places = [(g, i) for g, shape in enumerate(run.shapes) for i in shape.trained]
-    for chunk in _chunks(places, max(1, micro_batch // posing.states)):
-        outcomes = torch.stack([run.states[place] for place in chunk])
-        posed = posing(outcomes, [(*run.key_of(place), "pose") for place in chunk])
-        prompts = [run.prompts[g] for g, _ in chunk for _ in range(posing.states)]
-        prediction = numbers(run.policy.predict(posed.states, prompts, 0), 0)
-        run.evaluations += len(posed.states)
-        _record(run, 0, prompts, posed.states, posed.parent, chunk, posed.law, prediction, outcomes)
+    """Score the outcomes as wholes. No group is torn that fits into one batch."""
+    for chunk in _whole_groups(run.shapes, max(1, micro_batch // posing.together)):
+        outcomes, prompts = torch.stack([run.states[place] for place in chunk]), [run.prompts[g] for g, _ in chunk]
+        keys, groups = [(*run.key_of(place), "pose") for place in chunk], [(*run.key, p.index, "pose") for p in prompts]
+        for posed in posing(outcomes, prompts, keys, groups):
+            rows = range(len(chunk)) if posed.rows is None else posed.rows
+            asked = [prompts[row] for row in rows for _ in range(len(posed.states) // len(rows))]
+            prediction = numbers(posing.predict(posed.states, asked, posed.step), posed.step)
+            run.evaluations += len(posed.states)
+            places, finished = [chunk[row] for row in rows], outcomes[list(rows)]
+            _record(run, posed.step, asked, posed.states, posed.parent, places, posed.law, prediction, finished, posed.share)
+
+
+def _whole_groups(shapes: Sequence[Shape], size: int) -> Iterator[list[Place]]:
+    """The trained places, in batches of at most `size`."""
+    batch: list[Place] = []
+    for g, shape in enumerate(shapes):
+        for part in _chunks([(g, i) for i in shape.trained], size):
+            if len(batch) + len(part) > size:
+                yield batch
+                batch = []
+            batch += part
+    yield batch
 
 
 def _settle(run: _Run) -> None:

@@ -45,9 +45,10 @@ class Trainer:
         self.collector = Collector(rollouts, scorer, processes, config.seed)
         self.assessment = Assessment.of(config)
         self.critic = critic or Critic.of(config, policy, prompts[0])
-        self.weights = TrainedWeights(policy, config.optimizer, config.ema, processes)
-        unit = config.policy.kernels.log_ratio_unit
-        self.learner = Learner(policy, self.weights, rollouts, config.objective, unit, config.optimizer, processes)
+        self.weights = TrainedWeights(policy, config, processes)
+        self.learner = Learner(
+            policy, self.weights, rollouts, config.objective, config.policy.log_ratio_unit, config.optimizer, processes
+        )
         self.minibatches = config.optimizer.minibatches(config.rollout.prompts_per_update)
         self.updates = 0
         self.clock: Callable[[], Clock] = Clock
@@ -59,6 +60,7 @@ class Trainer:
         blocks, scored = self.collect(clock)
         with clock("update"):
             learned = self.learner(blocks, scored, self.minibatches, self.updates, bool(self.config.selection))
+            self.weights.end_update(self.updates + 1)
         evaluations = sum(block.rollout.network_evaluations for block in blocks)
         metrics = {
             "update": self.updates,
@@ -82,7 +84,7 @@ class Trainer:
         if self.critic:
             shapes = self.critic.shapes(shapes)
         with self.collector.beside:
-            with clock("rollout"):
+            with clock("rollout"), self.weights.sampling():
                 blocks = self.collector.roll_out(prompts, shapes, self.updates, self.minibatches)
             with clock("reward"):
                 scored = self.assessment(prompts, self.collector.score(blocks), self.updates, self.critic)
@@ -113,6 +115,8 @@ class Trainer:
     def load(self, tensors: dict[str, dict[str, Tensor]], facts: dict[str, Any]) -> None:
         """The inverse of `state`. Errors: ValueError where the tensors are of another model."""
         self.weights.load(tensors, facts)
+        if self.weights.old and facts["updates"]:
+            self.learner.check = None
         self.allocation.load(facts["spread"])
         if self.critic:
             self.critic.load(tensors["critic"], facts["values_used"])

@@ -1,11 +1,12 @@
-"""What is trained: the weights, their optimizer and their average; one step at a time, and their state for checkpoints."""
+"""What is trained: the weights, their optimizer and their averages; one step at a time, and their state for checkpoints."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from flowgrpo.config.sections import EmaConfig, OptimizerConfig
+from flowgrpo.config.run import Config
 from flowgrpo.core.errors import NotFinite
 from flowgrpo.core.processes import Processes
 from flowgrpo.policies.protocol import Policy
@@ -14,20 +15,21 @@ from flowgrpo.training.ema import Ema
 
 
 class TrainedWeights:
-    """`steps` counts optimizer steps."""
+    """`steps` counts optimizer steps. `ema` is the average to keep, `old` the one that makes the samples."""
 
-    def __init__(self, policy: Policy, config: OptimizerConfig, ema: EmaConfig | None, processes: Processes) -> None:
-        self.config, self.processes = config, processes
+    def __init__(self, policy: Policy, config: Config, processes: Processes) -> None:
+        self.config, self.processes = config.optimizer, processes
         self.parameters = policy.trainable()
         self.optimizer = torch.optim.AdamW(
             self.parameters.values(),
-            lr=config.lr,
-            betas=config.betas,
-            weight_decay=config.weight_decay,
-            eps=config.eps,
+            lr=self.config.lr,
+            betas=self.config.betas,
+            weight_decay=self.config.weight_decay,
+            eps=self.config.eps,
         )
         self.scaler = torch.amp.GradScaler(policy.device.type, enabled=policy.needs_loss_scaling)
-        self.ema = Ema(self.parameters, ema.decay) if ema else None
+        self.ema = Ema(self.parameters, config.ema.decay_at) if config.ema else None
+        self.old = Ema(self.parameters, config.old.decay_at) if config.old else None
         self.steps = 0
 
     def backward(self, loss: Tensor) -> None:
@@ -77,10 +79,23 @@ class TrainedWeights:
             self.ema.update(self.steps)
         return True
 
+    def sampling(self) -> AbstractContextManager[None]:
+        """Inside, the parameters are those that make the samples."""
+        return self.old.applied() if self.old else nullcontext()
+
+    def end_update(self, number: int) -> None:
+        """After update 1, 2 .. the weights that make the samples follow the trained ones."""
+        if self.old:
+            self.old.update(number)
+
+    @property
+    def _averages(self) -> dict[str, Ema]:
+        return {name: average for name, average in (("ema", self.ema), ("old", self.old)) if average}
+
     @property
     def kinds(self) -> list[str]:
         """What the tensors of `state` are."""
-        return ["trainable", "optimizer", *(["ema"] if self.ema else [])]
+        return ["trainable", "optimizer", *self._averages]
 
     def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         """(named tensors, facts)."""
@@ -88,14 +103,13 @@ class TrainedWeights:
             "trainable": dict(self.parameters),
             "optimizer": optimizer_tensors(self.optimizer, list(self.parameters)),
         }
-        if self.ema:
-            tensors["ema"] = self.ema.average
+        tensors |= {name: average.average for name, average in self._averages.items()}
         return tensors, {"optimizer_steps": self.steps, "scaler": self.scaler.state_dict()}
 
     @torch.no_grad()
     def load(self, tensors: dict[str, dict[str, Tensor]], facts: dict[str, Any]) -> None:
         """The inverse of `state`. Errors: ValueError where the tensors are of another model."""
-        for kind in ("trainable", "ema")[: 2 if self.ema else 1]:
+        for kind in ("trainable", *self._averages):
             shapes = {name: value.shape for name, value in tensors[kind].items()}
             if shapes != {name: parameter.shape for name, parameter in self.parameters.items()}:
                 raise ValueError(f"its {kind} tensors are not those of this model")
@@ -104,7 +118,7 @@ class TrainedWeights:
         for name, parameter in self.parameters.items():
             parameter.copy_(tensors["trainable"][name])
         load_optimizer(self.optimizer, tensors["optimizer"], list(self.parameters))
-        if self.ema:
-            self.ema.load(tensors["ema"])
+        for kind, average in self._averages.items():
+            average.load(tensors[kind])
         self.steps = facts["optimizer_steps"]
         self.scaler.load_state_dict(facts["scaler"])

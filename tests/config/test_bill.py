@@ -155,7 +155,7 @@ def test_tiles_help_pictures_that_are_larger_than_one():
 
 
 def test_all_weights_cost_sixteen_bytes_each_and_a_cast_copy():
-    work = Work(states=1, samples=1, averaged=True)
+    work = Work(states=1, samples=1, averages=1)
     found = estimate(work, lora=None)["update"]
     count = SIZE["denoiser"]["parameters"]
     assert found["denoiser"] == 0

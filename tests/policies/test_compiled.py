@@ -10,6 +10,7 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 from conftest import CALLS, trajectories
+from flowgrpo.config.sections import EmaConfig
 from flowgrpo.core.errors import UserError
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.policies import _compiled, tiny
@@ -55,7 +56,7 @@ class Cycle:
     """What a training does with a policy again and again."""
 
     def __init__(self, policy: DiffusersPolicy) -> None:
-        self.policy, self.ema = policy, Ema(policy.trainable(), 0.9)
+        self.policy, self.ema = policy, Ema(policy.trainable(), EmaConfig(decay=0.9).decay_at)
         self.codes: list[int] = []
 
     def __call__(self) -> float:

@@ -214,7 +214,7 @@ def test_posed_outcomes_are_scored_by_the_formula(real):
     policy, outcome, table = real
     for likelihood in [x.model_copy(update={"level": "sum"}) for x in ALL if not isinstance(x, OneStep)]:
         posing = build_posing(policy, likelihood)
-        posed = posing(outcome, [("key", likelihood.type)])
+        (posed,) = posing(outcome, [], [("key", likelihood.type)], [])
         with torch.no_grad():
             prediction = policy.predict(posed.states, PROMPTS[:1] * likelihood.states, 0)
         found = posed.law.log_prob(posed.states[posed.parent], prediction[posed.parent], outcome)

@@ -15,12 +15,18 @@ if TYPE_CHECKING:
 
 
 class Surrogate(Component):
-    """Its gradient at ratio 1 is -A times that of log p, so that one learning rate suits all of them."""
+    """Its gradient at ratio 1 is -A times that of log p, or in that unit, so that one learning rate suits all of them."""
 
     needs_old_prediction: ClassVar[bool] = False
     """Whether it reads KL(new || old)."""
     joins_decisions: ClassVar[bool] = False
     """Whether it makes one number of all decisions of a transition."""
+    needs_samples: ClassVar[bool] = False
+    """Whether it reads what is predicted of finished samples that were noised anew."""
+    needs_reference: ClassVar[bool] = False
+    """Whether it reads the log-probs of the policy before training."""
+    compares_group: ClassVar[bool] = False
+    """Whether it needs all transitions of a group at once."""
 
     @property
     def needs_entropy(self) -> bool:
@@ -30,6 +36,11 @@ class Surrogate(Component):
     @abstractmethod
     def loss(self, log_ratio_CD: "Tensor", batch: LossInputs, clip: Bounds) -> "tuple[Tensor, Tensor]":
         """([C, D] the loss, [C, D] booleans: whether the gradient is held back there). `clip` is for those that clip."""
+
+
+def nothing_held(log_ratio_CD: "Tensor") -> "Tensor":
+    """[C, D]: no gradient is held back."""
+    return log_ratio_CD.new_zeros(log_ratio_CD.shape).bool()
 
 
 AnySurrogate = Annotated[SerializeAsAny[Surrogate], component(Surrogate)]

@@ -9,6 +9,8 @@ from flowgrpo.core.section import Section
 from flowgrpo.policies import Activations, Cost, LoraAdapter, Memory, PolicyConfig, Work
 from flowgrpo.policies.diffusers import _sizes as sizes
 from flowgrpo.sampling.kernels import GaussianKernel, KernelFamily
+from flowgrpo.sampling.matching import Matching
+from flowgrpo.sampling.shape import Shape
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -126,6 +128,7 @@ class DiffusersConfig(PolicyConfig):
     Some pipelines (SD3) go to sigma < 0.01 in the step before the last, so the noise of that step stays in the picture.
     With `guidance_gradient` `conditional`, predictions that guidance moves away from get no gradient and keep no graph; some code
     that builds on Flow-GRPO's detaches them, its own does not.
+    `matching` trains finished samples that are noised anew, instead of the steps that made them.
     """
 
     makes: ClassVar[tuple[str, ...]] = ("images", "videos", "latents")
@@ -146,6 +149,7 @@ class DiffusersConfig(PolicyConfig):
     lora: AttentionLora | None = AttentionLora()
     spacing: Literal["pipeline", "uniform"] = "pipeline"
     guidance_gradient: Literal["full", "conditional"] = "full"
+    matching: Matching | None = None
     runtime: Runtime = Runtime()
     size: ModelSize | None = None
 
@@ -167,6 +171,28 @@ class DiffusersConfig(PolicyConfig):
     @property
     def kernels(self) -> KernelFamily:
         return GaussianKernel
+
+    @property
+    def posed_states(self) -> int:
+        return self.matching.levels.count if self.matching else 0
+
+    @property
+    def posed_together(self) -> int:
+        return 1
+
+    @property
+    def log_ratio_unit(self) -> float:
+        return self.matching.log_ratio_unit if self.matching else super().log_ratio_unit
+
+    def complaint(self, shape: Shape) -> str | None:
+        if self.matching is None:
+            trained = (shape.nodes[i].kernel for i in shape.trained)
+            if kernel := next((kernel for kernel in trained if kernel and not kernel.stochastic), None):
+                return f"kernel '{kernel.type}' adds no noise: its steps can't be trained; set policy.matching to train samples"
+            return None
+        if any(shape.children[i] for i in shape.trained):
+            return "policy.matching trains finished samples, not the steps that made them: set rollout.plan.type to outcomes"
+        return self.matching.complaint(self.steps)
 
     def batch_key(self, prompt: "Prompt") -> Hashable:
         return sizes.size_of(self.call, prompt)

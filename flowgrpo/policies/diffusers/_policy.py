@@ -40,6 +40,7 @@ from flowgrpo.policies.diffusers._features import Features, by_state
 from flowgrpo.policies.diffusers._idle import Idle
 from flowgrpo.policies.diffusers._loop import Loop
 from flowgrpo.policies.diffusers._memo import memoise_encoders
+from flowgrpo.policies.diffusers._posing import Posing
 from flowgrpo.policies.diffusers._runtime import apply, compiles, denoisers, quantised
 from flowgrpo.policies.diffusers._schedule import read_schedule, with_one_step_scheduler
 from flowgrpo.policies.diffusers._sizes import sized
@@ -242,6 +243,20 @@ class DiffusersPolicy(PipelineSampler):
         self.features = Features(self.modules)
         self.untaught = Loop(self.pipe, self.modules, name in PRIMED)
         self.by_size: dict[Hashable, tuple[Loop, Schedule]] = {}
+        self.posing = Posing(config.matching, self._in_steps(config.matching.levels.grid)) if config.matching else None
+
+    def _in_steps(self, steps: int | None) -> "DiffusersPolicy":
+        """The same weights, whose trajectories have as many steps; by default the same."""
+        if steps is None:
+            return self
+        call = {**self.config.call}
+        if "num_inference_steps" in call:
+            call["num_inference_steps"] = round(steps * call["num_inference_steps"] / self.config.steps)
+        other = copy.copy(self)
+        other.config = self.config.model_copy(update={"steps": steps, "call": call})
+        other.untaught = Loop(self.pipe, self.modules, type(self.pipe).__name__ in PRIMED)
+        other.by_size = {}
+        return other
 
     @staticmethod
     def by_default(device: torch.device) -> Compile:
@@ -316,10 +331,6 @@ class DiffusersPolicy(PipelineSampler):
         with self.features(self.untaught.idle) as seen:
             prediction = self.predict(states, prompts, step)
         return prediction, by_state(seen, [len(prompts[rows]) for rows in self.rows.calls(prompts)])
-
-    @property
-    def posing(self) -> None:
-        return None
 
     def law(self, moves: Sequence[Move], prompts: Sequence[Prompt]) -> GaussianLaw:
         return GaussianLaw.of(moves, self.schedule(prompts), self.device)

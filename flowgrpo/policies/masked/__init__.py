@@ -88,6 +88,9 @@ class MaskedConfig(PolicyConfig):
             return "policy.window: a step sees no later block, so outcomes can't be scored as wholes; use likelihood trajectory"
         if self.window and len(blocks := {kernel.block_length for kernel in kernels}) > 1:
             return f"policy.window: rollouts and policy.sampler must have one kernel.block_length, not {sorted(map(str, blocks))}"
+        trained = (shape.nodes[i].kernel for i in shape.trained)
+        if kernel := next((kernel for kernel in trained if kernel and not kernel.stochastic), None):
+            return f"kernel '{kernel.type}' is deterministic: all answers to a prompt would be the same"
         if self.likelihood.states and any(shape.children[i] for i in shape.trained):
             return f"policy.likelihood '{self.likelihood.type}' scores outcomes as wholes: set rollout.plan.type to outcomes"
         if not self.likelihood.states and any(

@@ -109,7 +109,7 @@ class MaskedPolicy(MaskedSampler):
         if config.gradient_checkpointing:
             recompute_layers(self.model, config.model)
         states = config.likelihood.states
-        self.posing = Posing(config.likelihood, self.vocabulary, config.length) if states else None
+        self.posing = Posing(config.likelihood, self.vocabulary, config.length, self.predict) if states else None
 
     def law(self, moves: Sequence[Move], prompts: Sequence[Prompt]) -> UnmaskingLaw:
         return UnmaskingLaw(tuple(moves), self.config.steps, self.config.length, self.vocabulary, self.device)

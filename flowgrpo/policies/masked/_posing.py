@@ -3,7 +3,7 @@
 Shapes: C outcomes, K states each, P prompt and L other positions, N = P + L, V ids.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from flowgrpo.core.keys import Key, numpy_generator
+from flowgrpo.data.prompts import Prompt
 from flowgrpo.policies.protocol import Posed
 from flowgrpo.sampling.canvas import TOKENS, Vocabulary, answer_length, canvas, in_answer
 from flowgrpo.sampling.laws.unmasking import categorical_entropy, categorical_kl
@@ -25,22 +26,25 @@ class Posing:
     likelihood: Likelihood
     vocabulary: Vocabulary
     length: int
+    predict: Callable[[Tensor, Sequence[Prompt], int], Tensor]
 
     @property
-    def states(self) -> int:
+    def together(self) -> int:
         return self.likelihood.states
 
-    def __call__(self, outcomes: Tensor, keys: Sequence[Key]) -> Posed:
+    def __call__(
+        self, outcomes: Tensor, prompts: Sequence[Prompt], keys: Sequence[Key], groups: Sequence[Key]
+    ) -> Iterator[Posed]:
         tokens = outcomes[:, TOKENS]
         answers = in_answer(tokens[:, -self.length :], self.vocabulary.eos).cpu().numpy()
-        prompts = (tokens[:, : -self.length] != self.vocabulary.pad).cpu().numpy()
-        drawn = [self.likelihood.checked(a, p, numpy_generator(key)) for a, p, key in zip(answers, prompts, keys, strict=True)]
+        asked = (tokens[:, : -self.length] != self.vocabulary.pad).cpu().numpy()
+        drawn = [self.likelihood.checked(a, p, numpy_generator(key)) for a, p, key in zip(answers, asked, keys, strict=True)]
         masked = np.stack([np.concatenate([m.prompt, m.masked], 1) for m in drawn])
         hidden = torch.from_numpy(masked).to(tokens.device).flatten(0, 1)
-        states = canvas(tokens.repeat_interleave(self.states, 0).masked_fill(hidden, float(self.vocabulary.mask)))
+        states = canvas(tokens.repeat_interleave(self.together, 0).masked_fill(hidden, float(self.vocabulary.mask)))
         weights = torch.from_numpy(np.stack([m.weights for m in drawn])).float().to(tokens.device)
-        parent = torch.arange(len(states), device=tokens.device).view(len(outcomes), self.states)
-        return Posed(states, parent, PosedLaw(weights, self.likelihood.level, self.length, self.vocabulary.eos))
+        parent = torch.arange(len(states), device=tokens.device).view(len(outcomes), self.together)
+        yield Posed(states, parent, PosedLaw(weights, self.likelihood.level, self.length, self.vocabulary.eos))
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,9 @@ class PosedLaw:
 
     def confidence(self, x_next: Tensor) -> Tensor:
         raise AssertionError("an outcome that is scored as a whole has no confidence")
+
+    def error(self, x: Tensor, prediction: Tensor, x_next: Tensor) -> Tensor:
+        raise AssertionError("ids have no error")
 
     def decisions(self, x_next: Tensor, outcome: Tensor) -> Tensor:
         if self.level == "decision":

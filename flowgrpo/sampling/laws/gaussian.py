@@ -85,6 +85,9 @@ class GaussianLaw:
     def confidence(self, x_next: Tensor) -> Tensor:
         raise AssertionError("a Gaussian step has no confidence")
 
+    def error(self, x: Tensor, prediction: Tensor, x_next: Tensor) -> Tensor:
+        raise AssertionError("a step does not end at the finished sample")
+
     def decisions(self, x_next: Tensor, outcome: Tensor) -> Tensor:
         return torch.ones_like(self.tau)[:, None]
 

@@ -91,6 +91,9 @@ class UnmaskingLaw:
         """Where nothing was drawn it is that of the id which stands there; it decides nothing."""
         return x_next[:, CONFIDENCE, -self.length :].float()
 
+    def error(self, x: Tensor, prediction: Tensor, x_next: Tensor) -> Tensor:
+        raise AssertionError("ids have no error")
+
     def _by_move(self) -> list[tuple[Move, list[int]]]:
         rows: dict[Move, list[int]] = {}
         for i, move in enumerate(self.moves):

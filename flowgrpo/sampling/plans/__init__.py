@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import SerializeAsAny
@@ -44,6 +44,9 @@ class Plan(Component):
     `kernel` is the law of the trained steps. `shared_start`: the members of a group begin from the same noise (DanceGRPO,
     MixGRPO). `completion` values intermediate states, for credit rules that need that.
     """
+
+    trains_outcomes: ClassVar[bool] = False
+    """Whether finished samples are trained and not the steps that made them, so that no step needs noise."""
 
     kernel: AnyKernel = FlowSde()
     shared_start: bool = False
