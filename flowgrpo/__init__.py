@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from flowgrpo.objective import baseline as baselines
     from flowgrpo.objective import bounds
     from flowgrpo.objective import credit as credits
+    from flowgrpo.objective import decision_weight as decision_weights
     from flowgrpo.objective import ratio as ratios
     from flowgrpo.objective import selection as selections
     from flowgrpo.objective import surrogate as surrogates
@@ -59,6 +60,7 @@ NAMES = {
     "card": "scoring.card:card",
     "compare": "api.evaluate:compare",
     "credits": "objective.credit",
+    "decision_weights": "objective.decision_weight",
     "evaluate": "api.evaluate:evaluate",
     "kernels": "sampling.kernels",
     "likelihoods": "sampling.likelihood",

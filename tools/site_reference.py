@@ -34,6 +34,7 @@ from flowgrpo.evaluation.benchmarks.catalogue import find_benchmark
 from flowgrpo.objective.baseline import Baseline
 from flowgrpo.objective.bounds import Bounds
 from flowgrpo.objective.credit import Credit
+from flowgrpo.objective.decision_weight import DecisionWeight
 from flowgrpo.objective.ratio import Ratio
 from flowgrpo.objective.selection import Selection
 from flowgrpo.objective.surrogate import Surrogate
@@ -57,6 +58,7 @@ KINDS: dict[str, type[Component]] = {
     "ratio": Ratio,
     "surrogate": Surrogate,
     "bounds": Bounds,
+    "weight": DecisionWeight,
     "likelihood": Likelihood,
 }
 BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}

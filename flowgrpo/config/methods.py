@@ -35,6 +35,7 @@ SLOTS = {
     "surrogate": "objective.surrogate",
     "bounds": "objective.clip",
     "weight": "objective.weight",
+    "decision weights": "objective.decision_weights",
     "reduce": "objective.reduce",
 }
 """Where a config says what stands in each."""
@@ -136,6 +137,8 @@ def _needs(config: Config, reward: str | None) -> Iterator[str]:
         yield "ids"
     if config.objective.complaint(UnmaskingKernel, finished):
         yield "latents"
+    if config.policy.kernels.noise_scale and config.policy.posed_states:
+        yield "samples noised anew"
     if config.rollout.plan.kernel.stochastic and _lacking(config, None):
         yield "forks" if _lacking(config, Deterministic()) else "values of states on the way"
     if reward:

@@ -99,6 +99,7 @@ class Config(Section):
         yield self.credit.complaint(shape)
         yield from (rule.complaint(shape) for rule in self.selection)
         yield self.objective.complaint(self.policy.kernels, self.policy.posed_states > 0)
+        yield self._of_no_ids()
         yield self._torn()
         if self.calibration:
             yield self.calibration.complaint(self.rollout.plan.kernel, shape)
@@ -116,6 +117,12 @@ class Config(Section):
             yield "transforms are of the sum of the rewards, which advantage.aggregate: advantages never makes; set it to rewards"
         if self.transforms and self.rollout.plan.completion:
             yield "transforms are of finished samples, and rollout.plan.completion values states on their way; take one out"
+
+    def _of_no_ids(self) -> str | None:
+        if self.policy.chooses_ids or not self.objective.decision_weights:
+            return None
+        name = self.objective.decision_weights[0].type
+        return f"objective.decision_weights '{name}' weighs ids one by one, and no decision of this policy is an id of its own"
 
     def _torn(self) -> str | None:
         """Why a group is not trained in one batch though the objective compares it, or None."""

@@ -11,6 +11,7 @@ from flowgrpo.objective.baseline import AnyBaseline
 from flowgrpo.objective.baseline.own import Own
 from flowgrpo.objective.bounds import AnyBounds
 from flowgrpo.objective.bounds.constant import Constant
+from flowgrpo.objective.decision_weight import AnyDecisionWeight
 from flowgrpo.objective.ratio import AnyRatio
 from flowgrpo.objective.ratio.plain import Plain
 from flowgrpo.objective.surrogate import AnySurrogate
@@ -77,6 +78,7 @@ class ObjectiveConfig(Section):
     `weight` `one`; `noise`: tau over its mean (TempFlow-GRPO, arXiv 2508.04324); `sensitivity`: tau / |g| over its mean, g the
     sensitivity of a step's mean to the prediction (Flash-GRPO, arXiv 2605.15980), which makes the gradients of all steps alike
     in size; or `confidence`: how likely the sampler's model found the id that was drawn (MDPO, arXiv 2508.13148, in its code).
+    `decision_weights` weigh ids besides, by what the rest of the group has chosen.
     `reduce`: the loss is a mean over `transition`s, whose decisions share one vote; over `decision`s (the same where a
     transition is one decision, as with Gaussian laws); over `position`s, of which every transition has as many, so that an id
     counts the same in a short and in a long answer (Dr. GRPO, arXiv 2503.20783); or over `step`s, in each over the groups that
@@ -88,11 +90,13 @@ class ObjectiveConfig(Section):
     clip: AnyBounds = Constant(low=1e-4, high=1e-4)
     weight: Literal["one", "noise", "sensitivity", "confidence"] = "one"
     reduce: Reduce = "transition"
+    decision_weights: tuple[AnyDecisionWeight, ...] = ()
     kl: KLConfig = KLConfig()
 
     @property
     def needs_old_prediction(self) -> bool:
-        return self.ratio.needs_old_prediction or self.surrogate.needs_old_prediction or self.surrogate.needs_samples
+        parts = (self.ratio, self.surrogate, *self.decision_weights)
+        return any(part.needs_old_prediction for part in parts) or self.surrogate.needs_samples
 
     @property
     def needs_reference(self) -> bool:

@@ -94,6 +94,11 @@ class PolicyConfig(Component):
         """A log-ratio that is neither large nor small."""
         return self.kernels.log_ratio_unit
 
+    @property
+    def chooses_ids(self) -> bool:
+        """Whether each decision is one id, so that the laws are `Choosing`."""
+        return False
+
     def complaint(self, shape: Shape) -> str | None:
         """Why the policy can't train on trees of this shape, all of its own kernels, or None."""
         return None

@@ -59,6 +59,19 @@ class Law(Protocol):
         ...
 
 
+@runtime_checkable
+class Choosing(Protocol):
+    """A law whose decisions are ids."""
+
+    def choices(self, x_next: Tensor) -> Tensor:
+        """[C, D]: the ids that were chosen, where any was."""
+        ...
+
+    def log_probs(self, prediction: Tensor) -> Tensor:
+        """[C, D, V]: what a decision chooses from; -inf for what can't be chosen."""
+        ...
+
+
 class StepLaw(Law, Protocol):
     """How they are made."""
 

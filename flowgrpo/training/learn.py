@@ -23,6 +23,7 @@ from flowgrpo.training.host import ahead, on_host
 from flowgrpo.training.on_policy import OnPolicyCheck
 from flowgrpo.training.rollout import Transitions
 from flowgrpo.training.scored import Scored
+from flowgrpo.training.weighing import weigh
 from flowgrpo.training.weights import TrainedWeights
 
 
@@ -94,7 +95,10 @@ class Learner:
             [i for i, (g, node) in enumerate(t.places) if scored.in_loss[block.slots[g], node]] for t in block.rollout.transitions
         ]
         pairs = [(t, chosen) for t, chosen in zip(block.rollout.transitions, rows, strict=True) if chosen]
-        return TrainedBlock(block.slots, [self.rollouts.waiting(t.take(chosen)) if thinned else t for t, chosen in pairs])
+        batches = [self.rollouts.waiting(t.take(chosen)) if thinned else t for t, chosen in pairs]
+        if batches and (rules := self.objective.decision_weights):
+            weigh(batches, block.rollout.shapes, [scored.advantage[slot] for slot in block.slots], rules)
+        return TrainedBlock(block.slots, batches)
 
     def _mean_weight(self, trained: Sequence[TrainedBlock]) -> float:
         """Over the transitions of all processes."""
@@ -158,9 +162,10 @@ class Learner:
 
     def _weight_CD(self, t: Transitions, mean_weight: float) -> Tensor:
         """[C, 1], or [C, D] where decisions weigh differently."""
+        own = 1.0 if t.weight is None else t.weight
         if self.objective.weight == "confidence":
-            return t.law.confidence(t.next_states)
-        return (step_weights(t.law.tau, t.law.g, self.objective) / mean_weight)[:, None]
+            return own * t.law.confidence(t.next_states)
+        return own * (step_weights(t.law.tau, t.law.g, self.objective) / mean_weight)[:, None]
 
     @torch.no_grad()
     def _reference(self, t: Transitions) -> Tensor:
