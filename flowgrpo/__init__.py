@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from flowgrpo.data.samples import Samples
     from flowgrpo.evaluation.benchmarks.benchmark import Benchmark
     from flowgrpo.objective import AdvantageConfig as Advantage
+    from flowgrpo.objective import auxiliary as auxiliaries
     from flowgrpo.objective import baseline as baselines
     from flowgrpo.objective import bounds
     from flowgrpo.objective import credit as credits
@@ -55,6 +56,7 @@ NAMES = {
     "Scores": "api.score:Scores",
     "Tree": "api.rollout:Tree",
     "UserError": "core.errors:UserError",
+    "auxiliaries": "objective.auxiliary",
     "baselines": "objective.baseline",
     "bounds": "objective.bounds",
     "card": "scoring.card:card",

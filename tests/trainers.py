@@ -53,13 +53,14 @@ def brightness(samples):
 
 def picture_trainer(pipelines, *more, method="flow_grpo", rule=None):
     call = ",".join(f"{key}: {value}" for key, value in tiny.pipelines()["sd3"].call.items())
-    overrides = [*PLAIN, *PICTURES, f"policy.model={pipelines['sd3']}", f"policy.call={{{call}}}", *more]
-    return made(["mini", method, *([rule] if rule else [])], [*overrides, "rewards={it: {use: 'x:y'}}"], brightness)
+    model = [f"policy.model={pipelines['sd3']}", f"policy.call={{{call}}}", "rewards={it: {use: 'x:y'}}"]
+    return made(["mini", method, *([rule] if rule else [])], [*PLAIN, *PICTURES, *model, *more], brightness)
 
 
 def text_trainer(mdlm, *more, rule=None):
-    overrides = [*PLAIN, *TEXT, f"policy.model={mdlm}", *more, "rewards.countdown=null", "rewards.strict=null"]
-    return made(["mini-mdlm", "trajectory", *([rule] if rule else [])], [*overrides, "rewards.it={use: 'x:y'}"], sevens)
+    rewards = ["rewards.countdown=null", "rewards.strict=null", "rewards.it={use: 'x:y'}"]
+    overrides = [*PLAIN, *TEXT, f"policy.model={mdlm}", *rewards, *more]
+    return made(["mini-mdlm", "trajectory", *([rule] if rule else [])], overrides, sevens)
 
 
 def made(recipe, overrides, reward):

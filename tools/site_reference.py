@@ -31,6 +31,7 @@ from flowgrpo.core.plugins import shipped as shipped_components
 from flowgrpo.core.section import Component, Section, class_of, package_of
 from flowgrpo.evaluation.benchmarks.benchmark import PACKAGE as BENCHMARKS
 from flowgrpo.evaluation.benchmarks.catalogue import find_benchmark
+from flowgrpo.objective.auxiliary import Auxiliary
 from flowgrpo.objective.baseline import Baseline
 from flowgrpo.objective.bounds import Bounds
 from flowgrpo.objective.credit import Credit
@@ -59,6 +60,7 @@ KINDS: dict[str, type[Component]] = {
     "surrogate": Surrogate,
     "bounds": Bounds,
     "weight": DecisionWeight,
+    "auxiliary": Auxiliary,
     "likelihood": Likelihood,
 }
 BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from flowgrpo.config.run import Config
+from flowgrpo.config.teacher import teaching
 from flowgrpo.config.tree import with_overrides
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.section import checked
@@ -59,7 +60,11 @@ def memory_of(config: Config, processes: int = 1) -> Memory:
         averages=(config.ema is not None) + (config.old is not None),
         referenced=referenced,
     )
-    return config.policy.memory(work)
+    memory = config.policy.memory(work)
+    if config.teacher is None:
+        return memory
+    teacher = sum(teaching(config).memory(Work(states=1, samples=1))["load"].values())
+    return {phase: {**parts, "teacher": teacher} for phase, parts in memory.items()}
 
 
 def peak(memory: Memory) -> int:

@@ -37,14 +37,16 @@ SLOTS = {
     "weight": "objective.weight",
     "decision weights": "objective.decision_weights",
     "reduce": "objective.reduce",
+    "auxiliary": "objective.auxiliary",
 }
 """Where a config says what stands in each."""
 TREE = "rollout.plan={type: branch, forks: [0, 1], kernel: random_order}"
+TEACHER = "teacher.checkpoint=runs/RUN/checkpoint-000001"
 TRIED: dict[str, list[tuple[str, ...]]] = {
-    "diffusers": [("mini", "flow_grpo"), ("mini", "branch_grpo")],
-    "masked": [("mini-mdlm", "trajectory"), ("mini-mdlm", "trajectory", TREE)],
+    "diffusers": [("mini", "flow_grpo"), ("mini", "branch_grpo"), ("mini", "flow_grpo", TEACHER)],
+    "masked": [("mini-mdlm", "trajectory"), ("mini-mdlm", "trajectory", TREE), ("mini-mdlm", "trajectory", TEACHER)],
 }
-"""By type of policy what a rule is tried after: trajectories, then a tree."""
+"""By type of policy what a rule is tried after: trajectories, then a tree, then with a teacher."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,8 @@ def _needs(config: Config, reward: str | None) -> Iterator[str]:
         yield "predictions of the rollout"
     if config.objective.needs_reference:
         yield "the model before training"
+    if config.objective.needs_teacher:
+        yield "a teacher"
     if config.calibration:
         yield "rollouts before training"
 

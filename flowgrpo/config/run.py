@@ -22,6 +22,7 @@ from flowgrpo.config.sections import (
     RolloutConfig,
     Seed,
     SentinelConfig,
+    TeacherConfig,
 )
 from flowgrpo.core.errors import user_code
 from flowgrpo.core.keys import Key
@@ -62,6 +63,7 @@ class Config(Section):
     selection: tuple[AnySelection, ...] = ()
     calibration: CalibrationConfig | None = None
     objective: ObjectiveConfig = ObjectiveConfig()
+    teacher: TeacherConfig | None = None
     optimizer: OptimizerConfig
     old: OldConfig | None = None
     """null: the trained weights make the samples."""
@@ -100,6 +102,7 @@ class Config(Section):
         yield from (rule.complaint(shape) for rule in self.selection)
         yield self.objective.complaint(self.policy.kernels, self.policy.posed_states > 0)
         yield self._of_no_ids()
+        yield self._untaught()
         yield self._torn()
         if self.calibration:
             yield self.calibration.complaint(self.rollout.plan.kernel, shape)
@@ -108,7 +111,8 @@ class Config(Section):
         if self.evaluation:
             yield self.evaluation.complaint(self.rewards, self.policy)
         yield self.sentinels.complaint(self.rewards)
-        if not any(reward.weight and not reward.gate for reward in self.rewards.values()):
+        rewarded = any(reward.weight and not reward.gate for reward in self.rewards.values())
+        if not rewarded and not self.objective.auxiliary:
             yield "every reward has weight 0 or is a gate: there is nothing to train on"
 
     def _of_transforms(self) -> Iterator[str | None]:
@@ -117,6 +121,19 @@ class Config(Section):
             yield "transforms are of the sum of the rewards, which advantage.aggregate: advantages never makes; set it to rewards"
         if self.transforms and self.rollout.plan.completion:
             yield "transforms are of finished samples, and rollout.plan.completion values states on their way; take one out"
+
+    def _untaught(self) -> str | None:
+        terms = self.objective.auxiliary
+        if asking := next((term for term in terms if term.needs_teacher and self.teacher is None), None):
+            return f"objective.auxiliary '{asking.type}' needs a teacher; set teacher.checkpoint, or teacher.policy.model"
+        if self.teacher and not any(term.needs_teacher for term in terms):
+            return "nothing asks the teacher; set objective.auxiliary=[distillation], or take the teacher out"
+        if terms and self.advantage.zero_variance == "drop":
+            return (
+                f"objective.auxiliary '{terms[0].type}' is of all samples, and advantage.zero_variance: drop leaves out those "
+                "whose rewards are equal; set it to keep"
+            )
+        return None
 
     def _of_no_ids(self) -> str | None:
         if self.policy.chooses_ids or not self.objective.decision_weights:

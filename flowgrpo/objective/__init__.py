@@ -7,8 +7,10 @@ from pydantic import NonNegativeFloat, PositiveFloat, model_validator
 
 from flowgrpo.core.moved import GOES
 from flowgrpo.core.section import Section
+from flowgrpo.objective.auxiliary import AnyAuxiliary
 from flowgrpo.objective.baseline import AnyBaseline
 from flowgrpo.objective.baseline.own import Own
+from flowgrpo.objective.batch import KLUnit
 from flowgrpo.objective.bounds import AnyBounds
 from flowgrpo.objective.bounds.constant import Constant
 from flowgrpo.objective.decision_weight import AnyDecisionWeight
@@ -67,7 +69,7 @@ class KLConfig(Section):
     """
 
     coefficient: NonNegativeFloat = 0.0
-    unit: Literal["nats", "nats_dt", "velocity"] = "nats"
+    unit: KLUnit = "nats"
 
 
 class ObjectiveConfig(Section):
@@ -78,6 +80,7 @@ class ObjectiveConfig(Section):
     `weight` `one`; `noise`: tau over its mean (TempFlow-GRPO, arXiv 2508.04324); `sensitivity`: tau / |g| over its mean, g the
     sensitivity of a step's mean to the prediction (Flash-GRPO, arXiv 2605.15980), which makes the gradients of all steps alike
     in size; or `confidence`: how likely the sampler's model found the id that was drawn (MDPO, arXiv 2508.13148, in its code).
+    `auxiliary` terms are added to all that, whatever the rewards are.
     `decision_weights` weigh ids besides, by what the rest of the group has chosen.
     `reduce`: the loss is a mean over `transition`s, whose decisions share one vote; over `decision`s (the same where a
     transition is one decision, as with Gaussian laws); over `position`s, of which every transition has as many, so that an id
@@ -92,6 +95,7 @@ class ObjectiveConfig(Section):
     reduce: Reduce = "transition"
     decision_weights: tuple[AnyDecisionWeight, ...] = ()
     kl: KLConfig = KLConfig()
+    auxiliary: tuple[AnyAuxiliary, ...] = ()
 
     @property
     def needs_old_prediction(self) -> bool:
@@ -103,6 +107,10 @@ class ObjectiveConfig(Section):
         return self.kl.coefficient > 0 or self.surrogate.needs_reference
 
     @property
+    def needs_teacher(self) -> bool:
+        return any(term.needs_teacher for term in self.auxiliary)
+
+    @property
     def needs_entropy(self) -> bool:
         return self.surrogate.needs_entropy or self.clip.needs_entropy
 
@@ -112,6 +120,7 @@ class ObjectiveConfig(Section):
         used = {f"ratio: {self.ratio.type}": self.ratio.needs_noise_scale}
         used[f"weight: {self.weight}"] = self.weight in ("noise", "sensitivity")
         used[f"kl.unit: {self.kl.unit}"] = bool(self.kl.coefficient) and self.kl.unit != "nats"
+        used |= {f"auxiliary: {term.type} in {term.kl_unit}": term.kl_unit not in (None, "nats") for term in self.auxiliary}
         return next((setting for setting, on in used.items() if on), None)
 
     @property
@@ -121,6 +130,7 @@ class ObjectiveConfig(Section):
         used[f"weight: {self.weight}"] = self.weight in ("noise", "sensitivity")
         used[f"surrogate: {self.surrogate.type}"] = self.surrogate.needs_old_prediction
         used[f"kl.unit: {self.kl.unit}"] = bool(self.kl.coefficient) and self.kl.unit != "velocity"
+        used |= {f"auxiliary: {term.type} in {term.kl_unit}": term.kl_unit not in (None, "velocity") for term in self.auxiliary}
         return next((setting for setting, on in used.items() if on), None)
 
     @property

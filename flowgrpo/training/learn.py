@@ -23,6 +23,7 @@ from flowgrpo.training.host import ahead, on_host
 from flowgrpo.training.on_policy import OnPolicyCheck
 from flowgrpo.training.rollout import Transitions
 from flowgrpo.training.scored import Scored
+from flowgrpo.training.teacher import Teacher
 from flowgrpo.training.weighing import weigh
 from flowgrpo.training.weights import TrainedWeights
 
@@ -55,7 +56,9 @@ class Learner:
         unit: float,
         optimizer: OptimizerConfig,
         processes: Processes,
+        teacher: Teacher | None = None,
     ) -> None:
+        self.teacher = teacher
         self.policy, self.weights, self.rollouts, self.processes = policy, weights, rollouts, processes
         self.objective, self.unit, self.epochs = objective, unit, optimizer.epochs
         self.on_host = rollouts.config.keep == "host"
@@ -82,7 +85,7 @@ class Learner:
                     if block.slots[0] in slots:
                         self.accumulate(block, scored.advantage, votes, count, mean_weight, totals)
                 self._step(totals, update)
-        return totals.metrics(self.processes)
+        return totals.metrics(self.processes, bool(self.objective.auxiliary))
 
     def prepared(self, blocks: Sequence[UpdateBlock], scored: Scored, thinned: bool) -> tuple[list[TrainedBlock], float]:
         """What an update trains, and the mean weight of its transitions."""
@@ -141,6 +144,7 @@ class Learner:
         log_prob_CD = law.log_prob(x, prediction, t.next_states)
         if self.check:
             self.check.see(t, prediction, log_prob_CD - t.log_prob)
+        taught = self.teacher and self.teacher.predict(t.states, t.prompts, t.step)[t.parent]
         inputs = LossInputs(
             log_prob_CD=log_prob_CD,
             log_prob_old_CD=t.log_prob,
@@ -157,6 +161,7 @@ class Learner:
             log_prob_reference_CD=None if reference is None else law.log_prob(x, reference[t.parent], t.next_states),
             group_C=torch.tensor([g for g, _ in t.places], device=x.device),
             noised=_noised(t, prediction) if self.objective.surrogate.needs_samples else None,
+            kl_teacher_CD=None if taught is None else law.kl(x, prediction, taught, t.next_states),
         )
         return terms(inputs, self.objective)
 
@@ -215,20 +220,22 @@ class Totals:
         largest = (terms_CD.log_ratio * decisions_CD).abs().max()
         self.worst[-1] = torch.fmax(largest, torch.as_tensor(self.worst[-1], device=largest.device))
         self.all_finite = torch.isfinite(loss) & self.all_finite
-        clipped, kl = (terms_CD.clipped * share_CD).sum(), (terms_CD.kl * share_CD).sum()
-        sums = torch.stack([share_CD.sum(), loss, clipped, kl]).double()
+        clipped, kl, auxiliary = ((row * share_CD).sum() for row in (terms_CD.clipped, terms_CD.kl, terms_CD.auxiliary))
+        sums = torch.stack([share_CD.sum(), loss, clipped, kl, auxiliary]).double()
         self.sums = sums if self.sums is None else self.sums + sums
 
-    def metrics(self, processes: Processes) -> dict[str, float]:
-        sums = [0.0] * 4 if self.sums is None else self.sums.tolist()
+    def metrics(self, processes: Processes, auxiliary: bool = False) -> dict[str, float]:
+        """With the `auxiliary` terms, weighted by their coefficients, where there are any."""
+        sums = [0.0] * 5 if self.sums is None else self.sums.tolist()
         everyone = processes.gather([(sums, [float(worst) for worst in self.worst])])
-        count, loss, clipped, kl = (sum(values) for values in zip(*(sums for sums, _ in everyone), strict=True))
+        count, loss, clipped, kl, beside = (sum(values) for values in zip(*(sums for sums, _ in everyone), strict=True))
         return {
             "loss": loss / max(len(self.norms), 1),
             "ratio/first_log_abs_max": max(sum(worst[:1]) for _, worst in everyone),
             "ratio/log_abs_max": max(max(worst, default=0.0) for _, worst in everyone),
             "ratio/clip_fraction": clipped / max(count, 1.0),
             "kl": kl / max(count, 1.0),
+            **({"auxiliary": beside / max(count, 1.0)} if auxiliary else {}),
             "grad_norm": float(np.mean(self.norms)) if self.norms else 0.0,
             "optimizer_steps": len(self.norms),
         }

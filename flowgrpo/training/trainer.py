@@ -23,6 +23,7 @@ from flowgrpo.training.critic import Critic
 from flowgrpo.training.ema import Ema
 from flowgrpo.training.learn import Learner
 from flowgrpo.training.scored import Assessment, Scored
+from flowgrpo.training.teacher import Teacher
 from flowgrpo.training.weights import TrainedWeights
 
 
@@ -46,9 +47,8 @@ class Trainer:
         self.assessment = Assessment.of(config)
         self.critic = critic or Critic.of(config, policy, prompts[0])
         self.weights = TrainedWeights(policy, config, processes)
-        self.learner = Learner(
-            policy, self.weights, rollouts, config.objective, config.policy.log_ratio_unit, config.optimizer, processes
-        )
+        teacher, unit = Teacher.of(config, policy, prompts[0]), config.policy.log_ratio_unit
+        self.learner = Learner(policy, self.weights, rollouts, config.objective, unit, config.optimizer, processes, teacher)
         self.minibatches = config.optimizer.minibatches(config.rollout.prompts_per_update)
         self.updates = 0
         self.clock: Callable[[], Clock] = Clock

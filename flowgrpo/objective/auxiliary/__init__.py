@@ -1,0 +1,34 @@
+"""Auxiliary terms: what a loss has beside its surrogate."""
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import PositiveFloat, SerializeAsAny
+
+from flowgrpo.core.plugins import components_of
+from flowgrpo.core.section import Component, component
+from flowgrpo.objective.batch import KLUnit, LossInputs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Auxiliary(Component):
+    """`coefficient` x a term of every trained transition, whatever its reward. Several in a config are added."""
+
+    coefficient: PositiveFloat = 1.0
+    needs_teacher: ClassVar[bool] = False
+    """Whether it reads KL(policy || teacher)."""
+
+    @property
+    def kl_unit(self) -> KLUnit | None:
+        """That of a KL which it makes small."""
+        return None
+
+    @abstractmethod
+    def loss(self, batch: LossInputs) -> "Tensor":
+        """[C, D]"""
+
+
+AnyAuxiliary = Annotated[SerializeAsAny[Auxiliary], component(Auxiliary)]
+__getattr__, __dir__ = components_of(__name__)
