@@ -15,8 +15,8 @@ from flowgrpo.core.plugins import nearest
 from flowgrpo.core.plugins import shipped as shipped_components
 from flowgrpo.sampling.completion import Completion
 from flowgrpo.sampling.completion.deterministic import Deterministic
-from flowgrpo.sampling.kernels import GaussianKernel
-from flowgrpo.sampling.kernels._unmasking import UnmaskingKernel
+from flowgrpo.sampling.kernels.flow_sde import FlowSde
+from flowgrpo.sampling.kernels.orders import RandomOrder
 from flowgrpo.sampling.plans import Draw
 from flowgrpo.sampling.plans.all import AllSteps
 
@@ -135,9 +135,9 @@ def _reward(name: str) -> list[str]:
 
 def _needs(config: Config, reward: str | None) -> Iterator[str]:
     finished = config.objective.surrogate.needs_samples
-    if config.objective.complaint(GaussianKernel, finished):
+    if config.objective.complaint(FlowSde, finished):
         yield "ids"
-    if config.objective.complaint(UnmaskingKernel, finished):
+    if config.objective.complaint(RandomOrder, finished):
         yield "latents"
     if config.policy.kernels.noise_scale and config.policy.posed_states:
         yield "samples noised anew"
@@ -158,7 +158,7 @@ def _needs(config: Config, reward: str | None) -> Iterator[str]:
 def _lacking(config: Config, completion: Completion | None) -> bool:
     """Whether its credit or selection can't work on trajectories."""
     shape = AllSteps(kernel=config.rollout.plan.kernel, completion=completion).shape(_draw(config))
-    return any(rule.complaint(shape) for rule in (config.credit, *config.selection))
+    return bool(config.credit.complaint(shape)) or any(rule.complaint(shape) for rule in config.selection)
 
 
 def _draw(config: Config) -> Draw:

@@ -1,6 +1,7 @@
 """Which policy a teacher is."""
 
 from pathlib import Path
+from typing import cast
 
 from flowgrpo.config.run import Config, load_config
 from flowgrpo.config.tree import merge
@@ -17,7 +18,7 @@ def teaching(config: Config) -> PolicyConfig:
     assert config.teacher is not None
     known = config_of_run(config.teacher.checkpoint).policy if config.teacher.checkpoint else config.policy
     tree = merge(known.model_dump(mode="json"), config.teacher.policy)
-    chosen = class_of(str(tree["type"]), PolicyConfig)
+    chosen = cast(type[PolicyConfig], class_of(str(tree["type"]), PolicyConfig))
     return checked(chosen, {**tree, "steps": config.policy.steps}, "teacher.policy")
 
 

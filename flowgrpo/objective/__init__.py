@@ -99,8 +99,9 @@ class ObjectiveConfig(Section):
 
     @property
     def needs_old_prediction(self) -> bool:
-        parts = (self.ratio, self.surrogate, *self.decision_weights)
-        return any(part.needs_old_prediction for part in parts) or self.surrogate.needs_samples
+        weighed = any(rule.needs_old_prediction for rule in self.decision_weights)
+        own = self.ratio.needs_old_prediction or self.surrogate.needs_old_prediction
+        return own or weighed or self.surrogate.needs_samples
 
     @property
     def needs_reference(self) -> bool:

@@ -144,7 +144,7 @@ class Learner:
         log_prob_CD = law.log_prob(x, prediction, t.next_states)
         if self.check:
             self.check.see(t, prediction, log_prob_CD - t.log_prob)
-        taught = self.teacher and self.teacher.predict(t.states, t.prompts, t.step)[t.parent]
+        taught = self.teacher.predict(t.states, t.prompts, t.step)[t.parent] if self.teacher else None
         inputs = LossInputs(
             log_prob_CD=log_prob_CD,
             log_prob_old_CD=t.log_prob,

@@ -23,31 +23,34 @@ def weigh(
     places = [torch.nonzero(t.decisions) for t in batches]
     parts = [_chosen(t, where, shapes, advantage, reads) for t, where in zip(batches, places, strict=True)]
     groups = torch.cat([_of(where, [g for g, _ in t.places]) for t, where in zip(batches, places, strict=True)])
-    everything = Chosen(*(None if part[0] is None else torch.cat(part) for part in zip(*parts, strict=True)))
-    weights = torch.ones_like(everything.advantage)
+    together = Chosen.joined(parts)
+    weights = torch.ones_like(together.advantage)
     for group in groups.unique().tolist():
-        rows = groups == group
-        weights[rows] = product(rules, Chosen(*(None if part is None else part[rows] for part in vars(everything).values())))
+        weights[groups == group] = product(rules, together[groups == group])
     for t, where, own in zip(batches, places, weights.split([len(where) for where in places]), strict=True):
         t.weight = torch.ones_like(t.decisions)
         t.weight[where[:, 0], where[:, 1]] = own
 
 
 @torch.no_grad()
-def _chosen(
-    t: Transitions, where: Tensor, shapes: Sequence[Shape], advantage: Sequence[np.ndarray], reads: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-    """What is chosen at the rows and columns `where` [N, 2] of a batch, as `Chosen` has it."""
+def _chosen(t: Transitions, where: Tensor, shapes: Sequence[Shape], advantage: Sequence[np.ndarray], reads: bool) -> Chosen:
+    """The ids at the rows and columns `where` [N, 2] of a batch."""
     assert isinstance(t.law, Choosing), "`Config` asks this of a policy"
     row, column = where.unbind(1)
-    ids = t.law.choices(t.next_states.to(where.device))[row, column]
     below = [shapes[g].outcomes_below[node] for g, node in t.places]
-    sample = _of(where, [leaves[0] if len(leaves) == 1 else -1 for leaves in below])
-    value = _of(where, [float(advantage[g][node]) for g, node in t.places]).float()
-    if not reads:
-        return column, ids, value, sample, None
-    assert t.prediction is not None, "a rule that reads it has it kept"
-    return column, ids, value, sample, t.law.log_probs(t.prediction.to(where.device)[t.parent])[row, column]
+    return Chosen(
+        position=column,
+        id=t.law.choices(t.next_states.to(where.device))[row, column],
+        advantage=_of(where, [float(advantage[g][node]) for g, node in t.places]).float(),
+        sample=_of(where, [leaves[0] if len(leaves) == 1 else -1 for leaves in below]),
+        log_p=_log_probs(t, t.law)[row, column] if reads else None,
+    )
+
+
+def _log_probs(t: Transitions, law: Choosing) -> Tensor:
+    """[C, D, V]: at the rollout."""
+    assert t.prediction is not None, "what a rule reads is kept"
+    return law.log_probs(t.prediction.to(t.decisions.device)[t.parent])
 
 
 def _of(where: Tensor, values: Sequence[float]) -> Tensor:

@@ -32,7 +32,7 @@ class Serial(Credit):
     def _along(self, values: np.ndarray) -> np.ndarray:
         """[w] for the steps to w exits with these values."""
         right = values >= self.right - rounding(np.array(self.right))
-        earlier = np.cumsum(right) - right
+        earlier: np.ndarray = np.cumsum(right) - right
         worth = np.where(right, values * 0.5**earlier, 0.0)
         spread = worth.std()
         if spread <= rounding(worth):

@@ -4,7 +4,7 @@ N ids that the trained transitions of one group have chosen, each at a position 
 """
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -28,6 +28,21 @@ class Chosen:
     advantage: "Tensor"
     sample: "Tensor"
     log_p: "Tensor | None" = None
+
+    @staticmethod
+    def joined(parts: "Sequence[Chosen]") -> "Chosen":
+        """One after the other."""
+        import torch
+
+        log_p = [part.log_p for part in parts if part.log_p is not None]
+        position, ids, advantage, sample = (
+            torch.cat([vars(part)[name] for part in parts]) for name in ("position", "id", "advantage", "sample")
+        )
+        return Chosen(position, ids, advantage, sample, torch.cat(log_p) if log_p else None)
+
+    def __getitem__(self, rows: "Tensor") -> "Chosen":
+        log_p = None if self.log_p is None else self.log_p[rows]
+        return Chosen(self.position[rows], self.id[rows], self.advantage[rows], self.sample[rows], log_p)
 
 
 class DecisionWeight(Component):
