@@ -148,7 +148,7 @@ def _needs(config: Config, reward: str | None) -> Iterator[str]:
     if config.objective.needs_old_prediction:
         yield "predictions of the rollout"
     if config.objective.needs_reference:
-        yield "the model before training"
+        yield "the model before training" if config.objective.reference == "start" else "an average of the weights"
     if config.objective.needs_teacher:
         yield "a teacher"
     if config.calibration:

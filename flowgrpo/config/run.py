@@ -104,6 +104,8 @@ class Config(Section):
         yield self._of_no_ids()
         yield self._untaught()
         yield self._torn()
+        if self.objective.reference == "ema" and self.ema is None:
+            yield "objective.reference: ema is the average that ema keeps; set ema, e.g. ema.decay=0.9"
         if self.calibration:
             yield self.calibration.complaint(self.rollout.plan.kernel, shape)
         yield self.optimizer.complaint(self.rollout.prompts_per_update, self.updates)

@@ -82,6 +82,8 @@ class ObjectiveConfig(Section):
     in size; or `confidence`: how likely the sampler's model found the id that was drawn (MDPO, arXiv 2508.13148, in its code).
     `auxiliary` terms are added to all that, whatever the rewards are.
     `decision_weights` weigh ids besides, by what the rest of the group has chosen.
+    `reference`, of the KL and of surrogates that compare with one, is the policy before training, or the average of the trained
+    weights that `ema` keeps, which follows them (AWM, arXiv 2509.25050).
     `reduce`: the loss is a mean over `transition`s, whose decisions share one vote; over `decision`s (the same where a
     transition is one decision, as with Gaussian laws); over `position`s, of which every transition has as many, so that an id
     counts the same in a short and in a long answer (Dr. GRPO, arXiv 2503.20783); or over `step`s, in each over the groups that
@@ -96,6 +98,7 @@ class ObjectiveConfig(Section):
     decision_weights: tuple[AnyDecisionWeight, ...] = ()
     kl: KLConfig = KLConfig()
     auxiliary: tuple[AnyAuxiliary, ...] = ()
+    reference: Literal["start", "ema"] = "start"
 
     @property
     def needs_old_prediction(self) -> bool:

@@ -5,6 +5,7 @@ B states of one network evaluation, C trained transitions that leave them, D dec
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -174,11 +175,17 @@ class Learner:
 
     @torch.no_grad()
     def _reference(self, t: Transitions) -> Tensor:
-        """[B, ...]: what the policy before training predicts."""
+        """[B, ...]: what the reference predicts."""
         if t.reference is not None:
             return t.reference
-        with self.policy.reference():
+        with self._as_reference():
             return trained_by(self.policy).predict(t.states, t.prompts, t.step)
+
+    def _as_reference(self) -> AbstractContextManager[None]:
+        if self.objective.reference == "start":
+            return self.policy.reference()
+        assert self.weights.ema, "`Config` asks for an average that is a reference"
+        return self.weights.ema.applied()
 
     def _step(self, totals: "Totals", update: int) -> None:
         if self.check:
