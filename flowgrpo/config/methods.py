@@ -149,6 +149,8 @@ def _needs(config: Config, reward: str | None) -> Iterator[str]:
         yield "predictions of the rollout"
     if config.objective.needs_reference:
         yield "the model before training" if config.objective.reference == "start" else "an average of the weights"
+    if any(term.of_given for term in config.objective.auxiliary):
+        yield "given answers"
     if config.objective.needs_teacher:
         yield "a teacher"
     if config.calibration:

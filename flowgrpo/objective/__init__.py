@@ -111,6 +111,11 @@ class ObjectiveConfig(Section):
         return self.kl.coefficient > 0 or self.surrogate.needs_reference
 
     @property
+    def of_samples(self) -> list[AnyAuxiliary]:
+        """The auxiliary terms that are of the policy's own samples."""
+        return [term for term in self.auxiliary if not term.of_given]
+
+    @property
     def needs_teacher(self) -> bool:
         return any(term.needs_teacher for term in self.auxiliary)
 

@@ -26,7 +26,7 @@ def terms(batch: LossInputs, config: ObjectiveConfig) -> Terms:
     kl_CD = _kl(batch, config.kl)
     loss_CD = batch.weight_CD * config.ratio.rescaled(surrogate_CD, batch) + config.kl.coefficient * kl_CD
     auxiliary_CD = torch.zeros_like(batch.log_prob_CD)
-    for term in config.auxiliary:
+    for term in config.of_samples:
         auxiliary_CD = auxiliary_CD + term.coefficient * term.loss(batch)
     return Terms(loss_CD + auxiliary_CD, log_ratio_CD.detach(), held_CD, kl_CD.detach(), auxiliary_CD.detach())
 

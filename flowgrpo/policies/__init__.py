@@ -99,6 +99,11 @@ class PolicyConfig(Component):
         """Whether each decision is one id, so that the laws are `Choosing`."""
         return False
 
+    @property
+    def takes_answers(self) -> bool:
+        """Whether outcomes can be given as texts, so that the policy is `Answering`."""
+        return False
+
     def complaint(self, shape: Shape) -> str | None:
         """Why the policy can't train on trees of this shape, all of its own kernels, or None."""
         return None

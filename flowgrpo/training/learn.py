@@ -20,6 +20,7 @@ from flowgrpo.objective.batch import LossInputs, Noised
 from flowgrpo.objective.loss import Terms, shares, step_weights, terms
 from flowgrpo.policies.protocol import Policy, trained_by
 from flowgrpo.training.collect import Rollouts, UpdateBlock
+from flowgrpo.training.given import GivenAnswers
 from flowgrpo.training.host import ahead, on_host
 from flowgrpo.training.on_policy import OnPolicyCheck
 from flowgrpo.training.rollout import Transitions
@@ -58,8 +59,9 @@ class Learner:
         optimizer: OptimizerConfig,
         processes: Processes,
         teacher: Teacher | None = None,
+        given: GivenAnswers | None = None,
     ) -> None:
-        self.teacher = teacher
+        self.teacher, self.given = teacher, given
         self.policy, self.weights, self.rollouts, self.processes = policy, weights, rollouts, processes
         self.objective, self.unit, self.epochs = objective, unit, optimizer.epochs
         self.on_host = rollouts.config.keep == "host"
@@ -85,8 +87,13 @@ class Learner:
                 for block in trained:
                     if block.slots[0] in slots:
                         self.accumulate(block, scored.advantage, votes, count, mean_weight, totals)
+                if self.given:
+                    for own in blocks:
+                        if own.slots[0] in slots:
+                            self.given.add(self.weights, own.rollout.prompts, update, len(slots))
                 self._step(totals, update)
-        return totals.metrics(self.processes, bool(self.objective.auxiliary))
+        given = self.given.metrics(self.processes) if self.given else {}
+        return totals.metrics(self.processes, bool(self.objective.of_samples)) | given
 
     def prepared(self, blocks: Sequence[UpdateBlock], scored: Scored, thinned: bool) -> tuple[list[TrainedBlock], float]:
         """What an update trains, and the mean weight of its transitions."""

@@ -21,6 +21,7 @@ from flowgrpo.training.allocation import Allocation
 from flowgrpo.training.collect import Collector, Rollouts, UpdateBlock
 from flowgrpo.training.critic import Critic
 from flowgrpo.training.ema import Ema
+from flowgrpo.training.given import GivenAnswers
 from flowgrpo.training.learn import Learner
 from flowgrpo.training.scored import Assessment, Scored
 from flowgrpo.training.teacher import Teacher
@@ -48,7 +49,10 @@ class Trainer:
         self.critic = critic or Critic.of(config, policy, prompts[0])
         self.weights = TrainedWeights(policy, config, processes)
         teacher, unit = Teacher.of(config, policy, prompts[0]), config.policy.log_ratio_unit
-        self.learner = Learner(policy, self.weights, rollouts, config.objective, unit, config.optimizer, processes, teacher)
+        given = GivenAnswers.of(config, policy, prompts)
+        self.learner = Learner(
+            policy, self.weights, rollouts, config.objective, unit, config.optimizer, processes, teacher, given
+        )
         self.minibatches = config.optimizer.minibatches(config.rollout.prompts_per_update)
         self.updates = 0
         self.clock: Callable[[], Clock] = Clock

@@ -19,6 +19,8 @@ class Auxiliary(Component):
     coefficient: PositiveFloat = 1.0
     needs_teacher: ClassVar[bool] = False
     """Whether it reads KL(policy || teacher)."""
+    of_given: ClassVar[bool] = False
+    """Whether it is of answers that are given with the prompts, in place of the policy's own samples."""
 
     @property
     def kl_unit(self) -> KLUnit | None:

@@ -1,0 +1,82 @@
+"""Answers that are given with the prompts, as terms of a loss.
+
+C prompts; D decisions of an answer.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from flowgrpo.config.run import Config
+from flowgrpo.core.errors import UserError
+from flowgrpo.core.processes import Processes
+from flowgrpo.data.prompts import Prompt
+from flowgrpo.objective.auxiliary.answers import Answers
+from flowgrpo.objective.batch import LossInputs
+from flowgrpo.policies.protocol import Answering, Policy, Posed
+from flowgrpo.training.weights import TrainedWeights
+
+
+class GivenAnswers:
+    """The terms of a config that are of given answers. Errors: UserError for a row that has none, or one that does not fit."""
+
+    def __init__(self, terms: Sequence[Answers], policy: Answering, seed: int, prompts: Sequence[Prompt]) -> None:
+        self.terms, self.policy, self.seed = terms, policy, seed
+        self.sums: list[tuple[Tensor, int]] = []
+        for term in terms:
+            policy.answers(prompts, [_given(prompt, term.column) for prompt in prompts])
+
+    @classmethod
+    def of(cls, config: Config, policy: Policy, prompts: Sequence[Prompt]) -> "GivenAnswers | None":
+        terms = [term for term in config.objective.auxiliary if isinstance(term, Answers)]
+        if not terms:
+            return None
+        assert isinstance(policy, Answering), "`Config` asks this of a policy"
+        return cls(terms, policy, config.seed, prompts)
+
+    def add(self, weights: TrainedWeights, prompts: Sequence[Prompt], update: int, count: int) -> None:
+        """Add the gradient of these of the `count` prompts that share an optimizer step."""
+        for number, term in enumerate(self.terms):
+            answers = self.policy.answers(prompts, [_given(prompt, term.column) for prompt in prompts])
+            keys = [(self.seed, "given", number, update, prompt.index) for prompt in prompts]
+            posing = self.policy.posing_by(term.likelihood)
+            for posed in posing(answers, prompts, keys, keys):
+                asked = [prompt for prompt in prompts for _ in range(posing.together)]
+                prediction = posing.predict(posed.states, asked, posed.step)[posed.parent]
+                loss_C = _loss(term, posed, prediction, answers)
+                weights.backward(term.coefficient * loss_C.sum() / count)
+                self.sums.append((loss_C.detach().sum(), len(prompts)))
+
+    def metrics(self, processes: Processes) -> dict[str, float]:
+        """The mean loss of all that was added since this was asked last."""
+        sums = processes.gather([(float(sum(loss for loss, _ in self.sums)), sum(count for _, count in self.sums))])
+        self.sums = []
+        return {"given": sum(loss for loss, _ in sums) / max(1, sum(count for _, count in sums))}
+
+
+def _loss(term: Answers, posed: Posed, prediction: Tensor, answers: Tensor) -> Tensor:
+    """[C]: the mean over the decisions that count."""
+    law = posed.law
+    log_prob_CD, decisions_CD = law.log_prob(posed.states[posed.parent], prediction, answers), law.decisions(answers, answers)
+    ones_C1 = torch.ones_like(law.tau)[:, None]
+    inputs = LossInputs(
+        log_prob_CD=log_prob_CD,
+        log_prob_old_CD=log_prob_CD.detach(),
+        advantage_C1=ones_C1,
+        weight_CD=ones_C1,
+        decisions_CD=decisions_CD,
+        tau_C1=law.tau[:, None],
+        dt_C1=law.dt[:, None],
+        g_C1=law.g[:, None],
+    )
+    return inputs.mean_D(term.loss(inputs)).squeeze(1)
+
+
+def _given(prompt: Prompt, column: str) -> str:
+    text = prompt.metadata.get(column)
+    if not isinstance(text, str) or not text.strip():
+        raise UserError(
+            f"the prompt row {prompt.index + 1} has no text under '{column}', which objective.auxiliary 'answers' reads"
+        )
+    return text
