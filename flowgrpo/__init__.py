@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from flowgrpo.api.train import Recipe, recipe, train
     from flowgrpo.config.methods import methods
     from flowgrpo.core.errors import UserError
+    from flowgrpo.data import context as contexts
     from flowgrpo.data.prompts import Prompt, load_prompts
     from flowgrpo.data.samples import Samples
     from flowgrpo.evaluation.benchmarks.benchmark import Benchmark
@@ -61,6 +62,7 @@ NAMES = {
     "bounds": "objective.bounds",
     "card": "scoring.card:card",
     "compare": "api.evaluate:compare",
+    "contexts": "data.context",
     "credits": "objective.credit",
     "decision_weights": "objective.decision_weight",
     "evaluate": "api.evaluate:evaluate",

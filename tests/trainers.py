@@ -69,6 +69,6 @@ def made(recipe, overrides, reward):
     generator = torch.Generator().manual_seed(0)
     for parameter in policy.trainable().values():
         parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
-    prompts = [Prompt(0, "1+2=:", {"answer": "77"}), Prompt(1, "7:", {"answer": "1234"})]
+    prompts = [Prompt(0, "1+2=:", {"answer": "77", "hint": "77:"}), Prompt(1, "7:", {"answer": "1234", "hint": "7:"})]
     measured = {label: load_reward(one.use, one.arguments) for label, one in config.rewards.items() if label != "it"}
     return Trainer(config, policy, prompts, Judged("it", reward, measured=measured), Processes.alone())

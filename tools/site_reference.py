@@ -29,6 +29,7 @@ from flowgrpo.core.errors import UserError
 from flowgrpo.core.plugins import built_in_names
 from flowgrpo.core.plugins import shipped as shipped_components
 from flowgrpo.core.section import Component, Section, class_of, package_of
+from flowgrpo.data.context import Context
 from flowgrpo.evaluation.benchmarks.benchmark import PACKAGE as BENCHMARKS
 from flowgrpo.evaluation.benchmarks.catalogue import find_benchmark
 from flowgrpo.objective.auxiliary import Auxiliary
@@ -52,6 +53,7 @@ KINDS: dict[str, type[Component]] = {
     "policy": PolicyConfig,
     "plan": Plan,
     "kernel": Kernel,
+    "context": Context,
     "transform": Transform,
     "credit": Credit,
     "baseline": Baseline,

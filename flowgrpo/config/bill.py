@@ -22,6 +22,8 @@ def bill_of(config: Config, processes: int = 1) -> dict[str, Any]:
     blocks = _blocks(config)
     memory = memory_of(config, processes)
     per_group = shape.network_evaluations + config.policy.posed_states * len(shape.trained)
+    if tries := rollout.tries(config.policy.steps):
+        per_group += tries.network_evaluations
     evaluations = per_group * rollout.prompts_per_update
     return {
         "steps": config.policy.steps,

@@ -21,6 +21,7 @@ from flowgrpo.sampling.plans import Draw
 from flowgrpo.sampling.plans.all import AllSteps
 
 SLOTS = {
+    "context": "rollout.context",
     "plan": "rollout.plan",
     "kernel": "rollout.plan.kernel",
     "completion": "rollout.plan.completion",

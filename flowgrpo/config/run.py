@@ -97,6 +97,8 @@ class Config(Section):
         yield self.rollout.complaint(self.policy.steps)
         shape = self.shape()
         yield self.policy.refusal(shape)
+        if self.rollout.context and self.policy.makes != ("texts",):
+            yield f"rollout.context '{self.rollout.context.type}' puts answers into prompts, and this policy makes no texts"
         yield from self._of_transforms()
         yield self.credit.complaint(shape)
         yield from (rule.complaint(shape) for rule in self.selection)

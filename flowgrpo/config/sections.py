@@ -1,6 +1,7 @@
 """The sections of a run's config. Each checks itself, and by its `complaint` whether it fits what it is used with."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
@@ -8,6 +9,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from flowgrpo.core.keys import Key, numpy_generator
 from flowgrpo.core.plugins import nearest
 from flowgrpo.core.section import Section
+from flowgrpo.data.context import AnyContext
 from flowgrpo.objective.credit.gain import Gain
 from flowgrpo.policies import PolicyConfig
 from flowgrpo.sampling.kernels import Kernel
@@ -80,6 +82,8 @@ class RolloutConfig(Section):
     `allocate: adaptive` gives prompts whose rewards differed more in earlier updates more samples and the others fewer, G on
     average; `objective.reduce: step` makes up for it in the loss.
 
+    With a `context` a few samples of each prompt are made first, and the group answers what the context makes of them.
+
     Prompts go through the model in blocks of whole groups, so results do not depend on the number of processes. States wait for
     the update on the device, or where `keep` says `host` in main memory.
     """
@@ -91,6 +95,7 @@ class RolloutConfig(Section):
     keep: Literal["device", "host"] = "device"
     allocate: Literal["equal", "adaptive"] = "equal"
     plan: AnyPlan = AllSteps()
+    context: AnyContext | None = None
 
     @model_validator(mode="after")
     def _has_something_to_train(self) -> Self:
@@ -108,6 +113,14 @@ class RolloutConfig(Section):
                 "that are rarely drawn; set one of them to equal"
             )
         return self
+
+    def tries(self, steps: int) -> Shape | None:
+        """Of a prompt, before its group is rolled out; none of them is trained."""
+        if self.context is None:
+            return None
+        plan = AllSteps(kernel=self.plan.kernel, shared_start=self.plan.shared_start)
+        shape = plan.shape(Draw(steps, self.context.tries, 0, numpy_generator(("tries",))))
+        return Shape(tuple(replace(node, trained=False) for node in shape.nodes))
 
     def granule(self, steps: int) -> int:
         """Group sizes are multiples of this: the least that the plan can work with."""

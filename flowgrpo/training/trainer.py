@@ -19,6 +19,7 @@ from flowgrpo.policies.protocol import Policy
 from flowgrpo.scoring.scorer import Scorer
 from flowgrpo.training.allocation import Allocation
 from flowgrpo.training.collect import Collector, Rollouts, UpdateBlock
+from flowgrpo.training.context import Tries
 from flowgrpo.training.critic import Critic
 from flowgrpo.training.ema import Ema
 from flowgrpo.training.given import GivenAnswers
@@ -45,6 +46,7 @@ class Trainer:
         self.allocation = Allocation(config)
         rollouts = Rollouts.of(config, policy, config.objective.needs_old_prediction)
         self.collector = Collector(rollouts, scorer, processes, config.seed)
+        self.tries = Tries.of(config, rollouts, scorer, processes, prompts)
         self.assessment = Assessment.of(config)
         self.critic = critic or Critic.of(config, policy, prompts[0])
         self.weights = TrainedWeights(policy, config, processes)
@@ -65,13 +67,14 @@ class Trainer:
         with clock("update"):
             learned = self.learner(blocks, scored, self.minibatches, self.updates, bool(self.config.selection))
             self.weights.end_update(self.updates + 1)
+        tried = self.tries.shape.network_evaluations * self.config.rollout.prompts_per_update if self.tries else 0
         evaluations = sum(block.rollout.network_evaluations for block in blocks)
         metrics = {
             "update": self.updates,
             **scored.metrics(),
             **(self.critic.metrics() if self.critic else {}),
             **learned,
-            "network_evaluations": sum(self.processes.gather([evaluations])),
+            "network_evaluations": tried + sum(self.processes.gather([evaluations])),
             **clock.seconds,
         }
         if (compiling := seconds_compiling() - compiled) > 0.0:
@@ -84,6 +87,9 @@ class Trainer:
         """The rollouts of the next update, and what is trained of them."""
         prompts = self.order(self.updates)
         indices = [prompt.index for prompt in prompts]
+        if self.tries:
+            with clock("context"), self.weights.sampling():
+                prompts = self.tries(prompts, self.updates)
         shapes = self.allocation.shapes(self.updates, indices)
         if self.critic:
             shapes = self.critic.shapes(shapes)

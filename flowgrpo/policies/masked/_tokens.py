@@ -11,6 +11,9 @@ from flowgrpo.policies.masked import MaskedConfig
 from flowgrpo.policies.masked._adapter import load_tokenizer, padding
 from flowgrpo.sampling.canvas import Vocabulary
 
+MOST_KNOWN = 100_000
+"""Prompts whose ids are kept; with `rollout.context` every update has new ones."""
+
 
 class Tokens:
     """Turns prompts into ids, once each; errors name the row."""
@@ -46,6 +49,8 @@ class Tokens:
 
     def ids(self, prompt: Prompt) -> list[int]:
         if prompt.text not in self.known:
+            if len(self.known) >= MOST_KNOWN:
+                self.known.clear()
             self.known[prompt.text] = self._tokenized(prompt)
         return self.known[prompt.text]
 
