@@ -285,7 +285,8 @@ def _whole_groups(shapes: Sequence[Shape], size: int) -> Iterator[list[Place]]:
                 yield batch
                 batch = []
             batch += part
-    yield batch
+    if batch:
+        yield batch
 
 
 def _settle(run: _Run) -> None:

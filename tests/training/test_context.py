@@ -15,6 +15,7 @@ from flowgrpo.data.prompts import Prompt
 from trainers import sevens, text_trainer
 
 ROOM = "policy.prompt_length=12"
+BEHIND = "rollout.context.template='{draft},{prompt}'"
 PROMPT = Prompt(3, "1+1", {"hint": "it is even"})
 
 
@@ -42,7 +43,7 @@ def test_a_context_of_a_user_that_gives_no_text_is_named():
 
 
 def test_a_group_answers_its_prompt_with_its_best_draft_and_only_that_is_trained(mdlm):
-    trainer = text_trainer(mdlm, ROOM, rule="igrpo")
+    trainer = text_trainer(mdlm, ROOM, BEHIND, rule="igrpo")
     metrics, blocks, scored = trainer.update()
     for block in blocks:
         for prompt in block.rollout.prompts:
@@ -53,8 +54,15 @@ def test_a_group_answers_its_prompt_with_its_best_draft_and_only_that_is_trained
     assert metrics["ratio/first_log_abs_max"] == 0.0 and scored.in_loss.any()
 
 
+def test_tries_are_not_scored_as_wholes_where_groups_are(mdlm):
+    whole = ["rollout.plan={type: outcomes, kernel: random_order}", "policy.likelihood=one_step"]
+    trainer = text_trainer(mdlm, ROOM, BEHIND, *whole, rule="igrpo")
+    metrics, _, scored = trainer.update()
+    assert metrics["network_evaluations"] == bill_of(trainer.config)["network_evaluations_per_update"] and scored.in_loss.any()
+
+
 def test_the_drafts_of_an_update_are_its_own_and_come_again(mdlm):
-    trainer = text_trainer(mdlm, ROOM, rule="igrpo")
+    trainer = text_trainer(mdlm, ROOM, BEHIND, rule="igrpo")
     prompts = trainer.order.prompts
     first, second, again = (trainer.tries(prompts, update) for update in (0, 1, 0))
     assert first == again and first != second
@@ -62,7 +70,7 @@ def test_the_drafts_of_an_update_are_its_own_and_come_again(mdlm):
 
 def test_the_best_of_the_tries_is_taken(mdlm, monkeypatch):
     """With as many tries as this one of them has a 7; each prompt has its own."""
-    trainer = text_trainer(mdlm, ROOM, "rollout.context.tries=24", rule="igrpo")
+    trainer = text_trainer(mdlm, ROOM, BEHIND, "rollout.context.tries=24", rule="igrpo")
     seen = {}
     monkeypatch.setattr(
         Draft, "text", lambda self, prompt, answers, rewards: seen.update({prompt.index: (answers, rewards)}) or "7"

@@ -96,7 +96,7 @@ def test_a_bandit_converges(mdlm):
 
 NEEDED = {
     "text s_grpo": ["credit.right=0.25"],
-    "text igrpo": ["policy.prompt_length=12"],
+    "text igrpo": ["policy.prompt_length=12", "rollout.context.template='{draft},{prompt}'"],
     "text sage": ["policy.prompt_length=12", "rollout.context.between=''"],
     "text distil": ["teacher.policy.guidance_scale=2"],
     "pictures distil": ["teacher.policy.call.guidance_scale=2"],

@@ -47,6 +47,7 @@ FITTING = {
         "objective.clip": ["1e-4", "[1e-4, 2e-4]"],
         "objective.weight": ["one", "noise", "sensitivity"],
         "objective.decision_weights": ["[]"],
+        "objective.auxiliary": ["[]"],
         "objective.kl": ["{coefficient: 0.0}", "{coefficient: 0.1}", "{coefficient: 0.1, unit: velocity}"],
     },
     "text": {
@@ -56,6 +57,7 @@ FITTING = {
         "objective.ratio": ["plain", "joint"],
         "objective.clip": ["0.2", "[0.2, 0.3]", "probability", "entropy"],
         "objective.weight": ["one", "confidence"],
+        "objective.auxiliary": ["[]", "[]", "[answers]"],
         "objective.decision_weights": ["[]", "[]", "[conflict]", "[divergence]", "[{type: certain, limit: 2.0}, conflict]"],
         "objective.kl": ["{coefficient: 0.0}", "{coefficient: 0.1}"],
     },
