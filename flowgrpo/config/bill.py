@@ -33,7 +33,7 @@ def bill_of(config: Config, processes: int = 1) -> dict[str, Any]:
         "samples_scored_per_update": len(shape.leaves) * rollout.prompts_per_update,
         "network_evaluations_per_group": per_group,
         "network_evaluations_per_sample": per_group / rollout.group_size,
-        "trained_transitions_per_sample": len(shape.trained) / rollout.group_size,
+        "trained_transitions_per_sample": len(shape.trained) * _visits(config) / rollout.group_size,
         "network_evaluations_per_update": evaluations,
         "network_evaluations_before_training": _calibration(config, shape),
         "optimizer_steps_per_update": optimizer.steps_per_update * optimizer.epochs,
@@ -43,6 +43,11 @@ def bill_of(config: Config, processes: int = 1) -> dict[str, Any]:
         "peak_memory_bytes": peak(memory),
         "memory_bytes": memory,
     }
+
+
+def _visits(config: Config) -> int:
+    """How many transitions score a trained state."""
+    return max(1, config.policy.posed_states // max(1, config.policy.posed_together))
 
 
 def memory_of(config: Config, processes: int = 1) -> Memory:
@@ -57,7 +62,7 @@ def memory_of(config: Config, processes: int = 1) -> Memory:
     work = Work(
         states=min(rollout.micro_batch, rollout.prompts_per_block * rollout.group_size),
         samples=min(rollout.micro_batch, rollout.prompts_per_block * len(shape.leaves)),
-        latents=per_transition * len(shape.trained) * max(1, config.policy.posed_states) * prompts,
+        latents=per_transition * len(shape.trained) * _visits(config) * prompts,
         batches=_blocks(config) * config.optimizer.steps_per_update,
         averages=(config.ema is not None) + (config.old is not None),
         referenced=referenced,

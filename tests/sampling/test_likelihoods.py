@@ -224,5 +224,18 @@ def test_posed_outcomes_are_scored_by_the_formula(real):
         assert float(found) == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_group_that_is_masked_alike_has_its_masks_at_the_same_places(real):
+    policy, outcome, _ = real
+    keys, groups = [("a",), ("b",), ("c",)], [("group", 0), ("group", 0), ("group", 1)]
+
+    def hidden(alike):
+        likelihood = Elbo(draw="antithetic", states_drawn=2, alike=alike)
+        (posed,) = build_posing(policy, likelihood)(outcome.repeat(3, 1, 1), [], keys, groups)
+        return (posed.states[posed.parent][:, :, 0] == policy.vocabulary.mask).numpy()
+
+    alike, apart = hidden(True), hidden(False)
+    assert (alike[0] == alike[1]).all() and (alike[0] != alike[2]).any() and (apart[0] != apart[1]).any()
+
+
 def build_posing(policy, likelihood):
     return type(policy)(policy.config.model_copy(update={"likelihood": likelihood}), CPU, 0).posing

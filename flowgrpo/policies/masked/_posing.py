@@ -38,7 +38,8 @@ class Posing:
         tokens = outcomes[:, TOKENS]
         answers = in_answer(tokens[:, -self.length :], self.vocabulary.eos).cpu().numpy()
         asked = (tokens[:, : -self.length] != self.vocabulary.pad).cpu().numpy()
-        drawn = [self.likelihood.checked(a, p, numpy_generator(key)) for a, p, key in zip(answers, asked, keys, strict=True)]
+        drawn_by = groups if self.likelihood.alike else keys
+        drawn = [self.likelihood.checked(a, p, numpy_generator(key)) for a, p, key in zip(answers, asked, drawn_by, strict=True)]
         masked = np.stack([np.concatenate([m.prompt, m.masked], 1) for m in drawn])
         hidden = torch.from_numpy(masked).to(tokens.device).flatten(0, 1)
         states = canvas(tokens.repeat_interleave(self.together, 0).masked_fill(hidden, float(self.vocabulary.mask)))

@@ -34,9 +34,11 @@ class Likelihood(Component):
 
     `level`: every position is a decision with a ratio of its own; or the outcome is one decision, whose log-prob is the `sum`
     over its positions, or their `mean` (GSPO, arXiv 2507.18071; ESPO).
+    `alike`: answers of a group that are as long are masked at the same positions, so that masks do not tell them apart.
     """
 
     level: Level = "decision"
+    alike: bool = False
 
     @property
     def states(self) -> int:
