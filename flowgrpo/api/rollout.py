@@ -20,6 +20,7 @@ from flowgrpo.data.samples import Samples
 from flowgrpo.objective import AdvantageConfig
 from flowgrpo.objective.credit import Credit
 from flowgrpo.objective.credit.terminal import Terminal
+from flowgrpo.objective.transform import Transform
 from flowgrpo.pages.page import Page
 from flowgrpo.runs.tree_drawing import draw_tree
 from flowgrpo.sampling.plans import Plan
@@ -78,9 +79,10 @@ class Tree:
         advantage: AdvantageConfig | None = None,
         weights: Mapping[str, float] | None = None,
         on_the_way: Mapping[str, np.ndarray] | None = None,
+        transforms: Sequence[Transform] = (),
     ) -> Scored:
         """Advantages [P, N], and what else the trainer makes of the rewards by label of the `samples`, and of the states
-        `on_the_way` where there are any; weights are 1 where not given.
+        `on_the_way` where there are any; weights are 1 where not given. `transforms` change the sum of the rewards before credit.
 
         Errors: UserError for rewards of another length, none of the states on their way, or a credit rule that does not fit.
         """
@@ -96,13 +98,14 @@ class Tree:
         _require_all(rewards, sum(self._leaves), "samples")
         _require_all(passing, sum(self._scored), "states on their way")
         rule = credit or Terminal()
-        if complaint := next(filter(None, map(rule.complaint, self.shapes)), None):
+        complaints = (*map(rule.complaint, self.shapes), *(transform.complaint([*rewards]) for transform in transforms))
+        if complaint := next(filter(None, complaints), None):
             raise UserError(complaint)
         groups: dict[int, Group] = {}
         for rows, block in zip(self.rows, self.blocks, strict=True):
             scores = _taken(rewards, _places(rows, self._leaves))
             groups |= dict(zip(rows, groups_of(block, scores, _taken(passing, _places(rows, self._scored))), strict=True))
-        assess = Assessment(weighted, rule, advantage or AdvantageConfig(), (), seed=0)
+        assess = Assessment(weighted, rule, advantage or AdvantageConfig(), (), seed=0, transforms=transforms)
         return assess(self.prompts, [groups[row] for row in range(len(self.prompts))], update=0)
 
     def batches(self, scored: Scored) -> Iterator[tuple[Transitions, Tensor]]:
