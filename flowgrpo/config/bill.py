@@ -58,11 +58,13 @@ def memory_of(config: Config, processes: int = 1) -> Memory:
     if rollout.keep == "host":
         prompts = min(prompts, rollout.prompts_per_block)
     referenced = objective.needs_reference
-    per_transition = 2 + objective.needs_old_prediction + (referenced and config.optimizer.epochs > 1)
+    predicted = objective.needs_old_prediction + (referenced and config.optimizer.epochs > 1)
+    transitions = len(shape.trained) * _visits(config) * prompts
     work = Work(
         states=min(rollout.micro_batch, rollout.prompts_per_block * rollout.group_size),
         samples=min(rollout.micro_batch, rollout.prompts_per_block * len(shape.leaves)),
-        latents=per_transition * len(shape.trained) * _visits(config) * prompts,
+        latents=(2 + predicted) * transitions,
+        predictions=predicted * transitions * max(1, config.policy.posed_together),
         batches=_blocks(config) * config.optimizer.steps_per_update,
         averages=(config.ema is not None) + (config.old is not None),
         referenced=referenced,

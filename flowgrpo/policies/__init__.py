@@ -28,13 +28,14 @@ Memory = dict[str, dict[str, int]]
 
 @dataclass(frozen=True)
 class Work:
-    """What a process has on its device: `states` in one evaluation and `samples` in one decode; over an update it keeps `latents`
-    and `batches` of prompts. The trained weights have so many `averages`; `referenced`: they are compared to those before
-    training."""
+    """What a process has on its device: `states` in one evaluation and `samples` in one decode; over an update it keeps
+    `latents`, of which so many are `predictions`, and `batches` of prompts. The trained weights have so many `averages`;
+    `referenced`: they are compared to those before training."""
 
     states: int
     samples: int
     latents: int = 0
+    predictions: int = 0
     batches: int = 1
     averages: int = 0
     referenced: bool = False
