@@ -134,6 +134,8 @@ class Config(Section):
             return "nothing asks the teacher; set objective.auxiliary=[distillation], or take the teacher out"
         if (giving := next((term for term in terms if term.of_given), None)) and not self.policy.takes_answers:
             return f"objective.auxiliary '{giving.type}' is of given texts, which can't be outcomes of this policy"
+        if unfit := next(filter(None, (term.complaint(self.advantage) for term in terms)), None):
+            return unfit
         if terms and self.advantage.zero_variance == "drop":
             return (
                 f"objective.auxiliary '{terms[0].type}' is of all samples, and advantage.zero_variance: drop leaves out those "

@@ -12,17 +12,22 @@ from flowgrpo.config.run import Config
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.processes import Processes
 from flowgrpo.data.prompts import Prompt
+from flowgrpo.objective import AdvantageConfig
 from flowgrpo.objective.auxiliary.answers import Answers
 from flowgrpo.objective.batch import LossInputs
 from flowgrpo.policies.protocol import Answering, Policy, Posed
+from flowgrpo.training.collect import UpdateBlock
+from flowgrpo.training.scored import Scored
 from flowgrpo.training.weights import TrainedWeights
 
 
 class GivenAnswers:
     """The terms of a config that are of given answers. Errors: UserError for a row that has none, or one that does not fit."""
 
-    def __init__(self, terms: Sequence[Answers], policy: Answering, seed: int, prompts: Sequence[Prompt]) -> None:
-        self.terms, self.policy, self.seed = terms, policy, seed
+    def __init__(
+        self, terms: Sequence[Answers], policy: Answering, advantage: AdvantageConfig, seed: int, prompts: Sequence[Prompt]
+    ) -> None:
+        self.terms, self.policy, self.advantage, self.seed = terms, policy, advantage, seed
         self.sums: list[tuple[Tensor, int]] = []
         for term in terms:
             policy.answers(prompts, [_given(prompt, term.column) for prompt in prompts])
@@ -33,11 +38,14 @@ class GivenAnswers:
         if not terms:
             return None
         assert isinstance(policy, Answering), "`Config` asks this of a policy"
-        return cls(terms, policy, config.seed, prompts)
+        return cls(terms, policy, config.advantage, config.seed, prompts)
 
-    def add(self, weights: TrainedWeights, prompts: Sequence[Prompt], update: int, count: int) -> None:
-        """Add the gradient of these of the `count` prompts that share an optimizer step."""
+    def add(self, weights: TrainedWeights, block: UpdateBlock, scored: Scored, update: int, count: int) -> None:
+        """Add the gradient of this block's part of the `count` prompts that share an optimizer step."""
+        prompts = block.rollout.prompts
+        rewards = [scored.trained_on[slot, list(scored.shapes[slot].outcomes)] for slot in block.slots]
         for number, term in enumerate(self.terms):
+            weight_C = torch.tensor([term.weight(row, self.advantage) for row in rewards])
             answers = self.policy.answers(prompts, [_given(prompt, term.column) for prompt in prompts])
             keys = [(self.seed, "given", number, update, prompt.index) for prompt in prompts]
             posing = self.policy.posing_by(term.likelihood)
@@ -45,7 +53,7 @@ class GivenAnswers:
                 asked = [prompt for prompt in prompts for _ in range(posing.together)]
                 prediction = posing.predict(posed.states, asked, posed.step)[posed.parent]
                 loss_C = _loss(term, posed, prediction, answers)
-                weights.backward(term.coefficient * loss_C.sum() / count)
+                weights.backward(term.coefficient * (weight_C.to(loss_C) * loss_C).sum() / count)
                 self.sums.append((loss_C.detach().sum(), len(prompts)))
 
     def metrics(self, processes: Processes) -> dict[str, float]:

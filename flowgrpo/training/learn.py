@@ -90,7 +90,7 @@ class Learner:
                 if self.given:
                     for own in blocks:
                         if own.slots[0] in slots:
-                            self.given.add(self.weights, own.rollout.prompts, update, len(slots))
+                            self.given.add(self.weights, own, scored, update, len(slots))
                 self._step(totals, update)
         given = self.given.metrics(self.processes) if self.given else {}
         return totals.metrics(self.processes, bool(self.objective.of_samples)) | given

@@ -2,11 +2,15 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from flowgrpo.config.run import load_config
 from flowgrpo.core.errors import UserError
+from flowgrpo.objective import AdvantageConfig
+from flowgrpo.objective.auxiliary.answers import Answers
+from flowgrpo.objective.baseline.virtual_maximum import VirtualMaximum
 from flowgrpo.sampling.canvas import TOKENS, canvas
 from trainers import text_trainer
 
@@ -83,3 +87,30 @@ def test_what_does_not_fit_is_said_when_the_config_is_read(words, overrides, ref
     asked = [] if "expo" in words else ["objective.auxiliary=[answers]"]
     with pytest.raises(UserError, match=refusal):
         load_config(words, [*asked, *overrides])
+
+
+def test_by_advantage_an_answer_counts_as_the_best_sample_of_its_group():
+    """GRAO: rewards 0, 0, 0.5 and the answer's 1 have the mean 3/8, and the population deviation of all four."""
+    config = AdvantageConfig(baseline=VirtualMaximum(value=1.0), eps=0.0)
+    rewards, deviation = np.array([0.0, 0.0, 0.5]), np.std([0.0, 0.0, 0.5, 1.0])
+    assert Answers(by="advantage").weight(rewards, config) == pytest.approx((1 - 3 / 8) / deviation)
+    assert Answers(by="advantage").weight(np.ones(3), config) == 0.0, "all are as good"
+    assert Answers(by="advantage").weight(rewards, config.model_copy(update={"std": "none"})) == pytest.approx(5 / 8)
+    assert Answers().weight(rewards, config) == 1.0
+
+
+def test_the_whole_loss_of_grao_is_that_of_the_paper_over_1_plus_lambda():
+    """mean A_i L_i + beta A_y L_y + lambda mean A_i (L_i - L_y), where the A of G samples and the answer add up to 0."""
+    rng, beta, pull, size = np.random.default_rng(0), 0.5, 0.6, 8
+    rewards, likelihoods, given = rng.random(size), rng.normal(size=size), 0.7
+    advantage = (np.append(rewards, 1.0) - np.append(rewards, 1.0).mean()) / np.append(rewards, 1.0).std()
+    own, answer = advantage[:-1], advantage[-1]
+    paper = (own * likelihoods).mean() + beta * answer * given + pull * (own * (likelihoods - given)).mean()
+    (term,) = load_config("mini-mdlm trajectory grao").objective.auxiliary
+    ours = (own * likelihoods).mean() + term.coefficient * answer * given
+    assert ours == pytest.approx(paper / (1 + pull))
+
+
+def test_by_advantage_needs_to_know_what_an_answer_earns():
+    with pytest.raises(UserError, match=r"by advantage compares an answer with its group; set advantage\.mean=group"):
+        load_config("mini-mdlm trajectory expo", ["objective.auxiliary=[{type: answers, by: advantage}]"])

@@ -12,6 +12,8 @@ from flowgrpo.objective.batch import KLUnit, LossInputs
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from flowgrpo.objective import AdvantageConfig
+
 
 class Auxiliary(Component):
     """`coefficient` x a term of every trained transition, whatever its reward. Several in a config are added."""
@@ -25,6 +27,10 @@ class Auxiliary(Component):
     @property
     def kl_unit(self) -> KLUnit | None:
         """That of a KL which it makes small."""
+        return None
+
+    def complaint(self, advantage: "AdvantageConfig") -> str | None:
+        """Why it can't stand beside these advantages, or None."""
         return None
 
     @abstractmethod
