@@ -29,15 +29,11 @@ class Tries:
     seed: int
 
     @classmethod
-    def of(
-        cls, config: Config, rollouts: Rollouts, scorer: Scorer, processes: Processes, prompts: Sequence[Prompt]
-    ) -> "Tries | None":
-        """None where groups answer their prompts as they are. Errors: UserError for a row that lacks what the context reads."""
+    def of(cls, config: Config, rollouts: Rollouts, scorer: Scorer, processes: Processes) -> "Tries | None":
+        """None where groups answer their prompts as they are."""
         context, shape = config.rollout.context, config.rollout.tries(config.policy.steps)
         if context is None or shape is None:
             return None
-        for prompt in prompts:
-            context.check(prompt)
         return cls(context, shape, rollouts, scorer, config.rewards, processes, config.seed)
 
     def __call__(self, prompts: Sequence[Prompt], update: int) -> list[Prompt]:

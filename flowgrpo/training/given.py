@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from flowgrpo.config.run import Config
-from flowgrpo.core.errors import UserError
 from flowgrpo.core.processes import Processes
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.objective import AdvantageConfig
@@ -17,12 +16,13 @@ from flowgrpo.objective.auxiliary.answers import Answers
 from flowgrpo.objective.batch import LossInputs
 from flowgrpo.policies.protocol import Answering, Policy, Posed
 from flowgrpo.training.collect import UpdateBlock
+from flowgrpo.training.required import answers_of, given
 from flowgrpo.training.scored import Scored
 from flowgrpo.training.weights import TrainedWeights
 
 
 class GivenAnswers:
-    """The terms of a config that are of given answers. Errors: UserError for a row that has none, or one that does not fit."""
+    """The terms of a config that are of given answers. Errors: UserError for an answer that does not fit."""
 
     def __init__(
         self, terms: Sequence[Answers], policy: Answering, advantage: AdvantageConfig, seed: int, prompts: Sequence[Prompt]
@@ -30,11 +30,11 @@ class GivenAnswers:
         self.terms, self.policy, self.advantage, self.seed = terms, policy, advantage, seed
         self.sums: list[tuple[Tensor, int]] = []
         for term in terms:
-            policy.answers(prompts, [_given(prompt, term.column) for prompt in prompts])
+            policy.answers(prompts, [given(prompt, term) for prompt in prompts])
 
     @classmethod
     def of(cls, config: Config, policy: Policy, prompts: Sequence[Prompt]) -> "GivenAnswers | None":
-        terms = [term for term in config.objective.auxiliary if isinstance(term, Answers)]
+        terms = answers_of(config)
         if not terms:
             return None
         assert isinstance(policy, Answering), "`Config` asks this of a policy"
@@ -46,7 +46,7 @@ class GivenAnswers:
         rewards = [scored.trained_on[slot, list(scored.shapes[slot].outcomes)] for slot in block.slots]
         for number, term in enumerate(self.terms):
             weight_C = torch.tensor([term.weight(row, self.advantage) for row in rewards])
-            answers = self.policy.answers(prompts, [_given(prompt, term.column) for prompt in prompts])
+            answers = self.policy.answers(prompts, [given(prompt, term) for prompt in prompts])
             keys = [(self.seed, "given", number, update, prompt.index) for prompt in prompts]
             posing = self.policy.posing_by(term.likelihood)
             for posed in posing(answers, prompts, keys, keys):
@@ -79,12 +79,3 @@ def _loss(term: Answers, posed: Posed, prediction: Tensor, answers: Tensor) -> T
         g_C1=law.g[:, None],
     )
     return inputs.mean_D(term.loss(inputs)).squeeze(1)
-
-
-def _given(prompt: Prompt, column: str) -> str:
-    text = prompt.metadata.get(column)
-    if not isinstance(text, str) or not text.strip():
-        raise UserError(
-            f"the prompt row {prompt.index + 1} has no text under '{column}', which objective.auxiliary 'answers' reads"
-        )
-    return text

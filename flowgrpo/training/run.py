@@ -34,6 +34,7 @@ from flowgrpo.runs.report import write_report
 from flowgrpo.runs.run import Run
 from flowgrpo.scoring.scorer import Scorer, constant, probe
 from flowgrpo.training.calibration import calibrate, with_levels
+from flowgrpo.training.required import require_read
 from flowgrpo.training.sentinels import Sentinels, why_idle
 from flowgrpo.training.trainer import Trainer
 from flowgrpo.training.tree import save_tree
@@ -146,6 +147,7 @@ class Training:
             self.scorer.require_noisy()
         for source, rows in files.items():
             self.scorer.check(rows, source)
+        require_read(config, files[config.rollout.prompts])
         if evaluation and self.scorer.cards[evaluation.metric].compares:
             raise UserError(
                 f"evaluation.metric '{evaluation.metric}' compares samples, and a held-out prompt has one; name another"

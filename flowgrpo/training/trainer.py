@@ -46,7 +46,7 @@ class Trainer:
         self.allocation = Allocation(config)
         rollouts = Rollouts.of(config, policy, config.objective.needs_old_prediction)
         self.collector = Collector(rollouts, scorer, processes, config.seed)
-        self.tries = Tries.of(config, rollouts, scorer, processes, prompts)
+        self.tries = Tries.of(config, rollouts, scorer, processes)
         self.assessment = Assessment.of(config)
         self.critic = critic or Critic.of(config, policy, prompts[0])
         self.weights = TrainedWeights(policy, config, processes)

@@ -1,10 +1,9 @@
 """Groups that answer what a context makes of a few tries."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
+import flowgrpo as fg
 from flowgrpo.config.bill import bill_of
 from flowgrpo.config.run import load_config
 from flowgrpo.core.errors import UserError
@@ -83,11 +82,11 @@ def test_the_best_of_the_tries_is_taken(mdlm, monkeypatch):
     assert seen[0][0] != seen[1][0]
 
 
-def test_a_row_without_a_hint_is_named_before_training(mdlm):
-    trainer = text_trainer(mdlm, ROOM, rule="sage")
-    prompts = [trainer.order.prompts[0], replace(trainer.order.prompts[1], metadata={})]
-    with pytest.raises(UserError, match="the prompt row 2 has no text under 'hint', which context 'hint' reads"):
-        type(trainer)(trainer.config, trainer.policy, prompts, trainer.collector.beside.scorer, trainer.processes)
+def test_a_row_without_a_hint_is_named_before_a_run_begins(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="the prompt row 1 has no text under 'hint', which context 'hint' reads"):
+        fg.train(fg.recipe("mini-mdlm trajectory sage", updates=1))
+    assert not [*tmp_path.iterdir()]
 
 
 @pytest.mark.parametrize(

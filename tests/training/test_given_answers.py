@@ -12,6 +12,7 @@ from flowgrpo.objective import AdvantageConfig
 from flowgrpo.objective.auxiliary.answers import Answers
 from flowgrpo.objective.baseline.virtual_maximum import VirtualMaximum
 from flowgrpo.sampling.canvas import TOKENS, canvas
+from flowgrpo.training.required import require_read
 from trainers import text_trainer
 
 ONE_STEP = "objective.auxiliary=[{type: answers, coefficient: 0.5, likelihood: {type: one_step, prompt_mask: 0.0}}]"
@@ -72,6 +73,7 @@ def test_a_row_that_gives_no_answer_is_named_before_training(mdlm, row, words):
     trainer = text_trainer(mdlm, rule="expo")
     prompts = [trainer.order.prompts[0], replace(trainer.order.prompts[1], metadata=row)]
     with pytest.raises(UserError, match=words):
+        require_read(trainer.config, prompts)
         type(trainer)(trainer.config, trainer.policy, prompts, trainer.collector.beside.scorer, trainer.processes)
 
 
