@@ -1,6 +1,8 @@
 """Trainers of tiny random models, with adapters that have left 0 where there are any, and a reward of one's own."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from threading import Barrier
 
 import numpy as np
 import torch
@@ -51,24 +53,60 @@ def brightness(samples):
     return samples.images.mean((1, 2, 3)).tolist()
 
 
-def picture_trainer(pipelines, *more, method="flow_grpo", rule=None):
+class Rank(Processes):
+    """One of two processes that are threads of this one; what crosses them goes over a board."""
+
+    def __init__(self, rank, board, barrier):
+        super().__init__(rank, len(board), CPU)
+        self.board, self.barrier = board, barrier
+
+    def gather(self, items):
+        self.board[self.rank] = items
+        self.barrier.wait(60)
+        everything = [item for row in self.board for item in row]
+        self.barrier.wait(60)
+        return everything
+
+    def sum(self, tensors):
+        both = self.gather([[tensor.clone() for tensor in tensors]])
+        for tensor, *parts in zip(tensors, *both, strict=True):
+            tensor.copy_(sum(parts[1:], parts[0]))
+
+
+def in_two_processes(work):
+    """What `work(processes)` returns in each of them."""
+    board, barrier = [[], []], Barrier(2)
+
+    def one(rank):
+        try:
+            return work(Rank(rank, board, barrier))
+        except BaseException:
+            barrier.abort()
+            raise
+
+    with ThreadPoolExecutor(2) as pool:
+        return [future.result() for future in [pool.submit(one, rank) for rank in range(2)]]
+
+
+def picture_trainer(pipelines, *more, method="flow_grpo", rule=None, reward=brightness, **named):
     call = ",".join(f"{key}: {value}" for key, value in tiny.pipelines()["sd3"].call.items())
     model = [f"policy.model={pipelines['sd3']}", f"policy.call={{{call}}}", "rewards={it: {use: 'x:y'}}"]
-    return made(["mini", method, *([rule] if rule else [])], [*PLAIN, *PICTURES, *model, *more], brightness)
+    return made(["mini", method, *([rule] if rule else [])], [*PLAIN, *PICTURES, *model, *more], reward, **named)
 
 
-def text_trainer(mdlm, *more, rule=None):
+def text_trainer(mdlm, *more, rule=None, reward=sevens, **named):
     rewards = ["rewards.countdown=null", "rewards.strict=null", "rewards.it={use: 'x:y'}"]
     overrides = [*PLAIN, *TEXT, f"policy.model={mdlm}", *rewards, *more]
-    return made(["mini-mdlm", "trajectory", *([rule] if rule else [])], overrides, sevens)
+    return made(["mini-mdlm", "trajectory", *([rule] if rule else [])], overrides, reward, **named)
 
 
-def made(recipe, overrides, reward):
+def made(recipe, overrides, reward, prompts=("1+2=:", "7:"), processes=None):
     config = load_config(recipe, overrides)
     policy = config.policy.build(CPU, config.seed)
     generator = torch.Generator().manual_seed(0)
     for parameter in policy.trainable().values():
         parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
-    prompts = [Prompt(0, "1+2=:", {"answer": "77", "hint": "77:"}), Prompt(1, "7:", {"answer": "1234", "hint": "7:"})]
+    given = [{"answer": "77", "hint": "77:"}, {"answer": "1234", "hint": "7:"}]
+    rows = [Prompt(i, text, given[i % 2]) for i, text in enumerate(prompts)]
     measured = {label: load_reward(one.use, one.arguments) for label, one in config.rewards.items() if label != "it"}
-    return Trainer(config, policy, prompts, Judged("it", reward, measured=measured), Processes.alone())
+    return Trainer(config, policy, rows, Judged("it", reward, measured=measured), processes or Processes.alone())

@@ -132,10 +132,11 @@ def main() -> int:
     chosen = [word for word in arguments.words if "=" not in word] or models()
     wanted = [case for model in chosen for case in cases(model, arguments.all) if arguments.method in (None, case.method)]
     with tempfile.TemporaryDirectory() as temporary:
-        folder = str(Path(arguments.out or temporary).resolve())
+        folder = Path(arguments.out or temporary).resolve()
+        folder.mkdir(parents=True, exist_ok=True)
         with ProcessPoolExecutor(PROCESSES, get_context("spawn"), _quiet) as pool:
             found = []
-            for one in pool.map(rehearse, wanted, [overrides] * len(wanted), [folder] * len(wanted)):
+            for one in pool.map(rehearse, wanted, [overrides] * len(wanted), [str(folder)] * len(wanted)):
                 print(f"{one.seconds:5.1f} s  {' '.join(one.case.words)}  {one.failure}", file=sys.stderr, flush=True)
                 found.append(one)
     print(table(found))

@@ -30,6 +30,7 @@ from flowgrpo.core.plugins import built_in_names
 from flowgrpo.core.plugins import shipped as shipped_components
 from flowgrpo.core.section import Component, Section, class_of, package_of
 from flowgrpo.data.context import Context
+from flowgrpo.data.prompt_sampler import PromptSampler
 from flowgrpo.evaluation.benchmarks.benchmark import PACKAGE as BENCHMARKS
 from flowgrpo.evaluation.benchmarks.catalogue import find_benchmark
 from flowgrpo.objective.auxiliary import Auxiliary
@@ -37,6 +38,7 @@ from flowgrpo.objective.baseline import Baseline
 from flowgrpo.objective.bounds import Bounds
 from flowgrpo.objective.credit import Credit
 from flowgrpo.objective.decision_weight import DecisionWeight
+from flowgrpo.objective.modifier import Modifier
 from flowgrpo.objective.ratio import Ratio
 from flowgrpo.objective.selection import Selection
 from flowgrpo.objective.surrogate import Surrogate
@@ -57,6 +59,8 @@ KINDS: dict[str, type[Component]] = {
     "transform": Transform,
     "credit": Credit,
     "baseline": Baseline,
+    "modifier": Modifier,
+    "prompt_sampler": PromptSampler,
     "selection": Selection,
     "ratio": Ratio,
     "surrogate": Surrogate,

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from flowgrpo.runs.tree_drawing import draw_tree
 from flowgrpo.sampling.plans import Plan
 from flowgrpo.sampling.plans.all import AllSteps
 from flowgrpo.sampling.shape import Shape
-from flowgrpo.training.collect import Rollouts, groups_of
+from flowgrpo.training.collect import Rollouts, groups_of, texts_of
 from flowgrpo.training.rollout import Block, Transitions
 from flowgrpo.training.scored import Assessment, Group, Scored
 from flowgrpo.training.tree import drawable
@@ -83,6 +83,7 @@ class Tree:
     ) -> Scored:
         """Advantages [P, N], and what else the trainer makes of the rewards by label of the `samples`, and of the states
         `on_the_way` where there are any; weights are 1 where not given. `transforms` change the sum of the rewards before credit.
+        A baseline that remembers prompts has not seen these.
 
         Errors: UserError for rewards of another length, none of the states on their way, or a credit rule that does not fit.
         """
@@ -101,11 +102,15 @@ class Tree:
         complaints = (*map(rule.complaint, self.shapes), *(transform.complaint([*rewards]) for transform in transforms))
         if complaint := next(filter(None, complaints), None):
             raise UserError(complaint)
+        how = advantage or AdvantageConfig()
+        reads = any(modifier.reads_texts for modifier in how.modifiers)
         groups: dict[int, Group] = {}
         for rows, block in zip(self.rows, self.blocks, strict=True):
             scores = _taken(rewards, _places(rows, self._leaves))
-            groups |= dict(zip(rows, groups_of(block, scores, _taken(passing, _places(rows, self._scored))), strict=True))
-        assess = Assessment(weighted, rule, advantage or AdvantageConfig(), (), seed=0, transforms=transforms)
+            made = groups_of(block, scores, _taken(passing, _places(rows, self._scored)))
+            texts = texts_of(block) if reads else [()] * len(made)
+            groups |= {row: replace(group, texts=said) for row, group, said in zip(rows, made, texts, strict=True)}
+        assess = Assessment(weighted, rule, how, (), seed=0, transforms=transforms)
         return assess(self.prompts, [groups[row] for row in range(len(self.prompts))], update=0)
 
     def batches(self, scored: Scored) -> Iterator[tuple[Transitions, Tensor]]:

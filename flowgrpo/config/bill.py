@@ -35,6 +35,7 @@ def bill_of(config: Config, processes: int = 1) -> dict[str, Any]:
         "network_evaluations_per_sample": per_group / rollout.group_size,
         "trained_transitions_per_sample": len(shape.trained) * _visits(config) / rollout.group_size,
         "network_evaluations_per_update": evaluations,
+        **({"network_evaluations_refilled_at_most": per_group * rollout.most_added} if rollout.most_added else {}),
         "network_evaluations_before_training": _calibration(config, shape),
         "optimizer_steps_per_update": optimizer.steps_per_update * optimizer.epochs,
         "blocks_per_optimizer_step": blocks,
@@ -54,11 +55,11 @@ def memory_of(config: Config, processes: int = 1) -> Memory:
     """Of one of the processes, by phase and purpose."""
     rollout, objective = config.rollout, config.objective
     shape = config.shape()
-    prompts = -(-rollout.prompts_per_update // processes)
+    prompts = -(-(rollout.prompts_per_update + rollout.most_added) // processes)
     if rollout.keep == "host":
         prompts = min(prompts, rollout.prompts_per_block)
     referenced = objective.needs_reference
-    predicted = objective.needs_old_prediction + (referenced and config.optimizer.epochs > 1)
+    predicted = (objective.needs_old_prediction or config.reads_entropy) + (referenced and config.optimizer.epochs > 1)
     transitions = len(shape.trained) * _visits(config) * prompts
     work = Work(
         states=min(rollout.micro_batch, rollout.prompts_per_block * rollout.group_size),

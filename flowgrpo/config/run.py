@@ -94,7 +94,10 @@ class Config(Section):
 
     def _complaints(self) -> Iterator[str | None]:
         """What does not fit together; each may rely on there being nothing before it."""
+        yield self.advantage.complaint(self.rollout.group_size, self.policy.kernels, self.policy.makes)
         yield self.rollout.complaint(self.policy.steps)
+        yield self.rollout.sampling_complaint(self.advantage.tracks_value)
+        yield self._silence_complaint()
         shape = self.shape()
         yield self.policy.refusal(shape)
         if self.rollout.context and self.policy.makes != ("texts",):
@@ -102,6 +105,8 @@ class Config(Section):
         yield from self._of_transforms()
         yield self.credit.complaint(shape)
         yield from (rule.complaint(shape) for rule in self.selection)
+        if self.reads_entropy and self.policy.kernels.noise_scale:
+            yield "a selection by entropy needs ids; a Gaussian step is as undecided as its noise, whatever is predicted"
         yield self.objective.complaint(self.policy.kernels, self.policy.posed_states > 0)
         yield self._of_no_ids()
         yield self._untaught()
@@ -115,6 +120,7 @@ class Config(Section):
         if self.evaluation:
             yield self.evaluation.complaint(self.rewards, self.policy)
         yield self.sentinels.complaint(self.rewards)
+        yield from (reward.complaint(label, self.rollout.group_size) for label, reward in self.rewards.items())
         rewarded = any(reward.weight and not reward.gate for reward in self.rewards.values())
         if not rewarded and not self.objective.auxiliary:
             yield "every reward has weight 0 or is a gate: there is nothing to train on"
@@ -149,15 +155,45 @@ class Config(Section):
         name = self.objective.decision_weights[0].type
         return f"objective.decision_weights '{name}' weighs ids one by one, and no decision of this policy is an id of its own"
 
+    @property
+    def reads_entropy(self) -> bool:
+        """Whether somebody asks how undecided the policy was at the rollout."""
+        return any(rule.needs_entropy for rule in self.selection)
+
+    def _silence_complaint(self) -> str | None:
+        """Two settings that both do something about groups whose samples all earn the same, or None."""
+        rollout, advantage = self.rollout, self.advantage
+        answers = {
+            "rollout.refill": rollout.refill > 0,
+            f"rollout.allocate: {rollout.allocate}": rollout.allocate != "equal",
+            f"rollout.context: {rollout.context.type if rollout.context else None}": bool(
+                rollout.context and rollout.context.answers_silence
+            ),
+            f"advantage.baseline: {advantage.baseline.type}": advantage.baseline.answers_silence,
+            **{f"selection: {rule.type}": rule.drops_silence for rule in self.selection},
+        }
+        if len(given := [setting for setting, on in answers.items() if on]) > 1:
+            return f"{given[0]} and {given[1]} are two answers to groups whose samples all earn the same; take one of them"
+        kept = {"advantage.zero_variance: keep": advantage.zero_variance == "keep"}
+        kept["objective.reduce: step"] = self.objective.reduce == "step"
+        if rollout.refill and (setting := next((setting for setting, on in kept.items() if on), None)):
+            return f"{setting} counts groups that rollout.refill puts others in place of; set one of them otherwise"
+        return None
+
     def _torn(self) -> str | None:
-        """Why a group is not trained in one batch though the objective compares it, or None."""
-        needed = self.rollout.group_size * max(1, self.policy.posed_together)
-        if not self.objective.surrogate.compares_group or self.rollout.micro_batch >= needed:
+        """Why an objective that compares the samples of a group can't, or None."""
+        rollout = self.rollout
+        needed = rollout.group_size * max(1, self.policy.posed_together)
+        if not self.objective.surrogate.compares_group:
             return None
-        return (
-            f"objective.surrogate '{self.objective.surrogate.type}' compares the samples of a group, so they must fit into one "
-            f"batch: set rollout.micro_batch={needed} or more"
-        )
+        whose = f"objective.surrogate '{self.objective.surrogate.type}' compares the samples of a group, so"
+        if rollout.group_size == 1:
+            return f"{whose} rollout.group_size must be at least 2"
+        if rollout.allocate != "equal":
+            return f"{whose} they must fit into one batch, whose size is not known with rollout.allocate: {rollout.allocate}"
+        if rollout.micro_batch < needed:
+            return f"{whose} they must fit into one batch: set rollout.micro_batch={needed} or more"
+        return None
 
     def shape(self, update: int = 0) -> Shape:
         """The shape of a group of an update, before any reward is known; where each prompt has a draw, that of prompt 0."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from math import ceil
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
@@ -10,6 +11,8 @@ from flowgrpo.core.keys import Key, numpy_generator
 from flowgrpo.core.plugins import nearest
 from flowgrpo.core.section import Section
 from flowgrpo.data.context import AnyContext
+from flowgrpo.data.prompt_sampler import AnyPromptSampler
+from flowgrpo.data.prompt_sampler.shuffled import Shuffled
 from flowgrpo.objective.credit.gain import Gain
 from flowgrpo.policies import PolicyConfig
 from flowgrpo.sampling.kernels import Kernel
@@ -73,14 +76,26 @@ class RewardConfig(Section):
             raise ValueError("a gate can't be normalised: half of its values would be negative")
         return self
 
+    def complaint(self, label: str, group_size: int) -> str | None:
+        """Why it can't score groups of this size, or None."""
+        if self.normalise == "group" and group_size == 1:
+            return f"rewards.{label}.normalise: group makes the score of a sample that is alone in its group 0; set it to none"
+        return None
+
 
 class RolloutConfig(Section):
     """P = `prompts_per_update` prompts with G = `group_size` samples each; `micro_batch` states per network evaluation.
 
     `prompts` are a file, a generator such as `geneval:train?count=2000&seed=0`, or `hub:OWNER/NAME[/CONFIG]:COLUMN?split=train`.
+    `prompt_sampler` says which of them an update has.
+
+    `refill`: in place of groups whose samples all earn the same, an update rolls out groups of other prompts, until P groups
+    teach something or `refill` x P groups have been added (DAPO's dynamic sampling, arXiv 2503.14476). Their network evaluations
+    count.
 
     `allocate: adaptive` gives prompts whose rewards differed more in earlier updates more samples and the others fewer, G on
-    average; `objective.reduce: step` makes up for it in the loss.
+    average; `objective.reduce: step` makes up for it in the loss. `interval` gives them where they narrow the interval of a
+    prompt's mean reward most (XRPO, arXiv 2510.06672).
 
     With a `context` a few samples of each prompt are made first, and the group answers what the context makes of them.
 
@@ -93,23 +108,23 @@ class RolloutConfig(Section):
     group_size: Count
     micro_batch: Count = 64
     keep: Literal["device", "host"] = "device"
-    allocate: Literal["equal", "adaptive"] = "equal"
+    allocate: Literal["equal", "adaptive", "interval"] = "equal"
+    prompt_sampler: AnyPromptSampler = Shuffled()
+    refill: NonNegativeFloat = 0.0
     plan: AnyPlan = AllSteps()
     context: AnyContext | None = None
 
     @model_validator(mode="after")
     def _has_something_to_train(self) -> Self:
-        if self.group_size < 2:
-            raise ValueError("group_size must be at least 2: a group of 1 has nothing to compare with")
         if not (self.plan.kernel.stochastic or self.plan.trains_outcomes):
             raise ValueError(f"plan.kernel '{self.plan.kernel.type}' is deterministic: there is nothing to train")
         return self
 
     @model_validator(mode="after")
     def _allocates_once(self) -> Self:
-        if self.allocate == "adaptive" and isinstance(self.plan, Comb) and self.plan.allocate == "adaptive":
+        if self.allocate != "equal" and isinstance(self.plan, Comb) and self.plan.allocate == "adaptive":
             raise ValueError(
-                "allocate and plan.allocate can't both be adaptive: prompts with more samples would count more at the steps "
+                "allocate and plan.allocate can't both move samples: prompts with more samples would count more at the steps "
                 "that are rarely drawn; set one of them to equal"
             )
         return self
@@ -125,6 +140,11 @@ class RolloutConfig(Section):
     def granule(self, steps: int) -> int:
         """Group sizes are multiples of this: the least that the plan can work with."""
         return next(size for size in range(1, self.group_size + 1) if self.plan.complaint(steps, size) is None)
+
+    @property
+    def most_added(self) -> int:
+        """The groups that `refill` may add to an update."""
+        return ceil(self.refill * self.prompts_per_update)
 
     @property
     def prompts_per_block(self) -> int:
@@ -147,6 +167,17 @@ class RolloutConfig(Section):
             return [draw(size, (*key, prompt)) for prompt, size in groups.items()]
         shared = {size: draw(size, key) for size in {*groups.values()}}
         return [shared[size] for size in groups.values()]
+
+    def sampling_complaint(self, tracks_value: bool) -> str | None:
+        """Why prompts and their samples can't be drawn like this, or None; `tracks_value`: prompts' values are known."""
+        if self.prompt_sampler.needs_values and not tracks_value:
+            return (
+                f"rollout.prompt_sampler: {self.prompt_sampler.type} reads what prompts are worth; set advantage.baseline to "
+                "tracker, which follows that"
+            )
+        if self.group_size == 1 and self.allocate != "equal":
+            return f"rollout.allocate: {self.allocate} moves samples, and a group of 1 has none to spare; set it to equal"
+        return None
 
     def complaint(self, steps: int) -> str | None:
         """Why there can't be rollouts of this many steps, or None."""
@@ -199,10 +230,13 @@ class OptimizerConfig(Section):
     warmup: NonNegativeInt = 0
     decay_over: PositiveInt | None = None
 
-    def minibatches(self, prompts: int) -> list[range]:
-        """Of an update's prompts, by number: those that share an optimizer step."""
+    def minibatches(self, prompts: int, more: int = 0) -> list[list[int]]:
+        """Of an update's prompts, by number: those that share an optimizer step. `more` came later, and go to all in turn."""
         size = prompts // self.steps_per_update
-        return [range(i, i + size) for i in range(0, prompts, size)]
+        return [
+            [*range(i * size, (i + 1) * size), *range(prompts + i, prompts + more, self.steps_per_update)]
+            for i in range(self.steps_per_update)
+        ]
 
     def share_of_rate(self, update: int) -> float:
         """What warm-up and decay leave of the learning rate in an update."""

@@ -1,6 +1,7 @@
 """Objective: advantages, ratio, trust region, weights and KL -> loss. One implementation for all families."""
 
 import warnings
+from collections.abc import Sequence
 from typing import Literal, Self
 
 from pydantic import NonNegativeFloat, PositiveFloat, model_validator
@@ -8,12 +9,13 @@ from pydantic import NonNegativeFloat, PositiveFloat, model_validator
 from flowgrpo.core.moved import GOES
 from flowgrpo.core.section import Section
 from flowgrpo.objective.auxiliary import AnyAuxiliary
-from flowgrpo.objective.baseline import AnyBaseline
+from flowgrpo.objective.baseline import AnyBaseline, Remembering
 from flowgrpo.objective.baseline.own import Own
 from flowgrpo.objective.batch import KLUnit
 from flowgrpo.objective.bounds import AnyBounds
 from flowgrpo.objective.bounds.constant import Constant
 from flowgrpo.objective.decision_weight import AnyDecisionWeight
+from flowgrpo.objective.modifier import AnyModifier
 from flowgrpo.objective.ratio import AnyRatio
 from flowgrpo.objective.ratio.plain import Plain
 from flowgrpo.objective.surrogate import AnySurrogate
@@ -40,6 +42,7 @@ class AdvantageConfig(Section):
     `aggregate`: give credit to the weighted sum of the rewards, or to each reward and sum the advantages by weight.
     `zero_variance`: `drop` takes sets whose credit is constant out of the loss (with mean `none`: sets of `std` whose credit is
     0), `keep` leaves them in at their advantage (not 0 when the mean is global).
+    `modifiers` change what has come out, one after the other.
     """
 
     baseline: AnyBaseline = Own()
@@ -51,6 +54,7 @@ class AdvantageConfig(Section):
     clip: PositiveFloat | None = 5.0
     aggregate: Literal["rewards", "advantages"] = "rewards"
     zero_variance: Literal["drop", "keep"] = "drop"
+    modifiers: tuple[AnyModifier, ...] = ()
 
     @model_validator(mode="after")
     def _has_a_baseline(self) -> Self:
@@ -59,6 +63,32 @@ class AdvantageConfig(Section):
         if self.baseline.brings_company and self.std not in ("none", self.mean):
             raise ValueError(f"baseline '{self.baseline.type}' joins one set; set std to none or to mean's '{self.mean}'")
         return self
+
+    @model_validator(mode="after")
+    def _remembers_prompts(self) -> Self:
+        baseline = self.baseline
+        if isinstance(baseline, Remembering) and (self.mean != "group" or self.std not in baseline.scales):
+            raise ValueError(
+                f"baseline '{baseline.type}' knows prompts: set mean to group, and std to {' or '.join(baseline.scales)}"
+            )
+        return self
+
+    @property
+    def tracks_value(self) -> bool:
+        return isinstance(self.baseline, Remembering) and self.baseline.tracks_value
+
+    def complaint(self, group_size: int, kernels: KernelFamily, makes: Sequence[str]) -> str | None:
+        """Why groups of this size can't be compared, of samples of these kinds that such kernels make, or None."""
+        if reader := next((rule.type for rule in self.modifiers if rule.reads_texts and "texts" not in makes), None):
+            return f"advantage.modifiers: {reader} reads texts, and this policy makes {' or '.join(makes)}"
+        if reader := next((rule.type for rule in self.modifiers if rule.needs_ids and kernels.noise_scale), None):
+            return f"advantage.modifiers: {reader} needs the probability of ids; that of a Gaussian step is a density"
+        if group_size > 1 or self.tracks_value:
+            return None
+        return (
+            "rollout.group_size must be at least 2: a group of 1 has nothing to compare with, but for what "
+            "advantage.baseline: tracker expects of its prompt"
+        )
 
 
 class KLConfig(Section):

@@ -3,14 +3,18 @@
 C trained transitions of a whole update; all arrays are [C]. A scope says which transitions are compared: a set of them.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from flowgrpo.core.errors import UserError, user_code
 from flowgrpo.core.rounding import LEAST, rounding
 from flowgrpo.objective import AdvantageConfig
+from flowgrpo.objective.baseline import Remembering
+from flowgrpo.objective.memory import Memory, Record
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,71 @@ def advantages(
     for label, stream in credit.items():
         normalised = _normalise(stream.value[in_loss], stream.bound[in_loss], scopes[in_loss], config)
         advantage[in_loss] += weights[label] * (stream.scale[in_loss] * normalised + stream.offset[in_loss])
-    return (np.clip(advantage, -config.clip, config.clip) if config.clip else advantage), in_loss
+    return _clipped(advantage, config), in_loss
+
+
+def remembered(
+    credit: Mapping[str, Stream],
+    weights: Mapping[str, float],
+    scopes: Scopes,
+    prompts: Sequence[int],
+    memory: Memory,
+    config: AdvantageConfig,
+) -> tuple[np.ndarray, np.ndarray, Memory]:
+    """The same for a baseline that knows earlier updates, and what is known after this one. `prompts` [P] are the indices of the
+    groups' prompts."""
+    advantage = np.zeros(len(scopes.group))
+    for label, stream in credit.items():
+        left, news = _against_the_past(stream, scopes.group, prompts, memory.of(label), config)
+        memory = memory.with_news(label, news)
+        advantage += weights[label] * (stream.scale * left + stream.offset)
+    in_loss = np.ones(len(advantage), bool)
+    if config.zero_variance == "drop":
+        in_loss = _per(scopes.group, np.abs(advantage), np.max) > 0.0
+    return _clipped(advantage, config), in_loss, memory
+
+
+def expected(memory: Memory, config: AdvantageConfig) -> dict[int, float]:
+    """What prompts are worth, in [0, 1], by index, as far as the baseline tracks it; of several rewards the mean."""
+    baseline = config.baseline
+    if not (isinstance(baseline, Remembering) and baseline.tracks_value):
+        return {}
+    shares: dict[int, list[float]] = {}
+    with user_code(f"baseline '{baseline.type}'"):
+        for rows in memory.records.values():
+            for prompt, record in rows.items():
+                shares.setdefault(prompt, []).append(baseline.expected(record))
+    means = {prompt: sum(row) / len(row) for prompt, row in shares.items()}
+    if wrong := next((mean for mean in means.values() if not 0.0 <= mean <= 1.0), None):
+        raise UserError(f"baseline '{baseline.type}': expected must return a number in [0, 1], and returned {wrong:g}")
+    return means
+
+
+def _against_the_past(
+    stream: Stream, groups: np.ndarray, prompts: Sequence[int], known: Mapping[int, Record], config: AdvantageConfig
+) -> tuple[np.ndarray, dict[int, Record]]:
+    """([C] what the baseline leaves of the credit, records by prompt)."""
+    baseline = config.baseline
+    assert isinstance(baseline, Remembering)
+    left, news = np.zeros(len(groups)), {}
+    for group, prompt in enumerate(prompts):
+        rows, before = groups == group, known.get(prompt)
+        values, least = stream.value[rows], float(stream.bound[rows].max())
+        left[rows], news[prompt] = baseline.against_the_past(values, before, least, config.ddof, partial(_scaled, config=config))
+    if config.std != "global":
+        return left, news
+    if np.ptp(left) <= stream.bound.max():
+        return np.zeros(len(left)), news
+    return _scaled(left - left.mean(), left.std(ddof=config.ddof), config), news
+
+
+def _clipped(advantage: np.ndarray, config: AdvantageConfig) -> np.ndarray:
+    return np.clip(advantage, -config.clip, config.clip) if config.clip else advantage
+
+
+def _scaled(centred: np.ndarray, spread: np.ndarray | float, config: AdvantageConfig) -> np.ndarray:
+    scale = np.broadcast_to(np.maximum(spread + config.eps, config.floor), centred.shape)
+    return np.divide(centred, scale, out=np.zeros(len(centred)), where=scale > 0.0)
 
 
 Company = Callable[[np.ndarray], np.ndarray]
@@ -111,9 +179,7 @@ def _normalise(values: np.ndarray, bound: np.ndarray, scopes: Scopes, config: Ad
     company: Company = baseline.company if config.std == config.mean else np.asarray
     flat = ~varies(spreading, std_sets, bound, company)
     spread = _per(std_sets, spreading, lambda x: np.std(company(x), ddof=min(config.ddof, len(company(x)) - 1)))
-    centred, spread = np.where(flat & alike, 0.0, centred), np.where(flat, 0.0, spread)
-    scale = np.maximum(spread + config.eps, config.floor)
-    return np.divide(centred, scale, out=np.zeros(len(values)), where=scale > 0.0)
+    return _scaled(np.where(flat & alike, 0.0, centred), np.where(flat, 0.0, spread), config)
 
 
 def _per(sets: np.ndarray, values: np.ndarray, statistic: Callable[[np.ndarray], Any]) -> np.ndarray:

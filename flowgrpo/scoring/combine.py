@@ -4,12 +4,14 @@ P groups with N nodes; values are NaN where a node was not scored.
 """
 
 from collections.abc import Mapping
+from math import prod
 
 import numpy as np
 
 from flowgrpo.config.sections import RewardConfig
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.rounding import rounding
+from flowgrpo.scoring.card import EVERYTHING, UNSTATED, Card
 
 
 def summands(rewards: Mapping[str, np.ndarray], configs: Mapping[str, RewardConfig]) -> dict[str, np.ndarray]:
@@ -37,6 +39,25 @@ def summands(rewards: Mapping[str, np.ndarray], configs: Mapping[str, RewardConf
 
 def weighted_sum(terms: Mapping[str, np.ndarray], configs: Mapping[str, RewardConfig]) -> np.ndarray:
     return np.sum([configs[label].weight * values for label, values in terms.items()], axis=0)
+
+
+def sum_range(cards: Mapping[str, Card], configs: Mapping[str, RewardConfig]) -> tuple[float, float] | None:
+    """What the weighted sum may be; None where a card does not say."""
+    counting = {label: config for label, config in configs.items() if config.weight or config.gate}
+    if any(cards[label] == UNSTATED and not config.clip for label, config in counting.items()):
+        return None
+    low = high = 0.0
+    for label, config in counting.items():
+        if not config.gate:
+            least, most = sorted(config.weight * end for end in _range(cards[label], config))
+            low, high = low + least, high + most
+    if gates := [_range(cards[label], config)[1] for label, config in counting.items() if config.gate]:
+        low, high = (prod(gates) * end if end else 0.0 for end in (min(low, 0.0), max(high, 0.0)))
+    return low, high
+
+
+def _range(card: Card, config: RewardConfig) -> tuple[float, float]:
+    return config.clip or (card.range if config.normalise == "none" else EVERYTHING)
 
 
 def sum_rounding(terms: Mapping[str, np.ndarray], configs: Mapping[str, RewardConfig]) -> np.ndarray:

@@ -8,6 +8,7 @@ from math import sqrt
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from flowgrpo.config.run import Config
 from flowgrpo.core.keys import numpy_generator
@@ -19,6 +20,8 @@ MEMORY = 0.8
 """What an update leaves of the variances known before it."""
 LEAST = 2
 """Samples of a prompt: one has nothing to compare with."""
+CURIOSITY = 0.1
+"""What a prompt's few samples are worth to allocation by intervals."""
 
 
 class Allocation:
@@ -39,11 +42,12 @@ class Allocation:
         steps = np.array([sqrt(self.steps.get(step, np.nan)) for step in range(self.config.policy.steps)])
         return Spread(steps, {prompt: sqrt(variance) for prompt, variance in self.prompts.items()})
 
-    def see(self, scored: Scored, prompts: Sequence[int]) -> None:
-        """Take in an update: the rewards of the groups of the prompts with these indices."""
+    def see(self, scored: Scored) -> None:
+        """Take in an update. Of a sample that is alone with its prompt there is nothing to learn."""
         trees = list(zip(scored.shapes, scored.trained_on, scored.rounding, strict=True))
-        for (shape, total, bound), prompt in zip(trees, prompts, strict=True):
-            self._take(self.prompts, prompt, _pooled([_squares(total[list(shape.outcomes)], bound)]))
+        for (shape, total, bound), prompt in zip(trees, scored.prompts, strict=True):
+            if len(shape.outcomes) > 1:
+                self._take(self.prompts, prompt, _pooled([_squares(total[list(shape.outcomes)], bound)]))
         for step, variance in variances(trees).items():
             self._take(self.steps, step, variance)
 
@@ -63,8 +67,11 @@ class Allocation:
             return [rollout.group_size] * len(prompts)
         seen = [self.prompts[prompt] for prompt in prompts if prompt in self.prompts]
         deviations = np.sqrt([self.prompts.get(prompt, float(np.mean(seen)) if seen else 1.0) for prompt in prompts])
+        granule = rollout.granule(self.config.policy.steps)
+        if rollout.allocate == "interval":
+            return widest_first(deviations, rollout.group_size, granule)
         offset = numpy_generator((self.config.seed, "sizes", update)).random()
-        return sizes(deviations, rollout.group_size, rollout.granule(self.config.policy.steps), offset)
+        return sizes(deviations, rollout.group_size, granule, offset)
 
 
 def sizes(deviations: np.ndarray, mean: int, granule: int, offset: float) -> list[int]:
@@ -78,6 +85,27 @@ def sizes(deviations: np.ndarray, mean: int, granule: int, offset: float) -> lis
     shares = deviations / deviations.sum() if deviations.any() else np.full(len(deviations), 1.0 / len(deviations))
     ends = np.floor(np.cumsum(shares)[:-1] * rest + offset)
     return [granule * (least + int(extra)) for extra in np.diff([0.0, *ends, float(rest)])]
+
+
+def widest_first(deviations: np.ndarray, mean: int, granule: int) -> list[int]:
+    """[P] group sizes of this mean, multiples of `granule`: `LEAST` samples each, and one granule after the other where it is
+    worth most (XRPO, arXiv 2510.06672).
+
+    Worth is what it takes off the half width t s / sqrt(n) of the interval of the prompt's mean reward, at 95 %, and `CURIOSITY`
+    sqrt(log(1 + N) / n) in units of the mean deviation, N the samples so far. The paper takes the deviations s from the first
+    samples of the same update, and does not say how curious it is.
+    """
+    least = -(-LEAST // granule)
+    counts = np.full(len(deviations), least * granule)
+    bonus = CURIOSITY * (deviations.mean() or 1.0)
+    for _ in range((mean // granule - least) * len(deviations)):
+        taken_off = _half_width(deviations, counts) - _half_width(deviations, counts + granule)
+        counts[np.argmax(taken_off + bonus * np.sqrt(np.log1p(counts.sum()) / counts))] += granule
+    return counts.tolist()
+
+
+def _half_width(deviations: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    return stats.t.ppf(0.975, counts - 1) * deviations / np.sqrt(counts)
 
 
 def variances(trees: Iterable[tuple[Shape, np.ndarray, float]]) -> dict[int, float]:

@@ -4,7 +4,7 @@ P prompts (groups) of an update, N nodes of a group.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -21,22 +21,27 @@ from flowgrpo.sampling.shape import Shape
 from flowgrpo.scoring.combine import sum_rounding, summands, weighted_sum
 from flowgrpo.scoring.scorer import Scorer
 from flowgrpo.training.beside import Beside
-from flowgrpo.training.rollout import Block, Transitions, rollout
+from flowgrpo.training.rollout import Block, Transitions, leaves_of, rollout
 from flowgrpo.training.scored import Group, padded
 
 
 @dataclass(frozen=True)
 class Rollouts:
-    """How groups are rolled out: in blocks of prompts with one `batch_key`, and where their states wait."""
+    """How groups are rolled out: in blocks of prompts with one `batch_key`, and where their states wait. Groups tell what samples
+    say with `texts`, and how undecided the policy was with `entropies`."""
 
     policy: Policy
     config: RolloutConfig
     batch_key: Callable[[Prompt], Hashable]
     keep_predictions: bool = False
+    texts: bool = False
+    entropies: bool = False
 
     @classmethod
     def of(cls, config: Config, policy: Policy, keep_predictions: bool = False) -> "Rollouts":
-        return cls(policy, config.rollout, config.policy.batch_key, keep_predictions)
+        texts = any(rule.reads_texts for rule in config.advantage.modifiers)
+        keep = keep_predictions or config.reads_entropy
+        return cls(policy, config.rollout, config.policy.batch_key, keep, texts, config.reads_entropy)
 
     def blocks(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """The prompts, by number, that are rolled out together."""
@@ -89,7 +94,7 @@ class Collector:
 
     def score(self, blocks: Sequence[UpdateBlock]) -> list[Group]:
         """[P]: the groups of all processes."""
-        groups = dict(self.processes.gather([row for block in blocks for row in _groups(block)]))
+        groups = dict(self.processes.gather([row for block in blocks for row in _groups(block, self.rollouts)]))
         return [groups[slot] for slot in sorted(groups)]
 
 
@@ -118,10 +123,34 @@ def _trees(shapes: Sequence[Shape], terms: Mapping[str, np.ndarray], rewards: Ma
     return [ScoredTree(shape, total[: len(shape.nodes)], rounding=float(bound)) for shape, total, bound in rows]
 
 
-def _groups(update_block: UpdateBlock) -> list[tuple[int, Group]]:
+def _groups(update_block: UpdateBlock, rollouts: Rollouts) -> list[tuple[int, Group]]:
     """[(slot, group)]"""
-    groups = groups_of(update_block.rollout, update_block.scores(), update_block.on_the_way())
+    block = update_block.rollout
+    groups = groups_of(block, update_block.scores(), update_block.on_the_way())
+    if rollouts.texts:
+        groups = [replace(group, texts=row) for group, row in zip(groups, texts_of(block), strict=True)]
+    if rollouts.entropies:
+        groups = [replace(group, entropy=row) for group, row in zip(groups, entropies_of(block), strict=True)]
     return list(zip(update_block.slots, groups, strict=True))
+
+
+def entropies_of(block: Block) -> list[np.ndarray]:
+    """[N nodes] of each group: the mean entropy, in [0, 1], of what the decisions that count were drawn from; 0 where there are
+    none."""
+    means = [np.zeros(len(shape.nodes)) for shape in block.shapes]
+    for t in block.transitions:
+        assert t.prediction is not None, "what is read is kept"
+        entropy_CD = t.law.entropy(t.prediction.to(t.decisions.device)[t.parent]) * t.decisions
+        mean_C = (entropy_CD.sum(1) / t.decisions.sum(1).clamp(min=1.0)).cpu().numpy()
+        for (group, node), mean in zip(t.places, mean_C, strict=True):
+            means[group][node] += t.share * mean
+    return means
+
+
+def texts_of(block: Block) -> list[list[str]]:
+    """What the outcomes of each group of a block say, in the order of `Shape.outcomes`."""
+    said = dict(zip(leaves_of(block.shapes), block.samples.texts, strict=True))
+    return [[said[group, leaf] for leaf in shape.outcomes] for group, shape in enumerate(block.shapes)]
 
 
 def on_the_way(scorer: Scorer, block: Block) -> dict[str, np.ndarray]:

@@ -71,7 +71,7 @@ def _centred(y: np.ndarray) -> np.ndarray:
 
 
 class Critic:
-    """Values the states of an update, and learns from it afterwards.
+    """Values the states of an update, and learns from it once it is whole.
 
     `used` says whether credit has learned values in the update that is made, and `news` is a sentence where that is new.
     Errors: UserError for a policy whose network can't be watched.
@@ -92,6 +92,7 @@ class Critic:
             )
         self.completion, self.credit = completion, config.credit
         self.levels: dict[int, Level] = {}
+        self.fresh: list[tuple[Level, list[tuple[np.ndarray, np.ndarray]]]] = []
         self.used = True
         self.news: str | None = None
 
@@ -108,12 +109,16 @@ class Critic:
         return frozenset(step for step, ridge in known.items() if ridge.correlation[-1] >= self.completion.correlation)
 
     def shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
-        """The same, with values where they are trusted."""
-        switched = [self.completion.switched(shape, self.trusted) for shape in shapes]
+        """The same for a new update, with values where they are trusted."""
+        switched = self.switched(shapes)
         used = all(shape.valued and self.credit.complaint(shape) is None for shape in switched)
         self.news = self._sentence(used) if used != self.used else None
         self.used = used
         return switched
+
+    def switched(self, shapes: Sequence[Shape]) -> list[Shape]:
+        """The same, with values where they are trusted."""
+        return [self.completion.switched(shape, self.trusted) for shape in shapes]
 
     def _sentence(self, used: bool) -> str:
         levels, least = sorted(self.trusted), f"by {self.completion.correlation:g} or more with later rewards of the same prompt"
@@ -126,15 +131,21 @@ class Critic:
         return f"learned values are off: {why}; until that changes, the credit of every step is the final reward"
 
     def __call__(self, groups: Sequence[Group], terms: np.ndarray) -> np.ndarray:
-        """Terms [K, P, N] of an update's groups, with those of valued states; only then it learns from what they became."""
-        filled = terms.copy()
+        """Terms [K, P, N] of an update's groups, with those of valued states. What they became waits for `take_in`."""
+        filled, self.fresh = terms.copy(), []
         for step, cells in sorted(_by_level(groups, terms).items()):
             level = self._level(step, cells)
             for (group, nodes, _, _), values in zip(cells, level.values([x for _, _, x, _ in cells]), strict=True):
                 valued = [i for i, node in enumerate(nodes) if groups[group].shape.nodes[node].valued]
                 filled[:, group, [nodes[i] for i in valued]] = values[valued].T
-            level.see([(x, y) for _, _, x, y in cells])
+            self.fresh.append((level, [(x, y) for _, _, x, y in cells]))
         return filled
+
+    def take_in(self) -> None:
+        """Learn from the groups that were valued last."""
+        for level, rows in self.fresh:
+            level.see(rows)
+        self.fresh = []
 
     def _level(self, step: int, cells: Sequence[Cell]) -> Level:
         _, _, x, y = cells[0]

@@ -46,8 +46,8 @@ class TrainedBlock:
 
 
 class Learner:
-    """Takes the optimizer steps of an update. `begun`: it has taken one, and the update has not ended; `unit` is that of the
-    policy's log-ratios."""
+    """Takes the optimizer steps of an update. `begun`: something was learned of an update that has not ended; `unit` is that of
+    the policy's log-ratios."""
 
     def __init__(
         self,

@@ -32,6 +32,7 @@ from flowgrpo.runs.model_card import model_card
 from flowgrpo.runs.provenance import Provenance, Resumed
 from flowgrpo.runs.report import write_report
 from flowgrpo.runs.run import Run
+from flowgrpo.scoring.combine import sum_range
 from flowgrpo.scoring.scorer import Scorer, constant, probe
 from flowgrpo.training.calibration import calibrate, with_levels
 from flowgrpo.training.required import require_read
@@ -147,6 +148,12 @@ class Training:
             self.scorer.require_noisy()
         for source, rows in files.items():
             self.scorer.check(rows, source)
+        ends = sum_range(self.scorer.cards, config.rewards)
+        if ends and (complaint := config.advantage.baseline.range_complaint(*ends)):
+            raise UserError(complaint)
+        comparing = [label for label, card in self.scorer.cards.items() if card.compares and config.rewards[label].weight]
+        if comparing and config.rollout.group_size == 1:
+            raise UserError(f"reward '{comparing[0]}' compares samples, and with rollout.group_size = 1 a prompt has one")
         require_read(config, files[config.rollout.prompts])
         if evaluation and self.scorer.cards[evaluation.metric].compares:
             raise UserError(

@@ -4,7 +4,7 @@ P groups (prompts) with at most N nodes each; C trained transitions of the whole
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import numpy as np
@@ -16,9 +16,11 @@ from flowgrpo.core.keys import numpy_generator
 from flowgrpo.core.rounding import rounding
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.objective import AdvantageConfig, Reduce
-from flowgrpo.objective.advantage import Scopes, Stream, advantages, varies
+from flowgrpo.objective.advantage import Scopes, Stream, advantages, remembered
+from flowgrpo.objective.baseline import Remembering
 from flowgrpo.objective.credit import Credit, Credited, ScoredTree
 from flowgrpo.objective.credit.terminal import Terminal
+from flowgrpo.objective.memory import Memory
 from flowgrpo.objective.selection import Selection
 from flowgrpo.objective.transform import Graded, Transform, transformed
 from flowgrpo.sampling.shape import Shape
@@ -29,7 +31,8 @@ from flowgrpo.scoring.combine import sum_rounding, summands, weighted_sum
 class Group:
     """The rollout of one prompt, scored: rewards by label and log-probs, by node of its shape, NaN where there is none.
 
-    `decisions` is how many decisions of a transition count; `features` [W, F] are those of the shape's watched states.
+    `decisions` is how many decisions of a transition count; `features` [W, F] are those of the shape's watched states; `texts`
+    are the outcomes', and `entropy`, by node, that of its decisions, where anybody reads them.
     """
 
     shape: Shape
@@ -37,18 +40,22 @@ class Group:
     log_probs: np.ndarray
     decisions: np.ndarray
     features: np.ndarray | None = None
+    texts: Sequence[str] = ()
+    entropy: np.ndarray = field(default_factory=lambda: np.empty(0))
 
 
 @dataclass(frozen=True)
 class Scored:
-    """An update's groups. All arrays are [P, N], but `rounding` [P]; the places that a smaller group has not are NaN, 0 or False.
+    """An update's groups, and the indices of their `prompts`. All arrays are [P, N], but `rounding` [P]; the places that a
+    smaller group has not are NaN, 0 or False.
 
     `rewards`, by label, are NaN where not scored; `total` is what they are combined to, and `trained_on` what transforms make of
     that; two of the latter that differ by no more than `rounding` are equal. `in_loss` says which transitions are trained: their
     credit differs from that of others in their set, they made `decisions`, and the selection has chosen them.
-    `turning` marks turning points.
+    `turning` marks turning points. `memory` is what a baseline knows of prompts once this update is done.
     """
 
+    prompts: list[int]
     shapes: list[Shape]
     rewards: dict[str, np.ndarray]
     total: np.ndarray
@@ -58,6 +65,7 @@ class Scored:
     in_loss: np.ndarray
     decisions: np.ndarray
     turning: np.ndarray
+    memory: Memory
 
     def votes(self, slots: Sequence[int], reduce: Reduce) -> tuple[np.ndarray, float]:
         """([P, N] the weight of each transition in the loss of these groups, by what their sum is divided to be a mean).
@@ -80,18 +88,23 @@ class Scored:
 
     def metrics(self) -> dict[str, float]:
         outcomes, trained = _places([s.outcomes for s in self.shapes]), _places([s.trained for s in self.shapes])
-        rows, final = outcomes[0], self.trained_on[outcomes]
-        first = np.unique(rows, return_index=True)[1]
+        final = self.trained_on[outcomes]
         metrics = {
             "reward": float(self.total[outcomes].mean()),
             **{f"reward/{label}": float(values[outcomes].mean()) for label, values in self.rewards.items()},
-            "advantage/zero_variance_groups": float(np.mean(~varies(final, rows, self.rounding[rows])[first])),
+            "advantage/zero_variance_groups": float(np.mean(alike(self.shapes, self.trained_on, self.rounding))),
             "advantage/std": float(self.advantage[trained].std()),
             "advantage/trained_share": float(self.in_loss[trained].mean()),
         }
         if self.trained_on is not self.total:
             metrics["reward_trained_on"] = float(final.mean())
         return metrics | ({"credit/turning_points": float(self.turning[trained].mean())} if self.turning.any() else {})
+
+
+def alike(shapes: Sequence[Shape], total: np.ndarray, rounding: np.ndarray) -> np.ndarray:
+    """[P]: whether all samples of a group, more than one, earn the same `total` [P, N], but for their `rounding` [P]."""
+    outcomes = [total[group, list(shape.outcomes)] for group, shape in enumerate(shapes)]
+    return np.array([len(row) > 1 and np.ptp(row) <= bound for row, bound in zip(outcomes, rounding, strict=True)])
 
 
 Learned = Callable[[Sequence["Group"], np.ndarray], np.ndarray]
@@ -129,12 +142,17 @@ class Assessment:
     def of(cls, config: Config) -> "Assessment":
         return cls(config.rewards, config.credit, config.advantage, config.selection, config.seed, config.transforms)
 
-    def __call__(self, prompts: Sequence[Prompt], groups: Sequence[Group], update: int, learned: Learned | None = None) -> Scored:
-        """Of the groups of these prompts, one each; `learned` values states on their way."""
-        shapes = [group.shape for group in groups]
-        rewards = {label: padded([group.rewards[label] for group in groups], np.nan) for label in self.rewards}
-        terms = summands(rewards, self.rewards)
-        total, bound = weighted_sum(terms, self.rewards), sum_rounding(terms, self.rewards)
+    def __call__(
+        self,
+        prompts: Sequence[Prompt],
+        groups: Sequence[Group],
+        update: int,
+        learned: Learned | None = None,
+        memory: Memory | None = None,
+    ) -> Scored:
+        """Of the groups of these prompts, one each; `learned` values states on their way, `memory` is of the updates before."""
+        shapes, indices = [group.shape for group in groups], [prompt.index for prompt in prompts]
+        rewards, terms, total, bound = self._totals(groups)
         if learned:
             valued = learned(groups, np.stack([*terms.values(), total]))
             terms, total = dict(zip(terms, valued[:-1], strict=True)), valued[-1]
@@ -142,18 +160,29 @@ class Assessment:
         rules = self if learned is None else self.where_valued(shapes)
         credited, bounds, weights = rules._credited(groups, terms, seen, bound)
         streams = {label: _stream(shapes, trees, bounds[label]) for label, trees in credited.items()}
-        values, varied = advantages(streams, weights, _scopes(shapes), self.advantage)
+        memory = memory or Memory()
+        if isinstance(self.advantage.baseline, Remembering):
+            values, varied, memory = remembered(streams, weights, _scopes(shapes), indices, memory, self.advantage)
+        else:
+            values, varied = advantages(streams, weights, _scopes(shapes), self.advantage)
         if not np.isfinite(values).all():
             raise NotFinite("advantages are not finite numbers; rewards or their weights are too large: scale them down")
         trained = _places([shape.trained for shape in shapes])
         advantage, in_loss = np.zeros(total.shape), np.zeros(total.shape, bool)
         advantage[trained], in_loss[trained] = values, varied
         trees = [tree_of(group, row, least) for group, row, least in zip(groups, seen, bound, strict=True)]
+        self._modify(trees, advantage)
         selected = [rules._selected(*row, update) for row in zip(trees, advantage, prompts, strict=True)]
         decisions = padded([group.decisions for group in groups], 0.0)
         in_loss &= padded(selected, False) & (decisions > 0)
         turning = _turning(shapes, list(credited.values()))
-        return Scored(shapes, rewards, total, seen, bound, advantage, in_loss, decisions, turning)
+        return Scored(indices, shapes, rewards, total, seen, bound, advantage, in_loss, decisions, turning, memory)
+
+    def teaching(self, groups: Sequence[Group], update: int) -> int:
+        """In how many groups samples earn something else than others."""
+        shapes = [group.shape for group in groups]
+        rewards, _, total, bound = self._totals(groups)
+        return len(groups) - int(alike(shapes, *self._transformed(shapes, rewards, total, bound, update)).sum())
 
     def _transformed(
         self, shapes: Sequence[Shape], rewards: Mapping[str, np.ndarray], total: np.ndarray, bound: np.ndarray, update: int
@@ -167,6 +196,12 @@ class Assessment:
         for place, values in zip(places, transformed(self.transforms, groups, update), strict=True):
             seen[place] = values
         return seen, np.maximum(bound, rounding(seen, axis=1))
+
+    def _totals(self, groups: Sequence[Group]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], np.ndarray, np.ndarray]:
+        """Of the groups' rewards [P, N]: by label as they are, and as they are summed; the sum, and its rounding [P]."""
+        rewards = {label: padded([group.rewards[label] for group in groups], np.nan) for label in self.rewards}
+        terms = summands(rewards, self.rewards)
+        return rewards, terms, weighted_sum(terms, self.rewards), sum_rounding(terms, self.rewards)
 
     def where_valued(self, shapes: Sequence[Shape]) -> Self:
         """The rules that can work on these shapes: terminal credit instead of one that lacks values, no selection that does."""
@@ -192,6 +227,12 @@ class Assessment:
         }
         return credited, bounds, weights
 
+    def _modify(self, trees: Sequence[ScoredTree], advantage: np.ndarray) -> None:
+        """Change the advantages [P, N] in place, by all modifiers."""
+        for tree, row in zip(trees, advantage, strict=True):
+            for rule in self.advantage.modifiers:
+                row[: len(tree.shape.nodes)] = rule.modified(tree, row[: len(tree.shape.nodes)])
+
     def _selected(self, tree: ScoredTree, advantage: np.ndarray, prompt: Prompt, update: int) -> np.ndarray:
         """Booleans for the nodes of one group: what all selections choose."""
         advantage = advantage[: len(tree.shape.nodes)]
@@ -204,7 +245,8 @@ class Assessment:
 
 def tree_of(group: Group, rewards: np.ndarray, least: float) -> ScoredTree:
     """A group with these rewards, a row of [P, N], whose rounding is `least`."""
-    return ScoredTree(group.shape, rewards[: len(group.shape.nodes)], group.log_probs, float(least))
+    values = rewards[: len(group.shape.nodes)]
+    return ScoredTree(group.shape, values, group.log_probs, float(least), group.decisions, group.texts, group.entropy)
 
 
 def _stream(shapes: Sequence[Shape], trees: Sequence[Credited], bound: np.ndarray) -> Stream:

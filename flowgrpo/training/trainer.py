@@ -5,7 +5,7 @@ It knows policies, plans, rewards, credit and objectives by their protocols only
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,8 +14,11 @@ from torch import Tensor
 from flowgrpo.config.run import Config
 from flowgrpo.core.processes import Processes
 from flowgrpo.data.prompts import Prompt, PromptOrder
+from flowgrpo.objective.advantage import expected
+from flowgrpo.objective.memory import Memory
 from flowgrpo.policies._compiled import seconds_compiling
 from flowgrpo.policies.protocol import Policy
+from flowgrpo.sampling.shape import Shape
 from flowgrpo.scoring.scorer import Scorer
 from flowgrpo.training.allocation import Allocation
 from flowgrpo.training.collect import Collector, Rollouts, UpdateBlock
@@ -24,7 +27,8 @@ from flowgrpo.training.critic import Critic
 from flowgrpo.training.ema import Ema
 from flowgrpo.training.given import GivenAnswers
 from flowgrpo.training.learn import Learner
-from flowgrpo.training.scored import Assessment, Scored
+from flowgrpo.training.refill import Refill
+from flowgrpo.training.scored import Assessment, Group, Scored
 from flowgrpo.training.teacher import Teacher
 from flowgrpo.training.weights import TrainedWeights
 
@@ -42,12 +46,14 @@ class Trainer:
         critic: Critic | None = None,
     ) -> None:
         self.config, self.policy, self.processes = config, policy, processes
-        self.order = PromptOrder(prompts, config.rollout.prompts_per_update, config.seed)
+        self.order = PromptOrder(prompts, config.rollout.prompts_per_update, config.seed, config.rollout.prompt_sampler)
         self.allocation = Allocation(config)
         rollouts = Rollouts.of(config, policy, config.objective.needs_old_prediction)
         self.collector = Collector(rollouts, scorer, processes, config.seed)
         self.tries = Tries.of(config, rollouts, scorer, processes)
         self.assessment = Assessment.of(config)
+        self.refill = Refill(config.rollout, self.order, self.assessment)
+        self.memory = Memory()
         self.critic = critic or Critic.of(config, policy, prompts[0])
         self.weights = TrainedWeights(policy, config, processes)
         teacher, unit = Teacher.of(config, policy, prompts[0]), config.policy.log_ratio_unit
@@ -65,9 +71,11 @@ class Trainer:
         clock, compiled = self.clock(), seconds_compiling()
         blocks, scored = self.collect(clock)
         with clock("update"):
-            learned = self.learner(blocks, scored, self.minibatches, self.updates, bool(self.config.selection))
+            learned = self.learner(blocks, scored, self._minibatches(scored.prompts), self.updates, bool(self.config.selection))
+            self.learner.begun = True
             self.weights.end_update(self.updates + 1)
-        tried = self.tries.shape.network_evaluations * self.config.rollout.prompts_per_update if self.tries else 0
+            self.take_in(scored)
+        tried = self.tries.shape.network_evaluations * len(scored.prompts) if self.tries else 0
         evaluations = sum(block.rollout.network_evaluations for block in blocks)
         metrics = {
             "update": self.updates,
@@ -75,6 +83,7 @@ class Trainer:
             **(self.critic.metrics() if self.critic else {}),
             **learned,
             "network_evaluations": tried + sum(self.processes.gather([evaluations])),
+            **({"added_groups": self._added(scored.prompts)} if self.refill.most else {}),
             **clock.seconds,
         }
         if (compiling := seconds_compiling() - compiled) > 0.0:
@@ -85,21 +94,52 @@ class Trainer:
 
     def collect(self, clock: "Clock") -> tuple[list[UpdateBlock], Scored]:
         """The rollouts of the next update, and what is trained of them."""
-        prompts = self.order(self.updates)
-        indices = [prompt.index for prompt in prompts]
-        if self.tries:
-            with clock("context"), self.weights.sampling():
-                prompts = self.tries(prompts, self.updates)
-        shapes = self.allocation.shapes(self.updates, indices)
+        prompts = self._asked(self.order(self.updates, expected(self.memory, self.config.advantage)), clock)
+        shapes = self.allocation.shapes(self.updates, [prompt.index for prompt in prompts])
         if self.critic:
             shapes = self.critic.shapes(shapes)
+        blocks, groups = self._groups(prompts, shapes, clock)
+        while more := self.refill(prompts, groups, self.updates):
+            more = self._asked(more, clock)
+            added = self.allocation.shapes(self.updates, [prompt.index for prompt in more])
+            prompts, shapes = [*prompts, *more], [*shapes, *(self.critic.switched(added) if self.critic else added)]
+            further = self._groups(prompts, shapes, clock, len(groups))
+            blocks, groups = [*blocks, *further[0]], [*groups, *further[1]]
+        with clock("reward"):
+            scored = self.assessment(prompts, groups, self.updates, self.critic, self.memory)
+        return blocks, scored
+
+    def _asked(self, prompts: list[Prompt], clock: "Clock") -> list[Prompt]:
+        """What the groups of these prompts answer."""
+        if not self.tries:
+            return prompts
+        with clock("context"), self.weights.sampling():
+            return self.tries(prompts, self.updates)
+
+    def _groups(
+        self, prompts: Sequence[Prompt], shapes: Sequence[Shape], clock: "Clock", first: int = 0
+    ) -> tuple[list[UpdateBlock], list[Group]]:
+        """This process's rollouts of the prompts from the `first` on, and the scored groups of all."""
+        slots = [[slot for slot in minibatch if slot >= first] for minibatch in self._minibatches(prompts)]
         with self.collector.beside:
             with clock("rollout"), self.weights.sampling():
-                blocks = self.collector.roll_out(prompts, shapes, self.updates, self.minibatches)
+                blocks = self.collector.roll_out(prompts, shapes, self.updates, slots)
             with clock("reward"):
-                scored = self.assessment(prompts, self.collector.score(blocks), self.updates, self.critic)
-        self.allocation.see(scored, indices)
-        return blocks, scored
+                return blocks, self.collector.score(blocks)
+
+    def _minibatches(self, groups: Sequence[Any]) -> list[list[int]]:
+        """Of an update with these groups: those that share an optimizer step."""
+        return self.config.optimizer.minibatches(self.config.rollout.prompts_per_update, self._added(groups))
+
+    def _added(self, groups: Sequence[Any]) -> int:
+        return len(groups) - self.config.rollout.prompts_per_update
+
+    def take_in(self, scored: Scored) -> None:
+        """What later updates know of this one."""
+        self.allocation.see(scored)
+        self.memory = scored.memory
+        if self.critic:
+            self.critic.take_in()
 
     @property
     def whole(self) -> bool:
@@ -120,7 +160,8 @@ class Trainer:
         tensors, facts = self.weights.state()
         if self.critic:
             tensors, facts = {**tensors, "critic": self.critic.state()}, {**facts, "values_used": self.critic.used}
-        return tensors, {"updates": self.updates, "spread": self.allocation.state(), **facts}
+        learned = {"spread": self.allocation.state(), "memory": self.memory.state()}
+        return tensors, {"updates": self.updates, **learned, **facts}
 
     def load(self, tensors: dict[str, dict[str, Tensor]], facts: dict[str, Any]) -> None:
         """The inverse of `state`. Errors: ValueError where the tensors are of another model."""
@@ -128,6 +169,7 @@ class Trainer:
         if self.weights.old and facts["updates"]:
             self.learner.check = None
         self.allocation.load(facts["spread"])
+        self.memory = Memory.loaded(facts.get("memory", {}))
         if self.critic:
             self.critic.load(tensors["critic"], facts["values_used"])
         self.updates = facts["updates"]
@@ -143,4 +185,5 @@ class Clock:
     def __call__(self, phase: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
-        self.seconds[f"seconds/{phase}"] = round(time.perf_counter() - start, 4)
+        so_far = self.seconds.get(f"seconds/{phase}", 0.0)
+        self.seconds[f"seconds/{phase}"] = round(so_far + time.perf_counter() - start, 4)

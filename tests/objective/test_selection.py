@@ -80,6 +80,11 @@ def test_the_share_of_samples_and_of_transitions_rises_with_training():
     chosen = choose(Largest(share={"first": 0.25, "last": 1.0}), shape, advantage)
     assert chosen == [shape.trained[1], shape.trained[2]]
     assert choose(Largest(), shape, advantage, update=100) == list(shape.trained)
+    entropy = np.zeros(len(shape.nodes))
+    entropy[list(shape.trained)] = [1.0, 0.1, 0.1, 0.5, 0.9, 0.8, 0.0, 0.5]  # |A| H: 0.1, 0.3, 0.2, 0, 0.45, 0.4, 0, 0.5
+    tree = ScoredTree(shape, np.zeros(len(shape.nodes)), entropy=entropy)
+    by_entropy = Largest(by="entropy", share={"first": 0.25, "last": 1.0}).choose(tree, advantage, 0, np.random.default_rng(0))
+    assert [i for i in shape.trained if by_entropy[i]] == [shape.trained[4], shape.trained[7]]
 
 
 def test_width_keeps_the_best_child_of_the_last_forks():

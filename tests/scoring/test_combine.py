@@ -1,12 +1,15 @@
 """How several rewards become one number."""
 
+import math
+
 import numpy as np
 import pytest
 
 from flowgrpo.config.run import load_config
 from flowgrpo.config.sections import RewardConfig
 from flowgrpo.core.errors import UserError
-from flowgrpo.scoring.combine import summands, weighted_sum
+from flowgrpo.scoring.card import UNSTATED, Card
+from flowgrpo.scoring.combine import sum_range, summands, weighted_sum
 
 SCORES = np.array([[0.0, 1.0, 2.0], [5.0, 5.0, 5.0]])
 HALF = np.array([[0.5, 0.0, 1.0], [1.0, 0.0, 0.5]])
@@ -76,3 +79,25 @@ def test_states_that_were_not_scored_stay_so_and_change_nothing():
 def test_a_combination_that_makes_no_sense_is_refused_when_the_config_is_read(override, said):
     with pytest.raises(UserError, match=said):
         load_config("mini/flow_grpo", [override])
+
+
+def stated(low, high):
+    return Card("texts", (low, high), "", "", "")
+
+
+@pytest.mark.parametrize(
+    ("rewards", "expected"),
+    [
+        ({"a": {"weight": 2.0}, "b": {"weight": -1.0}}, (-1.0, 2.0 - -3.0)),
+        ({"a": {}, "b": {"weight": 0.0}}, (0.0, 1.0)),
+        ({"a": {}, "b": {"clip": (-0.5, 0.5)}}, (-0.5, 1.5)),
+        ({"a": {"normalise": "group"}}, (-math.inf, math.inf)),
+        ({"a": {"weight": 0.0}, "b": {}, "c": {"gate": True}}, (-6.0, 2.0)),
+        ({"a": {}, "unstated": {"weight": 0.0}}, (0.0, 1.0)),
+        ({"a": {}, "unstated": {}}, None),
+        ({"a": {}, "unstated": {"clip": (0.0, 1.0)}}, (0.0, 2.0)),
+    ],
+)
+def test_the_range_of_a_sum_is_what_cards_say(rewards, expected):
+    cards = {"a": stated(0.0, 1.0), "b": stated(-3.0, 1.0), "c": stated(0.0, 2.0), "unstated": UNSTATED}
+    assert sum_range(cards, {label: RewardConfig(use="x:y", **options) for label, options in rewards.items()}) == expected

@@ -8,22 +8,22 @@ from flowgrpo.core.errors import UserError
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.sampling.plans import Draw
 from flowgrpo.sampling.plans.comb import Comb
-from flowgrpo.training.allocation import MEMORY, Allocation, sizes
+from flowgrpo.training.allocation import MEMORY, Allocation, sizes, widest_first
 from flowgrpo.training.scored import Assessment, Group
 
 RECIPE = "mini/tempflow_grpo"
 SMALL = ["policy.steps=4", "rollout.prompts_per_update=2", "rewards.soft.weight=0", "rewards.strict.weight=1"]
 
 
-def scored_of(config, shapes, rewards):
-    """Groups of these shapes, whose leaves have these rewards."""
+def scored_of(config, shapes, rewards, prompts=(0, 1)):
+    """Groups of these shapes, whose leaves have these rewards; `prompts` are their indices."""
     groups = []
     for shape, values in zip(shapes, rewards, strict=True):
         nodes = np.full(len(shape.nodes), np.nan)
         nodes[list(shape.leaves)] = values
         labels = dict.fromkeys(config.rewards, nodes)
         groups.append(Group(shape, labels, np.zeros(len(nodes)), np.ones(len(nodes))))
-    return Assessment.of(config)([Prompt(i, "p") for i in range(len(shapes))], groups, 0)
+    return Assessment.of(config)([Prompt(i, "p") for i in prompts], groups, 0)
 
 
 def test_the_deviation_of_a_step_is_that_among_the_teeth_of_a_state():
@@ -33,11 +33,10 @@ def test_the_deviation_of_a_step_is_that_among_the_teeth_of_a_state():
     first = [shape.nodes[next(i for i in shape.path(leaf) if shape.nodes[i].trained)].step for leaf in shape.leaves]
     rewards = np.where(np.array(first) == 1, step, 0.0)  # the two teeth at step 0 get 1 and 2, all others 0
     allocation = Allocation(config)
-    scored = scored_of(config, [shape, shape], [rewards, 3.0 * rewards])
-    allocation.see(scored, [7, 9])
+    allocation.see(scored_of(config, [shape, shape], [rewards, 3.0 * rewards], [7, 9]))
     assert allocation.spread.steps == pytest.approx([np.sqrt((0.5 + 4.5) / 2), 0.0, 0.0, np.nan], nan_ok=True)
     assert allocation.spread.prompts[9] == pytest.approx(3.0 * allocation.spread.prompts[7])
-    allocation.see(scored_of(config, [shape, shape], [0.0 * rewards] * 2), [7, 8])
+    allocation.see(scored_of(config, [shape, shape], [0.0 * rewards] * 2, [7, 8]))
     assert allocation.spread.steps[0] == pytest.approx(np.sqrt(MEMORY * 2.5)) and allocation.spread.prompts[8] == 0.0
 
 
@@ -48,6 +47,32 @@ def test_prompts_get_samples_by_their_deviation_and_the_sum_stays():
     drawn = [sizes(np.array([1.0, 2.0, 4.0]), 5, 1, offset) for offset in (np.arange(700) + 0.5) / 700]
     assert {sum(row) for row in drawn} == {15}
     assert np.mean(drawn, axis=0) == pytest.approx(2 + 9 * np.array([1, 2, 4]) / 7, abs=0.01)
+
+
+def test_by_intervals_each_sample_goes_where_the_mean_is_least_known():
+    """XRPO by hand: half widths t(0.975, n - 1) s / sqrt(n) of two prompts, and the bonus 0.1 mean(s) sqrt(log(1 + N) / n)."""
+    width = {2: 12.7062 / 2**0.5, 3: 4.3027 / 3**0.5, 4: 3.1824 / 2, 5: 2.7764 / 5**0.5, 6: 2.5706 / 6**0.5}
+    counts, deviations = [2, 2], [0.5, 0.1]
+    while sum(counts) < 8:
+        bonus = [0.03 * (np.log(1 + sum(counts)) / n) ** 0.5 for n in counts]
+        worth = [s * (width[n] - width[n + 1]) + b for s, n, b in zip(deviations, counts, bonus, strict=True)]
+        counts[int(np.argmax(worth))] += 1
+    assert widest_first(np.array(deviations), 4, 1) == counts and counts[0] > counts[1]
+    assert widest_first(np.zeros(3), 6, 1) == [6, 6, 6] and widest_first(np.array([1.0, 0.0]), 8, 4) == [12, 4]
+    many = widest_first(np.array([0.0, 1.0, 1.0, 3.0]), 12, 1)
+    assert sum(many) == 48 and many[0] == min(many) > 2 and many[3] == max(many)
+
+
+@pytest.mark.parametrize("allocate", ["adaptive", "interval"])
+def test_what_earlier_updates_saw_moves_samples_and_evaluations_stay(allocate):
+    config = load_config("mini flow_grpo", [*SMALL, f"rollout.allocate={allocate}", "rollout.group_size=6"])
+    allocation = Allocation(config)
+    first = allocation.shapes(0, [0, 1])
+    assert [len(shape.outcomes) for shape in first] == [6, 6]
+    allocation.see(scored_of(config, first, [np.arange(6), np.zeros(6)]))
+    second = allocation.shapes(1, [0, 1])
+    assert len(second[0].outcomes) > 6
+    assert sum(shape.network_evaluations for shape in second) == sum(shape.network_evaluations for shape in first)
 
 
 def test_with_reduce_step_every_step_counts_the_same_and_every_prompt_in_it():
@@ -85,5 +110,5 @@ def test_a_plan_drawn_for_each_prompt_draws_by_its_index_and_costs_the_same():
 
 
 def test_only_one_of_prompts_and_steps_is_allocated():
-    with pytest.raises(UserError, match="can't both be adaptive"):
+    with pytest.raises(UserError, match="can't both move samples"):
         load_config(RECIPE, ["rollout.allocate=adaptive", "rollout.plan.allocate=adaptive"])

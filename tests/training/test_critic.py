@@ -1,5 +1,7 @@
 """Learned values: what they are fitted on, when they are believed, and what credit is while they are not."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -82,7 +84,9 @@ class World:
     def assess(self, groups):
         prompts = [Prompt(i, "p") for i in range(PROMPTS)]
         self.update += 1
-        return Assessment.of(self.config)(prompts, groups, self.update, self.critic)
+        scored = Assessment.of(self.config)(prompts, groups, self.update, self.critic)
+        self.critic.take_in()
+        return scored
 
     def go(self, updates):
         return [self.assess(self.draw()) for _ in range(updates)][-1]
@@ -274,7 +278,7 @@ def test_gates_and_several_rewards_are_valued_as_they_are_combined():
 def test_groups_of_other_widths_and_policies_that_show_nothing_are_refused():
     world = World()
     groups = world.draw()
-    groups[1] = Group(*[*vars(groups[1]).values()][:-1], features=groups[1].features[:, :3])
+    groups[1] = replace(groups[1], features=groups[1].features[:, :3])
     with pytest.raises(UserError, match="more features in one group than in another"):
         world.assess(groups)
     with pytest.raises(UserError, match="does not show what its network computes"):

@@ -9,6 +9,7 @@ from conftest import REPLAYED
 from flowgrpo.config.recipes import RULES, fitting, shipped
 from flowgrpo.config.run import load_config
 from flowgrpo.core.errors import UserError
+from flowgrpo.training.collect import entropies_of
 from trainers import picture_trainer, text_trainer
 
 ROUNDED = 1e-4
@@ -103,6 +104,47 @@ NEEDED = {
 }
 """No answer of a random model is all sevens, and whoever distils names a teacher."""
 OF_TREES = ("tempo", "tree_po", "spo")
+
+
+WHOLE = ["policy.likelihood=one_step", "rollout.plan={type: outcomes, kernel: random_order}"]
+
+
+@pytest.mark.parametrize("likelihood", ["trajectory", "one_step"])
+def test_the_entropy_of_a_transition_is_the_mean_over_its_ids_at_the_rollout(likelihood, mdlm):
+    more = WHOLE if likelihood == "one_step" else []
+    trainer = text_trainer(mdlm, "selection=[{type: largest, by: entropy}]", *more)
+    blocks, _ = trainer.collect(trainer.clock())
+    for block in blocks:
+        entropies = entropies_of(block.rollout)
+        for t in block.rollout.transitions:
+            log_p = trainer.policy.predict(t.states, t.prompts, t.step).detach()[t.parent].log_softmax(-1)
+            entropy = -(log_p.exp() * log_p.nan_to_num(neginf=0.0)).sum(-1) / np.log(log_p.shape[-1])
+            entropy = entropy[:, 0] if likelihood == "one_step" else entropy
+            mean = (entropy * t.decisions).sum(1) / t.decisions.sum(1).clamp(min=1)
+            found = [entropies[group][node] for group, node in t.places]
+            assert found == pytest.approx(mean.tolist(), rel=1e-4) and 0 < max(found) <= 1
+
+
+def test_rank_grpo_compares_what_the_rest_of_a_list_has_earned_rank_by_rank(mdlm):
+    """With blocks of two ids and as many steps a rank is a block, from left to right: R less what the ranks before it are worth,
+    standardised over the samples of the group at the same rank."""
+    plan = ["rollout.plan.kernel={type: random_order, block_length: 2}", "advantage.eps=0", "advantage.zero_variance=keep"]
+    trainer = text_trainer(mdlm, *plan, rule="rank_grpo")
+    blocks, scored = trainer.collect(trainer.clock())
+    for t in (t for block in blocks for t in block.rollout.transitions):
+        assert t.decisions.sum(0).nonzero().flatten().tolist() == [2 * t.step, 2 * t.step + 1]
+    for shape, total, advantage in zip(scored.shapes, scored.total, scored.advantage, strict=True):
+        for rank in (1, 2):
+            nodes = [i for i in shape.trained if shape.nodes[i].step == rank]
+            worth = [total[shape.completions[shape.nodes[i].parent]] for i in nodes]
+            to_go = np.array([total[shape.outcomes_below[i][0]] for i in nodes]) - worth
+            expected = (to_go - to_go.mean()) / to_go.std() if np.ptp(to_go) > 1e-6 else np.zeros(len(nodes))
+            assert advantage[nodes] == pytest.approx(expected)
+    assert trainer.config.objective.ratio.joins_decisions
+
+
+DIM = {"rest_grpo": ["selection=[{type: spread, least: 1e-6}]"]}
+"""What a rule needs for pictures of a random model, which are all about as bright."""
 RULED = [("text", rule) for rule in fitting("mini-mdlm", RULES)] + [("pictures", rule) for rule in fitting("mini", RULES)]
 
 
@@ -114,6 +156,7 @@ def test_every_rule_trains_what_it_fits_and_begins_on_policy(kind, rule, mdlm, p
         tree = ["rollout.plan={type: branch, forks: [0, 1], kernel: random_order}"] if rule in OF_TREES else []
         trainer = text_trainer(mdlm, "policy.steps=4", *tree, *more, rule=rule)
     else:
+        more += DIM.get(rule, [])
         trainer = picture_trainer(pipelines, *more, method="branch_grpo" if rule in OF_TREES else "flow_grpo", rule=rule)
     for _ in range(2):
         metrics, _, scored = trainer.update()

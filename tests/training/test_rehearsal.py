@@ -182,3 +182,11 @@ def test_nothing_is_asked_of_a_hub(capsys, monkeypatch, tmp_path):
         "    assert huggingface_hub.is_offline_mode()\n    return [float(len(text)) for text in samples.texts]\n"
     )
     train(capsys, "llada-8b", "gdpo", "countdown", "rewards.asks={use: 'asks.py:asks'}")
+
+
+def test_a_baseline_that_asks_for_a_range_is_rehearsed_with_whatever_twins_say(capsys):
+    overrides = ["advantage.baseline={type: tracker, low: 15, high: 30}"]
+    config = rehearsed("sd3.5-medium flow_grpo single_stream pickscore", overrides)
+    assert (config.rollout.group_size, config.advantage.baseline.low, config.advantage.baseline.high) == (1, -100.0, 100.0)
+    assert main(["train", "mini", "flow_grpo", "ngrpo", "rewards.strict.weight=2", "evaluation=null"]) == 2
+    assert "virtual_maximum is a sample that earns 1, and these rewards may be up to 2.5" in capsys.readouterr().err

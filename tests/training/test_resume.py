@@ -20,7 +20,9 @@ from flowgrpo.training.run import Training
 RECIPE = """
 base: mini/flow_grpo
 updates: 4
-rollout: {prompts: p.jsonl, prompts_per_update: 2, group_size: 4, plan: {type: comb, teeth: 2, allocate: adaptive}}
+rollout: {prompts: p.jsonl, prompts_per_update: 2, group_size: 4, prompt_sampler: priority,
+  plan: {type: comb, teeth: 2, allocate: adaptive}}
+advantage: {baseline: tracker}
 optimizer: {lr: 1.0e-4, steps_per_update: 1, decay_over: 8}
 evaluation: {limit: 4, every: 2, limit_between: 2, pictures: 2}
 checkpoints: {every: 1, keep_last: 9}

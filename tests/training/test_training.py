@@ -242,8 +242,8 @@ def launch(processes: int, *arguments: str) -> Path:
 
 
 def test_two_processes_give_the_same_rollouts_and_the_same_update():
-    learned = "rollout.plan.completion={type: learned}"
-    one, two = (launch(n, *COMMON, "updates=1", f"output=on{n}", learned) for n in (1, 2))
+    learned = ["rollout.plan.completion={type: learned}", "advantage.baseline={type: tracker, high: 2.0}"]
+    one, two = (launch(n, *COMMON, "updates=1", f"output=on{n}", *learned) for n in (1, 2))
     for part in ("reward/soft", "reward/strict", "network_evaluations", "advantage/std"):
         assert metrics(one)[0][part] == metrics(two)[0][part]
     tree = json.loads((one / "tree.json").read_text())
@@ -254,6 +254,8 @@ def test_two_processes_give_the_same_rollouts_and_the_same_update():
     a, b = load_file(one / name), load_file(two / name)
     difference = sum(((a[k] - b[k]) ** 2).sum() for k in a) ** 0.5 / sum((a[k] ** 2).sum() for k in a) ** 0.5
     assert float(difference) < 1e-5
+    memories = [json.loads((run / "checkpoint-000001/state/trainer.json").read_text())["memory"] for run in (one, two)]
+    assert memories[0] == memories[1] and len(memories[0]["total"]) == 4
     critics = [load_file(run / "checkpoint-000001/state/critic.safetensors") for run in (one, two)]
     assert all(torch.equal(*pair) for pair in zip(*(critic.values() for critic in critics), strict=True)) and critics[0]
 
@@ -312,4 +314,7 @@ def test_a_metric_that_compares_samples_is_refused_before_training(capsys):
     win = "rewards.win={use: win_rate, arguments: {judge: 'scene:soft', margin: 0.0}}"
     assert main(["train", "mini/flow_grpo", *SMALL, win, "evaluation.metric=win"]) == 2
     assert "'win' compares samples" in capsys.readouterr().err
+    alone = ["rollout.group_size=1", "advantage.baseline=tracker", win]
+    assert main(["train", "mini/flow_grpo", *SMALL, *alone]) == 2
+    assert "'win' compares samples, and with rollout.group_size = 1" in capsys.readouterr().err
     assert not Path("runs").exists()

@@ -5,7 +5,7 @@ N tries of a prompt.
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import PositiveInt, SerializeAsAny
@@ -20,6 +20,8 @@ class Context(Component):
     """Before a group is rolled out, `tries` samples of its prompt are made and scored, and not trained on. Then the group answers
     what the context makes of them, and is trained on that. Held-out prompts are answered plainly."""
 
+    answers_silence: ClassVar[bool] = False
+    """Whether it is there for groups whose samples all earn the same."""
     tries: PositiveInt = 4
 
     @abstractmethod

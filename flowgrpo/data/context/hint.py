@@ -1,6 +1,7 @@
 """A hint where no try was right (SAGE, arXiv 2602.03143, with one level of hints that come with the prompts)."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -16,6 +17,7 @@ class Hint(Context):
     The paper's hints are the model's own, and have levels that are tried one after the other.
     """
 
+    answers_silence: ClassVar[bool] = True
     column: str = "hint"
     right: float = 1.0
     between: str = "\n\n"

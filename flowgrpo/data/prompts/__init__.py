@@ -25,9 +25,11 @@ from typing import Any
 import numpy as np
 
 from flowgrpo.core.digests import digest, digest_of
-from flowgrpo.core.errors import UserError, short
+from flowgrpo.core.errors import UserError, short, user_code
 from flowgrpo.core.keys import numpy_generator
 from flowgrpo.core.paths import ASSET, PICTURE, locate, pictures
+from flowgrpo.data.prompt_sampler import PromptSampler
+from flowgrpo.data.prompt_sampler.shuffled import Shuffled
 from flowgrpo.data.rows import SUFFIXES, Row, read_rows
 
 HUB = "hub:"
@@ -171,16 +173,35 @@ def batches(prompts: Sequence[Prompt], size: int, key: Callable[[Prompt], Hashab
 
 
 class PromptOrder:
-    """Draws the prompts of update u: a fresh permutation per epoch, without replacement, a function of (seed, u) only."""
+    """Draws the prompts of update u: a function of (seed, u), and of what is known of their values where the sampler asks."""
 
-    def __init__(self, prompts: Sequence[Prompt], per_update: int, seed: int) -> None:
+    def __init__(self, prompts: Sequence[Prompt], per_update: int, seed: int, sampler: PromptSampler | None = None) -> None:
         if per_update > len(prompts):
             raise UserError(f"{per_update} prompts per update, but there are only {len(prompts)}")
         self.prompts, self.per_update, self.seed = prompts, per_update, seed
-        self.updates_per_epoch = len(prompts) // per_update
+        self.sampler = sampler or Shuffled()
 
-    def __call__(self, update: int) -> list[Prompt]:
-        epoch, turn = divmod(update, self.updates_per_epoch)
-        order: np.ndarray = numpy_generator((self.seed, "prompts", epoch)).permutation(len(self.prompts))
-        chosen = order[turn * self.per_update : (turn + 1) * self.per_update]
-        return [self.prompts[i] for i in chosen]
+    def __call__(self, update: int, values: Mapping[int, float] | None = None) -> list[Prompt]:
+        """`values` are in [0, 1], by the index of the prompt."""
+        known = np.full(len(self.prompts), np.nan)
+        if values:
+            known = np.array([values.get(prompt.index, np.nan) for prompt in self.prompts])
+        with user_code(f"prompt sampler '{self.sampler.type}'"):
+            chosen = self.sampler.draw(self.per_update, update, self.seed, known)
+        return [self.prompts[i] for i in self._checked(chosen)]
+
+    def more(self, count: int, update: int, without: Sequence[Prompt]) -> list[Prompt]:
+        """Up to `count` others for the same update."""
+        taken = {prompt.index for prompt in without}
+        order = numpy_generator((self.seed, "more prompts", update)).permutation(len(self.prompts))
+        return [self.prompts[i] for i in order if self.prompts[i].index not in taken][:count]
+
+    def _checked(self, chosen: object) -> list[int]:
+        """Errors: UserError for something else than `per_update` different numbers of prompts."""
+        numbers = chosen.tolist() if isinstance(chosen, np.ndarray) and chosen.dtype.kind in "iu" else None
+        if numbers is None or len({*numbers}) != self.per_update or not {*numbers} <= {*range(len(self.prompts))}:
+            raise UserError(
+                f"prompt sampler '{self.sampler.type}' must return an array of {self.per_update} different whole numbers from 0 "
+                f"to {len(self.prompts) - 1}"
+            )
+        return numbers

@@ -1,6 +1,6 @@
 """A sample that nobody drew, with the best reward there is (NGRPO, arXiv 2509.18851)."""
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 from pydantic import PositiveInt
@@ -21,6 +21,17 @@ class VirtualMaximum(Baseline):
     value: float = 1.0
     copies: PositiveInt = 1
     brings_company: ClassVar[bool] = True
+
+    def range_complaint(self, low: float, high: float) -> str | None:
+        if "value" in self.model_fields_set or high <= self.value:
+            return None
+        return (
+            f"advantage.baseline: virtual_maximum is a sample that earns {self.value:g}, and these rewards may be up to {high:g}"
+            "; set advantage.baseline.value to the best that there is"
+        )
+
+    def rehearsed(self) -> Self:
+        return self.model_copy(update={"value": 100.0})
 
     def company(self, values: np.ndarray) -> np.ndarray:
         if (best := float(values.max())) > self.value + rounding(values):

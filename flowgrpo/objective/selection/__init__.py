@@ -1,7 +1,7 @@
 """Selection: which of a group's scored transitions are trained. It saves the update's network evaluations, not the rollout's."""
 
 from abc import abstractmethod
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import SerializeAsAny
@@ -19,6 +19,14 @@ class Selection(Component):
     Advantages are not normalised again afterwards. States all of whose transitions are dropped are not evaluated in the
     update, so its batches differ from the rollout's and the first log-ratios are rounding errors instead of 0.
     """
+
+    drops_silence: ClassVar[bool] = False
+    """Whether it is about groups whose samples all earn the same."""
+
+    @property
+    def needs_entropy(self) -> bool:
+        """Whether it reads how undecided the policy was, which only ids tell."""
+        return False
 
     @abstractmethod
     def choose(self, tree: ScoredTree, advantage: np.ndarray, update: int, rng: np.random.Generator) -> np.ndarray:

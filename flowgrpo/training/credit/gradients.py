@@ -15,6 +15,7 @@ from flowgrpo.core.errors import UserError
 from flowgrpo.core.keys import Key, numpy_generator, seed_of
 from flowgrpo.core.processes import Processes
 from flowgrpo.data.prompts import Prompt
+from flowgrpo.objective.memory import Memory
 from flowgrpo.policies.protocol import Policy
 from flowgrpo.scoring.scorer import Scorer
 from flowgrpo.training.allocation import Allocation
@@ -112,6 +113,7 @@ class Measurer:
         self.config, self.policy, self.scorer, self.sketch, self.done = config, policy, scorer, sketch, point.updates
         self.allocation = Allocation(config)
         self.allocation.load(point.spread)
+        self.memory = Memory.loaded(point.memory)
         self.critic: Critic | None = None
         self.found = Gradients(config.rollout.prompts_per_update // config.optimizer.steps_per_update, sketch.error)
 
@@ -121,9 +123,12 @@ class Measurer:
         config = self.config.model_copy(update={"seed": seed_of((self.config.seed, "credit", number))})
         prompts = batch.prompts[: config.rollout.prompts_per_update]
         trainer = Trainer(config, self.policy, prompts, self.scorer, Processes.alone(), self.critic)
-        trainer.updates, trainer.allocation, self.critic = self.done, self.allocation, trainer.critic
+        trainer.updates, trainer.allocation, trainer.memory = self.done, self.allocation, self.memory
         blocks, scored = trainer.collect(Clock())
-        parts, drawn = parts_by_slot(trainer, blocks, scored), trainer.order(self.done)
+        trainer.take_in(scored)
+        self.critic, self.memory = trainer.critic, trainer.memory
+        parts, known = parts_by_slot(trainer, blocks, scored), {prompt.index: prompt for prompt in prompts}
+        drawn = [known[index] for index in scored.prompts]
         for slots in trainer.minibatches:
             self.found.add(self.sketch, [parts.get(slot) for slot in slots], [drawn[slot] for slot in slots], batch.fold)
         self.found.evaluations += sum(block.rollout.network_evaluations for block in blocks)

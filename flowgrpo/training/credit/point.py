@@ -17,11 +17,13 @@ from flowgrpo.training.credit.schemes import Scheme
 
 @dataclass(frozen=True)
 class Point:
-    """`updates` is how many these weights have had, `spread` what their run knew of its rewards (`training.allocation`)."""
+    """`updates` is how many these weights have had, `spread` and `memory` what their run knew of its rewards
+    (`training.allocation`, `objective.memory`)."""
 
     name: str = "the model as it is"
     updates: int = 0
     spread: Mapping[str, Any] = field(default_factory=lambda: {"steps": {}, "prompts": {}})
+    memory: Mapping[str, Any] = field(default_factory=dict)
 
 
 def policies_at(
@@ -52,7 +54,7 @@ def _load(policy: Policy, path: Path) -> Point:
         checkpoint = checkpoints[-1]
     tensors, facts = load_state(checkpoint, ["trainable"])
     _set(policy, tensors["trainable"], f"{checkpoint} is of another model:")
-    return Point(str(checkpoint), facts["updates"], facts.get("spread", Point().spread))
+    return Point(str(checkpoint), facts["updates"], facts.get("spread", Point().spread), facts.get("memory", {}))
 
 
 @torch.no_grad()

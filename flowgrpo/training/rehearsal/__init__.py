@@ -24,7 +24,7 @@ from flowgrpo.training.rehearsal._prompts import few_prompts
 Tree = dict[str, Any]
 LOTS, DRAWN, DRAWN_ON_THE_WAY = "lots", "flowgrpo.scoring.twins:lots", "flowgrpo.scoring.twins:lots_of_latents"
 """The label and the names of the reward that is added."""
-REPLACED = ("policy", "rewards", "rollout.prompts=", "evaluation.prompts=")
+REPLACED = ("policy", "rewards", "rollout.prompts=", "evaluation.prompts=", "advantage.baseline")
 """How overrides begin of what is replaced."""
 
 
@@ -43,6 +43,8 @@ def rehearsed(source: Words, overrides: Sequence[str] = ()) -> Config:
     tree["policy"] = model.policy
     notes += _put_prompts(tree, recipe, folder / "prompts", model.pictures)
     notes += _put_twins(tree, folder / "rewards", DRAWN_ON_THE_WAY if config.shape().scored else DRAWN)
+    baseline = config.advantage.baseline.rehearsed().model_dump(mode="json")
+    tree["advantage"] = {**(tree.get("advantage") or {}), "baseline": baseline}
     tree["rehearsal"] = notes
     last = [override for override in overrides if not override.startswith(REPLACED)]
     for edition in editions(tree):
