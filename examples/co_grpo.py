@@ -57,6 +57,10 @@ class CoGrpo(AmusedConfig):
     speed: PositiveFloat = 100.0
     alone: bool = False
 
+    @property
+    def chooses_ids(self) -> bool:
+        return False
+
     def complaint(self, shape: Shape) -> str | None:
         if complaint := super().complaint(shape):
             return complaint

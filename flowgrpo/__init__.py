@@ -20,17 +20,22 @@ if TYPE_CHECKING:
     from flowgrpo.api.rollout import Tree, rollout
     from flowgrpo.api.score import Scores, score
     from flowgrpo.api.train import Recipe, recipe, train
+    from flowgrpo.config.methods import methods
     from flowgrpo.core.errors import UserError
+    from flowgrpo.data import context as contexts
     from flowgrpo.data.prompts import Prompt, load_prompts
     from flowgrpo.data.samples import Samples
     from flowgrpo.evaluation.benchmarks.benchmark import Benchmark
     from flowgrpo.objective import AdvantageConfig as Advantage
+    from flowgrpo.objective import auxiliary as auxiliaries
     from flowgrpo.objective import baseline as baselines
     from flowgrpo.objective import bounds
     from flowgrpo.objective import credit as credits
+    from flowgrpo.objective import decision_weight as decision_weights
     from flowgrpo.objective import ratio as ratios
     from flowgrpo.objective import selection as selections
     from flowgrpo.objective import surrogate as surrogates
+    from flowgrpo.objective import transform as transforms
     from flowgrpo.policies.diffusers import AttentionLora as Lora
     from flowgrpo.policies.diffusers._policy import DiffusersPolicy
     from flowgrpo.runs.run import Run
@@ -52,17 +57,21 @@ NAMES = {
     "Scores": "api.score:Scores",
     "Tree": "api.rollout:Tree",
     "UserError": "core.errors:UserError",
+    "auxiliaries": "objective.auxiliary",
     "baselines": "objective.baseline",
     "bounds": "objective.bounds",
     "card": "scoring.card:card",
     "compare": "api.evaluate:compare",
+    "contexts": "data.context",
     "credits": "objective.credit",
+    "decision_weights": "objective.decision_weight",
     "evaluate": "api.evaluate:evaluate",
     "kernels": "sampling.kernels",
     "likelihoods": "sampling.likelihood",
     "load_policy": "api.load:load_policy",
     "load_prompts": "data.prompts:load_prompts",
     "measure_credit": "api.credit:measure_credit",
+    "methods": "config.methods:methods",
     "modifiers": "objective.modifier",
     "plans": "sampling.plans",
     "prompt_samplers": "data.prompt_sampler",
@@ -73,6 +82,7 @@ NAMES = {
     "selections": "objective.selection",
     "surrogates": "objective.surrogate",
     "train": "api.train:train",
+    "transforms": "objective.transform",
 }
 __all__ = sorted(NAMES)
 

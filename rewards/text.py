@@ -12,6 +12,7 @@ REASONED = re.compile(r"\s*<reasoning>.*</reasoning>\s*<answer>.*</answer>\s*", 
 TAGS = ("<reasoning>", "</reasoning>", "<answer>", "</answer>")
 
 formed = partial(card, reads="texts", range=(0.0, 1.0), licence="Apache-2.0", source="flowgrpo")
+counted = partial(card, reads="texts", range=(0.0, float("inf")), licence="Apache-2.0", source="flowgrpo")
 
 
 def _ladder() -> list[Samples]:
@@ -49,3 +50,33 @@ class Length:
 
     def __call__(self, samples: Samples) -> list[float]:
         return [max(0.0, 1.0 - abs(len(text.split()) - self.target) / self.width) for text in samples.texts]
+
+
+@counted(better="a longer text; to measure with weight 0")
+def characters(samples: Samples) -> list[float]:
+    """How many characters a text has, without blanks around it."""
+    return [float(len(text.strip())) for text in samples.texts]
+
+
+@counted(better="a longer text; to measure with weight 0")
+def words(samples: Samples) -> list[float]:
+    """How many words a text has."""
+    return [float(len(text.split())) for text in samples.texts]
+
+
+@counted(better="nothing: it is the number of a form; to measure with weight 0")
+class Form:
+    """The number of the first of the regular expressions `patterns` that is found in the text, from 1; 0 where none is. A dot
+    matches a line break too."""
+
+    def __init__(self, patterns: list[str]) -> None:
+        try:
+            self.patterns = [re.compile(pattern, re.DOTALL) for pattern in patterns]
+        except re.error as error:
+            raise UserError(f"one of the forms {patterns} is no regular expression: {error}") from error
+
+    def __call__(self, samples: Samples) -> list[float]:
+        return [float(self._number(text)) for text in samples.texts]
+
+    def _number(self, text: str) -> int:
+        return next((number for number, pattern in enumerate(self.patterns, 1) if pattern.search(text)), 0)

@@ -11,6 +11,7 @@ from flowgrpo.config.run import load_config
 from flowgrpo.core.processes import Processes
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.policies import tiny
+from flowgrpo.scoring.scorer import load_reward
 from flowgrpo.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -30,15 +31,17 @@ class Judged:
     label: str
     reward: object
     weights: dict = field(default_factory=dict)
+    measured: dict = field(default_factory=dict)
+    """By label, what a rule has to know of samples."""
     served = threaded = ()
     looks = True
 
     @property
     def rewards(self):
-        return {self.label: self.reward}
+        return {self.label: self.reward, **self.measured}
 
     def __call__(self, samples):
-        return {self.label: np.array(self.reward(samples), float)}
+        return {label: np.array(reward(samples), float) for label, reward in self.rewards.items()}
 
 
 def sevens(samples):
@@ -87,12 +90,13 @@ def in_two_processes(work):
 
 def picture_trainer(pipelines, *more, method="flow_grpo", rule=None, reward=brightness, **named):
     call = ",".join(f"{key}: {value}" for key, value in tiny.pipelines()["sd3"].call.items())
-    overrides = [*PLAIN, *PICTURES, f"policy.model={pipelines['sd3']}", f"policy.call={{{call}}}", *more]
-    return made(["mini", method, *([rule] if rule else [])], [*overrides, "rewards={it: {use: 'x:y'}}"], reward, **named)
+    model = [f"policy.model={pipelines['sd3']}", f"policy.call={{{call}}}", "rewards={it: {use: 'x:y'}}"]
+    return made(["mini", method, *([rule] if rule else [])], [*PLAIN, *PICTURES, *model, *more], reward, **named)
 
 
 def text_trainer(mdlm, *more, rule=None, reward=sevens, **named):
-    overrides = [*PLAIN, *TEXT, f"policy.model={mdlm}", *more, "rewards={it: {use: 'x:y'}}"]
+    rewards = ["rewards.countdown=null", "rewards.strict=null", "rewards.it={use: 'x:y'}"]
+    overrides = [*PLAIN, *TEXT, f"policy.model={mdlm}", *rewards, *more]
     return made(["mini-mdlm", "trajectory", *([rule] if rule else [])], overrides, reward, **named)
 
 
@@ -102,5 +106,7 @@ def made(recipe, overrides, reward, prompts=("1+2=:", "7:"), processes=None):
     generator = torch.Generator().manual_seed(0)
     for parameter in policy.trainable().values():
         parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
-    rows = [Prompt(i, text) for i, text in enumerate(prompts)]
-    return Trainer(config, policy, rows, Judged("it", reward), processes or Processes.alone())
+    given = [{"answer": "77", "hint": "77:"}, {"answer": "1234", "hint": "7:"}]
+    rows = [Prompt(i, text, given[i % 2]) for i, text in enumerate(prompts)]
+    measured = {label: load_reward(one.use, one.arguments) for label, one in config.rewards.items() if label != "it"}
+    return Trainer(config, policy, rows, Judged("it", reward, measured=measured), processes or Processes.alone())

@@ -21,23 +21,28 @@ from pydantic_core import PydanticUndefined
 import flowgrpo
 from flowgrpo.cli._parser import Parser
 from flowgrpo.cli.main import COMMANDS
-from flowgrpo.config.recipes import METHODS, RULES, TASKS, facts, fitting, models, read_recipe
+from flowgrpo.config.methods import Method, methods
+from flowgrpo.config.recipes import METHODS, TASKS, facts, fitting, models, read_recipe
 from flowgrpo.config.recipes import shipped as shipped_recipes
 from flowgrpo.config.run import Config
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.plugins import built_in_names
 from flowgrpo.core.plugins import shipped as shipped_components
 from flowgrpo.core.section import Component, Section, class_of, package_of
+from flowgrpo.data.context import Context
 from flowgrpo.data.prompt_sampler import PromptSampler
 from flowgrpo.evaluation.benchmarks.benchmark import PACKAGE as BENCHMARKS
 from flowgrpo.evaluation.benchmarks.catalogue import find_benchmark
+from flowgrpo.objective.auxiliary import Auxiliary
 from flowgrpo.objective.baseline import Baseline
 from flowgrpo.objective.bounds import Bounds
 from flowgrpo.objective.credit import Credit
+from flowgrpo.objective.decision_weight import DecisionWeight
 from flowgrpo.objective.modifier import Modifier
 from flowgrpo.objective.ratio import Ratio
 from flowgrpo.objective.selection import Selection
 from flowgrpo.objective.surrogate import Surrogate
+from flowgrpo.objective.transform import Transform
 from flowgrpo.policies import PolicyConfig
 from flowgrpo.sampling.kernels import Kernel
 from flowgrpo.sampling.likelihood import Likelihood
@@ -50,6 +55,8 @@ KINDS: dict[str, type[Component]] = {
     "policy": PolicyConfig,
     "plan": Plan,
     "kernel": Kernel,
+    "context": Context,
+    "transform": Transform,
     "credit": Credit,
     "baseline": Baseline,
     "modifier": Modifier,
@@ -58,6 +65,8 @@ KINDS: dict[str, type[Component]] = {
     "ratio": Ratio,
     "surrogate": Surrogate,
     "bounds": Bounds,
+    "weight": DecisionWeight,
+    "auxiliary": Auxiliary,
     "likelihood": Likelihood,
 }
 BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
@@ -327,18 +336,33 @@ def model_table() -> str:
 
 
 def method_table() -> str:
-    rows = [[f"[`{name}`](../methods/{name}.md)", facts(name).summary] for name in shipped_recipes(METHODS)]
-    return table(["method", "in a sentence"], rows)
+    rows = [
+        [f"[`{method.name}`](../methods/{method.name}.md)", method.summary, _choices(method), *_origin(method)]
+        for method in methods()
+        if method.kind == "method"
+    ]
+    return table(["method", "in a sentence", "what it chooses", "needs", "source", "formula"], rows)
 
 
 def rule_table() -> str:
     rows = []
-    for name in shipped_recipes(RULES):
-        about, tree = facts(name), read_recipe([name]).tree
-        changes = ", ".join(code(f"{section}: {_in_short(value)}") for section, value in tree.items())
-        trains = "latents, ids" if not about.policies else "latents" if "diffusers" in about.policies else "ids"
-        rows.append([code(name), about.summary, changes, trains, str(about.formula)])
-    return table(["rule", "in a sentence", "what it sets", "trains", "formula"], rows)
+    for rule in (method for method in methods() if method.kind == "rule"):
+        changes = ", ".join(code(f"{section}: {_in_short(value)}") for section, value in rule.sets.items())
+        latents, ids = "diffusers" in rule.trains, {"masked", "amused"} & {*rule.trains}
+        trains = ", ".join(word for word, so in (("latents", latents), ("ids", ids)) if so)
+        rows.append([code(rule.name), rule.summary, changes, trains, *_origin(rule)])
+    return table(["rule", "in a sentence", "what it sets", "trains", "needs", "source", "formula"], rows)
+
+
+def _choices(method: Method) -> str:
+    return ", ".join(f"{slot} {code(choice)}" for slot, choice in method.slots.items())
+
+
+def _origin(method: Method) -> list[str]:
+    """What it needs, where it is from, whose formula it is."""
+    number = method.source.removeprefix("arXiv ")
+    source = method.source if number == method.source else f"[{method.source}](https://arxiv.org/abs/{number})"
+    return [", ".join(method.needs) or "nothing", source, method.formula]
 
 
 def _in_short(value: Any) -> str:

@@ -20,6 +20,7 @@ from flowgrpo.data.samples import Samples
 from flowgrpo.objective import AdvantageConfig
 from flowgrpo.objective.credit import Credit
 from flowgrpo.objective.credit.terminal import Terminal
+from flowgrpo.objective.transform import Transform
 from flowgrpo.pages.page import Page
 from flowgrpo.runs.tree_drawing import draw_tree
 from flowgrpo.sampling.plans import Plan
@@ -78,9 +79,11 @@ class Tree:
         advantage: AdvantageConfig | None = None,
         weights: Mapping[str, float] | None = None,
         on_the_way: Mapping[str, np.ndarray] | None = None,
+        transforms: Sequence[Transform] = (),
     ) -> Scored:
         """Advantages [P, N], and what else the trainer makes of the rewards by label of the `samples`, and of the states
-        `on_the_way` where there are any; weights are 1 where not given. A baseline that remembers prompts has not seen these.
+        `on_the_way` where there are any; weights are 1 where not given. `transforms` change the sum of the rewards before credit.
+        A baseline that remembers prompts has not seen these.
 
         Errors: UserError for rewards of another length, none of the states on their way, or a credit rule that does not fit.
         """
@@ -96,7 +99,8 @@ class Tree:
         _require_all(rewards, sum(self._leaves), "samples")
         _require_all(passing, sum(self._scored), "states on their way")
         rule = credit or Terminal()
-        if complaint := next(filter(None, map(rule.complaint, self.shapes)), None):
+        complaints = (*map(rule.complaint, self.shapes), *(transform.complaint([*rewards]) for transform in transforms))
+        if complaint := next(filter(None, complaints), None):
             raise UserError(complaint)
         how = advantage or AdvantageConfig()
         reads = any(modifier.reads_texts for modifier in how.modifiers)
@@ -106,7 +110,7 @@ class Tree:
             made = groups_of(block, scores, _taken(passing, _places(rows, self._scored)))
             texts = texts_of(block) if reads else [()] * len(made)
             groups |= {row: replace(group, texts=said) for row, group, said in zip(rows, made, texts, strict=True)}
-        assess = Assessment(weighted, rule, how, (), seed=0)
+        assess = Assessment(weighted, rule, how, (), seed=0, transforms=transforms)
         return assess(self.prompts, [groups[row] for row in range(len(self.prompts))], update=0)
 
     def batches(self, scored: Scored) -> Iterator[tuple[Transitions, Tensor]]:

@@ -15,6 +15,7 @@ from flowgrpo.core.version import VERSION
 COMMANDS = {
     "train": "train a model from a config or shipped recipe",
     "recipes": "the models, methods and tasks that ship: a recipe is one of each",
+    "methods": "every method and rule: what it chooses, what it needs, where it is from and whose formula it is",
     "plan": "the bill of a config: geometry, network evaluations, memory; loads no weights",
     "sample": "generate with a model, with or without a LoRA",
     "eval": "benchmarks: a model and its checkpoints on the same prompts and seeds, with paired tests",

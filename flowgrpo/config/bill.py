@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from flowgrpo.config.run import Config
+from flowgrpo.config.teacher import teaching
 from flowgrpo.config.tree import with_overrides
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.section import checked
@@ -21,6 +22,8 @@ def bill_of(config: Config, processes: int = 1) -> dict[str, Any]:
     blocks = _blocks(config)
     memory = memory_of(config, processes)
     per_group = shape.network_evaluations + config.policy.posed_states * len(shape.trained)
+    if tries := rollout.tries(config.policy.steps):
+        per_group += tries.network_evaluations
     evaluations = per_group * rollout.prompts_per_update
     return {
         "steps": config.policy.steps,
@@ -56,16 +59,22 @@ def memory_of(config: Config, processes: int = 1) -> Memory:
     if rollout.keep == "host":
         prompts = min(prompts, rollout.prompts_per_block)
     referenced = objective.needs_reference
-    per_transition = 2 + (objective.needs_old_prediction or config.reads_entropy) + (referenced and config.optimizer.epochs > 1)
+    predicted = (objective.needs_old_prediction or config.reads_entropy) + (referenced and config.optimizer.epochs > 1)
+    transitions = len(shape.trained) * _visits(config) * prompts
     work = Work(
         states=min(rollout.micro_batch, rollout.prompts_per_block * rollout.group_size),
         samples=min(rollout.micro_batch, rollout.prompts_per_block * len(shape.leaves)),
-        latents=per_transition * len(shape.trained) * _visits(config) * prompts,
+        latents=(2 + predicted) * transitions,
+        predictions=predicted * transitions * max(1, config.policy.posed_together),
         batches=_blocks(config) * config.optimizer.steps_per_update,
         averages=(config.ema is not None) + (config.old is not None),
         referenced=referenced,
     )
-    return config.policy.memory(work)
+    memory = config.policy.memory(work)
+    if config.teacher is None:
+        return memory
+    teacher = sum(teaching(config).memory(Work(states=1, samples=1))["load"].values())
+    return {phase: {**parts, "teacher": teacher} for phase, parts in memory.items()}
 
 
 def peak(memory: Memory) -> int:

@@ -4,7 +4,7 @@ A word is a file, or a name in `configs/`: a model, a method, a rule, a task, or
 another spelling of the words a and b. A rule changes how a method turns rewards into a loss, and goes with many methods. A
 sentence that names no rewards ends with its model's own task. The `base:` of a file is said before the file: a name or several,
 where a name `a/b` alone is a whole recipe, with its model's own task. A file that has been said already is not said again, and a
-task takes the place of the rewards before it.
+task takes the place of the rewards before it. The rewards of a rule only measure what it has to know, and stay.
 
 Beside the sections of a run a file may hold
 
@@ -43,8 +43,9 @@ class About(Section):
 
     A model `makes` one kind of samples, a task `judges` some; a model `takes` columns of prompt rows to work from, such as
     `image`, and a task `needs` some; a task may judge the `latents` of one model only, and that model, and its kin, have the same
-    word there. A method or rule trains policies of some types (`policies`), and a method may be about a `reward`; a rule's
-    `formula` is that of public code or of the paper, or where neither says all of it reconstructed. `licence`
+    word there. A method or rule trains policies of some types (`policies`), and a method may be about a `reward`. Its `formula`
+    is that of public code or of the paper, reconstructed where neither says all of it, or this project's own; `source` is where
+    it was published, if that is not the paper whose arXiv number the summary has. `licence`
     and `downloads` are of weights and data. A rehearsal makes the model by the builder `tiny`, and its prompts of `rows`, which
     look like those of the task's own source.
     """
@@ -59,7 +60,8 @@ class About(Section):
     latents: str | None = None
     policies: tuple[str, ...] = ()
     reward: str | None = None
-    formula: Literal["code", "paper", "reconstructed"] | None = None
+    formula: Literal["code", "paper", "reconstructed", "own"] | None = None
+    source: str = ""
     tiny: str | None = None
     rows: tuple[dict[str, Any], ...] = ()
 
@@ -97,7 +99,7 @@ class _Sentence:
         """Say the model's own task, unless there are rewards."""
         layers = self.layers()
         tasks = [(layer.path, layer.sections["task"]) for layer in layers if "task" in layer.sections]
-        if tasks and not any("rewards" in layer.sections for layer in layers):
+        if tasks and not any(_judged(layer) for layer in layers):
             path, name = tasks[-1]
             if not isinstance(name, str):
                 raise UserError(f"{path}: task: must be the name of a task, not {name}")
@@ -112,7 +114,7 @@ class _Sentence:
         speakers = sorted(enumerate(self.said.items()), key=lambda said: said[1][0].parent == configs() / MODELS)
         for i, (path, tree) in enumerate(self.said.items()):
             if path.parent == configs() / TASKS:
-                layers = [Layer(of, without(sections, "rewards")) for of, sections in layers]
+                layers = [Layer(layer.path, without(layer.sections, *["rewards"] * _judged(layer))) for layer in layers]
             layers.append(Layer(path, without(tree, "base", "with", "about")))
             for at, (file, held) in speakers:
                 layers += [Layer(file, sections) for words, sections in _with(file, held) if _due(words, order, at) == i]
@@ -132,6 +134,11 @@ class _Sentence:
                 raise UserError(
                     f"{path}: with: nothing is named '{word}' ({meant(word, known)}`flowgrpo recipes` lists the words)"
                 )
+
+
+def _judged(layer: Layer) -> bool:
+    """Whether it has the rewards of a task; those of a rule only measure what the rule has to know."""
+    return "rewards" in layer.sections and layer.path.parent != configs() / RULES
 
 
 def _due(words: list[str], order: list[str], at: int) -> int | None:

@@ -22,6 +22,7 @@ from flowgrpo.config.sections import (
     RolloutConfig,
     Seed,
     SentinelConfig,
+    TeacherConfig,
 )
 from flowgrpo.core.errors import user_code
 from flowgrpo.core.keys import Key
@@ -31,6 +32,7 @@ from flowgrpo.objective import AdvantageConfig, ObjectiveConfig
 from flowgrpo.objective.credit import AnyCredit
 from flowgrpo.objective.credit.terminal import Terminal
 from flowgrpo.objective.selection import AnySelection
+from flowgrpo.objective.transform import AnyTransform
 from flowgrpo.policies import AnyPolicy
 from flowgrpo.sampling.plans import Spread
 from flowgrpo.sampling.shape import Shape
@@ -54,11 +56,14 @@ class Config(Section):
     rollout: RolloutConfig
     rewards: Annotated[dict[str, RewardConfig], BeforeValidator(_there)] = Field(min_length=1)
     """By label; null takes one out that a base has."""
+    transforms: tuple[AnyTransform, ...] = ()
+    """What training makes of the sum of the rewards, one after the other."""
     credit: AnyCredit = Terminal()
     advantage: AdvantageConfig = AdvantageConfig()
     selection: tuple[AnySelection, ...] = ()
     calibration: CalibrationConfig | None = None
     objective: ObjectiveConfig = ObjectiveConfig()
+    teacher: TeacherConfig | None = None
     optimizer: OptimizerConfig
     old: OldConfig | None = None
     """null: the trained weights make the samples."""
@@ -95,11 +100,16 @@ class Config(Section):
         yield self._silence_complaint()
         shape = self.shape()
         yield self.policy.refusal(shape)
+        if self.rollout.context and self.policy.makes != ("texts",):
+            yield f"rollout.context '{self.rollout.context.type}' puts answers into prompts, and this policy makes no texts"
+        yield from self._of_transforms()
         yield self.credit.complaint(shape)
         yield from (rule.complaint(shape) for rule in self.selection)
         if self.reads_entropy and self.policy.kernels.noise_scale:
             yield "a selection by entropy needs ids; a Gaussian step is as undecided as its noise, whatever is predicted"
         yield self.objective.complaint(self.policy.kernels, self.policy.posed_states > 0)
+        yield self._of_no_ids()
+        yield self._untaught()
         yield self._torn()
         if self.objective.reference == "ema" and self.ema is None:
             yield "objective.reference: ema is the average that ema keeps; set ema, e.g. ema.decay=0.9"
@@ -111,8 +121,39 @@ class Config(Section):
             yield self.evaluation.complaint(self.rewards, self.policy)
         yield self.sentinels.complaint(self.rewards)
         yield from (reward.complaint(label, self.rollout.group_size) for label, reward in self.rewards.items())
-        if not any(reward.weight and not reward.gate for reward in self.rewards.values()):
+        rewarded = any(reward.weight and not reward.gate for reward in self.rewards.values())
+        if not rewarded and not self.objective.auxiliary:
             yield "every reward has weight 0 or is a gate: there is nothing to train on"
+
+    def _of_transforms(self) -> Iterator[str | None]:
+        yield from (transform.complaint([*self.rewards]) for transform in self.transforms)
+        if self.transforms and self.advantage.aggregate == "advantages":
+            yield "transforms are of the sum of the rewards, which advantage.aggregate: advantages never makes; set it to rewards"
+        if self.transforms and self.rollout.plan.completion:
+            yield "transforms are of finished samples, and rollout.plan.completion values states on their way; take one out"
+
+    def _untaught(self) -> str | None:
+        terms = self.objective.auxiliary
+        if asking := next((term for term in terms if term.needs_teacher and self.teacher is None), None):
+            return f"objective.auxiliary '{asking.type}' needs a teacher; set teacher.checkpoint, or teacher.policy.model"
+        if self.teacher and not any(term.needs_teacher for term in terms):
+            return "nothing asks the teacher; set objective.auxiliary=[distillation], or take the teacher out"
+        if (giving := next((term for term in terms if term.of_given), None)) and not self.policy.takes_answers:
+            return f"objective.auxiliary '{giving.type}' is of given texts, which can't be outcomes of this policy"
+        if unfit := next(filter(None, (term.complaint(self.advantage) for term in terms)), None):
+            return unfit
+        if terms and self.advantage.zero_variance == "drop":
+            return (
+                f"objective.auxiliary '{terms[0].type}' is of all samples, and advantage.zero_variance: drop leaves out those "
+                "whose rewards are equal; set it to keep"
+            )
+        return None
+
+    def _of_no_ids(self) -> str | None:
+        if self.policy.chooses_ids or not self.objective.decision_weights:
+            return None
+        name = self.objective.decision_weights[0].type
+        return f"objective.decision_weights '{name}' weighs ids one by one, and no decision of this policy is an id of its own"
 
     @property
     def reads_entropy(self) -> bool:
@@ -125,6 +166,9 @@ class Config(Section):
         answers = {
             "rollout.refill": rollout.refill > 0,
             f"rollout.allocate: {rollout.allocate}": rollout.allocate != "equal",
+            f"rollout.context: {rollout.context.type if rollout.context else None}": bool(
+                rollout.context and rollout.context.answers_silence
+            ),
             f"advantage.baseline: {advantage.baseline.type}": advantage.baseline.answers_silence,
             **{f"selection: {rule.type}": rule.drops_silence for rule in self.selection},
         }

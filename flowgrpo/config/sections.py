@@ -1,6 +1,7 @@
 """The sections of a run's config. Each checks itself, and by its `complaint` whether it fits what it is used with."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from math import ceil
 from typing import Annotated, Any, Literal, Self
 
@@ -9,6 +10,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from flowgrpo.core.keys import Key, numpy_generator
 from flowgrpo.core.plugins import nearest
 from flowgrpo.core.section import Section
+from flowgrpo.data.context import AnyContext
 from flowgrpo.data.prompt_sampler import AnyPromptSampler
 from flowgrpo.data.prompt_sampler.shuffled import Shuffled
 from flowgrpo.objective.credit.gain import Gain
@@ -95,6 +97,8 @@ class RolloutConfig(Section):
     average; `objective.reduce: step` makes up for it in the loss. `interval` gives them where they narrow the interval of a
     prompt's mean reward most (XRPO, arXiv 2510.06672).
 
+    With a `context` a few samples of each prompt are made first, and the group answers what the context makes of them.
+
     Prompts go through the model in blocks of whole groups, so results do not depend on the number of processes. States wait for
     the update on the device, or where `keep` says `host` in main memory.
     """
@@ -108,6 +112,7 @@ class RolloutConfig(Section):
     prompt_sampler: AnyPromptSampler = Shuffled()
     refill: NonNegativeFloat = 0.0
     plan: AnyPlan = AllSteps()
+    context: AnyContext | None = None
 
     @model_validator(mode="after")
     def _has_something_to_train(self) -> Self:
@@ -123,6 +128,14 @@ class RolloutConfig(Section):
                 "that are rarely drawn; set one of them to equal"
             )
         return self
+
+    def tries(self, steps: int) -> Shape | None:
+        """Of a prompt, before its group is rolled out; none of them is trained."""
+        if self.context is None:
+            return None
+        plan = AllSteps(kernel=self.plan.kernel, shared_start=self.plan.shared_start)
+        shape = plan.shape(Draw(steps, self.context.tries, 0, numpy_generator(("tries",))))
+        return Shape(tuple(replace(node, trained=False) for node in shape.nodes))
 
     def granule(self, steps: int) -> int:
         """Group sizes are multiples of this: the least that the plan can work with."""
@@ -265,6 +278,22 @@ class OldConfig(Section):
 
     def decay_at(self, update: int) -> float:
         return min(self.start + self.rate * max(update - self.wait, 0), self.most)
+
+
+class TeacherConfig(Section):
+    """A frozen policy for `objective.auxiliary` to ask: that of a run's `checkpoint`, with its average where it keeps one, or
+    else the run's own before training. `policy` has what of the section `policy` is other than there: a model, or guidance."""
+
+    checkpoint: str | None = None
+    policy: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _is_another(self) -> Self:
+        if self.checkpoint is None and not self.policy:
+            raise ValueError(
+                "a teacher is a 'checkpoint' of a run, or differs from the run's own 'policy' in something; say which"
+            )
+        return self
 
 
 class EvaluationConfig(Section):

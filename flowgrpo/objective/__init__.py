@@ -8,10 +8,13 @@ from pydantic import NonNegativeFloat, PositiveFloat, model_validator
 
 from flowgrpo.core.moved import GOES
 from flowgrpo.core.section import Section
+from flowgrpo.objective.auxiliary import AnyAuxiliary
 from flowgrpo.objective.baseline import AnyBaseline, Remembering
 from flowgrpo.objective.baseline.own import Own
+from flowgrpo.objective.batch import KLUnit
 from flowgrpo.objective.bounds import AnyBounds
 from flowgrpo.objective.bounds.constant import Constant
+from flowgrpo.objective.decision_weight import AnyDecisionWeight
 from flowgrpo.objective.modifier import AnyModifier
 from flowgrpo.objective.ratio import AnyRatio
 from flowgrpo.objective.ratio.plain import Plain
@@ -96,7 +99,7 @@ class KLConfig(Section):
     """
 
     coefficient: NonNegativeFloat = 0.0
-    unit: Literal["nats", "nats_dt", "velocity"] = "nats"
+    unit: KLUnit = "nats"
 
 
 class ObjectiveConfig(Section):
@@ -107,6 +110,8 @@ class ObjectiveConfig(Section):
     `weight` `one`; `noise`: tau over its mean (TempFlow-GRPO, arXiv 2508.04324); `sensitivity`: tau / |g| over its mean, g the
     sensitivity of a step's mean to the prediction (Flash-GRPO, arXiv 2605.15980), which makes the gradients of all steps alike
     in size; or `confidence`: how likely the sampler's model found the id that was drawn (MDPO, arXiv 2508.13148, in its code).
+    `auxiliary` terms are added to all that, whatever the rewards are.
+    `decision_weights` weigh ids besides, by what the rest of the group has chosen.
     `reference`, of the KL and of surrogates that compare with one, is the policy before training, or the average of the trained
     weights that `ema` keeps, which follows them (AWM, arXiv 2509.25050).
     `reduce`: the loss is a mean over `transition`s, whose decisions share one vote; over `decision`s (the same where a
@@ -120,16 +125,29 @@ class ObjectiveConfig(Section):
     clip: AnyBounds = Constant(low=1e-4, high=1e-4)
     weight: Literal["one", "noise", "sensitivity", "confidence"] = "one"
     reduce: Reduce = "transition"
+    decision_weights: tuple[AnyDecisionWeight, ...] = ()
     kl: KLConfig = KLConfig()
+    auxiliary: tuple[AnyAuxiliary, ...] = ()
     reference: Literal["start", "ema"] = "start"
 
     @property
     def needs_old_prediction(self) -> bool:
-        return self.ratio.needs_old_prediction or self.surrogate.needs_old_prediction or self.surrogate.needs_samples
+        weighed = any(rule.needs_old_prediction for rule in self.decision_weights)
+        own = self.ratio.needs_old_prediction or self.surrogate.needs_old_prediction
+        return own or weighed or self.surrogate.needs_samples
 
     @property
     def needs_reference(self) -> bool:
         return self.kl.coefficient > 0 or self.surrogate.needs_reference
+
+    @property
+    def of_samples(self) -> list[AnyAuxiliary]:
+        """The auxiliary terms that are of the policy's own samples."""
+        return [term for term in self.auxiliary if not term.of_given]
+
+    @property
+    def needs_teacher(self) -> bool:
+        return any(term.needs_teacher for term in self.auxiliary)
 
     @property
     def needs_entropy(self) -> bool:
@@ -141,6 +159,7 @@ class ObjectiveConfig(Section):
         used = {f"ratio: {self.ratio.type}": self.ratio.needs_noise_scale}
         used[f"weight: {self.weight}"] = self.weight in ("noise", "sensitivity")
         used[f"kl.unit: {self.kl.unit}"] = bool(self.kl.coefficient) and self.kl.unit != "nats"
+        used |= {f"auxiliary: {term.type} in {term.kl_unit}": term.kl_unit not in (None, "nats") for term in self.auxiliary}
         return next((setting for setting, on in used.items() if on), None)
 
     @property
@@ -150,6 +169,7 @@ class ObjectiveConfig(Section):
         used[f"weight: {self.weight}"] = self.weight in ("noise", "sensitivity")
         used[f"surrogate: {self.surrogate.type}"] = self.surrogate.needs_old_prediction
         used[f"kl.unit: {self.kl.unit}"] = bool(self.kl.coefficient) and self.kl.unit != "velocity"
+        used |= {f"auxiliary: {term.type} in {term.kl_unit}": term.kl_unit not in (None, "velocity") for term in self.auxiliary}
         return next((setting for setting, on in used.items() if on), None)
 
     @property

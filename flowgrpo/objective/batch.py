@@ -7,10 +7,15 @@ decisions share. All tensors are float32.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+KLUnit = Literal["nats", "nats_dt", "velocity"]
+"""`nats`: the exact KL per dimension, mean((mu - mu')^2) / (2 tau^2); `nats_dt`: that times dt (flow_grpo's published beta);
+`velocity`: mean((v - v')^2) (Flow-Factory's), for kernels with a prediction of velocity."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +36,9 @@ class LossInputs:
     transition); log-ratios are said to be large or small in multiples of `unit`. `decisions_CD` is 1 for decisions that count.
     `kl_old_CD` is KL(new || old) and `entropy_CD`, in [0, 1], that of the law of a decision over the largest possible; None where
     the objective needs none. `kl_reference_CD` is KL(new || reference) in nats, and `log_prob_reference_CD` what the policy
-    before training says, or None. `tau_C1` and `dt_C1` are the noise scale and step size of the kernel, `g_C1` the sensitivity
-    of the mean to the prediction. `group_C` numbers the groups; `noised` are the samples where the objective needs them.
+    before training says, or None; `kl_teacher_CD` is KL(new || teacher) in nats, or None. `tau_C1` and `dt_C1` are the noise
+    scale and step size of the kernel, `g_C1` the sensitivity of the mean to the prediction. `group_C` numbers the groups;
+    `noised` are the samples where the objective needs them.
     """
 
     log_prob_CD: "Tensor"
@@ -50,6 +56,17 @@ class LossInputs:
     log_prob_reference_CD: "Tensor | None" = None
     group_C: "Tensor | None" = None
     noised: "Noised | None" = None
+    kl_teacher_CD: "Tensor | None" = None
+
+    def in_unit(self, kl_CD: "Tensor", unit: KLUnit) -> "Tensor":
+        """A KL in nats, in this unit."""
+        match unit:
+            case "nats":
+                return kl_CD
+            case "nats_dt":
+                return kl_CD * self.dt_C1
+            case "velocity":
+                return kl_CD * 2.0 * self.tau_C1**2 / self.g_C1**2
 
     @property
     def log_ratio_CD(self) -> "Tensor":

@@ -17,6 +17,7 @@ class Terms:
     log_ratio: Tensor
     clipped: Tensor
     kl: Tensor
+    auxiliary: Tensor
 
 
 def terms(batch: LossInputs, config: ObjectiveConfig) -> Terms:
@@ -24,19 +25,16 @@ def terms(batch: LossInputs, config: ObjectiveConfig) -> Terms:
     surrogate_CD, held_CD = config.surrogate.loss(log_ratio_CD, batch, config.clip)
     kl_CD = _kl(batch, config.kl)
     loss_CD = batch.weight_CD * config.ratio.rescaled(surrogate_CD, batch) + config.kl.coefficient * kl_CD
-    return Terms(loss_CD, log_ratio_CD.detach(), held_CD, kl_CD.detach())
+    auxiliary_CD = torch.zeros_like(batch.log_prob_CD)
+    for term in config.of_samples:
+        auxiliary_CD = auxiliary_CD + term.coefficient * term.loss(batch)
+    return Terms(loss_CD + auxiliary_CD, log_ratio_CD.detach(), held_CD, kl_CD.detach(), auxiliary_CD.detach())
 
 
 def _kl(batch: LossInputs, config: KLConfig) -> Tensor:
     if batch.kl_reference_CD is None:
         return torch.zeros_like(batch.log_prob_CD)
-    match config.unit:
-        case "nats":
-            return batch.kl_reference_CD
-        case "nats_dt":
-            return batch.kl_reference_CD * batch.dt_C1
-        case "velocity":
-            return batch.kl_reference_CD * 2.0 * batch.tau_C1**2 / batch.g_C1**2
+    return batch.in_unit(batch.kl_reference_CD, config.unit)
 
 
 def step_weights(tau: Tensor, g: Tensor, config: ObjectiveConfig) -> Tensor:

@@ -28,13 +28,14 @@ Memory = dict[str, dict[str, int]]
 
 @dataclass(frozen=True)
 class Work:
-    """What a process has on its device: `states` in one evaluation and `samples` in one decode; over an update it keeps `latents`
-    and `batches` of prompts. The trained weights have so many `averages`; `referenced`: they are compared to those before
-    training."""
+    """What a process has on its device: `states` in one evaluation and `samples` in one decode; over an update it keeps
+    `latents`, of which so many are `predictions`, and `batches` of prompts. The trained weights have so many `averages`;
+    `referenced`: they are compared to those before training."""
 
     states: int
     samples: int
     latents: int = 0
+    predictions: int = 0
     batches: int = 1
     averages: int = 0
     referenced: bool = False
@@ -93,6 +94,16 @@ class PolicyConfig(Component):
     def log_ratio_unit(self) -> float:
         """A log-ratio that is neither large nor small."""
         return self.kernels.log_ratio_unit
+
+    @property
+    def chooses_ids(self) -> bool:
+        """Whether each decision is one id, so that the laws are `Choosing`."""
+        return False
+
+    @property
+    def takes_answers(self) -> bool:
+        """Whether outcomes can be given as texts, so that the policy is `Answering`."""
+        return False
 
     def complaint(self, shape: Shape) -> str | None:
         """Why the policy can't train on trees of this shape, all of its own kernels, or None."""

@@ -17,6 +17,7 @@ from flowgrpo.core.keys import Key, Noise
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.data.samples import Latents, Samples
 from flowgrpo.sampling.kernels import Move
+from flowgrpo.sampling.likelihood import Likelihood
 
 
 class Law(Protocol):
@@ -56,6 +57,19 @@ class Law(Protocol):
 
     def error(self, x: Tensor, prediction: Tensor, x_next: Tensor) -> Tensor:
         """[C, ...]: the finished sample as it is predicted from one that was noised anew, less the sample."""
+        ...
+
+
+@runtime_checkable
+class Choosing(Protocol):
+    """A law whose decisions are ids."""
+
+    def choices(self, x_next: Tensor) -> Tensor:
+        """[C, D]: the ids that were chosen, where any was."""
+        ...
+
+    def log_probs(self, prediction: Tensor) -> Tensor:
+        """[C, D, V]: what a decision chooses from; -inf for what can't be chosen."""
         ...
 
 
@@ -123,6 +137,19 @@ class Watchable(Protocol):
     def watch(self, states: Tensor, prompts: Sequence[Prompt], step: int) -> tuple[Tensor, Tensor]:
         """What `predict` says, bit for bit, and the features [B, F] of the states, float64, as many at all states of a
         step. No evaluation more."""
+        ...
+
+
+@runtime_checkable
+class Answering(Protocol):
+    """A policy whose outcomes can be written down."""
+
+    def answers(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> Tensor:
+        """Outcomes [C, ...] that answer these prompts with these texts. Errors: UserError for a text that can't be an outcome."""
+        ...
+
+    def posing_by(self, likelihood: Likelihood) -> Posing:
+        """How outcomes are scored as wholes by this likelihood. Errors: UserError where they can't be."""
         ...
 
 

@@ -124,7 +124,7 @@ def _digests(config: Config) -> dict[str, str]:
     files = dict.fromkeys([config.rollout.prompts, *([config.evaluation.prompts] if config.evaluation else [])])
     tree = config.model_dump(mode="json")
     code = [name for name in _types(tree) if name.endswith(".py") or ":" in name]
-    return {file: digest_of_prompts(file) for file in files} | named([tree["policy"], code])
+    return {file: digest_of_prompts(file) for file in files} | named([tree["policy"], tree["teacher"], code])
 
 
 def _types(tree: Any) -> Iterator[str]:

@@ -44,7 +44,7 @@ class Allocation:
 
     def see(self, scored: Scored) -> None:
         """Take in an update. Of a sample that is alone with its prompt there is nothing to learn."""
-        trees = list(zip(scored.shapes, scored.total, scored.rounding, strict=True))
+        trees = list(zip(scored.shapes, scored.trained_on, scored.rounding, strict=True))
         for (shape, total, bound), prompt in zip(trees, scored.prompts, strict=True):
             if len(shape.outcomes) > 1:
                 self._take(self.prompts, prompt, _pooled([_squares(total[list(shape.outcomes)], bound)]))

@@ -20,10 +20,13 @@ from flowgrpo.objective.batch import LossInputs, Noised
 from flowgrpo.objective.loss import Terms, shares, step_weights, terms
 from flowgrpo.policies.protocol import Policy, trained_by
 from flowgrpo.training.collect import Rollouts, UpdateBlock
+from flowgrpo.training.given import GivenAnswers
 from flowgrpo.training.host import ahead, on_host
 from flowgrpo.training.on_policy import OnPolicyCheck
 from flowgrpo.training.rollout import Transitions
 from flowgrpo.training.scored import Scored
+from flowgrpo.training.teacher import Teacher
+from flowgrpo.training.weighing import weigh
 from flowgrpo.training.weights import TrainedWeights
 
 
@@ -55,7 +58,10 @@ class Learner:
         unit: float,
         optimizer: OptimizerConfig,
         processes: Processes,
+        teacher: Teacher | None = None,
+        given: GivenAnswers | None = None,
     ) -> None:
+        self.teacher, self.given = teacher, given
         self.policy, self.weights, self.rollouts, self.processes = policy, weights, rollouts, processes
         self.objective, self.unit, self.epochs = objective, unit, optimizer.epochs
         self.on_host = rollouts.config.keep == "host"
@@ -81,8 +87,13 @@ class Learner:
                 for block in trained:
                     if block.slots[0] in slots:
                         self.accumulate(block, scored.advantage, votes, count, mean_weight, totals)
+                if self.given:
+                    for own in blocks:
+                        if own.slots[0] in slots:
+                            self.given.add(self.weights, own, scored, update, len(slots))
                 self._step(totals, update)
-        return totals.metrics(self.processes)
+        given = self.given.metrics(self.processes) if self.given else {}
+        return totals.metrics(self.processes, bool(self.objective.of_samples)) | given
 
     def prepared(self, blocks: Sequence[UpdateBlock], scored: Scored, thinned: bool) -> tuple[list[TrainedBlock], float]:
         """What an update trains, and the mean weight of its transitions."""
@@ -95,7 +106,10 @@ class Learner:
             [i for i, (g, node) in enumerate(t.places) if scored.in_loss[block.slots[g], node]] for t in block.rollout.transitions
         ]
         pairs = [(t, chosen) for t, chosen in zip(block.rollout.transitions, rows, strict=True) if chosen]
-        return TrainedBlock(block.slots, [self.rollouts.waiting(t.take(chosen)) if thinned else t for t, chosen in pairs])
+        batches = [self.rollouts.waiting(t.take(chosen)) if thinned else t for t, chosen in pairs]
+        if batches and (rules := self.objective.decision_weights):
+            weigh(batches, block.rollout.shapes, [scored.advantage[slot] for slot in block.slots], rules)
+        return TrainedBlock(block.slots, batches)
 
     def _mean_weight(self, trained: Sequence[TrainedBlock]) -> float:
         """Over the transitions of all processes."""
@@ -138,6 +152,7 @@ class Learner:
         log_prob_CD = law.log_prob(x, prediction, t.next_states)
         if self.check:
             self.check.see(t, prediction, log_prob_CD - t.log_prob)
+        taught = self.teacher.predict(t.states, t.prompts, t.step)[t.parent] if self.teacher else None
         inputs = LossInputs(
             log_prob_CD=log_prob_CD,
             log_prob_old_CD=t.log_prob,
@@ -154,14 +169,16 @@ class Learner:
             log_prob_reference_CD=None if reference is None else law.log_prob(x, reference[t.parent], t.next_states),
             group_C=torch.tensor([g for g, _ in t.places], device=x.device),
             noised=_noised(t, prediction) if self.objective.surrogate.needs_samples else None,
+            kl_teacher_CD=None if taught is None else law.kl(x, prediction, taught, t.next_states),
         )
         return terms(inputs, self.objective)
 
     def _weight_CD(self, t: Transitions, mean_weight: float) -> Tensor:
         """[C, 1], or [C, D] where decisions weigh differently."""
+        own = 1.0 if t.weight is None else t.weight
         if self.objective.weight == "confidence":
-            return t.law.confidence(t.next_states)
-        return (step_weights(t.law.tau, t.law.g, self.objective) / mean_weight)[:, None]
+            return own * t.law.confidence(t.next_states)
+        return own * (step_weights(t.law.tau, t.law.g, self.objective) / mean_weight)[:, None]
 
     @torch.no_grad()
     def _reference(self, t: Transitions) -> Tensor:
@@ -217,20 +234,22 @@ class Totals:
         largest = (terms_CD.log_ratio * decisions_CD).abs().max()
         self.worst[-1] = torch.fmax(largest, torch.as_tensor(self.worst[-1], device=largest.device))
         self.all_finite = torch.isfinite(loss) & self.all_finite
-        clipped, kl = (terms_CD.clipped * share_CD).sum(), (terms_CD.kl * share_CD).sum()
-        sums = torch.stack([share_CD.sum(), loss, clipped, kl]).double()
+        clipped, kl, auxiliary = ((row * share_CD).sum() for row in (terms_CD.clipped, terms_CD.kl, terms_CD.auxiliary))
+        sums = torch.stack([share_CD.sum(), loss, clipped, kl, auxiliary]).double()
         self.sums = sums if self.sums is None else self.sums + sums
 
-    def metrics(self, processes: Processes) -> dict[str, float]:
-        sums = [0.0] * 4 if self.sums is None else self.sums.tolist()
+    def metrics(self, processes: Processes, auxiliary: bool = False) -> dict[str, float]:
+        """With the `auxiliary` terms, weighted by their coefficients, where there are any."""
+        sums = [0.0] * 5 if self.sums is None else self.sums.tolist()
         everyone = processes.gather([(sums, [float(worst) for worst in self.worst])])
-        count, loss, clipped, kl = (sum(values) for values in zip(*(sums for sums, _ in everyone), strict=True))
+        count, loss, clipped, kl, beside = (sum(values) for values in zip(*(sums for sums, _ in everyone), strict=True))
         return {
             "loss": loss / max(len(self.norms), 1),
             "ratio/first_log_abs_max": max(sum(worst[:1]) for _, worst in everyone),
             "ratio/log_abs_max": max(max(worst, default=0.0) for _, worst in everyone),
             "ratio/clip_fraction": clipped / max(count, 1.0),
             "kl": kl / max(count, 1.0),
+            **({"auxiliary": beside / max(count, 1.0)} if auxiliary else {}),
             "grad_norm": float(np.mean(self.norms)) if self.norms else 0.0,
             "optimizer_steps": len(self.norms),
         }

@@ -19,4 +19,4 @@ class Refill:
         left = self.wanted + self.most - len(groups)
         if left <= 0:
             return []
-        return self.order.more(min(left, self.wanted - self.assessment.teaching(groups)), update, prompts)
+        return self.order.more(min(left, self.wanted - self.assessment.teaching(groups, update)), update, prompts)

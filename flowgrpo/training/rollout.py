@@ -34,8 +34,8 @@ class Transitions:
     The update evaluates the same B states together again, so that its log-probs start out equal bit for bit.
     `parent` holds rows of `states`, [C], or [C, K] for outcomes that are scored as wholes at K states each. `log_prob` and
     `decisions` are [C, D]; decisions with 0 are in no loss. `prediction` and `reference` are [B, ...] and present only when the
-    objective needs them. Of the vote of its place in the loss a transition has the `share`. A state that forks is evaluated
-    once and left several times; B = 2, C = 3:
+    objective needs them, as is the `weight` [C, D] of decisions. Of the vote of its place in the loss a transition has the
+    `share`. A state that forks is evaluated once and left several times; B = 2, C = 3:
 
         states        next_states         parent = [0, 0, 1]
         row 0 --+---> row 0               states[parent] [C, ...] is what each transition leaves,
@@ -55,6 +55,7 @@ class Transitions:
     prediction: Tensor | None = None
     reference: Tensor | None = None
     share: float = 1.0
+    weight: Tensor | None = None
 
     def take(self, rows: list[int]) -> "Transitions":
         """These transitions, and only the states that they leave."""
@@ -74,6 +75,7 @@ class Transitions:
             None if self.prediction is None else self.prediction[state_rows],
             None if self.reference is None else self.reference[state_rows],
             self.share,
+            None if self.weight is None else self.weight[index],
         )
 
     def on_host(self) -> "Transitions":
@@ -283,7 +285,8 @@ def _whole_groups(shapes: Sequence[Shape], size: int) -> Iterator[list[Place]]:
                 yield batch
                 batch = []
             batch += part
-    yield batch
+    if batch:
+        yield batch
 
 
 def _settle(run: _Run) -> None:

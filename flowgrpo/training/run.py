@@ -35,6 +35,7 @@ from flowgrpo.runs.run import Run
 from flowgrpo.scoring.combine import sum_range
 from flowgrpo.scoring.scorer import Scorer, constant, probe
 from flowgrpo.training.calibration import calibrate, with_levels
+from flowgrpo.training.required import require_read
 from flowgrpo.training.sentinels import Sentinels, why_idle
 from flowgrpo.training.trainer import Trainer
 from flowgrpo.training.tree import save_tree
@@ -153,6 +154,7 @@ class Training:
         comparing = [label for label, card in self.scorer.cards.items() if card.compares and config.rewards[label].weight]
         if comparing and config.rollout.group_size == 1:
             raise UserError(f"reward '{comparing[0]}' compares samples, and with rollout.group_size = 1 a prompt has one")
+        require_read(config, files[config.rollout.prompts])
         if evaluation and self.scorer.cards[evaluation.metric].compares:
             raise UserError(
                 f"evaluation.metric '{evaluation.metric}' compares samples, and a held-out prompt has one; name another"

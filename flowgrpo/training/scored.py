@@ -22,6 +22,7 @@ from flowgrpo.objective.credit import Credit, Credited, ScoredTree
 from flowgrpo.objective.credit.terminal import Terminal
 from flowgrpo.objective.memory import Memory
 from flowgrpo.objective.selection import Selection
+from flowgrpo.objective.transform import Graded, Transform, transformed
 from flowgrpo.sampling.shape import Shape
 from flowgrpo.scoring.combine import sum_rounding, summands, weighted_sum
 
@@ -48,9 +49,9 @@ class Scored:
     """An update's groups, and the indices of their `prompts`. All arrays are [P, N], but `rounding` [P]; the places that a
     smaller group has not are NaN, 0 or False.
 
-    `rewards`, by label, are NaN where not scored; `total` is what they are combined to, and totals that differ by no more than
-    `rounding` are equal. `in_loss` says which transitions are trained: their credit differs from that of others in their set,
-    they made `decisions`, and the selection has chosen them.
+    `rewards`, by label, are NaN where not scored; `total` is what they are combined to, and `trained_on` what transforms make of
+    that; two of the latter that differ by no more than `rounding` are equal. `in_loss` says which transitions are trained: their
+    credit differs from that of others in their set, they made `decisions`, and the selection has chosen them.
     `turning` marks turning points. `memory` is what a baseline knows of prompts once this update is done.
     """
 
@@ -58,6 +59,7 @@ class Scored:
     shapes: list[Shape]
     rewards: dict[str, np.ndarray]
     total: np.ndarray
+    trained_on: np.ndarray
     rounding: np.ndarray
     advantage: np.ndarray
     in_loss: np.ndarray
@@ -86,14 +88,16 @@ class Scored:
 
     def metrics(self) -> dict[str, float]:
         outcomes, trained = _places([s.outcomes for s in self.shapes]), _places([s.trained for s in self.shapes])
-        final = self.total[outcomes]
+        final = self.trained_on[outcomes]
         metrics = {
-            "reward": float(final.mean()),
+            "reward": float(self.total[outcomes].mean()),
             **{f"reward/{label}": float(values[outcomes].mean()) for label, values in self.rewards.items()},
-            "advantage/zero_variance_groups": float(np.mean(alike(self.shapes, self.total, self.rounding))),
+            "advantage/zero_variance_groups": float(np.mean(alike(self.shapes, self.trained_on, self.rounding))),
             "advantage/std": float(self.advantage[trained].std()),
             "advantage/trained_share": float(self.in_loss[trained].mean()),
         }
+        if self.trained_on is not self.total:
+            metrics["reward_trained_on"] = float(final.mean())
         return metrics | ({"credit/turning_points": float(self.turning[trained].mean())} if self.turning.any() else {})
 
 
@@ -132,10 +136,11 @@ class Assessment:
     advantage: AdvantageConfig
     selection: Sequence[Selection]
     seed: int
+    transforms: Sequence[Transform] = ()
 
     @classmethod
     def of(cls, config: Config) -> "Assessment":
-        return cls(config.rewards, config.credit, config.advantage, config.selection, config.seed)
+        return cls(config.rewards, config.credit, config.advantage, config.selection, config.seed, config.transforms)
 
     def __call__(
         self,
@@ -151,8 +156,9 @@ class Assessment:
         if learned:
             valued = learned(groups, np.stack([*terms.values(), total]))
             terms, total = dict(zip(terms, valued[:-1], strict=True)), valued[-1]
+        seen, bound = self._transformed(shapes, rewards, total, bound, update)
         rules = self if learned is None else self.where_valued(shapes)
-        credited, bounds, weights = rules._credited(groups, terms, total, bound)
+        credited, bounds, weights = rules._credited(groups, terms, seen, bound)
         streams = {label: _stream(shapes, trees, bounds[label]) for label, trees in credited.items()}
         memory = memory or Memory()
         if isinstance(self.advantage.baseline, Remembering):
@@ -164,18 +170,32 @@ class Assessment:
         trained = _places([shape.trained for shape in shapes])
         advantage, in_loss = np.zeros(total.shape), np.zeros(total.shape, bool)
         advantage[trained], in_loss[trained] = values, varied
-        trees = [tree_of(group, row, least) for group, row, least in zip(groups, total, bound, strict=True)]
+        trees = [tree_of(group, row, least) for group, row, least in zip(groups, seen, bound, strict=True)]
         self._modify(trees, advantage)
         selected = [rules._selected(*row, update) for row in zip(trees, advantage, prompts, strict=True)]
         decisions = padded([group.decisions for group in groups], 0.0)
         in_loss &= padded(selected, False) & (decisions > 0)
         turning = _turning(shapes, list(credited.values()))
-        return Scored(indices, shapes, rewards, total, bound, advantage, in_loss, decisions, turning, memory)
+        return Scored(indices, shapes, rewards, total, seen, bound, advantage, in_loss, decisions, turning, memory)
 
-    def teaching(self, groups: Sequence[Group]) -> int:
+    def teaching(self, groups: Sequence[Group], update: int) -> int:
         """In how many groups samples earn something else than others."""
-        _, _, total, bound = self._totals(groups)
-        return len(groups) - int(alike([group.shape for group in groups], total, bound).sum())
+        shapes = [group.shape for group in groups]
+        rewards, _, total, bound = self._totals(groups)
+        return len(groups) - int(alike(shapes, *self._transformed(shapes, rewards, total, bound, update)).sum())
+
+    def _transformed(
+        self, shapes: Sequence[Shape], rewards: Mapping[str, np.ndarray], total: np.ndarray, bound: np.ndarray, update: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(what is trained on [P, N], how far apart values of a group may be that are equal but for rounding [P])."""
+        if not self.transforms:
+            return total, bound
+        places = [(slot, list(shape.outcomes)) for slot, shape in enumerate(shapes)]
+        groups = [Graded(total[place], {label: values[place] for label, values in rewards.items()}) for place in places]
+        seen = total.copy()
+        for place, values in zip(places, transformed(self.transforms, groups, update), strict=True):
+            seen[place] = values
+        return seen, np.maximum(bound, rounding(seen, axis=1))
 
     def _totals(self, groups: Sequence[Group]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], np.ndarray, np.ndarray]:
         """Of the groups' rewards [P, N]: by label as they are, and as they are summed; the sum, and its rounding [P]."""

@@ -22,11 +22,14 @@ from flowgrpo.sampling.shape import Shape
 from flowgrpo.scoring.scorer import Scorer
 from flowgrpo.training.allocation import Allocation
 from flowgrpo.training.collect import Collector, Rollouts, UpdateBlock
+from flowgrpo.training.context import Tries
 from flowgrpo.training.critic import Critic
 from flowgrpo.training.ema import Ema
+from flowgrpo.training.given import GivenAnswers
 from flowgrpo.training.learn import Learner
 from flowgrpo.training.refill import Refill
 from flowgrpo.training.scored import Assessment, Group, Scored
+from flowgrpo.training.teacher import Teacher
 from flowgrpo.training.weights import TrainedWeights
 
 
@@ -47,13 +50,16 @@ class Trainer:
         self.allocation = Allocation(config)
         rollouts = Rollouts.of(config, policy, config.objective.needs_old_prediction)
         self.collector = Collector(rollouts, scorer, processes, config.seed)
+        self.tries = Tries.of(config, rollouts, scorer, processes)
         self.assessment = Assessment.of(config)
         self.refill = Refill(config.rollout, self.order, self.assessment)
         self.memory = Memory(whose=config.advantage.baseline.type)
         self.critic = critic or Critic.of(config, policy, prompts[0])
         self.weights = TrainedWeights(policy, config, processes)
+        teacher, unit = Teacher.of(config, policy, prompts[0]), config.policy.log_ratio_unit
+        given = GivenAnswers.of(config, policy, prompts)
         self.learner = Learner(
-            policy, self.weights, rollouts, config.objective, config.policy.log_ratio_unit, config.optimizer, processes
+            policy, self.weights, rollouts, config.objective, unit, config.optimizer, processes, teacher, given
         )
         self.minibatches = config.optimizer.minibatches(config.rollout.prompts_per_update)
         self.updates = 0
@@ -69,13 +75,14 @@ class Trainer:
             self.learner.begun = True
             self.weights.end_update(self.updates + 1)
             self.take_in(scored)
+        tried = self.tries.shape.network_evaluations * len(scored.prompts) if self.tries else 0
         evaluations = sum(block.rollout.network_evaluations for block in blocks)
         metrics = {
             "update": self.updates,
             **scored.metrics(),
             **(self.critic.metrics() if self.critic else {}),
             **learned,
-            "network_evaluations": sum(self.processes.gather([evaluations])),
+            "network_evaluations": tried + sum(self.processes.gather([evaluations])),
             **({"added_groups": self._added(scored.prompts)} if self.refill.most else {}),
             **clock.seconds,
         }
@@ -87,12 +94,13 @@ class Trainer:
 
     def collect(self, clock: "Clock") -> tuple[list[UpdateBlock], Scored]:
         """The rollouts of the next update, and what is trained of them."""
-        prompts = self.order(self.updates, expected(self.memory, self.config.advantage))
+        prompts = self._asked(self.order(self.updates, expected(self.memory, self.config.advantage)), clock)
         shapes = self.allocation.shapes(self.updates, [prompt.index for prompt in prompts])
         if self.critic:
             shapes = self.critic.shapes(shapes)
         blocks, groups = self._groups(prompts, shapes, clock)
         while more := self.refill(prompts, groups, self.updates):
+            more = self._asked(more, clock)
             added = self.allocation.shapes(self.updates, [prompt.index for prompt in more])
             prompts, shapes = [*prompts, *more], [*shapes, *(self.critic.switched(added) if self.critic else added)]
             further = self._groups(prompts, shapes, clock, len(groups))
@@ -100,6 +108,13 @@ class Trainer:
         with clock("reward"):
             scored = self.assessment(prompts, groups, self.updates, self.critic, self.memory)
         return blocks, scored
+
+    def _asked(self, prompts: list[Prompt], clock: "Clock") -> list[Prompt]:
+        """What the groups of these prompts answer."""
+        if not self.tries:
+            return prompts
+        with clock("context"), self.weights.sampling():
+            return self.tries(prompts, self.updates)
 
     def _groups(
         self, prompts: Sequence[Prompt], shapes: Sequence[Shape], clock: "Clock", first: int = 0

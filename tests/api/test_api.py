@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
@@ -105,6 +106,12 @@ def test_a_rollout_is_the_one_that_training_makes():
     assert sum(len(advantage) for _, advantage in batches) == len(trained) * 2
     with pytest.raises(fg.UserError, match="'strict' has 9 rewards, and the tree has 8 samples"):
         tree.assess({"strict": [0.0] * 9})
+    rarity = fg.transforms.Rarity(form="strict")
+    scores = {"strict": np.arange(8.0), "soft": np.ones(8)}
+    seen, plain = (np.nanmax(tree.assess(scores, transforms=chain).trained_on) for chain in ([rarity], []))
+    assert seen == 4 * plain == 32.0
+    with pytest.raises(fg.UserError, match="reads the reward 'strict', and there is none"):
+        tree.assess({"soft": np.ones(8)}, transforms=[rarity])
     page = tree.plot(scored)._repr_html_()
     assert "Group 0 of 2" in page and "iframe" in page
 

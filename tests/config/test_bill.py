@@ -225,6 +225,15 @@ def test_what_cannot_fit_is_said(capsys):
     assert "quantisation" not in out
 
 
+def test_predictions_of_ids_that_wait_for_an_update_are_counted():
+    """float32 logits of 8 positions over 21 ids, for each of 4 steps of 8 samples of 24 prompts."""
+    plain, kept = (memory_of(load_config(f"mini-mdlm trajectory {rule}")) for rule in ("dr_grpo", "tw_grpo"))
+    assert "predictions" not in plain["update"]
+    assert kept["update"]["predictions"] == kept["rollout"]["predictions"] == 4 * 8 * 21 * 4 * 8 * 24
+    waiting = memory_of(load_config("mini-mdlm trajectory tw_grpo", ["rollout.keep=host", "rollout.micro_batch=8"]))
+    assert waiting["update"]["predictions"] == 4 * 8 * 21 * 4 * 8
+
+
 def test_masked_models_have_phases_too(capsys):
     fit = json.loads(plan(capsys, "mini-mdlm/diffu_grpo", "--memory", "0.001", "--json"))
     assert {*fit["memory_bytes"]} == {"load", "rollout", "update"}

@@ -33,8 +33,14 @@ SUBCLASSES = {
     "plan": ("sampling.plans.all", "AllSteps", "rollout.plan", "mini flow_grpo"),
     "selection": ("objective.selection.step_fraction", "StepFraction", "selection", "mini flow_grpo"),
     "likelihood": ("sampling.likelihood.trajectory", "Trajectory", "policy.likelihood", "mini-mdlm trajectory"),
+    "context": ("data.context.draft", "Draft", "rollout.context", "mini-mdlm trajectory"),
+    "transform": ("objective.transform.concise", "Concise", "transforms", "mini-mdlm trajectory"),
+    "decision_weight": ("objective.decision_weight.conflict", "Conflict", "objective.decision_weights", "mini-mdlm trajectory"),
+    "auxiliary": ("objective.auxiliary.answers", "Answers", "objective.auxiliary", "mini-mdlm trajectory expo"),
     "policy": ("policies.diffusers", "DiffusersConfig", "policy.type", "mini flow_grpo"),
 }
+LISTS = {"selection": "[{}]", "decision_weight": "[{}]", "auxiliary": "[{}]", "transform": "[{{type: '{}', length: strict}}]"}
+"""How a config names one of several."""
 
 
 def subclass(module: str, name: str) -> str:
@@ -92,7 +98,7 @@ def test_a_subclass_in_a_file_or_module_of_the_user_is_a_component(kind, form, t
     file.write_text(subclass(module, name))
     for loaded in ("mine", "theirs_too", "theirs_too.mine"):
         monkeypatch.delitem(sys.modules, loaded, raising=False)
-    config = load_config(recipe, [f"{place}={f'[{form}]' if kind == 'selection' else form}"])
+    config = load_config(recipe, [f"{place}={LISTS.get(kind, '{}').format(form)}"])
     mine = at(config, place)
     assert type(mine).__name__ == "Mine" and mine.type == form
     (tmp_path / "config.yaml").write_text(dump(config))
@@ -140,13 +146,14 @@ for kind, (cell, override, recipe) in CELLS.items():
     config = load_config(recipe, [override])
     Path(f"{kind}.yaml").write_text(dump(config))
     assert load_config(f"{kind}.yaml") == config and "__main__:Mine" in dump(config), kind
-    assert Mine(**(config.policy.model_dump(exclude={"type"}) if kind == "policy" else {})).type == "__main__:Mine", kind
+    fields = {"policy": config.policy.model_dump(exclude={"type"}), "transform": {"length": "strict"}}.get(kind, {})
+    assert Mine(**fields).type == "__main__:Mine", kind
 """
 
 
 def test_a_class_of_a_notebook_cell_is_found_while_it_runs_and_told_apart_afterwards(tmp_path):
     cells = {
-        kind: (subclass(module, name), f"{place}={'[__main__:Mine]' if kind == 'selection' else '__main__:Mine'}", recipe)
+        kind: (subclass(module, name), f"{place}={LISTS.get(kind, '{}').format('__main__:Mine')}", recipe)
         for kind, (module, name, place, recipe) in SUBCLASSES.items()
     }
     code = f"CELLS = {cells!r}\n{CELLS}"

@@ -14,6 +14,7 @@ from flowgrpo.objective.credit.blend import Blend
 from flowgrpo.objective.credit.gae import Gae
 from flowgrpo.objective.credit.gain import Gain
 from flowgrpo.objective.credit.segment import Segment, backed_up
+from flowgrpo.objective.credit.serial import Serial
 from flowgrpo.objective.credit.tempo import Tempo
 from flowgrpo.objective.credit.terminal import Terminal
 from flowgrpo.objective.credit.turning_point import TurningPoint
@@ -405,6 +406,15 @@ def test_value_has_no_weights_where_the_mean_means_nothing():
         assert Value().assign(tree).scale[path].tolist() == [1.0, 1.0, 1.0]
 
 
+def test_serial_credit_halves_with_every_right_exit_and_a_step_answers_for_all_exits_behind_it():
+    """Exits 0.1, 1, 0, 1 are worth 0, 1, 0, 1/2: their mean is 3/8, their variance (9 + 25 + 9 + 1) / 256."""
+    tree, path = one_trajectory([1.0, 0.1, 1.0, 0.0, 1.0])
+    z = (np.array([0.0, 1.0, 0.0, 0.5]) - 0.375) / (44 / 256) ** 0.5
+    expected = [z.sum(), z[1:].sum(), z[2:].sum(), z[3]]
+    assert Serial().assign(tree).value[path] == pytest.approx(expected, abs=1e-12)
+    assert Serial(right=2.0).assign(tree).value[path].tolist() == [0.0] * 4, "none is right, so nothing is said"
+
+
 @pytest.mark.parametrize(
     ("rule", "plan", "words"),
     [
@@ -416,6 +426,7 @@ def test_value_has_no_weights_where_the_mean_means_nothing():
         (TurningPoint(), AllSteps(completion=Deterministic(every=2)), "every state"),
         (TurningPoint(), Branch(forks=(0, 1), completion=Deterministic()), "forks them on the way"),
         (Value(), AllSteps(), "completion"),
+        (Serial(), AllSteps(), "every state"),
     ],
 )
 def test_rules_say_what_a_plan_lacks(rule, plan, words):
@@ -434,6 +445,7 @@ def test_rules_say_what_a_plan_lacks(rule, plan, words):
         (Blend(), Comb(teeth=2, completion=Deterministic())),
         (TurningPoint(), AllSteps(completion=Deterministic(steps=1))),
         (Value(), Branch(forks=(0, 1), completion=Deterministic(steps=1))),
+        (Serial(right=2.0), Branch(forks=(0, 1), completion=Deterministic(steps=1))),
     ],
 )
 def test_rules_work_on_every_plan_that_has_what_they_need(rule, plan):

@@ -15,8 +15,12 @@ from trainers import picture_trainer, text_trainer
 MORE = int(os.environ.get("SLOT_EXAMPLES", "0"))
 """So many more combinations are trained; CONTRIBUTING says when."""
 SCOPES = ["group", "group_step", "root", "root_step", "global"]
-TERMINAL, EXACT = ["terminal"], ["gain", "{type: gain, baseline: fitted}", "blend", "gae", "value", "mdpo", "turning_point"]
+TERMINAL, EXACT = (
+    ["terminal"],
+    ["gain", "{type: gain, baseline: fitted}", "blend", "gae", "value", "mdpo", "{type: serial, right: 0.25}", "turning_point"],
+)
 FORKED = ["segment", "{type: segment, per: deviation}", "tempo", "ancestors"]
+CONCISE = "[{type: concise, length: it, right: 0.25, share: 0.5}]"
 PLANS = {
     "{type: all, KERNEL}": TERMINAL,
     "{type: random, size: 1, per: prompt, KERNEL}": TERMINAL,
@@ -44,6 +48,7 @@ BOTH = {
     "advantage.std": [*SCOPES, "none"],
     "advantage.zero_variance": ["drop", "keep"],
     "selection": ["[]", "[most_varied]", "[largest]", "[{type: best_worst, keep: 2}]", "[step_fraction]", "[distinct]"],
+    "transforms": ["[]", "[]", "[{type: rarity, form: it}]", "[{type: budget, length: it, first: 0.5, least: 0.2}]", CONCISE],
     "optimizer.epochs": ["1", "2"],
 }
 FITTING = {
@@ -54,6 +59,8 @@ FITTING = {
         "objective.ratio": ["plain", "guard"],
         "objective.clip": ["1e-4", "[1e-4, 2e-4]"],
         "objective.weight": ["one", "noise", "sensitivity"],
+        "objective.decision_weights": ["[]"],
+        "objective.auxiliary": ["[]"],
         "objective.kl": ["{coefficient: 0.0}", "{coefficient: 0.1}", "{coefficient: 0.1, unit: velocity}"],
     },
     "text": {
@@ -65,6 +72,8 @@ FITTING = {
         "objective.ratio": ["plain", "joint"],
         "objective.clip": ["0.2", "[0.2, 0.3]", "probability", "entropy"],
         "objective.weight": ["one", "confidence"],
+        "objective.auxiliary": ["[]", "[]", "[answers]"],
+        "objective.decision_weights": ["[]", "[]", "[conflict]", "[divergence]", "[{type: certain, limit: 2.0}, conflict]"],
         "objective.kl": ["{coefficient: 0.0}", "{coefficient: 0.1}"],
     },
 }

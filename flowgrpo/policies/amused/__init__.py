@@ -37,6 +37,10 @@ class AmusedConfig(DiffusersConfig):
     def kernels(self) -> KernelFamily:
         return UnmaskingKernel
 
+    @property
+    def chooses_ids(self) -> bool:
+        return True
+
     def complaint(self, shape: Shape) -> str | None:
         kernels = [node.kernel for node in shape.nodes if isinstance(node.kernel, UnmaskingKernel)]
         if complaint := next(filter(None, (kernel.needs(self.steps, self.length) for kernel in kernels)), None):

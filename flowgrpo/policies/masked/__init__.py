@@ -78,6 +78,14 @@ class MaskedConfig(PolicyConfig):
     def posed_states(self) -> int:
         return self.likelihood.states
 
+    @property
+    def chooses_ids(self) -> bool:
+        return self.likelihood.level == "decision"
+
+    @property
+    def takes_answers(self) -> bool:
+        return not self.window
+
     def complaint(self, shape: Shape) -> str | None:
         kernels = {node.kernel for node in shape.nodes if isinstance(node.kernel, UnmaskingKernel)} | {self.sampler}
         if complaint := next(filter(None, (kernel.needs(self.steps, self.length) for kernel in kernels)), None):

@@ -10,7 +10,8 @@ from flowgrpo.policies.masked import MaskedConfig
 
 
 def memory(config: MaskedConfig, work: Work) -> Memory:
-    """Logits [states, length, V] are float32, and three times there: as they are, as log-probs, and their gradient.
+    """Logits [states, length, V] are float32, and three times there: as they are, as log-probs, and their gradient. Those that an
+    objective asks for again are kept over the update.
 
     Of a model that is not on this disk only `policy.parameters` and `policy.size` are known.
     """
@@ -28,7 +29,8 @@ def memory(config: MaskedConfig, work: Work) -> Memory:
         trained = layers * len(lora.targets) * 2 * width * lora.rank
     rows = work.states * (1 if config.guidance_scale == 1.0 else 2)
     size, logits = rows * (config.prompt_length + config.length) * width, 4 * work.states * config.length * ids
-    weights = {"weights": 0 if lora is None else stored * parameters, **resting(trained, work)}
+    kept = {"predictions": 4 * work.predictions * config.length * ids} if work.predictions else {}
+    weights = {"weights": 0 if lora is None else stored * parameters, **resting(trained, work), **kept}
     deep = training(stored, size, layers, lora is None, config.gradient_checkpointing, activations)
     return {
         "load": {"weights": stored * parameters},

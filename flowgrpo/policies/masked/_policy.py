@@ -29,6 +29,7 @@ from flowgrpo.policies.masked._tokens import Tokens
 from flowgrpo.sampling.canvas import TOKENS, answer_length, canvas
 from flowgrpo.sampling.kernels import Move
 from flowgrpo.sampling.laws.unmasking import UnmaskingLaw
+from flowgrpo.sampling.likelihood import Likelihood
 
 ADAPTER = "adapter_model.safetensors"
 
@@ -113,6 +114,17 @@ class MaskedPolicy(MaskedSampler):
 
     def law(self, moves: Sequence[Move], prompts: Sequence[Prompt]) -> UnmaskingLaw:
         return UnmaskingLaw(tuple(moves), self.config.steps, self.config.length, self.vocabulary, self.device)
+
+    def answers(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> Tensor:
+        rows = [
+            self.tokens.padded(p) + self.tokens.answer(p, text, self.vocabulary) for p, text in zip(prompts, texts, strict=True)
+        ]
+        return canvas(torch.tensor(rows, device=self.device))
+
+    def posing_by(self, likelihood: Likelihood) -> Posing:
+        if complaint := likelihood.complaint(self.config.length):
+            raise UserError(complaint)
+        return Posing(likelihood, self.vocabulary, self.config.length, self.predict)
 
     def require_watchable(self) -> None:
         self.last = LastBlock([self.model])

@@ -70,6 +70,15 @@ class PosedLaw:
     def select(self, rows: Tensor) -> Self:
         return type(self)(self.weights[rows], self.level, self.length, self.eos)
 
+    def choices(self, x_next: Tensor) -> Tensor:
+        return self._tokens(x_next)
+
+    def log_probs(self, prediction: Tensor) -> Tensor:
+        """The mean over the K states, by their weights."""
+        weights = self.weights[..., None]
+        total = weights.sum(1).clamp(min=TINY)
+        return torch.where(weights == 0.0, 0.0, weights * prediction.log_softmax(-1)).sum(1) / total
+
     def log_prob(self, x: Tensor, prediction: Tensor, x_next: Tensor) -> Tensor:
         tokens = self._tokens(x_next)
         index = tokens[:, None, :, None].expand(*prediction.shape[:-1], 1)

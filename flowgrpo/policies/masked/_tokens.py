@@ -9,6 +9,10 @@ from flowgrpo.core.paths import locate
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.policies.masked import MaskedConfig
 from flowgrpo.policies.masked._adapter import load_tokenizer, padding
+from flowgrpo.sampling.canvas import Vocabulary
+
+MOST_KNOWN = 100_000
+"""Prompts whose ids are kept; with `rollout.context` every update has new ones."""
 
 
 class Tokens:
@@ -31,8 +35,22 @@ class Tokens:
             )
         return [self.pad] * (room - len(ids)) + ids
 
+    def answer(self, prompt: Prompt, text: str, vocabulary: Vocabulary) -> list[int]:
+        """[L]: the ids of an answer and, where there is room, the end of text up to the last of them."""
+        ids, room = self.tokenizer(text, add_special_tokens=False)["input_ids"], self.config.length
+        whose = f"the answer of the prompt in row {prompt.index + 1}"
+        if len(ids) > room:
+            raise UserError(f"{whose} has {len(ids)} ids, and policy.length is {room}; raise it or shorten the answer")
+        if never := {vocabulary.mask, *vocabulary.forbidden} & {*ids}:
+            raise UserError(f"{whose} holds id {min(never)}, which the model must never emit")
+        if len(ids) < room and vocabulary.eos is None:
+            raise UserError(f"{whose} has {len(ids)} ids of {room}, and the tokenizer has no end of text to put behind them")
+        return ids + [vocabulary.eos or 0] * (room - len(ids))
+
     def ids(self, prompt: Prompt) -> list[int]:
         if prompt.text not in self.known:
+            if len(self.known) >= MOST_KNOWN:
+                self.known.clear()
             self.known[prompt.text] = self._tokenized(prompt)
         return self.known[prompt.text]
 

@@ -69,8 +69,14 @@ class UnmaskingLaw:
                 x_next[rows] = alike._step(cut, x_next[rows], drawn)
         return x_next
 
+    def choices(self, x_next: Tensor) -> Tensor:
+        return x_next[:, DRAWN, -self.length :].long()
+
+    def log_probs(self, prediction: Tensor) -> Tensor:
+        return self._log_softmax(prediction)
+
     def log_prob(self, x: Tensor, prediction: Tensor, x_next: Tensor) -> Tensor:
-        drawn = x_next[:, DRAWN, -self.length :].long()
+        drawn = self.choices(x_next)
         log_p = self._log_softmax(prediction).gather(-1, drawn.clamp(min=0)[..., None]).squeeze(-1)
         return torch.where(drawn == NOTHING, 0.0, log_p)
 
