@@ -1,7 +1,7 @@
 """What earlier updates left of every prompt, for baselines that compare with the past."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 Record = tuple[float, ...]
@@ -10,22 +10,27 @@ Record = tuple[float, ...]
 
 @dataclass(frozen=True)
 class Memory:
-    """`records` by the label of what was credited and the index of the prompt. It never changes: an update makes another one,
-    which counts once the update is whole."""
+    """`records` by the label of what was credited and the index of the prompt, which the baseline `whose` made. It never changes:
+    an update makes another one, which counts once the update is whole."""
 
     records: Mapping[str, Mapping[int, Record]] = field(default_factory=dict)
+    whose: str = ""
 
     def of(self, label: str) -> Mapping[int, Record]:
         return self.records.get(label, {})
 
     def with_news(self, label: str, news: Mapping[int, Record]) -> Self:
-        return type(self)({**self.records, label: {**self.of(label), **news}})
+        return replace(self, records={**self.records, label: {**self.of(label), **news}})
 
-    def state(self) -> dict[str, dict[str, list[float]]]:
+    def state(self) -> dict[str, Any]:
         """As JSON has it."""
-        return {label: {f"{prompt}": list(record) for prompt, record in rows.items()} for label, rows in self.records.items()}
+        rows = {label: {f"{key}": list(record) for key, record in rows.items()} for label, rows in self.records.items()}
+        return {"whose": self.whose, "records": rows}
 
     @classmethod
-    def loaded(cls, state: Mapping[str, Mapping[str, Any]]) -> Self:
-        """The inverse of `state`."""
-        return cls({label: {int(key): tuple(record) for key, record in rows.items()} for label, rows in state.items()})
+    def loaded(cls, state: Mapping[str, Any], whose: str) -> Self:
+        """The inverse of `state`; nothing where the records are another baseline's."""
+        if state.get("whose") != whose:
+            return cls(whose=whose)
+        rows = state["records"].items()
+        return cls({label: {int(key): tuple(record) for key, record in row.items()} for label, row in rows}, whose)

@@ -53,7 +53,7 @@ class Trainer:
         self.tries = Tries.of(config, rollouts, scorer, processes)
         self.assessment = Assessment.of(config)
         self.refill = Refill(config.rollout, self.order, self.assessment)
-        self.memory = Memory()
+        self.memory = Memory(whose=config.advantage.baseline.type)
         self.critic = critic or Critic.of(config, policy, prompts[0])
         self.weights = TrainedWeights(policy, config, processes)
         teacher, unit = Teacher.of(config, policy, prompts[0]), config.policy.log_ratio_unit
@@ -169,7 +169,7 @@ class Trainer:
         if self.weights.old and facts["updates"]:
             self.learner.check = None
         self.allocation.load(facts["spread"])
-        self.memory = Memory.loaded(facts.get("memory", {}))
+        self.memory = Memory.loaded(facts.get("memory", {}), self.memory.whose)
         if self.critic:
             self.critic.load(tensors["critic"], facts["values_used"])
         self.updates = facts["updates"]

@@ -255,7 +255,7 @@ def test_two_processes_give_the_same_rollouts_and_the_same_update():
     difference = sum(((a[k] - b[k]) ** 2).sum() for k in a) ** 0.5 / sum((a[k] ** 2).sum() for k in a) ** 0.5
     assert float(difference) < 1e-5
     memories = [json.loads((run / "checkpoint-000001/state/trainer.json").read_text())["memory"] for run in (one, two)]
-    assert memories[0] == memories[1] and len(memories[0]["total"]) == 4
+    assert memories[0] == memories[1] and len(memories[0]["records"]["total"]) == 4
     critics = [load_file(run / "checkpoint-000001/state/critic.safetensors") for run in (one, two)]
     assert all(torch.equal(*pair) for pair in zip(*(critic.values() for critic in critics), strict=True)) and critics[0]
 

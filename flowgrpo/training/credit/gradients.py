@@ -113,7 +113,7 @@ class Measurer:
         self.config, self.policy, self.scorer, self.sketch, self.done = config, policy, scorer, sketch, point.updates
         self.allocation = Allocation(config)
         self.allocation.load(point.spread)
-        self.memory = Memory.loaded(point.memory)
+        self.memory = Memory.loaded(point.memory, config.advantage.baseline.type)
         self.critic: Critic | None = None
         self.found = Gradients(config.rollout.prompts_per_update // config.optimizer.steps_per_update, sketch.error)
 
