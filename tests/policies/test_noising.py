@@ -131,7 +131,7 @@ def test_how_levels_are_drawn():
         (["rollout.plan={type: all, kernel: ode}"], "is deterministic"),
         (["rollout.plan={type: outcomes, kernel: ode}"], "set policy.matching to train samples"),
         (["policy.matching={}"], "set rollout.plan.type to outcomes"),
-        (["METHOD", "policy.matching.levels.count=9"], "count = 9 levels can't be drawn from 3"),
+        (["METHOD", "policy.matching.levels.count=9"], "count = 9 levels can't be drawn from 4"),
         (["METHOD", "rollout.plan.shared_start=true"], "set shared_start to false"),
         (["METHOD", "objective.weight=sensitivity"], "reads the noise of a step"),
         (["METHOD", "objective.kl={coefficient: 1e-3, unit: nats}"], "take another"),
