@@ -1,7 +1,8 @@
 """Pictures as states of a pipeline: its own way from a state to its VAE, found out and gone backwards.
 
-Shapes: a state has D elements, and the VAE decodes as many. Element j of what it decodes is a_j s_k + b_j, s the state: pipelines
-scale, shift, unpack and permute. A state of zeros shows b, one of ones a, and numbered elements show k for each j, digit by digit.
+Shapes: a state has D elements, and the VAE decodes as many. Element j of what it decodes is a_j s_k + b_j, s the state:
+pipelines scale, shift, unpack and permute. A state of zeros shows b, one of ones a, and numbered elements show k for each j,
+digit by digit.
 """
 
 from collections.abc import Callable, Iterator
@@ -29,7 +30,7 @@ class Encoder:
     """`vae` decodes `scale` x state[`order`] + `shift`, flat [D]; `latents` is the shape of what it decodes and `size` that of
     the picture (H, W)."""
 
-    vae: nn.Module
+    vae: Any
     state: torch.Size
     latents: torch.Size
     size: tuple[int, int]
@@ -106,7 +107,7 @@ def _decoded(pipe: DiffusionPipeline, finish: Callable[[Tensor], Any], state: Te
 
 
 @contextmanager
-def _noting(vae: nn.Module, seen: list[tuple[nn.Module, Tensor, Tensor]]) -> Iterator[None]:
+def _noting(vae: Any, seen: list[tuple[nn.Module, Tensor, Tensor]]) -> Iterator[None]:
     original = vae.decode
 
     def decode(latents: Tensor, *args: Any, **kwargs: Any) -> Any:
