@@ -13,6 +13,7 @@ from flowgrpo.core.errors import UserError
 from flowgrpo.core.keys import numpy_generator
 from flowgrpo.core.plugins import nearest
 from flowgrpo.core.plugins import shipped as shipped_components
+from flowgrpo.objective.baseline import Remembering
 from flowgrpo.sampling.completion import Completion
 from flowgrpo.sampling.completion.deterministic import Deterministic
 from flowgrpo.sampling.kernels.flow_sde import FlowSde
@@ -21,6 +22,9 @@ from flowgrpo.sampling.plans import Draw
 from flowgrpo.sampling.plans.all import AllSteps
 
 SLOTS = {
+    "prompt sampler": "rollout.prompt_sampler",
+    "refill": "rollout.refill",
+    "allocate": "rollout.allocate",
     "context": "rollout.context",
     "plan": "rollout.plan",
     "kernel": "rollout.plan.kernel",
@@ -31,6 +35,7 @@ SLOTS = {
     "baseline": "advantage.baseline",
     "mean": "advantage.mean",
     "std": "advantage.std",
+    "modifiers": "advantage.modifiers",
     "selection": "selection",
     "ratio": "objective.ratio",
     "surrogate": "objective.surrogate",
@@ -136,7 +141,8 @@ def _reward(name: str) -> list[str]:
 
 def _needs(config: Config, reward: str | None) -> Iterator[str]:
     finished = config.objective.surrogate.needs_samples
-    if config.objective.complaint(FlowSde, finished):
+    advantage = config.advantage.complaint(config.rollout.group_size, FlowSde, config.policy.makes)
+    if advantage or config.objective.complaint(FlowSde, finished):
         yield "ids"
     if config.objective.complaint(RandomOrder, finished):
         yield "latents"
@@ -146,7 +152,11 @@ def _needs(config: Config, reward: str | None) -> Iterator[str]:
         yield "forks" if _lacking(config, Deterministic()) else "values of states on the way"
     if reward:
         yield f"reward {reward}"
-    if config.objective.needs_old_prediction:
+    if isinstance(config.advantage.baseline, Remembering):
+        yield "earlier updates of a prompt"
+    if any(modifier.reads_texts for modifier in config.advantage.modifiers):
+        yield "texts"
+    if config.objective.needs_old_prediction or config.reads_entropy:
         yield "predictions of the rollout"
     if config.objective.needs_reference:
         yield "the model before training" if config.objective.reference == "start" else "an average of the weights"

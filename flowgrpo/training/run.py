@@ -162,6 +162,8 @@ class Training:
         for source in files.keys() - pairs:
             self.scorer.check(files[source], source)
         ends = sum_range(self.scorer.cards, config.rewards)
+        for transform in config.transforms:
+            ends = ends and transform.ends(*ends, config.rollout.group_size)
         if ends and (complaint := config.advantage.baseline.range_complaint(*ends)):
             raise UserError(complaint)
         comparing = [label for label, card in self.scorer.cards.items() if card.compares and config.rewards[label].weight]

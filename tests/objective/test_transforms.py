@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+import flowgrpo as fg
 from flowgrpo.config.recipes import RULES, read_recipe, shipped
 from flowgrpo.config.run import load_config
 from flowgrpo.core.errors import NotFinite, UserError
@@ -63,6 +64,25 @@ def test_transforms_are_applied_one_after_the_other():
     chain = [Rarity(form="form", over=10), Budget(length="long", first=4, least=4, weight=0.5)]
     assert transformed(chain, [group], 0)[0] == pytest.approx([2.5, 2.0])
     assert transformed(chain[::-1], [group], 0)[0] == pytest.approx([3.0, 2.0])
+
+
+@pytest.mark.parametrize(
+    "transform", [Rarity(form="form"), Budget(length="long", first=4, least=4), Concise(length="long", share=1.0, right=0.5)]
+)
+def test_what_rewards_become_stays_within_the_ends_that_are_told(transform):
+    rng = np.random.default_rng(0)
+    groups = [graded(rng.random(6), form=rng.integers(0, 3, 6), long=rng.integers(1, 12, 6)) for _ in range(20)]
+    low, high = transform.ends(0.0, 1.0, 6)
+    new = np.stack(transform.apply(groups, 0))
+    assert low <= new.min() and new.max() <= high
+
+
+def test_a_run_whose_baseline_does_not_know_what_rewards_may_become_does_not_begin(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = "mini-mdlm trajectory ada_grpo"
+    with pytest.raises(UserError, match="virtual_maximum is a sample that earns 1, and these rewards may be up to 8"):
+        fg.train(fg.recipe(words, updates=1, advantage={"baseline": "virtual_maximum"}))
+    assert not [*tmp_path.iterdir()]
 
 
 class Wrong(Transform):

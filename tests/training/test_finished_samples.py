@@ -74,18 +74,37 @@ def test_what_was_saved_goes_on_to_the_same_weights(pipelines, method):
             assert torch.equal(tensor, second.state()[0][kind][name]), (kind, name)
 
 
+def gradient(trainer, blocks, scored):
+    """What these blocks add of the first update's gradient, and of its loss."""
+    trained, mean_weight = trainer.learner.prepared(blocks, scored, False)
+    votes, count = scored.votes(range(len(scored.shapes)), "transition")
+    totals = Totals()
+    totals.begin()
+    for block in trained:
+        trainer.learner.accumulate(block, scored.advantage, votes, count, mean_weight, totals)
+    return trainer.weights.taken_gradient(), float(totals.sums[1])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_first_update_is_the_sum_of_what_two_processes_have(pipelines, method):
+    """Bit for bit where each adds one batch: nothing of a group's loss depends on another group."""
+    more = [*SMALL, "rollout.prompts_per_update=2", "rollout.micro_batch=4", "policy.matching.levels.count=1"]
+    trainer = picture_trainer(pipelines, *more, "ema={decay: 0.9}", method=method)
+    blocks, scored = trainer.collect(trainer.clock())
+    assert [len(block.slots) for block in blocks] == [1, 1]
+    whole, loss = gradient(trainer, blocks, scored)
+    parts = [gradient(trainer, [block], scored) for block in blocks]
+    assert torch.equal(whole, parts[0][0] + parts[1][0]) and whole.any()
+    assert loss == parts[0][1] + parts[1][1]
+
+
 def test_a_sample_counts_once_however_many_levels_it_is_noised_to(pipelines):
     """The gradient of AWM before its first step is that of the mean over samples of A times the mean over levels of the squared
     error of the velocity."""
     levels = "policy.matching.levels={type: uniform, count: 2}"
     trainer = picture_trainer(pipelines, *SMALL, levels, "objective.kl.coefficient=0", "objective.reference=start", method="awm")
     blocks, scored = trainer.collect(trainer.clock())
-    trained, mean_weight = trainer.learner.prepared(blocks, scored, False)
-    votes, count = scored.votes([0], "transition")
-    totals = Totals()
-    totals.begin()
-    trainer.learner.accumulate(trained[0], scored.advantage, votes, count, mean_weight, totals)
-    found = trainer.weights.taken_gradient()
+    found, _ = gradient(trainer, blocks, scored)
     total, samples = 0.0, set()
     schedule = trainer.policy.schedule(blocks[0].rollout.prompts)
     for t in blocks[0].rollout.transitions:
@@ -94,7 +113,7 @@ def test_a_sample_counts_once_however_many_levels_it_is_noised_to(pipelines):
         advantage = torch.tensor([scored.advantage[place] for place in t.places])
         total = total + (advantage * error / 2).sum()
         samples |= {*t.places}
-    assert len(samples) == count == 4
-    (total / count).backward()
+    assert len(samples) == 4
+    (total / 4).backward()
     expected = trainer.weights.taken_gradient()
     assert expected.norm() > 0 and (found - expected).norm() < 1e-3 * expected.norm()

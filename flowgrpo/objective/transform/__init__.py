@@ -35,6 +35,10 @@ class Transform(Component):
         """The labels of the rewards that it looks up in `measured`."""
         return ()
 
+    def ends(self, low: float, high: float, group_size: int) -> tuple[float, float]:
+        """What rewards in [low, high] may become; the same, where a transform does not say."""
+        return low, high
+
     @abstractmethod
     def apply(self, groups: Sequence[Graded], update: int) -> list[np.ndarray]:
         """For each group of an update the new rewards [G]."""

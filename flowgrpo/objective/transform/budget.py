@@ -29,6 +29,9 @@ class Budget(Transform):
     def budget(self, update: int) -> float:
         return max(self.least, self.first * self.factor ** (update // self.every))
 
+    def ends(self, low: float, high: float, group_size: int) -> tuple[float, float]:
+        return low, high + self.weight
+
     def apply(self, groups: Sequence[Graded], update: int) -> list[np.ndarray]:
         most = self.budget(update)
         used = [group.measured[self.length] / most for group in groups]

@@ -27,6 +27,9 @@ class Concise(Transform):
     def reads(self) -> tuple[str, ...]:
         return (self.length,)
 
+    def ends(self, low: float, high: float, group_size: int) -> tuple[float, float]:
+        return min(low, max(self.right, low) * (1.0 - self.penalty)), max(high, high * (1.0 - self.penalty))
+
     def apply(self, groups: Sequence[Graded], update: int) -> list[np.ndarray]:
         right = [group.reward >= self.right - rounding(np.array(self.right)) for group in groups]
         ranked = np.argsort([-row.mean() for row in right], kind="stable")

@@ -24,6 +24,9 @@ class Rarity(Transform):
     def reads(self) -> tuple[str, ...]:
         return (self.form,)
 
+    def ends(self, low: float, high: float, group_size: int) -> tuple[float, float]:
+        return low, max(high, high * group_size)
+
     def apply(self, groups: Sequence[Graded], update: int) -> list[np.ndarray]:
         if (least := min(group.reward.min() for group in groups)) < 0.0:
             raise UserError(
