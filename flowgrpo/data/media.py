@@ -107,7 +107,6 @@ def size_of(path: Path) -> tuple[int, int]:
     with _named(path), Image.open(path) as file:
         width, height = file.size
         return (width, height) if file.getexif().get(ExifTags.Base.Orientation) in ON_ITS_SIDE else (height, width)
-    raise AssertionError("every error is raised")
 
 
 def _opened(path: Path, kind: Kind | None) -> np.ndarray:
