@@ -111,6 +111,7 @@ class Config(Section):
         yield self._of_no_ids()
         yield self._untaught()
         yield self._torn()
+        yield self._of_files()
         if self.objective.reference == "ema" and self.ema is None:
             yield "objective.reference: ema is the average that ema keeps; set ema, e.g. ema.decay=0.9"
         if self.calibration:
@@ -178,6 +179,26 @@ class Config(Section):
         kept["objective.reduce: step"] = self.objective.reduce == "step"
         if rollout.refill and (setting := next((setting for setting, on in kept.items() if on), None)):
             return f"{setting} counts groups that rollout.refill puts others in place of; set one of them otherwise"
+        return None
+
+    def _of_files(self) -> str | None:
+        """Why samples that nobody made can't be trained, or None."""
+        if not self.rollout.plan.of_files:
+            return None
+        if self.policy.chooses_ids or not self.policy.posed_states:
+            return "rollout.plan 'pairs' is for methods that noise pictures anew, by policy.matching; take dpo, raft or another"
+        alone = {
+            "credit": self.credit.type == Terminal().type,
+            "transforms": not self.transforms,
+            "sentinels": not (self.sentinels.panel or self.sentinels.drift),
+            "rollout.allocate": self.rollout.allocate == "equal",
+            "rollout.refill": not self.rollout.refill,
+            "old": self.old is None,
+        }
+        if given := next((setting for setting, right in alone.items() if not right), None):
+            return f"rollout.plan 'pairs' makes no samples and asks no reward, so {given} has nothing to work on; take it out"
+        if self.evaluation and self.evaluation.prompts == self.rollout.prompts:
+            return "evaluation.prompts are the pairs that are trained; name other prompts"
         return None
 
     def _torn(self) -> str | None:

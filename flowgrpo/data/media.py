@@ -33,7 +33,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from flowgrpo.core.errors import UserError, short
@@ -56,6 +56,8 @@ MOST_PIXELS = 500_000_000
 """Of all frames of a clip together: 6 GB as float32."""
 DEEP = re.compile(r";16[BLN]")
 """In the name of a codec's input: Pillow would drop the lower half of 16 bits."""
+ON_ITS_SIDE = (5, 6, 7, 8)
+"""Orientations of EXIF."""
 END_OF_JPEG = b"\xff\xd9"
 
 
@@ -98,6 +100,13 @@ def look(path: Path, kind: Kind | None) -> None:
             file.verify()
         elif file.format != "JPEG" or not path.read_bytes().endswith(END_OF_JPEG):
             _pixels(file)
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Height and width of a picture as `read` gives it, from what its header says."""
+    with _named(path), Image.open(path) as file:
+        width, height = file.size
+        return (width, height) if file.getexif().get(ExifTags.Base.Orientation) in ON_ITS_SIDE else (height, width)
 
 
 def _opened(path: Path, kind: Kind | None) -> np.ndarray:

@@ -141,6 +141,20 @@ class Watchable(Protocol):
 
 
 @runtime_checkable
+class Encoding(Protocol):
+    """A policy whose outcomes can be pictures from elsewhere."""
+
+    def picture_size(self, prompts: Sequence[Prompt]) -> tuple[int, int]:
+        """Height and width of what is made for these prompts."""
+        ...
+
+    def encode(self, pictures: Tensor, prompts: Sequence[Prompt]) -> Tensor:
+        """Outcomes [B, ...] that decode to these pictures [B, 3, H, W] in [0, 1]. Errors: UserError for pictures of another size,
+        and where they would not come back."""
+        ...
+
+
+@runtime_checkable
 class Answering(Protocol):
     """A policy whose outcomes can be written down."""
 

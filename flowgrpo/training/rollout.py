@@ -20,6 +20,7 @@ from flowgrpo.policies.protocol import Law, Policy, Posing, Watchable
 from flowgrpo.sampling.kernels import Kernel, Move
 from flowgrpo.sampling.shape import Node, Shape
 from flowgrpo.training.host import on_host
+from flowgrpo.training.pairs import encoded
 
 Place = tuple[int, int]
 """(group in the block, node in the shape)."""
@@ -189,7 +190,10 @@ def _start(run: _Run, micro_batch: int) -> None:
     places = [(g, i) for g, shape in enumerate(run.shapes) for i, node in enumerate(shape.nodes) if node.parent is None]
     for chunk in _chunks(places, micro_batch):
         prompts = [run.prompts[g] for g, _ in chunk]
-        states = run.policy.start(prompts, [run.key_of(place) for place in chunk])
+        if run.node(chunk[0]).step:
+            states = encoded(run.policy, prompts, [run.node(place).member for place in chunk])
+        else:
+            states = run.policy.start(prompts, [run.key_of(place) for place in chunk])
         run.states.update(zip(chunk, states, strict=True))
 
 

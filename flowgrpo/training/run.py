@@ -35,6 +35,7 @@ from flowgrpo.runs.run import Run
 from flowgrpo.scoring.combine import sum_range
 from flowgrpo.scoring.scorer import Scorer, constant, probe
 from flowgrpo.training.calibration import calibrate, with_levels
+from flowgrpo.training.pairs import judged_by_files, require_pictures, with_pictures
 from flowgrpo.training.required import require_read
 from flowgrpo.training.sentinels import Sentinels, why_idle
 from flowgrpo.training.trainer import Trainer
@@ -83,6 +84,8 @@ class Training:
         """How many updates are whole and in metrics.jsonl."""
         self.seconds = 0.0
         self.sentinels = Sentinels(config.sentinels, config.rewards)
+        self.left_out: list[str] = []
+        """What there is to know of training rows that can't be used."""
         self.written = time.monotonic()
         """When the last checkpoint was."""
 
@@ -124,13 +127,20 @@ class Training:
         notes = check_files(config.policy, files)
         self.policy: Policy = self.given or config.policy.build(self.processes.device, config.seed)
         notes = check_files(config.policy, files) if notes is None else notes
+        if self.started is None and (probed := self.held_out if config.rollout.plan.of_files else prompts):
+            self._probe(probed)
         if self.started is None:
-            self._probe(prompts)
             self.started = self.processes.once(self._new_run)
         if self.processes.is_main:
-            self.run.save_notes(notes or [])
-            tell(notes or [])
-        self.trainer = Trainer(self._calibrated(prompts), self.policy, prompts, self.scorer, self.processes)
+            notes = [*(notes or []), *self.left_out]
+            self.run.save_notes(notes)
+            tell(notes)
+        trained, scorer = self._calibrated(prompts), self.scorer
+        if config.rollout.plan.of_files:
+            require_pictures(self.policy, prompts)
+            trained = judged_by_files(trained)
+            scorer = Scorer(trained.rewards)
+        self.trainer = Trainer(trained, self.policy, prompts, scorer, self.processes)
         self.signals.busy = self._busy
         if config.tracker != "none":
             self.accelerator.init_trackers("flowgrpo", config=config.model_dump(mode="json"))
@@ -139,6 +149,9 @@ class Training:
         """The prompts of each file, every row checked by the rewards."""
         config, evaluation = self.config, self.config.evaluation
         files = {config.rollout.prompts: load_prompts(config.rollout.prompts)}
+        pairs = {config.rollout.prompts} if config.rollout.plan.of_files else {*()}
+        for source in pairs:
+            files[source], self.left_out = with_pictures(files[source], source)
         if evaluation:
             files[evaluation.prompts] = load_prompts(evaluation.prompts)
         self.held_out = spread(files[evaluation.prompts], evaluation.limit) if evaluation else []
@@ -146,8 +159,8 @@ class Training:
         self.scorer.require(config.policy.makes, f"policy '{config.policy.type}' makes")
         if config.shape().scored:
             self.scorer.require_noisy()
-        for source, rows in files.items():
-            self.scorer.check(rows, source)
+        for source in files.keys() - pairs:
+            self.scorer.check(files[source], source)
         ends = sum_range(self.scorer.cards, config.rewards)
         for transform in config.transforms:
             ends = ends and transform.ends(*ends, config.rollout.group_size)

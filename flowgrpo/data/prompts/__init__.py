@@ -55,13 +55,14 @@ def paths_of(files: Files) -> list[Path]:
 class Prompt:
     """`index` is the row in its source; `metadata` is the row untouched, `prompt` included.
 
-    `conditions` are the pictures and clips that the row names, as files.
+    `conditions` are the pictures and clips that the row names, as files; `pictures` those that answer it, where they are trained.
     """
 
     index: int
     text: str
     metadata: dict[str, Any] = field(default_factory=dict)
     conditions: dict[str, Files] = field(default_factory=dict)
+    pictures: tuple[Path, ...] = ()
 
 
 def load_prompts(source: str, conditions: bool = True) -> list[Prompt]:

@@ -36,6 +36,7 @@ from flowgrpo.policies._weights import attach, digest_of_weights, trainable
 from flowgrpo.policies.diffusers import Compile, DiffusersConfig
 from flowgrpo.policies.diffusers import _adapters as adapters
 from flowgrpo.policies.diffusers._conditions import NEGATIVE, Rows
+from flowgrpo.policies.diffusers._encode import Encoder, find_encoder
 from flowgrpo.policies.diffusers._features import Features, by_state
 from flowgrpo.policies.diffusers._idle import Idle
 from flowgrpo.policies.diffusers._loop import Loop
@@ -243,6 +244,7 @@ class DiffusersPolicy(PipelineSampler):
         self.features = Features(self.modules)
         self.untaught = Loop(self.pipe, self.modules, name in PRIMED)
         self.by_size: dict[Hashable, tuple[Loop, Schedule]] = {}
+        self.encoders: dict[Hashable, Encoder] = {}
         self.posing = Posing(config.matching, self._in_steps(config.matching.levels.grid)) if config.matching else None
 
     def _in_steps(self, steps: int | None) -> "DiffusersPolicy":
@@ -342,6 +344,31 @@ class DiffusersPolicy(PipelineSampler):
             outputs = [self._finish(loop, states[rows], prompts[rows]) for rows in self.rows.calls(prompts)]
         return samples_of(torch.cat([self._pixels(output[0]) for output in outputs]), prompts)
 
+    def picture_size(self, prompts: Sequence[Prompt]) -> tuple[int, int]:
+        return self._encoder(prompts).size
+
+    @torch.no_grad()
+    def encode(self, pictures: Tensor, prompts: Sequence[Prompt]) -> Tensor:
+        encoder = self._encoder(prompts)
+        if tuple(pictures.shape[2:]) != encoder.size:
+            raise UserError(f"a picture is {wide(pictures.shape[2:])} and the model makes {wide(encoder.size)}; resize it")
+        with self._autocast():
+            return encoder(pictures)
+
+    @torch.no_grad()
+    def _encoder(self, prompts: Sequence[Prompt]) -> Encoder:
+        """For pictures of the size that these prompts have; at first use it is found out, and tried on a picture."""
+        key = self.config.batch_key(prompts[0])
+        if key not in self.encoders:
+            one, loop = prompts[:1], self.loop(prompts)
+            state = self.start(one, [("encoder",)])
+            with self._autocast():
+                encoder = find_encoder(self.pipe, state, lambda given: self._finish(loop, given, one))
+                ramp = torch.linspace(0.0, 1.0, 3 * encoder.size[0] * encoder.size[1]).view(1, 3, *encoder.size)
+                encoder.require_faithful(ramp, lambda given: self.decode(given, one).images, type(self.pipe).__name__)
+            self.encoders[key] = encoder
+        return self.encoders[key]
+
     def latents(self, states: Tensor, prompts: Sequence[Prompt], levels: Sequence[int]) -> Latents | None:
         if "latents" not in self.config.makes:
             return None
@@ -364,6 +391,11 @@ class DiffusersPolicy(PipelineSampler):
                 module.save_pretrained(str(folder / name))
             return
         adapters.save(self.pipe, self.modules, self.config.lora.alpha / self.config.lora.rank, folder)
+
+
+def wide(size: Sequence[int]) -> str:
+    """Of a height and a width."""
+    return f"{size[1]} x {size[0]} pixels"
 
 
 def finished(states: Tensor) -> Latents:
