@@ -100,7 +100,7 @@ def test_seeds_fit_into_63_bits(capsys, command):
 
 def test_an_unknown_command_or_option_has_a_neighbour(capsys):
     assert "there is no command 'trian' (did you mean 'train'?" in complaint(capsys, "trian", "quickstart")
-    assert "name a command: train, recipes, plan" in complaint(capsys)
+    assert "name a command: train, recipes, methods, plan" in complaint(capsys)
     wrong = complaint(capsys, "sample", "quickstart", "--prompts", "x", "--chekpoint", "y")
     assert "sample: it does not take '--chekpoint' (did you mean '--checkpoint'?" in wrong
     assert "are required: CONFIG" in complaint(capsys, "train")
