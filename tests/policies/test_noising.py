@@ -108,7 +108,7 @@ def test_a_finer_grid_has_levels_that_the_rollout_has_not(pipelines):
     block = rollout(fine, PROMPTS, [SHAPE] * 2, (0, 0), 6, keep_predictions=False)
     assert {t.step for t in block.transitions} - {0, 1, 2, 3}
     twelve = DiffusersConfig(model=str(pipelines["sd3"]), steps=12, call=CALLS["sd3"], lora=fine.config.lora).build(CPU, seed=0)
-    assert fine.posing.policy.schedule(PROMPTS) == twelve.schedule(PROMPTS)
+    assert fine.posing.schedule(PROMPTS) == twelve.schedule(PROMPTS)
     t = block.transitions[-1]
     with torch.no_grad():
         assert torch.equal(fine.posing.predict(t.states, t.prompts, t.step), twelve.predict(t.states, t.prompts, t.step))

@@ -245,7 +245,10 @@ class DiffusersPolicy(PipelineSampler):
         self.untaught = Loop(self.pipe, self.modules, name in PRIMED)
         self.by_size: dict[Hashable, tuple[Loop, Schedule]] = {}
         self.encoders: dict[Hashable, Encoder] = {}
-        self.posing = Posing(config.matching, self._in_steps(config.matching.levels.grid)) if config.matching else None
+        self.posing: Posing | None = None
+        if matching := config.matching:
+            noised = self._in_steps(matching.levels.grid)
+            self.posing = Posing(matching, noised.schedule, noised.predict)
 
     def _in_steps(self, steps: int | None) -> "DiffusersPolicy":
         """The same weights, whose trajectories have as many steps; by default the same."""

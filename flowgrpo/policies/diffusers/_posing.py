@@ -3,9 +3,8 @@
 Shapes: C samples of a block, N levels of a grid, K of them for each.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,26 +17,21 @@ from flowgrpo.sampling.laws.matching import MatchingLaw
 from flowgrpo.sampling.levels import Schedule
 from flowgrpo.sampling.matching import Matching
 
-if TYPE_CHECKING:
-    from flowgrpo.policies.diffusers._policy import DiffusersPolicy
-
 
 @dataclass(frozen=True)
 class Posing:
-    """`policy` takes the steps whose levels are drawn. Samples of one level are evaluated together, a sample at its second visit
-    of it apart, so that a batch has each sample once."""
+    """`schedule` and `predict` are of the steps whose levels are drawn. Samples of one level are evaluated together, a sample at
+    its second visit of it apart, so that a batch has each sample once."""
 
     matching: Matching
-    policy: "DiffusersPolicy"
+    schedule: Callable[[Sequence[Prompt]], Schedule]
+    predict: Callable[[Tensor, Sequence[Prompt], int], Tensor]
     together: int = 1
-
-    def predict(self, states: Tensor, prompts: Sequence[Prompt], step: int) -> Tensor:
-        return self.policy.predict(states, prompts, step)
 
     def __call__(
         self, outcomes: Tensor, prompts: Sequence[Prompt], keys: Sequence[Key], groups: Sequence[Key]
     ) -> Iterator[Posed]:
-        schedule = self.policy.schedule(prompts)
+        schedule = self.schedule(prompts)
         sigmas = np.array([schedule.step(i).as_flow().sigma for i in range(len(schedule.timesteps))])
         drawn = {group: self._drawn(sigmas, (*group, "levels")) for group in {*groups}}
         for level, visit in sorted({visit for visits in drawn.values() for visit in visits}):
