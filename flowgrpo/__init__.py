@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from flowgrpo.runs.run import Run
     from flowgrpo.sampling import kernels, plans
     from flowgrpo.sampling import likelihood as likelihoods
+    from flowgrpo.sampling import noising as levels
     from flowgrpo.scoring.card import card
     from flowgrpo.training.run import STOP
 
@@ -67,6 +68,7 @@ NAMES = {
     "decision_weights": "objective.decision_weight",
     "evaluate": "api.evaluate:evaluate",
     "kernels": "sampling.kernels",
+    "levels": "sampling.noising",
     "likelihoods": "sampling.likelihood",
     "load_policy": "api.load:load_policy",
     "load_prompts": "data.prompts:load_prompts",

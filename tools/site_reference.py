@@ -46,6 +46,7 @@ from flowgrpo.objective.transform import Transform
 from flowgrpo.policies import PolicyConfig
 from flowgrpo.sampling.kernels import Kernel
 from flowgrpo.sampling.likelihood import Likelihood
+from flowgrpo.sampling.noising import Levels
 from flowgrpo.sampling.plans import Plan
 from flowgrpo.scoring.catalogue import shipped as shipped_rewards
 from flowgrpo.scoring.scorer import find_reward
@@ -68,6 +69,7 @@ KINDS: dict[str, type[Component]] = {
     "weight": DecisionWeight,
     "auxiliary": Auxiliary,
     "likelihood": Likelihood,
+    "levels": Levels,
 }
 BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 HUGE = 10**9
