@@ -250,16 +250,20 @@ def test_the_score_is_the_share_of_tests_that_pass(text, expected):
         ("def double(x): return 7", "failed"),
         ("import sys; sys.exit(0)", "exit"),
         ("import os; os._exit(0)", "exit"),
-        (
-            "import os\nfor fd in range(20):\n    try: os.write(fd, b'\\n0 1 passed\\n1 passed\\n')\n    except OSError: pass",
-            "exit",
-        ),
     ],
 )
 def test_hostile_code_gets_zero_and_a_counted_reason(text, reason):
     reward = UnitTests(allow_code_execution=True, seconds=1.5)
     assert judged(reward, text, TESTS) == 0.0
     assert reward.reasons == {reason: 1}
+
+
+def test_code_that_writes_verdicts_everywhere_gets_zero():
+    """What it writes into the middle of an exchange ends that, or makes its test fail, as it happens."""
+    reward = UnitTests(allow_code_execution=True, seconds=1.5)
+    text = "import os\nfor fd in range(20):\n    try: os.write(fd, b'\\n0 1 passed\\n1 passed\\n')\n    except OSError: pass"
+    assert judged(reward, text, TESTS) == 0.0
+    assert reward.reasons in ({"exit": 1}, {"failed": 1})
 
 
 def test_code_that_reads_home_or_connects_gets_zero_and_a_counted_reason(secret, listener):
