@@ -183,7 +183,7 @@ class Config(Section):
 
     def _of_files(self) -> str | None:
         """Why samples that nobody made can't be trained, or None."""
-        if not self.rollout.plan.of_files:
+        if not self.rollout.plan.columns:
             return None
         if self.policy.chooses_ids or not self.policy.posed_states:
             return "rollout.plan 'pairs' is for methods that noise pictures anew, by policy.matching; take dpo, raft or another"

@@ -119,12 +119,15 @@ def _begun(path: Path, name: str) -> tuple[RunFolder, Path | None, Provenance]:
 
 
 def _digests(config: Config) -> dict[str, str]:
-    """Of the prompts, of the pictures and clips that their rows name (by size), of what the policy names, and of the user's code
-    in plans, kernels, credit and the like."""
+    """Of the prompts, of the pictures and clips that their rows name (by size, and those that are trained by content), of what
+    the policy names, and of the user's code in plans, kernels, credit and the like."""
     files = dict.fromkeys([config.rollout.prompts, *([config.evaluation.prompts] if config.evaluation else [])])
     tree = config.model_dump(mode="json")
     code = [name for name in _types(tree) if name.endswith(".py") or ":" in name]
-    return {file: digest_of_prompts(file) for file in files} | named([tree["policy"], tree["teacher"], code])
+    columns = {config.rollout.prompts: config.rollout.plan.columns}
+    return {file: digest_of_prompts(file, columns=columns.get(file, ())) for file in files} | named(
+        [tree["policy"], tree["teacher"], code]
+    )
 
 
 def _types(tree: Any) -> Iterator[str]:

@@ -15,9 +15,9 @@ from flowgrpo.data.media import look, read, size_of
 from flowgrpo.data.prompts import Prompt, is_file
 from flowgrpo.data.samples import Samples
 from flowgrpo.policies.protocol import Encoding, Policy
+from flowgrpo.sampling.plans.pairs import Pairs
 from flowgrpo.scoring.card import card
 
-SIDES = ("chosen", "rejected")
 LABEL = "chosen"
 
 
@@ -43,8 +43,8 @@ def with_pictures(prompts: Sequence[Prompt], source: str) -> tuple[list[Prompt],
     broken: list[str] = []
     for prompt in prompts:
         where = f"{source}, row {prompt.index + 1}"
-        names = [prompt.metadata.get(side) for side in SIDES]
-        for side, name in zip(SIDES, names, strict=True):
+        names = [prompt.metadata.get(side) for side in Pairs.columns]
+        for side, name in zip(Pairs.columns, names, strict=True):
             if not isinstance(name, str) or not name:
                 raise UserError(f"{where}: '{side}' must name a picture, and is {'missing' if name is None else repr(name)}")
         pictures = tuple(folder / str(name) for name in names)

@@ -127,7 +127,7 @@ class Training:
         notes = check_files(config.policy, files)
         self.policy: Policy = self.given or config.policy.build(self.processes.device, config.seed)
         notes = check_files(config.policy, files) if notes is None else notes
-        if self.started is None and (probed := self.held_out if config.rollout.plan.of_files else prompts):
+        if self.started is None and (probed := self.held_out if config.rollout.plan.columns else prompts):
             self._probe(probed)
         if self.started is None:
             self.started = self.processes.once(self._new_run)
@@ -136,7 +136,7 @@ class Training:
             self.run.save_notes(notes)
             tell(notes)
         trained, scorer = self._calibrated(prompts), self.scorer
-        if config.rollout.plan.of_files:
+        if config.rollout.plan.columns:
             require_pictures(self.policy, prompts)
             trained = judged_by_files(trained)
             scorer = Scorer(trained.rewards)
@@ -149,7 +149,7 @@ class Training:
         """The prompts of each file, every row checked by the rewards."""
         config, evaluation = self.config, self.config.evaluation
         files = {config.rollout.prompts: load_prompts(config.rollout.prompts)}
-        pairs = {config.rollout.prompts} if config.rollout.plan.of_files else {*()}
+        pairs = {config.rollout.prompts} if config.rollout.plan.columns else {*()}
         for source in pairs:
             files[source], self.left_out = with_pictures(files[source], source)
         if evaluation:

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from conftest import CALLS
+from flowgrpo.cli.main import main
 from flowgrpo.config.run import load_config
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.processes import Processes
@@ -199,3 +200,14 @@ def test_a_row_that_names_no_pair_is_refused(tmp_path, row):
 def test_what_does_not_fit_pairs_is_said(method, override, says):
     with pytest.raises(UserError, match=says):
         load_config(["mini", method], ["rollout.plan=pairs", "rollout.group_size=2", override])
+
+
+def test_a_picture_that_was_changed_since_is_noticed_when_a_run_goes_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, (32, 32))
+    words = ["mini", "dpo", "rollout.plan=pairs", "rollout.group_size=2", "rollout.prompts=prefs.jsonl", "evaluation=null"]
+    assert main(["train", *words, "rollout.prompts_per_update=2", "updates=1"]) == 0
+    run = json.loads(capsys.readouterr().out.strip().splitlines()[-1])["run"]
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "chosen0.png")
+    assert main(["train", *words, "rollout.prompts_per_update=2", "updates=2", "--resume", run]) == 2
+    assert "prefs.jsonl" in capsys.readouterr().err

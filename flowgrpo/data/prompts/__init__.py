@@ -120,14 +120,18 @@ def prompts_of(rows: Sequence[Mapping[str, Any]], source: str, folder: Path, con
     return [Prompt(i, _text(row, f"{source}, row {i + 1}"), dict(row), files[i]) for i, row in enumerate(rows)]
 
 
-def digest_of_prompts(source: str, conditions: bool = True) -> str:
-    """Of what a source holds: a file by its content, all else by its rows; and the sizes of the pictures and clips in them, but
-    of those whose names are by content.
+def digest_of_prompts(source: str, conditions: bool = True, columns: Sequence[str] = ()) -> str:
+    """Of what a source holds: a file by its content, all else by its rows; the sizes of the pictures and clips in them, but of
+    those whose names are by content; and the contents of the files that `columns` name, as far as they are there.
     """
     prompts = load_prompts(source, conditions)
     named = [path for prompt in prompts for path in paths_of([*prompt.conditions.values()]) if path.parent != pictures()]
     sizes = [[str(path), path.stat().st_size] for path in named]
-    return digest_of([digest(locate(source)) if is_file(source) else [prompt.metadata for prompt in prompts], sizes])
+    held = digest(locate(source)) if is_file(source) else [prompt.metadata for prompt in prompts]
+    folder = locate(source).parent if is_file(source) else locate("")
+    answers = [folder / str(prompt.metadata.get(column)) for prompt in prompts for column in columns]
+    contents = [digest(path) for path in answers if path.is_file()]
+    return digest_of([held, sizes, *([contents] if columns else [])])
 
 
 def _conditions(row: Mapping[str, Any], folder: Path, where: str) -> dict[str, Files]:

@@ -47,8 +47,8 @@ class Plan(Component):
 
     trains_outcomes: ClassVar[bool] = False
     """Whether finished samples are trained and not the steps that made them, so that no step needs noise."""
-    of_files: ClassVar[bool] = False
-    """Whether these samples are pictures that the prompts' rows name, and none is made."""
+    columns: ClassVar[tuple[str, ...]] = ()
+    """Of the prompts' rows, where these name the pictures that are trained, and none is made."""
 
     kernel: AnyKernel = FlowSde()
     shared_start: bool = False

@@ -12,7 +12,7 @@ class Pairs(Plan):
     """
 
     trains_outcomes: ClassVar[bool] = True
-    of_files: ClassVar[bool] = True
+    columns: ClassVar[tuple[str, ...]] = ("chosen", "rejected")
 
     def grow(self, draw: Draw) -> Shape:
         return Shape(tuple(Node(None, draw.steps, member, trained=True) for member in range(2)))
