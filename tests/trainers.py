@@ -12,6 +12,7 @@ from flowgrpo.core.processes import Processes
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.policies import tiny
 from flowgrpo.scoring.scorer import load_reward
+from flowgrpo.training.learn import Totals
 from flowgrpo.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -110,3 +111,14 @@ def made(recipe, overrides, reward, prompts=("1+2=:", "7:"), processes=None):
     rows = [Prompt(i, text, given[i % 2]) for i, text in enumerate(prompts)]
     measured = {label: load_reward(one.use, one.arguments) for label, one in config.rewards.items() if label != "it"}
     return Trainer(config, policy, rows, Judged("it", reward, measured=measured), processes or Processes.alone())
+
+
+def gradient(trainer, blocks, scored):
+    """What these blocks add of the first update's gradient, and of its loss."""
+    trained, mean_weight = trainer.learner.prepared(blocks, scored, False)
+    votes, count = scored.votes(range(len(scored.shapes)), "transition")
+    totals = Totals()
+    totals.begin()
+    for block in trained:
+        trainer.learner.accumulate(block, scored.advantage, votes, count, mean_weight, totals)
+    return trainer.weights.taken_gradient(), float(totals.sums[1])

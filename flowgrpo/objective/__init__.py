@@ -131,10 +131,13 @@ class ObjectiveConfig(Section):
     reference: Literal["start", "ema"] = "start"
 
     @property
+    def needs_old_kl(self) -> bool:
+        return self.ratio.needs_old_prediction or self.surrogate.needs_old_prediction
+
+    @property
     def needs_old_prediction(self) -> bool:
         weighed = any(rule.needs_old_prediction for rule in self.decision_weights)
-        own = self.ratio.needs_old_prediction or self.surrogate.needs_old_prediction
-        return own or weighed or self.surrogate.needs_samples
+        return self.needs_old_kl or weighed or self.surrogate.needs_samples
 
     @property
     def needs_reference(self) -> bool:
@@ -156,21 +159,22 @@ class ObjectiveConfig(Section):
     @property
     def _needs_noise_scale(self) -> str | None:
         """The setting that only laws with a noise scale can serve, or None."""
-        used = {f"ratio: {self.ratio.type}": self.ratio.needs_noise_scale}
-        used[f"weight: {self.weight}"] = self.weight in ("noise", "sensitivity")
-        used[f"kl.unit: {self.kl.unit}"] = bool(self.kl.coefficient) and self.kl.unit != "nats"
-        used |= {f"auxiliary: {term.type} in {term.kl_unit}": term.kl_unit not in (None, "nats") for term in self.auxiliary}
-        return next((setting for setting, on in used.items() if on), None)
+        return next((setting for setting, on in self._of_noise("nats").items() if on), None)
 
     @property
     def _needs_step(self) -> str | None:
         """The setting that reads the noise that a step adds, or None."""
-        used = {f"ratio: {self.ratio.type}": self.ratio.needs_noise_scale}
-        used[f"weight: {self.weight}"] = self.weight in ("noise", "sensitivity")
-        used[f"surrogate: {self.surrogate.type}"] = self.surrogate.needs_old_prediction
-        used[f"kl.unit: {self.kl.unit}"] = bool(self.kl.coefficient) and self.kl.unit != "velocity"
-        used |= {f"auxiliary: {term.type} in {term.kl_unit}": term.kl_unit not in (None, "velocity") for term in self.auxiliary}
+        used = {f"surrogate: {self.surrogate.type}": self.surrogate.needs_old_prediction, **self._of_noise("velocity")}
         return next((setting for setting, on in used.items() if on), None)
+
+    def _of_noise(self, unit: KLUnit) -> dict[str, bool]:
+        """Settings, and whether they read the noise scale of a step, where a KL in this unit alone does without."""
+        return {
+            f"ratio: {self.ratio.type}": self.ratio.needs_noise_scale,
+            f"weight: {self.weight}": self.weight in ("noise", "sensitivity"),
+            f"kl.unit: {self.kl.unit}": bool(self.kl.coefficient) and self.kl.unit != unit,
+            **{f"auxiliary: {term.type} in {term.kl_unit}": term.kl_unit not in (None, unit) for term in self.auxiliary},
+        }
 
     @property
     def _needs_ids(self) -> str | None:

@@ -153,6 +153,9 @@ class Learner:
         if self.check:
             self.check.see(t, prediction, log_prob_CD - t.log_prob)
         taught = self.teacher.predict(t.states, t.prompts, t.step)[t.parent] if self.teacher else None
+        then = t.prediction[t.parent] if t.prediction is not None and self.objective.needs_old_kl else None
+        before = None if reference is None else reference[t.parent]
+        surrogate, compares = self.objective.surrogate, self.objective.surrogate.needs_reference
         inputs = LossInputs(
             log_prob_CD=log_prob_CD,
             log_prob_old_CD=t.log_prob,
@@ -163,12 +166,12 @@ class Learner:
             dt_C1=law.dt[:, None],
             g_C1=law.g[:, None],
             unit=self.unit,
-            kl_old_CD=None if t.prediction is None else law.kl(x, prediction, t.prediction[t.parent], t.next_states),
-            kl_reference_CD=None if reference is None else law.kl(x, prediction, reference[t.parent], t.next_states),
+            kl_old_CD=None if then is None else law.kl(x, prediction, then, t.next_states),
+            kl_reference_CD=None if before is None else law.kl(x, prediction, before, t.next_states),
             entropy_CD=law.entropy(prediction.detach()) if self.objective.needs_entropy else None,
-            log_prob_reference_CD=None if reference is None else law.log_prob(x, reference[t.parent], t.next_states),
-            group_C=torch.tensor([g for g, _ in t.places], device=x.device),
-            noised=_noised(t, prediction) if self.objective.surrogate.needs_samples else None,
+            log_prob_reference_CD=law.log_prob(x, before, t.next_states) if before is not None and compares else None,
+            group_C=torch.tensor([g for g, _ in t.places], device=x.device) if surrogate.compares_group else None,
+            noised=_noised(t, prediction) if surrogate.needs_samples else None,
             kl_teacher_CD=None if taught is None else law.kl(x, prediction, taught, t.next_states),
         )
         return terms(inputs, self.objective)

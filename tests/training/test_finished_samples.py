@@ -11,8 +11,7 @@ from test_slots import MORE, is_a_sentence
 
 from conftest import REPLAYED
 from flowgrpo.core.errors import UserError
-from flowgrpo.training.learn import Totals
-from trainers import picture_trainer
+from trainers import gradient, picture_trainer
 
 METHODS = ["nft", "crd", "awm", "dgpo", "dpo", "raft"]
 SMALL = ["rollout.prompts_per_update=1", "rollout.group_size=4", "optimizer.lr=1e-4"]
@@ -72,17 +71,6 @@ def test_what_was_saved_goes_on_to_the_same_weights(pipelines, method):
     for kind in ("trainable", "old", "ema"):
         for name, tensor in whole.state()[0][kind].items():
             assert torch.equal(tensor, second.state()[0][kind][name]), (kind, name)
-
-
-def gradient(trainer, blocks, scored):
-    """What these blocks add of the first update's gradient, and of its loss."""
-    trained, mean_weight = trainer.learner.prepared(blocks, scored, False)
-    votes, count = scored.votes(range(len(scored.shapes)), "transition")
-    totals = Totals()
-    totals.begin()
-    for block in trained:
-        trainer.learner.accumulate(block, scored.advantage, votes, count, mean_weight, totals)
-    return trainer.weights.taken_gradient(), float(totals.sums[1])
 
 
 @pytest.mark.parametrize("method", METHODS)

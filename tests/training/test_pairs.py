@@ -18,10 +18,9 @@ from flowgrpo.data.media import size_of
 from flowgrpo.data.prompts import Prompt, load_prompts
 from flowgrpo.policies.diffusers import AttentionLora, DiffusersConfig
 from flowgrpo.scoring.scorer import Scorer
-from flowgrpo.training.learn import Totals
 from flowgrpo.training.pairs import judged_by_files, require_pictures, with_pictures
 from flowgrpo.training.trainer import Trainer
-from trainers import PICTURES, PLAIN
+from trainers import PICTURES, PLAIN, gradient
 
 CPU = torch.device("cpu")
 PAIRS = [*PLAIN, *PICTURES, "rollout.plan=pairs", "rollout.group_size=2", "rollout.micro_batch=8", "optimizer.lr=1e-3"]
@@ -142,12 +141,7 @@ def test_the_gradient_of_a_pair_is_that_of_diffusion_dpo_written_out(pipelines, 
     """-(2 / b) log s(b d), d what the policy prefers the chosen picture by, above the policy before training."""
     one = trainer(pipelines, pairs, "rollout.prompts_per_update=1", "policy.matching.levels.count=1")
     blocks, scored = one.collect(one.clock())
-    trained, mean_weight = one.learner.prepared(blocks, scored, False)
-    votes, count = scored.votes([0], "transition")
-    totals = Totals()
-    totals.begin()
-    one.learner.accumulate(trained[0], scored.advantage, votes, count, mean_weight, totals)
-    found = one.weights.taken_gradient()
+    found, _ = gradient(one, blocks, scored)
     (t,) = blocks[0].rollout.transitions
     policy = one.policy
     sigma = policy.schedule(t.prompts).sigmas[t.step]

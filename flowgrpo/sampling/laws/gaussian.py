@@ -18,7 +18,7 @@ log-prob of the x' that was drawn with it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from math import log, pi
 from typing import Self
 
@@ -27,11 +27,12 @@ from torch import Tensor
 
 from flowgrpo.core.keys import Noise
 from flowgrpo.sampling.kernels import GaussianKernel, Move
+from flowgrpo.sampling.laws._rows import Rows, like, mean_of
 from flowgrpo.sampling.levels import Schedule
 
 
 @dataclass(frozen=True)
-class GaussianLaw:
+class GaussianLaw(Rows):
     """x' ~ N(a x + g v + m (x0_hat - x0_before), tau^2), v the network's output and x0_hat = p x + q v.
 
     `scale` multiplies the log-density; `dt` is sigma - sigma'. m is 0 but for multistep kernels, which have no density.
@@ -51,15 +52,12 @@ class GaussianLaw:
         rows = [_coefficients(move, schedule) for move in moves]
         return cls(*torch.tensor(rows, dtype=torch.float64).float().to(device).unbind(1))
 
-    def select(self, rows: Tensor) -> Self:
-        return type(self)(*(vars(self)[field.name][rows] for field in fields(self)))
-
     def mean(self, x: Tensor, prediction: Tensor) -> Tensor:
-        return x.float() * _like(self.a, x) + prediction.float() * _like(self.g, x)
+        return x.float() * like(self.a, x) + prediction.float() * like(self.g, x)
 
     def history(self, x: Tensor, prediction: Tensor) -> Tensor:
         """x0_hat [C, ...], the predicted clean sample: what a multistep kernel remembers of a state."""
-        return x.float() * _like(self.p, x) + prediction.float() * _like(self.q, x)
+        return x.float() * like(self.p, x) + prediction.float() * like(self.q, x)
 
     def sample(self, x: Tensor, prediction: Tensor, noises: Sequence[Noise], histories: Sequence[Tensor | None]) -> Tensor:
         """x', float32, which is also how states are stored; `histories` are those of the states before."""
@@ -71,13 +69,13 @@ class GaussianLaw:
         return mean
 
     def log_prob(self, x: Tensor, prediction: Tensor, x_next: Tensor) -> Tensor:
-        squared = _mean((x_next.detach() - self.mean(x, prediction)) ** 2)
+        squared = mean_of((x_next.detach() - self.mean(x, prediction)) ** 2)
         log_prob = self.scale * (-squared / (2.0 * self.tau**2) - torch.log(self.tau) - 0.5 * log(2.0 * pi))
         return log_prob[:, None]
 
     def kl(self, x: Tensor, prediction: Tensor, other: Tensor, x_next: Tensor) -> Tensor:
         """KL(p || q) of the laws under two predictions: mean((mu_p - mu_q)^2) / (2 tau^2)."""
-        return (self.g**2 * _mean((prediction.float() - other.float()) ** 2) / (2.0 * self.tau**2))[:, None]
+        return (self.g**2 * mean_of((prediction.float() - other.float()) ** 2) / (2.0 * self.tau**2))[:, None]
 
     def entropy(self, prediction: Tensor) -> Tensor:
         raise AssertionError("a Gaussian step is as undecided as its noise, whatever is predicted")
@@ -101,11 +99,3 @@ def _coefficients(move: Move, schedule: Schedule) -> tuple[float, ...]:
     a, g = scale * (at.alpha_next * p0 + c * p1), scale * (at.alpha_next * q0 + c * q1)
     m = 0.0 if move.before is None else scale * kernel.correction(schedule.step(move.before, move.source), at)
     return a, g, scale * schedule.noise * tau, at.dt, kernel.log_prob_scale(tau), p0, q0, m
-
-
-def _like(scalars: Tensor, x: Tensor) -> Tensor:
-    return scalars.view(-1, *[1] * (x.ndim - 1))
-
-
-def _mean(x: Tensor) -> Tensor:
-    return x.flatten(1).mean(1)
