@@ -2,7 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from threading import Barrier
+from threading import Barrier, Lock
 
 import numpy as np
 import torch
@@ -23,6 +23,10 @@ PLAIN = [
     *("optimizer.steps_per_update=1", "optimizer.max_grad_norm=1e9", "optimizer.eps=1e-30"),
     *("rollout.prompts_per_update=2", "rollout.group_size=8"),
 ]
+
+
+BUILDING = Lock()
+"""What loads a model changes torch for all threads meanwhile: two at once leave it changed."""
 
 
 @dataclass
@@ -103,7 +107,8 @@ def text_trainer(mdlm, *more, rule=None, reward=sevens, **named):
 
 def made(recipe, overrides, reward, prompts=("1+2=:", "7:"), processes=None):
     config = load_config(recipe, overrides)
-    policy = config.policy.build(CPU, config.seed)
+    with BUILDING:
+        policy = config.policy.build(CPU, config.seed)
     generator = torch.Generator().manual_seed(0)
     for parameter in policy.trainable().values():
         parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
