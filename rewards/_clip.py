@@ -85,7 +85,7 @@ class OpenClip:
             model = f"local-dir:{folder}"
         else:
             network = self._of_checkpoint(model, pretrained, argument, revision)
-        self.network, self.device = network.eval().to(device), device
+        self.network, self.device = network.eval().requires_grad_(False).to(device), device
         self.prepare = Preprocessing.of(network.visual.preprocess_cfg)
         self.tokenize = _tokenizer(model)
 

@@ -15,7 +15,8 @@ from flowgrpo.scoring.exemplars import captioned, photos
 
 
 class Preference(ABC):
-    """Scores `batch` pictures at a time, in float32 on `device` ("auto": the GPU where there is one)."""
+    """Scores `batch` pictures at a time, in float32 on `device` ("auto": the GPU where there is one); with their gradient, where
+    they have one."""
 
     def __init__(self, device: str, batch: int) -> None:
         if batch < 1:
@@ -26,12 +27,12 @@ class Preference(ABC):
     def score(self, pictures: Tensor, prompts: list[str]) -> Tensor:
         """[B] for pictures [B, 3, H, W] in [0, 1] on the device."""
 
-    @torch.inference_mode()
-    def __call__(self, samples: Samples) -> list[float]:
+    def __call__(self, samples: Samples) -> list[float] | Tensor:
         pictures, prompts, size = samples.images, samples.prompts, self.batch
         starts = range(0, len(samples), size)
-        scores = [self.score(pictures[i : i + size].to(self.device), prompts[i : i + size]) for i in starts]
-        return torch.cat(scores).tolist()
+        with torch.inference_mode(not pictures.requires_grad):
+            scores = torch.cat([self.score(pictures[i : i + size].to(self.device), prompts[i : i + size]) for i in starts])
+        return scores if pictures.requires_grad else scores.tolist()
 
 
 class Head(nn.Module):

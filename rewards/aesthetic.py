@@ -36,6 +36,7 @@ def _tiny(folder: Path, arguments: Arguments) -> Arguments:
 @tiny(_tiny)
 @card(
     reads="images",
+    differentiable=True,
     range=EVERYTHING,
     better="people would rate the picture's look higher; about 1 to 10, most pictures have 4 to 7",
     licence="Apache-2.0; CLIP: MIT",
@@ -58,7 +59,7 @@ class Aesthetic(Preference):
         head = Head(WIDTH)
         with reading(path, "the head of the aesthetic predictor"):
             head.load_state_dict(tensors(path))
-        self.head = head.eval().to(self.device)
+        self.head = head.eval().requires_grad_(False).to(self.device)
         self.clip = OpenClip(CLIP, clip, self.device, argument="clip")
 
     def score(self, pictures: Tensor, prompts: list[str]) -> Tensor:

@@ -22,6 +22,7 @@ def _tiny(folder: Path, arguments: Arguments) -> Arguments:
 @tiny(_tiny)
 @card(
     reads="images",
+    differentiable=True,
     range=(0.0, 1.0),
     better="the picture and its prompt are closer in CLIP's space; about 0.2 to 0.4 where they belong together",
     licence="Apache-2.0; OpenAI's weights: MIT",

@@ -29,6 +29,7 @@ def _tiny(folder: Path, arguments: Arguments) -> Arguments:
 @tiny(_tiny)
 @card(
     reads="images",
+    differentiable=True,
     range=(-1.0, 1.0),
     better="people would rather choose the picture for its prompt; mostly 0.2 to 0.35",
     licence="Apache-2.0",

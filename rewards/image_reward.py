@@ -122,6 +122,7 @@ def _tiny(folder: Path, arguments: Arguments) -> Arguments:
 @tiny(_tiny)
 @card(
     reads="images",
+    differentiable=True,
     range=EVERYTHING,
     better="people would prefer the picture for its prompt; about -2 to 2, 0 is average",
     licence="Apache-2.0",
@@ -150,7 +151,7 @@ class ImageReward(Preference):
         with reading(path, "ImageReward's checkpoint"):
             ranker = load(tensors(path), sizes)
         self.tokenizer = read_vocabulary(words, ranker.words)
-        self.ranker = ranker.eval().to(self.device)
+        self.ranker = ranker.eval().requires_grad_(False).to(self.device)
         self.prepare = Preprocessing(ranker.side)
 
     def score(self, pictures: Tensor, prompts: list[str]) -> Tensor:

@@ -7,7 +7,6 @@ drawn scenes. Its card says how far the two agree. On states under noise it says
 from dataclasses import replace
 from functools import lru_cache, partial
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
@@ -42,6 +41,7 @@ judged = partial(
     card,
     reads="latents",
     noisy=True,
+    differentiable=True,
     range=(0.0, 1.0),
     licence="Apache-2.0",
     source="flowgrpo, assets/mini-judge",
@@ -52,18 +52,17 @@ judged = partial(
 
 
 @judged(better="it is likelier that every stated fact holds and nothing else is there")
-def strict(samples: Samples) -> np.ndarray:
-    return _chances(samples)[:, -1].numpy()
+def strict(samples: Samples) -> Tensor:
+    return _chances(samples)[:, -1]
 
 
 @judged(better="more of the stated facts are likely to hold")
-def soft(samples: Samples) -> list[float]:
+def soft(samples: Samples) -> Tensor:
     chances = _chances(samples)
-    return [float(chances[i, asked(row)].mean()) for i, row in enumerate(samples.metadata)]
+    return torch.stack([chances[i, asked(row)].mean() for i, row in enumerate(samples.metadata)])
 
 
 @lru_cache(maxsize=1)
-@torch.no_grad()
 def _chances(samples: Samples) -> Tensor:
     """[B, Q]; looked at once when a run uses both scores."""
     latents = samples.latents
@@ -83,4 +82,4 @@ def _judge() -> LatentJudge:
     judge = LatentJudge()
     weights = load_file(assets() / "mini-judge" / "model.safetensors")
     judge.load_state_dict({name: value.float() for name, value in weights.items()})
-    return judge.eval()
+    return judge.eval().requires_grad_(False)

@@ -37,6 +37,7 @@ def _tiny(folder: Path, arguments: Arguments) -> Arguments:
 @tiny(_tiny)
 @card(
     reads="images",
+    differentiable=True,
     range=(-100.0, 100.0),
     better="people would rather pick the picture for its prompt; mostly 17 to 24",
     licence="MIT",
@@ -67,7 +68,7 @@ class PickScore(Preference):
         with reading(words, "a folder with CLIP's vocabulary"):
             self.tokenizer = CLIPTokenizer(str(words / "vocab.json"), str(words / "merges.txt"))
         check_vocabulary(words, len(self.tokenizer), network.config.text_config.vocab_size)
-        self.network = network.eval().to(self.device)
+        self.network = network.eval().requires_grad_(False).to(self.device)
         self.prepare = Preprocessing(network.config.vision_config.image_size)
 
     def score(self, pictures: Tensor, prompts: list[str]) -> Tensor:

@@ -25,7 +25,10 @@ from flowgrpo.scoring.exemplars import samples as exemplars
 from flowgrpo.scoring.scorer import Scorer
 from flowgrpo.scoring.twins import Arguments, inner, tiny
 
-STATISTICS: dict[str, Callable[..., np.ndarray]] = {"mean": np.mean, "min": np.min}
+STATISTICS: dict[str, tuple[Callable[..., Any], Callable[..., Tensor]]] = {
+    "mean": (np.mean, torch.mean),
+    "min": (np.min, torch.amin),
+}
 SIDE = 256
 UNSEEN = 4.0 / 255.0
 
@@ -38,6 +41,7 @@ def _tiny(folder: Path, arguments: Arguments) -> Arguments:
 @tiny(_tiny)
 @card(
     reads="videos",
+    differentiable=True,
     range=EVERYTHING,
     better="what a higher score of its reward means, of the frames",
     licence="Apache-2.0, and its reward's",
@@ -48,7 +52,7 @@ class FrameWise:
 
     `frames` of them are judged, from the middles of as many equal parts of the clip; None judges all. The reward is called once
     per moment, with that frame of every clip in the clips' groups. So one that compares samples compares the same moment of
-    clips of one prompt, and never frames of one clip.
+    clips of one prompt, and never frames of one clip. It is differentiable where its reward is.
     """
 
     def __init__(
@@ -63,9 +67,12 @@ class FrameWise:
             raise UserError(f"'{reward}' judges {self.scorer.cards[reward].reads}, and FrameWise needs a reward of images")
         self.reward, self.frames, self.statistic = reward, frames, STATISTICS[statistic]
 
-    def __call__(self, samples: Samples) -> list[float]:
+    def __call__(self, samples: Samples) -> list[float] | Tensor:
         moments = [replace(samples, outputs=samples.videos[:, t]) for t in self._moments(samples.videos.shape[1])]
-        return self.statistic([self.scorer(frames)[self.reward] for frames in moments], axis=0).tolist()
+        if not samples.videos.requires_grad:
+            return self.statistic[0]([self.scorer(frames)[self.reward] for frames in moments], axis=0).tolist()
+        self.scorer.require_differentiable()
+        return self.statistic[1](torch.stack([self.scorer.with_gradient(frames)[self.reward] for frames in moments]), dim=0)
 
     def _moments(self, length: int) -> list[int]:
         judged = min(self.frames or length, length)

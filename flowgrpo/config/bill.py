@@ -33,7 +33,7 @@ def bill_of(config: Config, processes: int = 1) -> dict[str, Any]:
         "samples_scored_per_update": len(shape.leaves) * rollout.prompts_per_update,
         "network_evaluations_per_group": per_group,
         "network_evaluations_per_sample": per_group / rollout.group_size,
-        "trained_transitions_per_sample": len(shape.trained) * _visits(config) / rollout.group_size,
+        "trained_transitions_per_sample": _trained(config, shape) / rollout.group_size,
         "network_evaluations_per_update": evaluations,
         **({"network_evaluations_refilled_at_most": per_group * rollout.most_added} if rollout.most_added else {}),
         "network_evaluations_before_training": _calibration(config, shape),
@@ -44,6 +44,11 @@ def bill_of(config: Config, processes: int = 1) -> dict[str, Any]:
         "peak_memory_bytes": peak(memory),
         "memory_bytes": memory,
     }
+
+
+def _trained(config: Config, shape: Shape) -> int:
+    """Network evaluations of a group with a gradient."""
+    return sum(len(shape.tail(i)) if shape.nodes[i].backward else _visits(config) for i in shape.trained)
 
 
 def _visits(config: Config) -> int:

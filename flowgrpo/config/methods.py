@@ -146,6 +146,8 @@ def _needs(config: Config, reward: str | None) -> Iterator[str]:
         yield "ids"
     if config.objective.complaint(RandomOrder, finished):
         yield "latents"
+    if config.objective.surrogate.needs_gradient:
+        yield "differentiable rewards"
     if config.policy.kernels.noise_scale and config.policy.posed_states:
         yield "samples noised anew"
     if config.rollout.plan.kernel.stochastic and _lacking(config, None):

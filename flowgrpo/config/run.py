@@ -112,6 +112,7 @@ class Config(Section):
         yield self._untaught()
         yield self._torn()
         yield self._of_files()
+        yield self._of_gradients(shape)
         if self.objective.reference == "ema" and self.ema is None:
             yield "objective.reference: ema is the average that ema keeps; set ema, e.g. ema.decay=0.9"
         if self.calibration:
@@ -199,6 +200,39 @@ class Config(Section):
             return f"rollout.plan 'pairs' makes no samples and asks no reward, so {given} has nothing to work on; take it out"
         if self.evaluation and self.evaluation.prompts == self.rollout.prompts:
             return "evaluation.prompts are the pairs that are trained; name other prompts"
+        return None
+
+    def _of_gradients(self, shape: Shape) -> str | None:
+        """Why the rewards' own gradient can't train, or None."""
+        surrogate, plan = self.objective.surrogate, self.rollout.plan
+        backward = any(shape.nodes[i].backward for i in shape.trained)
+        if surrogate.needs_gradient and not (backward and not self.policy.posed_states):
+            return (
+                f"objective.surrogate '{surrogate.type}' trains by the gradient of the rewards: set rollout.plan.type to "
+                "backward, and no policy.matching"
+            )
+        if backward and not surrogate.needs_gradient:
+            return f"rollout.plan '{plan.type}' is for the gradient of the rewards: set objective.surrogate to reward"
+        if not backward:
+            return None
+        trained = {label: reward for label, reward in self.rewards.items() if reward.weight or reward.gate}
+        alone = {
+            "credit": self.credit.type == Terminal().type,
+            "transforms": not self.transforms,
+            "advantage.modifiers": not self.advantage.modifiers,
+            "objective.kl.coefficient": not self.objective.kl.coefficient,
+            "objective.auxiliary": not self.objective.auxiliary,
+            "objective.decision_weights": not self.objective.decision_weights,
+            "objective.weight": self.objective.weight == "one",
+            "rollout.refill": not self.rollout.refill,
+            "old": self.old is None,
+            "advantage.zero_variance: drop": self.advantage.zero_variance == "keep",
+            **{f"rewards.{label}.gate": not reward.gate for label, reward in trained.items()},
+            **{f"rewards.{label}.normalise": reward.normalise == "none" for label, reward in trained.items()},
+            **{f"rewards.{label}.url": reward.url is None for label, reward in trained.items()},
+        }
+        if given := next((setting for setting, right in alone.items() if not right), None):
+            return f"rollout.plan '{plan.type}' trains by nothing but the gradient of the rewards, so there can be no {given}"
         return None
 
     def _torn(self) -> str | None:

@@ -194,6 +194,8 @@ class ObjectiveConfig(Section):
             return f"objective.{setting} reads the noise of a step, and samples are noised anew; take another (kl.unit: velocity)"
         if self.surrogate.needs_samples and not (kernels.noise_scale and posed):
             return f"objective.surrogate '{self.surrogate.type}' trains finished samples of a pipeline: set policy.matching"
+        if self.surrogate.needs_gradient and not kernels.noise_scale:
+            return f"objective.surrogate '{self.surrogate.type}' needs latents: an id that was drawn lets no gradient through"
         if self.weight == "confidence" and (kernels.noise_scale or posed):
             return "objective.weight: confidence needs ids that are drawn step by step, and policy.likelihood: trajectory"
         return None

@@ -38,7 +38,8 @@ class LossInputs:
     the objective needs none. `kl_reference_CD` is KL(new || reference) in nats, and `log_prob_reference_CD` what the policy
     before training says, or None; `kl_teacher_CD` is KL(new || teacher) in nats, or None. `tau_C1` and `dt_C1` are the noise
     scale and step size of the kernel, `g_C1` the sensitivity of the mean to the prediction. `group_C` numbers the groups;
-    `noised` are the samples where the objective needs them.
+    `noised` are the samples where the objective needs them. `reward_C1` is the weighted sum of the rewards of the sample that a
+    transition leads to, with its gradient, where the objective needs that.
     """
 
     log_prob_CD: "Tensor"
@@ -57,6 +58,7 @@ class LossInputs:
     group_C: "Tensor | None" = None
     noised: "Noised | None" = None
     kl_teacher_CD: "Tensor | None" = None
+    reward_C1: "Tensor | None" = None
 
     def in_unit(self, kl_CD: "Tensor", unit: KLUnit) -> "Tensor":
         """A KL in nats, in this unit."""

@@ -197,7 +197,7 @@ class Policy(Predicts, Sampler, Protocol):
         ...
 
     def decode(self, states: Tensor, prompts: Sequence[Prompt]) -> Samples:
-        """Final states as samples."""
+        """Final states as samples; pixels of latents with the gradient, where the states have one."""
         ...
 
     def latents(self, states: Tensor, prompts: Sequence[Prompt], levels: Sequence[int]) -> Latents | None:

@@ -5,9 +5,9 @@ checking a plan need nothing else. G members per group, S steps, N nodes.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Self
+from typing import Literal, Self
 
 from flowgrpo.sampling.kernels import Kernel, Move
 
@@ -20,7 +20,8 @@ class Node:
     `member` and `branch` key its noise: (seed, update, prompt, member, branch, step). `correlation` is that of its noise
     with its siblings'. A `completing` node exists only to value the state that it completes; it is no sample
     of the policy. A `valued` node has a value as it is, on its way to a sample: a reward's, or a learned one where it is
-    `watched`, which says that what the network computes there is kept.
+    `watched`, which says that what the network computes there is kept. A trained node that is `backward` is trained by the
+    gradient of the rewards, not by its density: back through all `steps` that follow, or through one `jump` to the sample.
     """
 
     parent: int | None
@@ -33,6 +34,7 @@ class Node:
     completing: bool = False
     valued: bool = False
     watched: bool = False
+    backward: Literal["steps", "jump"] | None = None
 
     @property
     def scored(self) -> bool:
@@ -137,6 +139,14 @@ class Shape:
         parent = self.nodes[node.parent]
         before = parent.parent if parent.kernel is not None and parent.kernel.multistep else None
         return Move(node.kernel, parent.step, node.step, None if before is None else self.nodes[before].step)
+
+    def tail(self, i: int) -> tuple[Move, ...]:
+        """From the state that `backward` node i leaves to the only sample below it: what the gradient goes back through."""
+        (outcome,) = self.outcomes_below[i]
+        if self.nodes[i].backward == "jump":
+            return (replace(self.move(i), target=self.nodes[outcome].step),)
+        path = self.path(outcome)
+        return tuple(self.move(node) for node in reversed(path[: path.index(i) + 1]))
 
     @classmethod
     def chains(cls, moves: Sequence[tuple[Kernel, int]], group_size: int, shared_start: bool) -> Self:

@@ -41,6 +41,22 @@ def ask(what: str, reward: Callable[..., Any], *asked: Samples) -> np.ndarray:
     return scores
 
 
+def ask_with_gradient(what: str, reward: Callable[..., Any], samples: Samples) -> Tensor:
+    """[B] float32: what a differentiable reward says of samples that have a gradient, with its own."""
+    with user_code(what), torch.enable_grad():
+        scores = reward(samples)
+    if not isinstance(scores, Tensor) or scores.numel() != len(samples) or not scores.requires_grad:
+        said = f"a tensor {list(scores.shape)}" if isinstance(scores, Tensor) else _a(scores)
+        without = " without a gradient" if isinstance(scores, Tensor) and not scores.requires_grad else ""
+        raise UserError(
+            f"{what} says that it is differentiable and returned {said}{without}; it must return a tensor of one number per "
+            "sample that is computed by torch from the samples, with no .tolist(), .detach() or no_grad on the way"
+        )
+    if not bool(torch.isfinite(scores).all()):
+        raise UserError(f"{what} returned numbers that are not finite")
+    return scores.flatten().float()
+
+
 _copies: WeakKeyDictionary[Samples, Samples] = WeakKeyDictionary()
 
 

@@ -22,6 +22,8 @@ class Card:
     from, so that nothing needs to be decoded for them, and where it is `noisy` too, the reward scores states at any noise level.
     `row` is what a prompt row must hold beside the prompt; one that `compares` needs several samples of a prompt. `ladder` makes
     samples from what ships with flowgrpo, in lists from worst to best: the mean score must rise from each to the next.
+    A `differentiable` one returns a tensor with the gradient in the pixels or latents that it was given, each sample's score a
+    function of that sample alone.
     `check(reward, prompt)` raises a UserError where the row of a prompt does not hold what the reward needs; all rows are checked
     before a run begins.
     """
@@ -36,6 +38,7 @@ class Card:
     ladder: Callable[[], Sequence[Samples]] | None = None
     check: Callable[[Any, Prompt], object] | None = None
     noisy: bool = False
+    differentiable: bool = False
 
 
 UNSTATED = Card(None, EVERYTHING, "not stated", "not stated", "not stated")
@@ -54,6 +57,7 @@ def card(
     ladder: Callable[[], Sequence[Samples]] | None = None,
     check: Callable[[Any, Prompt], object] | None = None,
     noisy: bool = False,
+    differentiable: bool = False,
 ) -> Callable[[T], T]:
     """Decorates a reward, function or class, with its card. A reward without one works as well; less can be checked then."""
 
@@ -61,9 +65,11 @@ def card(
         raise UserError(
             f"a card with noisy=True has reads='latents', not {reads!r}: only latents can be judged while they are noisy"
         )
+    if differentiable and (compares or reads not in ("images", "videos", "latents")):
+        raise UserError("a card with differentiable=True has reads='images', 'videos' or 'latents', and compares no samples")
 
     def state(target: T) -> T:
-        _cards[target] = Card(reads, range, better, licence, source, row, compares, ladder, check, noisy)
+        _cards[target] = Card(reads, range, better, licence, source, row, compares, ladder, check, noisy, differentiable)
         return target
 
     return state

@@ -50,6 +50,7 @@ def describe(name: str) -> str:
         "range": f"{low:g} to {high:g}",
         "a higher score means": card.better,
         "prompt rows hold": card.row,
+        "differentiable": "yes" if card.differentiable else "",
         "licence": card.licence,
         "source": card.source,
     }

@@ -12,6 +12,8 @@ from types import FunctionType, ModuleType
 from typing import Any, TypeVar, cast
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from flowgrpo.config.sections import RewardConfig
 from flowgrpo.core.errors import Unavailable, UserError, user_code
@@ -20,7 +22,7 @@ from flowgrpo.core.plugins import attribute, resolve
 from flowgrpo.core.rounding import SHARE, rounding
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.data.samples import Samples
-from flowgrpo.scoring.asking import Spoilt, ask
+from flowgrpo.scoring.asking import Spoilt, ask, ask_with_gradient
 from flowgrpo.scoring.card import UNSTATED, Card, card_of
 from flowgrpo.scoring.serving.client import Served
 
@@ -121,6 +123,24 @@ class Scorer:
                     "at any noise level, as latent_scene:soft does; give it weight 0, or use completion 'deterministic'"
                 )
 
+    def require_differentiable(self) -> None:
+        """Refuse to go back through a trained reward that has no gradient."""
+        for label in self.trained:
+            if not self.cards[label].differentiable:
+                raise UserError(
+                    f"this method trains by the gradient of the rewards, and reward '{label}' has none (no card with "
+                    "differentiable=True, as latent_scene:soft has one); give it weight 0, or take a method such as flow_grpo"
+                )
+
+    def with_gradient(self, samples: Samples) -> dict[str, Tensor]:
+        """[B] float32 for each trained reward, with the gradient in the pixels or latents of the samples."""
+        return {
+            label: ask_with_gradient(
+                f"reward '{label}'", self.rewards[label], samples.unseen if self.cards[label].reads == "latents" else samples
+            )
+            for label in self.trained
+        }
+
     def check(self, prompts: Sequence[Prompt], source: str) -> None:
         """Refuse prompts of the file or benchmark `source` whose rows don't hold what a reward needs, as its card says."""
         for label, card in self.cards.items():
@@ -188,6 +208,21 @@ class Scorer:
                 f"range {low:g} to {high:g}"
             )
         return values
+
+
+def require_slope(scorer: Scorer, samples: Samples) -> None:
+    """Stop before a run starts if a trained reward fails to give a gradient on real samples, or if that is 0 on all of them."""
+    states, pixels = samples.states, samples.outputs if samples.outputs is None else samples.decoded
+    leaves = [part.detach().clone().requires_grad_() for part in (states and states.states, pixels) if isinstance(part, Tensor)]
+    states = replace(states, states=leaves[0]) if states else None
+    given = replace(samples, states=states, outputs=leaves[-1] if isinstance(pixels, Tensor) else pixels)
+    for label, scores in scorer.with_gradient(given).items():
+        slopes = torch.autograd.grad(scores.sum(), leaves, retain_graph=True, allow_unused=True)
+        if not any(slope is not None and bool(slope.any()) for slope in slopes):
+            raise UserError(
+                f"reward '{label}' has the gradient 0 on all of {len(samples)} probe samples, so it trains nothing; look for a "
+                "rounding, a threshold or a clip in it"
+            )
 
 
 def probe(scorer: Scorer, samples: Samples) -> None:

@@ -21,6 +21,7 @@ from flowgrpo.objective.loss import Terms, shares, step_weights, terms
 from flowgrpo.policies.protocol import Policy, trained_by
 from flowgrpo.training.collect import Rollouts, UpdateBlock
 from flowgrpo.training.given import GivenAnswers
+from flowgrpo.training.gradient import RewardGradient
 from flowgrpo.training.host import ahead, on_host
 from flowgrpo.training.on_policy import OnPolicyCheck
 from flowgrpo.training.rollout import Transitions
@@ -60,8 +61,9 @@ class Learner:
         processes: Processes,
         teacher: Teacher | None = None,
         given: GivenAnswers | None = None,
+        gradient: RewardGradient | None = None,
     ) -> None:
-        self.teacher, self.given = teacher, given
+        self.teacher, self.given, self.gradient = teacher, given, gradient
         self.policy, self.weights, self.rollouts, self.processes = policy, weights, rollouts, processes
         self.objective, self.unit, self.epochs = objective, unit, optimizer.epochs
         self.on_host = rollouts.config.keep == "host"
@@ -132,7 +134,9 @@ class Learner:
             votes_C, advantage_C = (
                 torch.tensor([table[p] for p in at], device=self.policy.device).float() for table in (votes, advantage)
             )
-            terms_CD = self._terms(t, advantage_C[:, None], mean_weight)
+            terms_CD = (
+                terms(self.gradient(t), self.objective) if self.gradient else self._terms(t, advantage_C[:, None], mean_weight)
+            )
             if self.on_host and t.reference is not None:
                 waiting.reference = on_host(t.reference)
             share_CD = shares(t.decisions, t.share * votes_C, self.objective)

@@ -36,7 +36,8 @@ class Transitions:
     `parent` holds rows of `states`, [C], or [C, K] for outcomes that are scored as wholes at K states each. `log_prob` and
     `decisions` are [C, D]; decisions with 0 are in no loss. `prediction` and `reference` are [B, ...] and present only when the
     objective needs them, as is the `weight` [C, D] of decisions. Of the vote of its place in the loss a transition has the
-    `share`. A state that forks is evaluated once and left several times; B = 2, C = 3:
+    `share`. `tails` [C] are what the gradient of the rewards goes back through, where that is what trains.
+    A state that forks is evaluated once and left several times; B = 2, C = 3:
 
         states        next_states         parent = [0, 0, 1]
         row 0 --+---> row 0               states[parent] [C, ...] is what each transition leaves,
@@ -57,6 +58,7 @@ class Transitions:
     reference: Tensor | None = None
     share: float = 1.0
     weight: Tensor | None = None
+    tails: list[tuple[Move, ...]] = field(default_factory=list)
 
     def take(self, rows: list[int]) -> "Transitions":
         """These transitions, and only the states that they leave."""
@@ -77,6 +79,7 @@ class Transitions:
             None if self.reference is None else self.reference[state_rows],
             self.share,
             None if self.weight is None else self.weight[index],
+            [self.tails[i] for i in rows] if self.tails else [],
         )
 
     def on_host(self) -> "Transitions":
@@ -230,8 +233,11 @@ def _advance(run: _Run, step: int, places: list[Place]) -> None:
     if trained and run.policy.posing is None:
         rows = torch.tensor(trained, device=states.device)
         trained_law, trained_places = law.select(rows), [targets[i] for i in trained]
-        _require_density(trained_law, run.node(trained_places[0]).kernel, step)
-        _record(run, step, prompts, states, parent[rows], trained_places, trained_law, prediction, next_states[rows])
+        backward = bool(run.node(trained_places[0]).backward)
+        tails = [run.shapes[g].tail(node) for g, node in trained_places] if backward else []
+        if not backward:
+            _require_density(trained_law, run.node(trained_places[0]).kernel, step)
+        _record(run, step, prompts, states, parent[rows], trained_places, trained_law, prediction, next_states[rows], tails=tails)
 
 
 def _evaluated(run: _Run, states: Tensor, prompts: list[Prompt], step: int, places: list[Place]) -> Tensor:
@@ -256,12 +262,25 @@ def _record(
     prediction: Tensor,
     next_states: Tensor,
     share: float = 1.0,
+    tails: Sequence[tuple[Move, ...]] = (),
 ) -> None:
-    log_prob = law.log_prob(states[parent], prediction[parent], next_states)
+    x = states[parent]
+    log_prob = x.new_zeros(len(x), 1) if tails else law.log_prob(x, prediction[parent], next_states)
     old = prediction if run.keep_predictions else None
     run.transitions.append(
         Transitions(
-            step, prompts, states, parent, places, law, next_states, log_prob, torch.ones_like(log_prob), old, share=share
+            step,
+            prompts,
+            states,
+            parent,
+            places,
+            law,
+            next_states,
+            log_prob,
+            torch.ones_like(log_prob),
+            old,
+            share=share,
+            tails=[*tails],
         )
     )
 

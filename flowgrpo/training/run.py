@@ -33,7 +33,7 @@ from flowgrpo.runs.provenance import Provenance, Resumed
 from flowgrpo.runs.report import write_report
 from flowgrpo.runs.run import Run
 from flowgrpo.scoring.combine import sum_range
-from flowgrpo.scoring.scorer import Scorer, constant, probe
+from flowgrpo.scoring.scorer import Scorer, constant, probe, require_slope
 from flowgrpo.training.calibration import calibrate, with_levels
 from flowgrpo.training.pairs import judged_by_files, require_pictures, with_pictures
 from flowgrpo.training.required import require_read
@@ -159,6 +159,8 @@ class Training:
         self.scorer.require(config.policy.makes, f"policy '{config.policy.type}' makes")
         if config.shape().scored:
             self.scorer.require_noisy()
+        if config.objective.surrogate.needs_gradient:
+            self.scorer.require_differentiable()
         for source in files.keys() - pairs:
             self.scorer.check(files[source], source)
         ends = sum_range(self.scorer.cards, config.rewards)
@@ -243,7 +245,10 @@ class Training:
         chosen = spread(prompts, PROBE_PROMPTS)
         exam = Exam(chosen, config.policy.steps, config.seed, PROBE_PROMPTS, config.policy.batch_key)
         check = constant if config.rehearsal else probe
-        check(self.scorer, exam.samples(exam.batches[0], self.policy, self.scorer.reads_latents))
+        samples = exam.samples(exam.batches[0], self.policy, self.scorer.reads_latents)
+        check(self.scorer, samples)
+        if config.objective.surrogate.needs_gradient:
+            require_slope(self.scorer, samples)
 
     def _loop(self) -> None:
         for _ in bar(range(self.trainer.updates, self.config.updates), "train", self.processes.is_main):

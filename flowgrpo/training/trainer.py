@@ -26,6 +26,7 @@ from flowgrpo.training.context import Tries
 from flowgrpo.training.critic import Critic
 from flowgrpo.training.ema import Ema
 from flowgrpo.training.given import GivenAnswers
+from flowgrpo.training.gradient import RewardGradient
 from flowgrpo.training.learn import Learner
 from flowgrpo.training.refill import Refill
 from flowgrpo.training.scored import Assessment, Group, Scored
@@ -57,9 +58,9 @@ class Trainer:
         self.critic = critic or Critic.of(config, policy, prompts[0])
         self.weights = TrainedWeights(policy, config, processes)
         teacher, unit = Teacher.of(config, policy, prompts[0]), config.policy.log_ratio_unit
-        given = GivenAnswers.of(config, policy, prompts)
+        given, gradient = GivenAnswers.of(config, policy, prompts), RewardGradient.of(config, policy, scorer)
         self.learner = Learner(
-            policy, self.weights, rollouts, config.objective, unit, config.optimizer, processes, teacher, given
+            policy, self.weights, rollouts, config.objective, unit, config.optimizer, processes, teacher, given, gradient
         )
         self.minibatches = config.optimizer.minibatches(config.rollout.prompts_per_update)
         self.updates = 0

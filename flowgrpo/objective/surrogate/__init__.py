@@ -28,6 +28,9 @@ class Surrogate(Component):
     compares_group: ClassVar[bool] = False
     """Whether it needs all transitions of a group at once."""
 
+    needs_gradient: ClassVar[bool] = False
+    """Whether it reads the rewards with their gradient."""
+
     @property
     def needs_entropy(self) -> bool:
         """Whether it reads how undecided the model was."""

@@ -186,7 +186,7 @@ class DiffusersConfig(PolicyConfig):
 
     def complaint(self, shape: Shape) -> str | None:
         if self.matching is None:
-            trained = (shape.nodes[i].kernel for i in shape.trained)
+            trained = (shape.nodes[i].kernel for i in shape.trained if not shape.nodes[i].backward)
             if kernel := next((kernel for kernel in trained if kernel and not kernel.stochastic), None):
                 return f"kernel '{kernel.type}' adds no noise: its steps can't be trained; set policy.matching to train samples"
             return None

@@ -340,10 +340,9 @@ class DiffusersPolicy(PipelineSampler):
     def law(self, moves: Sequence[Move], prompts: Sequence[Prompt]) -> GaussianLaw:
         return GaussianLaw.of(moves, self.schedule(prompts), self.device)
 
-    @torch.no_grad()
     def decode(self, states: Tensor, prompts: Sequence[Prompt]) -> Samples:
         loop = self.loop(prompts)
-        with self._autocast():
+        with self._autocast(), torch.set_grad_enabled(states.requires_grad and torch.is_grad_enabled()):
             outputs = [self._finish(loop, states[rows], prompts[rows]) for rows in self.rows.calls(prompts)]
         return samples_of(torch.cat([self._pixels(output[0]) for output in outputs]), prompts)
 
