@@ -33,8 +33,11 @@ class RewardGradient:
 
     @classmethod
     def of(cls, config: Config, policy: Policy, scorer: Scorer) -> "RewardGradient | None":
-        """None where no gradient of rewards is asked for."""
-        return cls(policy, scorer, config.rewards) if config.objective.surrogate.needs_gradient else None
+        """None where no gradient of rewards is asked for. Errors: UserError for a reward that has none."""
+        if not config.objective.surrogate.needs_gradient:
+            return None
+        scorer.require_differentiable()
+        return cls(policy, scorer, config.rewards)
 
     def __call__(self, t: Transitions) -> LossInputs:
         """What the objective sees of these transitions; each is one decision without a density."""

@@ -77,7 +77,10 @@ def measure(config: Config, updates: int = 3, baseline: bool = False, random: bo
 
 
 def drawing_lots(config: Config) -> Config:
-    """With one more reward, which tells all samples apart: of equal ones nothing is trained, and an update costs nothing."""
+    """With one more reward, which tells all samples apart: of equal ones nothing is trained, and an update costs nothing.
+    The gradient of rewards trains whatever they are."""
+    if config.objective.surrogate.needs_gradient:
+        return config
     on_latents = bool(config.shape().scored) or not Scorer(config.rewards).looks
     return changed(config, [f"rewards.{LOTS}.use={DRAWN_ON_THE_WAY if on_latents else DRAWN}"])
 

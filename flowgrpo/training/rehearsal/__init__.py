@@ -42,7 +42,9 @@ def rehearsed(source: Words, overrides: Sequence[str] = ()) -> Config:
     notes = [f"a rehearsal {model.what}: no number of it means anything", *model.notes]
     tree["policy"] = model.policy
     notes += _put_prompts(tree, recipe, folder / "prompts", model.pictures)
-    notes += _put_twins(tree, folder / "rewards", DRAWN_ON_THE_WAY if config.shape().scored else DRAWN)
+    notes += _put_twins(tree, folder / "rewards")
+    if not config.objective.surrogate.needs_gradient:
+        notes.append(_put_lots(tree, DRAWN_ON_THE_WAY if config.shape().scored else DRAWN))
     baseline = config.advantage.baseline.rehearsed().model_dump(mode="json")
     tree["advantage"] = {**(tree.get("advantage") or {}), "baseline": baseline}
     tree["rehearsal"] = notes
@@ -75,8 +77,8 @@ def _put_prompts(tree: Tree, recipe: Recipe, folder: Path, pictures: Tree) -> li
     return list(dict.fromkeys(notes))
 
 
-def _put_twins(tree: Tree, folder: Path, drawn: str) -> list[str]:
-    """Rewards without weights of others, and `drawn` that tells all samples apart; what there is to know of them."""
+def _put_twins(tree: Tree, folder: Path) -> list[str]:
+    """Rewards without weights of others; what there is to know of them."""
     rewards, notes = {}, []
     for label, reward in tree["rewards"].items():
         given = reward.get("arguments") or {}
@@ -84,6 +86,12 @@ def _put_twins(tree: Tree, folder: Path, drawn: str) -> list[str]:
         rewards[label] = {**reward, "arguments": arguments}
         if arguments != given:
             notes.append(f"reward '{label}' ({reward['use']}) judges at random: it is a tiny twin")
-    added = next(label for label in (LOTS, f"{LOTS}_of_a_rehearsal") if label not in rewards)
-    tree["rewards"] = {**rewards, added: {"use": drawn}}
-    return [*notes, f"reward '{added}' is added and draws lots, so that there is something to train where all others are equal"]
+    tree["rewards"] = rewards
+    return notes
+
+
+def _put_lots(tree: Tree, drawn: str) -> str:
+    """`drawn` tells all samples apart; what there is to know of it."""
+    added = next(label for label in (LOTS, f"{LOTS}_of_a_rehearsal") if label not in tree["rewards"])
+    tree["rewards"] = {**tree["rewards"], added: {"use": drawn}}
+    return f"reward '{added}' is added and draws lots, so that there is something to train where all others are equal"
