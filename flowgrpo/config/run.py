@@ -94,7 +94,8 @@ class Config(Section):
 
     def _complaints(self) -> Iterator[str | None]:
         """What does not fit together; each may rely on there being nothing before it."""
-        yield self.advantage.complaint(self.rollout.group_size, self.policy.kernels, self.policy.makes)
+        compared = 2 if self.objective.surrogate.needs_gradient else self.rollout.group_size
+        yield self.advantage.complaint(compared, self.policy.kernels, self.policy.makes)
         yield self.rollout.complaint(self.policy.steps)
         yield self.rollout.sampling_complaint(self.advantage.tracks_value)
         yield self._silence_complaint()

@@ -197,7 +197,8 @@ class Scorer:
             samples = samples.unseen
             if not self.cards[label].noisy and bool(samples.latents.sigma.any()):
                 raise UserError(f"reward '{label}' reads finished latents, and was asked about noisy ones")
-        values = ask(f"reward '{label}'", self.rewards[label], samples)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.cards[label].differentiable):
+            values = ask(f"reward '{label}'", self.rewards[label], samples)
         low, high = self.cards[label].range
         slack = SHARE * max([1.0, *(abs(end) for end in (low, high) if np.isfinite(end))])
         if (bad := np.flatnonzero(~np.isfinite(values))).size:
