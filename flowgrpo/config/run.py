@@ -217,11 +217,12 @@ class Config(Section):
         if not backward:
             return None
         trained = {label: reward for label, reward in self.rewards.items() if reward.weight or reward.gate}
+        kl = self.objective.kl
         alone = {
             "credit": self.credit.type == Terminal().type,
             "transforms": not self.transforms,
             "advantage.modifiers": not self.advantage.modifiers,
-            "objective.kl.coefficient": not self.objective.kl.coefficient,
+            f"objective.kl.unit: {kl.unit}": not kl.coefficient or kl.unit == "velocity",
             "objective.auxiliary": not self.objective.auxiliary,
             "objective.decision_weights": not self.objective.decision_weights,
             "objective.weight": self.objective.weight == "one",

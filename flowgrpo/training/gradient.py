@@ -18,6 +18,7 @@ from flowgrpo.objective.batch import LossInputs
 from flowgrpo.policies._finite import numbers
 from flowgrpo.policies.protocol import Policy
 from flowgrpo.sampling.kernels import Move
+from flowgrpo.sampling.laws.matching import distance
 from flowgrpo.scoring.scorer import Scorer
 from flowgrpo.training.rollout import Transitions
 
@@ -39,10 +40,12 @@ class RewardGradient:
         scorer.require_differentiable()
         return cls(policy, scorer, config.rewards)
 
-    def __call__(self, t: Transitions) -> LossInputs:
-        """What the objective sees of these transitions; each is one decision without a density."""
+    def __call__(self, t: Transitions, reference: Tensor | None = None) -> LossInputs:
+        """What the objective sees of these transitions; each is one decision without a density. `reference` [B, ...] is what
+        another policy predicts at their states."""
         ones_C1, zeros_C1 = torch.ones_like(t.log_prob), torch.zeros_like(t.log_prob)
         prompts = [t.prompts[row] for row in t.parent.tolist()]
+        x, first = self.finished(t, prompts)
         return LossInputs(
             log_prob_CD=zeros_C1,
             log_prob_old_CD=zeros_C1,
@@ -52,20 +55,23 @@ class RewardGradient:
             tau_C1=ones_C1,
             dt_C1=ones_C1,
             g_C1=ones_C1,
-            reward_C1=self._total(self._samples(self.finished(t, prompts), prompts, t.tails))[:, None],
+            kl_reference_CD=None if reference is None else distance(first, reference[t.parent]),
+            reward_C1=self._total(self._samples(x, prompts, t.tails))[:, None],
         )
 
-    def finished(self, t: Transitions, prompts: Sequence[Prompt]) -> Tensor:
-        """[C, ...]: the samples' states, at the ends of the tails."""
-        x = t.states[t.parent]
+    def finished(self, t: Transitions, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
+        """[C, ...]: the samples' states, at the ends of the tails; and what is predicted at their beginnings."""
+        x, predictions = t.states[t.parent], []
         for moves in zip(*t.tails, strict=True):
-            x = checkpoint(self._moved, x, moves, prompts, use_reentrant=False, preserve_rng_state=False)
-        return x
+            x, prediction = checkpoint(self._moved, x, moves, prompts, use_reentrant=False, preserve_rng_state=False)
+            predictions.append(prediction)
+        return x, predictions[0]
 
-    def _moved(self, x: Tensor, moves: Sequence[Move], prompts: Sequence[Prompt]) -> Tensor:
+    def _moved(self, x: Tensor, moves: Sequence[Move], prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
+        """The next states, and what was predicted."""
         (step,) = {move.source for move in moves}
         prediction = numbers(self.policy.predict(x, prompts, step), step)
-        return self.policy.law(moves, prompts).sample(x, prediction, [], [])
+        return self.policy.law(moves, prompts).sample(x, prediction, [], []), prediction
 
     def _samples(self, x: Tensor, prompts: Sequence[Prompt], tails: Sequence[tuple[Move, ...]]) -> Samples:
         outputs = None

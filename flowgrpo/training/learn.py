@@ -134,9 +134,7 @@ class Learner:
             votes_C, advantage_C = (
                 torch.tensor([table[p] for p in at], device=self.policy.device).float() for table in (votes, advantage)
             )
-            terms_CD = (
-                terms(self.gradient(t), self.objective) if self.gradient else self._terms(t, advantage_C[:, None], mean_weight)
-            )
+            terms_CD = self._terms(t, advantage_C[:, None], mean_weight)
             if self.on_host and t.reference is not None:
                 waiting.reference = on_host(t.reference)
             share_CD = shares(t.decisions, t.share * votes_C, self.objective)
@@ -151,6 +149,8 @@ class Learner:
     def _terms(self, t: Transitions, advantage_C1: Tensor, mean_weight: float) -> Terms:
         reference = self._reference(t) if self.objective.needs_reference else None
         t.reference = reference if self.epochs > 1 else None
+        if self.gradient:
+            return terms(self.gradient(t, reference), self.objective)
         x, law = t.states[t.parent], t.law
         prediction = trained_by(self.policy).predict(t.states, t.prompts, t.step)[t.parent]
         log_prob_CD = law.log_prob(x, prediction, t.next_states)

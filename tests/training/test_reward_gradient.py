@@ -100,8 +100,8 @@ class Linear:
         return Latents(states, torch.ones(len(states)), torch.zeros(len(states)))
 
 
-def reward_of(policy, x, plan):
-    """[C, 1]: of states [C, ...] that a trajectory of the plan leaves where it is trained."""
+def gone_back(policy, x, plan, reference=None):
+    """What the objective sees of states [C, ...] that a trajectory of the plan leaves where it is trained."""
     shape = plan.shape(Draw(3, len(x)))
     moves = [shape.move(i) for i in shape.trained]
     zeros = torch.zeros(len(x), 1)
@@ -111,7 +111,7 @@ def reward_of(policy, x, plan):
     places = [(0, i) for i in shape.trained]
     law = policy.law(moves, prompts)
     t = Transitions(moves[0].source, prompts, x, rows, places, law, x, zeros, zeros + 1.0, tails=tails)
-    return RewardGradient(policy, scorer_of(near), {"near": RewardConfig(use="near", weight=2.0)})(t).reward_C1
+    return RewardGradient(policy, scorer_of(near), {"near": RewardConfig(use="near", weight=2.0)})(t, reference)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
@@ -121,7 +121,7 @@ def test_the_gradient_of_a_linear_network_and_a_quadratic_reward_is_that_by_hand
     -2 (x0 - c)^2 is -4 (x0 - c) f'(w) x."""
     w, x = 0.8, torch.tensor([[0.7], [-1.3]])
     policy = Linear(w)
-    reward_C1 = reward_of(policy, x, Backward(least=steps, most=steps, through=through))
+    reward_C1 = gone_back(policy, x, Backward(least=steps, most=steps, through=through)).reward_C1
     reward_C1.sum().backward()
     sigmas = FLOW.sigmas[3 - steps :]
     falls = [sigmas[0]] if through == "jump" else [a - b for a, b in pairwise(sigmas)]
@@ -130,6 +130,14 @@ def test_the_gradient_of_a_linear_network_and_a_quadratic_reward_is_that_by_hand
     x0 = f * x
     torch.testing.assert_close(reward_C1.detach(), -2.0 * (x0 - TARGET) ** 2, rtol=1e-5, atol=1e-6)
     assert policy.w.grad.item() == pytest.approx((-4.0 * (x0 - TARGET) * slope * x).sum().item(), rel=1e-5)
+
+
+def test_what_holds_the_policy_back_is_how_far_its_first_prediction_is_from_the_reference():
+    """mean((w x - w' x)^2), in the unit of velocities."""
+    x, policy = torch.tensor([[0.7, 0.1], [-1.3, 0.4]]), Linear(0.8)
+    inputs = gone_back(policy, x, Backward(least=2, most=2), reference=0.5 * x)
+    inputs.in_unit(inputs.kl_reference_CD, "velocity").sum().backward()
+    assert policy.w.grad.item() == pytest.approx((2 * 0.3 * x**2).mean(1).sum().item(), rel=1e-5)
 
 
 @pytest.mark.parametrize(("enough", "losses", "slopes"), [(None, [-0.2, -0.9], [-1.0, -1.0]), (0.5, [0.3, 0.0], [-1.0, 0.0])])
@@ -232,7 +240,8 @@ def test_more_steps_keep_no_more_than_a_state_for_each(pipelines):
 
 @pytest.mark.parametrize("plan", ["alignprop", "refl"])
 def test_the_first_update_is_the_sum_of_what_two_processes_have_and_it_resumes_exactly(pipelines, plan):
-    whole, first, second = (trainer(pipelines, PLANS[plan], "rollout.micro_batch=2") for _ in range(3))
+    held = ["objective.kl={coefficient: 0.1, unit: velocity}"] if plan == "refl" else []
+    whole, first, second = (trainer(pipelines, PLANS[plan], "rollout.micro_batch=2", *held) for _ in range(3))
     blocks, scored = whole.collect(whole.clock())
     assert [len(block.slots) for block in blocks] == [1, 1]
     both, loss = gradient(whole, blocks, scored)
@@ -301,7 +310,7 @@ def test_a_card_can_not_be_differentiable_of_texts_or_of_comparisons():
         (["mini", "nft"], "objective.surrogate=reward", "no policy.matching"),
         (["mini-mdlm", "trajectory"], "objective.surrogate=reward", "an id that was drawn lets no gradient through"),
         (["mini", "draft"], "advantage.zero_variance=drop", "there can be no advantage.zero_variance: drop"),
-        (["mini", "draft"], "objective.kl={coefficient: 0.1, unit: velocity}", "there can be no objective.kl.coefficient"),
+        (["mini", "draft"], "objective.kl={coefficient: 0.1, unit: nats}", "there can be no objective.kl.unit: nats"),
         (["mini", "draft"], "old={rate: 0.1}", "there can be no old"),
         (["mini", "draft"], "rewards.latent_soft.normalise=group", "there can be no rewards.latent_soft.normalise"),
         (["mini", "draft"], "rollout.plan.most=4", "must be a range in 1 .. policy.steps = 3"),

@@ -14,7 +14,8 @@ class Reward(Surrogate):
     """-r, r the weighted sum of the rewards (DRaFT, arXiv 2309.17400). With `enough` it is max(`enough` - r, 0): what earns so
     much already pulls no more (ReFL, arXiv 2304.05977, whose code has 2 for ImageReward).
 
-    It reads no advantage: every sample is pulled up the slope of its own rewards, all of which must be differentiable.
+    It reads no advantage: every sample is pulled up the slope of its own rewards, all of which must be differentiable. A KL is
+    that of the first of the steps that the gradient goes through, in the unit `velocity`.
     """
 
     enough: float | None = None

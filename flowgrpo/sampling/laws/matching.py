@@ -33,8 +33,8 @@ class MatchingLaw(Rows):
         return -(self.weight * mean_of(error**2))[:, None]
 
     def kl(self, x: Tensor, prediction: Tensor, other: Tensor, x_next: Tensor) -> Tensor:
-        """mean((v - v')^2) / 2: with the noise scale 1 that a level has here, the KL of two Gaussians."""
-        return 0.5 * mean_of((prediction.float() - other.float()) ** 2)[:, None]
+        """With the noise scale 1 that a level has here, the KL of two Gaussians."""
+        return distance(prediction, other)
 
     def error(self, x: Tensor, prediction: Tensor, x_next: Tensor) -> Tensor:
         """[C, ...]: x0_hat less the sample."""
@@ -48,3 +48,8 @@ class MatchingLaw(Rows):
 
     def decisions(self, x_next: Tensor, outcome: Tensor) -> Tensor:
         return torch.ones_like(self.q)[:, None]
+
+
+def distance(prediction: Tensor, other: Tensor) -> Tensor:
+    """[C, 1]: mean((v - v')^2) / 2."""
+    return 0.5 * mean_of((prediction.float() - other.float()) ** 2)[:, None]
