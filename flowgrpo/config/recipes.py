@@ -9,7 +9,7 @@ task takes the place of the rewards before it. The rewards of a rule only measur
 Beside the sections of a run a file may hold
 
     with:   sections by words, which count if all the words of their key are said; a comma separates alternatives
-    task:   the task that this model is trained on when a sentence names none
+    task:   the task that is trained when a sentence names none: a model's own, or one with what a method needs
     about:  facts about the file, `About`
 """
 
