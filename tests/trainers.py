@@ -126,4 +126,6 @@ def gradient(trainer, blocks, scored):
     totals.begin()
     for block in trained:
         trainer.learner.accumulate(block, scored.advantage, votes, count, mean_weight, totals)
-    return trainer.weights.taken_gradient(), float(totals.sums[1])
+        trainer.weights.end_block()
+    trainer.weights.gradient_norm()
+    return trainer.weights.taken_gradient(), sum(float(sums[1]) for sums in totals.sums)

@@ -157,6 +157,17 @@ class Config(Section):
         return f"objective.decision_weights '{name}' weighs ids one by one, and no decision of this policy is an id of its own"
 
     @property
+    def blocks_per_step(self) -> int:
+        """Blocks of prompts that an optimizer step goes through, without those that a refill adds."""
+        minibatch = self.optimizer.minibatches(self.rollout.prompts_per_update)[0]
+        return -(-len(minibatch) // self.rollout.prompts_per_block)
+
+    @property
+    def sums_blocks(self) -> bool:
+        """The gradients of several blocks add up to that of a step, in float64."""
+        return self.optimizer.exact_sums and (self.blocks_per_step > 1 or self.rollout.most_added > 0)
+
+    @property
     def reads_entropy(self) -> bool:
         """Whether somebody asks how undecided the policy was at the rollout."""
         return any(rule.needs_entropy for rule in self.selection)
