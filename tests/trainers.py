@@ -99,10 +99,10 @@ def picture_trainer(pipelines, *more, method="flow_grpo", rule=None, reward=brig
     return made(["mini", method, *([rule] if rule else [])], [*PLAIN, *PICTURES, *model, *more], reward, **named)
 
 
-def text_trainer(mdlm, *more, rule=None, reward=sevens, **named):
+def text_trainer(mdlm, *more, method="trajectory", rule=None, reward=sevens, **named):
     rewards = ["rewards.countdown=null", "rewards.strict=null", "rewards.it={use: 'x:y'}"]
     overrides = [*PLAIN, *TEXT, f"policy.model={mdlm}", *rewards, *more]
-    return made(["mini-mdlm", "trajectory", *([rule] if rule else [])], overrides, reward, **named)
+    return made(["mini-mdlm", method, *([rule] if rule else [])], overrides, reward, **named)
 
 
 def made(recipe, overrides, reward, prompts=("1+2=:", "7:"), processes=None):

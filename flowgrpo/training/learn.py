@@ -19,7 +19,7 @@ from flowgrpo.core.progress import bar
 from flowgrpo.objective import ObjectiveConfig
 from flowgrpo.objective.batch import LossInputs, Noised
 from flowgrpo.objective.loss import Terms, shares, step_weights, terms
-from flowgrpo.policies.protocol import Policy, trained_by
+from flowgrpo.policies.protocol import Choosing, Policy, trained_by
 from flowgrpo.training.collect import Rollouts, UpdateBlock
 from flowgrpo.training.given import GivenAnswers
 from flowgrpo.training.host import ahead, on_host
@@ -172,7 +172,8 @@ class Learner:
             log_prob_reference_CD=law.log_prob(x, before, t.next_states) if before is not None and compares else None,
             group_C=torch.tensor([g for g, _ in t.places], device=x.device) if surrogate.compares_group else None,
             noised=_noised(t, prediction) if surrogate.needs_samples else None,
-            kl_teacher_CD=None if taught is None else law.kl(x, prediction, taught, t.next_states),
+            kl_teacher_CD=law.kl(x, prediction, taught, t.next_states) if taught is not None and self.objective.distils else None,
+            **(_guidance(t, taught, before) if taught is not None and surrogate.needs_teacher else {}),
         )
         return terms(inputs, self.objective)
 
@@ -206,6 +207,17 @@ class Learner:
         self.begun = True
         if self.weights.step(update):
             totals.norms.append(float(norm))
+
+
+@torch.no_grad()
+def _guidance(t: Transitions, taught: Tensor, before: Tensor | None) -> dict[str, Tensor]:
+    """[C, D] each: what the teacher says of the ids, and what sets it apart from the reference."""
+    law, ids = t.law, t.next_states
+    assert isinstance(law, Choosing) and before is not None, "`Config` asks this of what weighs ids"
+    log_p, log_p_before = law.log_probs(taught), law.log_probs(before)
+    apart = (2.0 * log_p - log_p_before).masked_fill(log_p_before.isneginf(), -torch.inf).softmax(-1)
+    contrast = apart.gather(-1, law.choices(ids).clamp(min=0)[..., None]).squeeze(-1)
+    return {"log_prob_teacher_CD": law.log_prob(t.states[t.parent], taught, ids), "contrast_CD": contrast}
 
 
 def _noised(t: Transitions, prediction: Tensor) -> Noised:

@@ -92,7 +92,9 @@ def test_two_processes_have_the_prompts_the_weights_and_the_memory_of_one(kind, 
     def work(processes):
         trainer = text_trainer(mdlm, *options, reward=deaf(1, 2, 3), prompts=TEXTS, processes=processes)
         updates = [trainer.update() for _ in range(2)]
-        return [{key: value for key, value in metrics.items() if "seconds" not in key} for metrics, _, _ in updates], known(trainer, updates[-1][2])
+        return [{key: value for key, value in metrics.items() if "seconds" not in key} for metrics, _, _ in updates], known(
+            trainer, updates[-1][2]
+        )
 
     alone, both = work(None), in_two_processes(work)
     assert both[0] == both[1] == alone
