@@ -112,7 +112,10 @@ def made(recipe, overrides, reward, prompts=("1+2=:", "7:"), processes=None):
     generator = torch.Generator().manual_seed(0)
     for parameter in policy.trainable().values():
         parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
-    given = [{"answer": "77", "hint": "77:"}, {"answer": "1234", "hint": "7:"}]
+    given = [
+        {"answer": "77", "hint": "77:", "wordings": ["2+1=:", "3=:"]},
+        {"answer": "1234", "hint": "7:", "wordings": ["7=:"]},
+    ]
     rows = [Prompt(i, text, given[i % 2]) for i, text in enumerate(prompts)]
     measured = {label: load_reward(one.use, one.arguments) for label, one in config.rewards.items() if label != "it"}
     return Trainer(config, policy, rows, Judged("it", reward, measured=measured), processes or Processes.alone())
