@@ -1,7 +1,10 @@
 """Form of a text: its shape and its length."""
 
 import re
+from collections import Counter
 from functools import partial
+from math import log2
+from typing import Literal
 
 from flowgrpo.core.errors import UserError
 from flowgrpo.data.samples import Samples
@@ -50,6 +53,22 @@ class Length:
 
     def __call__(self, samples: Samples) -> list[float]:
         return [max(0.0, 1.0 - abs(len(text.split()) - self.target) / self.width) for text in samples.texts]
+
+
+@counted(better="a text that tells more; to measure with weight 0")
+class Entropy:
+    """Of the distribution of the words (or `of` characters) in a text, in bits: sum -p log2 p over the different ones."""
+
+    def __init__(self, of: Literal["words", "characters"] = "words") -> None:
+        self.of = of
+
+    def __call__(self, samples: Samples) -> list[float]:
+        return [_entropy(text.split() if self.of == "words" else list(text)) for text in samples.texts]
+
+
+def _entropy(parts: list[str]) -> float:
+    counts = Counter(parts).values()
+    return sum(count / len(parts) * log2(len(parts) / count) for count in counts)
 
 
 @counted(better="a longer text; to measure with weight 0")

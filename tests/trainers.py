@@ -99,10 +99,10 @@ def picture_trainer(pipelines, *more, method="flow_grpo", rule=None, reward=brig
     return made(["mini", method, *([rule] if rule else [])], [*PLAIN, *PICTURES, *model, *more], reward, **named)
 
 
-def text_trainer(mdlm, *more, rule=None, reward=sevens, **named):
+def text_trainer(mdlm, *more, method="trajectory", rule=None, reward=sevens, **named):
     rewards = ["rewards.countdown=null", "rewards.strict=null", "rewards.it={use: 'x:y'}"]
     overrides = [*PLAIN, *TEXT, f"policy.model={mdlm}", *rewards, *more]
-    return made(["mini-mdlm", "trajectory", *([rule] if rule else [])], overrides, reward, **named)
+    return made(["mini-mdlm", method, *([rule] if rule else [])], overrides, reward, **named)
 
 
 def made(recipe, overrides, reward, prompts=("1+2=:", "7:"), processes=None):
@@ -112,7 +112,10 @@ def made(recipe, overrides, reward, prompts=("1+2=:", "7:"), processes=None):
     generator = torch.Generator().manual_seed(0)
     for parameter in policy.trainable().values():
         parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
-    given = [{"answer": "77", "hint": "77:"}, {"answer": "1234", "hint": "7:"}]
+    given = [
+        {"answer": "77", "hint": "77:", "wordings": ["2+1=:", "3=:"]},
+        {"answer": "1234", "hint": "7:", "wordings": ["7=:"]},
+    ]
     rows = [Prompt(i, text, given[i % 2]) for i, text in enumerate(prompts)]
     measured = {label: load_reward(one.use, one.arguments) for label, one in config.rewards.items() if label != "it"}
     return Trainer(config, policy, rows, Judged("it", reward, measured=measured), processes or Processes.alone())
@@ -126,4 +129,6 @@ def gradient(trainer, blocks, scored):
     totals.begin()
     for block in trained:
         trainer.learner.accumulate(block, scored.advantage, votes, count, mean_weight, totals)
-    return trainer.weights.taken_gradient(), float(totals.sums[1])
+        trainer.weights.end_block()
+    trainer.weights.gradient_norm()
+    return trainer.weights.taken_gradient(), sum(float(sums[1]) for sums in totals.sums)

@@ -19,7 +19,7 @@ def bill_of(config: Config, processes: int = 1) -> dict[str, Any]:
     """What an update costs; where the plan changes over training, its first update."""
     rollout, optimizer = config.rollout, config.optimizer
     shape = config.shape()
-    blocks = _blocks(config)
+    blocks = config.blocks_per_step
     memory = memory_of(config, processes)
     per_group = shape.network_evaluations + config.policy.posed_states * len(shape.trained)
     if tries := rollout.tries(config.policy.steps):
@@ -71,8 +71,9 @@ def memory_of(config: Config, processes: int = 1) -> Memory:
         samples=min(rollout.micro_batch, rollout.prompts_per_block * len(shape.leaves)),
         latents=(2 + predicted) * transitions,
         predictions=predicted * transitions * max(1, config.policy.posed_together),
-        batches=_blocks(config) * config.optimizer.steps_per_update,
+        batches=config.blocks_per_step * config.optimizer.steps_per_update,
         averages=(config.ema is not None) + (config.old is not None),
+        sums=config.sums_blocks,
         referenced=referenced,
     )
     memory = config.policy.memory(work)
@@ -117,6 +118,7 @@ def _switches(config: Config) -> Iterator[tuple[str, Cost]]:
     yield "rollout.keep=host", "time"
     yield from ((switch, cost) for switch, cost in switches.items() if cost == "time")
     yield from small
+    yield "optimizer.exact_sums=false", "exactness"
     yield from ((switch, cost) for switch, cost in switches.items() if cost == "exactness")
 
 
@@ -134,12 +136,6 @@ def _possible(config: Config, switch: str) -> Config | None:
         return changed(config, [switch])
     except UserError:
         return None
-
-
-def _blocks(config: Config) -> int:
-    """Blocks of prompts that an optimizer step goes through."""
-    minibatch = config.optimizer.minibatches(config.rollout.prompts_per_update)[0]
-    return -(-len(minibatch) // config.rollout.prompts_per_block)
 
 
 def _calibration(config: Config, shape: Shape) -> int:

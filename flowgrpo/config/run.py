@@ -136,10 +136,12 @@ class Config(Section):
             yield "transforms are of finished samples, and rollout.plan.completion values states on their way; take one out"
 
     def _untaught(self) -> str | None:
-        terms = self.objective.auxiliary
-        if asking := next((term for term in terms if term.needs_teacher and self.teacher is None), None):
-            return f"objective.auxiliary '{asking.type}' needs a teacher; set teacher.checkpoint, or teacher.policy.model"
-        if self.teacher and not any(term.needs_teacher for term in terms):
+        terms, surrogate = self.objective.auxiliary, self.objective.surrogate
+        asking = [f"auxiliary '{term.type}'" for term in terms if term.needs_teacher]
+        asking += [f"surrogate '{surrogate.type}'"] if surrogate.needs_teacher else []
+        if asking and self.teacher is None:
+            return f"objective.{asking[0]} needs a teacher; set teacher.checkpoint, or teacher.policy.model"
+        if self.teacher and not asking:
             return "nothing asks the teacher; set objective.auxiliary=[distillation], or take the teacher out"
         if (giving := next((term for term in terms if term.of_given), None)) and not self.policy.takes_answers:
             return f"objective.auxiliary '{giving.type}' is of given texts, which can't be outcomes of this policy"
@@ -153,10 +155,20 @@ class Config(Section):
         return None
 
     def _of_no_ids(self) -> str | None:
-        if self.policy.chooses_ids or not self.objective.decision_weights:
+        if self.policy.chooses_ids or not (setting := self.objective.weighs_ids):
             return None
-        name = self.objective.decision_weights[0].type
-        return f"objective.decision_weights '{name}' weighs ids one by one, and no decision of this policy is an id of its own"
+        return f"objective.{setting} weighs ids one by one, and no decision of this policy is an id of its own"
+
+    @property
+    def blocks_per_step(self) -> int:
+        """Blocks of prompts that an optimizer step goes through, without those that a refill adds."""
+        minibatch = self.optimizer.minibatches(self.rollout.prompts_per_update)[0]
+        return -(-len(minibatch) // self.rollout.prompts_per_block)
+
+    @property
+    def sums_blocks(self) -> bool:
+        """The gradients of several blocks add up to that of a step, in float64."""
+        return self.optimizer.exact_sums and (self.blocks_per_step > 1 or self.rollout.most_added > 0)
 
     @property
     def reads_entropy(self) -> bool:

@@ -97,7 +97,9 @@ class RolloutConfig(Section):
     average; `objective.reduce: step` makes up for it in the loss. `interval` gives them where they narrow the interval of a
     prompt's mean reward most (XRPO, arXiv 2510.06672).
 
-    With a `context` a few samples of each prompt are made first, and the group answers what the context makes of them.
+    With a `context` a few samples of each prompt are made first, and the group answers what the context makes of them. Under the
+    column `wordings` of its row a prompt has other texts that ask the same: the samples of a group are asked these and the prompt
+    itself in turn.
 
     Prompts go through the model in blocks of whole groups, so results do not depend on the number of processes. States wait for
     the update on the device, or where `keep` says `host` in main memory.
@@ -113,6 +115,7 @@ class RolloutConfig(Section):
     refill: NonNegativeFloat = 0.0
     plan: AnyPlan = AllSteps()
     context: AnyContext | None = None
+    wordings: str | None = None
 
     @model_validator(mode="after")
     def _has_something_to_train(self) -> Self:
@@ -189,6 +192,16 @@ class RolloutConfig(Section):
             return f"rollout.plan.{complaint}"
         if self.plan.completion and (complaint := self.plan.completion.complaint(steps)):
             return f"rollout.plan: {complaint}"
+        return self._words_complaint(steps) if self.wordings else None
+
+    def _words_complaint(self, steps: int) -> str | None:
+        """Why the samples of a group can't be asked in different words, or None."""
+        why = "rollout.wordings asks each sample of a group otherwise"
+        if self.context or self.plan.columns:
+            return f"{why}; take out rollout.context, or a plan that makes no samples"
+        shape = self.plan.shape(Draw(steps, self.group_size, 0, numpy_generator(("wordings",))))
+        if len({*shape.roots}) == 1 < self.group_size:
+            return f"{why}, and all have one start; set rollout.plan.shared_start=false"
         return None
 
 
@@ -218,6 +231,9 @@ class OptimizerConfig(Section):
 
     The learning rate rises linearly over `warmup` updates, and falls linearly to 0 over `decay_over` updates. It depends on the
     number of the update only, so a run that is resumed with more `updates` is the one that had them from the start.
+
+    `exact_sums`: the gradients of the blocks of prompts that share a step add up in float64, so that their sum is the same
+    however many processes share the blocks. false saves 8 bytes of each trained weight, and sums depend on their order.
     """
 
     lr: Rate
@@ -227,6 +243,7 @@ class OptimizerConfig(Section):
     max_grad_norm: PositiveFloat = 1.0
     steps_per_update: PositiveInt = 1
     epochs: PositiveInt = 1
+    exact_sums: bool = True
     warmup: NonNegativeInt = 0
     decay_over: PositiveInt | None = None
 

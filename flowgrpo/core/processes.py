@@ -1,6 +1,6 @@
 """One process or many. Everything that crosses processes goes through here."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -11,6 +11,8 @@ from torch import Tensor
 from flowgrpo.core.errors import UserError
 
 T = TypeVar("T")
+BUCKET = 1 << 25
+"""Values that cross processes at a time."""
 
 
 def once(make: Callable[[], T]) -> T:
@@ -66,7 +68,19 @@ class Processes:
         """Add up tensors over the processes, in place."""
         if self.count == 1:
             return
-        flat = torch.cat([t.flatten() for t in tensors])
-        torch.distributed.all_reduce(flat)
-        for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
-            tensor.copy_(part.view_as(tensor))
+        for bucket in _buckets(tensors):
+            flat = torch.cat([t.flatten() for t in bucket])
+            torch.distributed.all_reduce(flat)
+            for tensor, part in zip(bucket, flat.split([t.numel() for t in bucket]), strict=True):
+                tensor.copy_(part.view_as(tensor))
+
+
+def _buckets(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
+    """Neighbours that have at most BUCKET values together, or one that has more."""
+    bucket: list[Tensor] = []
+    for tensor in tensors:
+        if bucket and sum(t.numel() for t in [*bucket, tensor]) > BUCKET:
+            yield bucket
+            bucket = []
+        bucket.append(tensor)
+    yield bucket

@@ -150,7 +150,19 @@ class ObjectiveConfig(Section):
 
     @property
     def needs_teacher(self) -> bool:
+        return self.distils or self.surrogate.needs_teacher
+
+    @property
+    def distils(self) -> bool:
+        """Whether the steps of a teacher are learned."""
         return any(term.needs_teacher for term in self.auxiliary)
+
+    @property
+    def weighs_ids(self) -> str | None:
+        """The setting by which ids of a transition count differently, or None."""
+        used = {f"surrogate '{self.surrogate.type}'": self.surrogate.weighs_ids}
+        used |= {f"decision_weights '{rule.type}'": True for rule in self.decision_weights}
+        return next((setting for setting, on in used.items() if on), None)
 
     @property
     def needs_entropy(self) -> bool:

@@ -36,8 +36,9 @@ class LossInputs:
     transition); log-ratios are said to be large or small in multiples of `unit`. `decisions_CD` is 1 for decisions that count.
     `kl_old_CD` is KL(new || old) and `entropy_CD`, in [0, 1], that of the law of a decision over the largest possible; None where
     the objective needs none. `kl_reference_CD` is KL(new || reference) in nats, and `log_prob_reference_CD` what the policy
-    before training says, or None; `kl_teacher_CD` is KL(new || teacher) in nats, or None. `tau_C1` and `dt_C1` are the noise
-    scale and step size of the kernel, `g_C1` the sensitivity of the mean to the prediction. `group_C` numbers the groups;
+    before training says, or None; `kl_teacher_CD` is KL(new || teacher) in nats, `log_prob_teacher_CD` what the teacher says, and
+    `contrast_CD` how likely the ids are under softmax(2 log p_teacher - log p_reference); or None. `tau_C1` and `dt_C1` are the
+    noise scale and step size of the kernel, `g_C1` the sensitivity of the mean to the prediction. `group_C` numbers the groups;
     `noised` are the samples where the objective needs them. `reward_C1` is the weighted sum of the rewards of the sample that a
     transition leads to, with its gradient, where the objective needs that.
     """
@@ -58,6 +59,8 @@ class LossInputs:
     group_C: "Tensor | None" = None
     noised: "Noised | None" = None
     kl_teacher_CD: "Tensor | None" = None
+    log_prob_teacher_CD: "Tensor | None" = None
+    contrast_CD: "Tensor | None" = None
     reward_C1: "Tensor | None" = None
 
     def in_unit(self, kl_CD: "Tensor", unit: KLUnit) -> "Tensor":
@@ -92,11 +95,24 @@ class LossInputs:
         best_C1 = (values_C1 == values_C1.T.where(same_CC, -math.inf).amax(1, keepdim=True)).to(values_C1)
         return best_C1 / self.sum_group(best_C1)
 
+    def best_to_worst_C1(self, as_best_C1: "Tensor", as_worst_C1: "Tensor") -> "Tensor":
+        """[C, 1]: what a group's best sample is worth as such, less what its worst is."""
+        best_C1, worst_C1 = self.best_C1(self.advantage_C1), self.best_C1(-self.advantage_C1)
+        return self.sum_group(best_C1 * as_best_C1 - worst_C1 * as_worst_C1)
+
     def above_reference_C1(self) -> "Tensor":
         """[C, 1]: log p_new - log p_reference, the mean over a transition's decisions."""
+        return self.mean_D(self.above_reference_CD())
+
+    def above_reference_CD(self) -> "Tensor":
+        """log p_new - log p_reference."""
         assert self.log_prob_reference_CD is not None
-        return self.mean_D(self.log_prob_CD - self.log_prob_reference_CD)
+        return self.log_prob_CD - self.log_prob_reference_CD
+
+    def sum_D(self, values_CD: "Tensor") -> "Tensor":
+        """[C, 1]: over a transition's decisions that count."""
+        return (values_CD * self.decisions_CD).sum(1, keepdim=True)
 
     def mean_D(self, values_CD: "Tensor") -> "Tensor":
         """[C, 1]: over a transition's decisions that count."""
-        return (values_CD * self.decisions_CD).sum(1, keepdim=True) / self.decisions_CD.sum(1, keepdim=True).clamp(min=1.0)
+        return self.sum_D(values_CD) / self.decisions_CD.sum(1, keepdim=True).clamp(min=1.0)

@@ -30,7 +30,7 @@ Memory = dict[str, dict[str, int]]
 class Work:
     """What a process has on its device: `states` in one evaluation and `samples` in one decode; over an update it keeps
     `latents`, of which so many are `predictions`, and `batches` of prompts. The trained weights have so many `averages`;
-    `referenced`: they are compared to those before training."""
+    `sums`: their gradients add up in float64; `referenced`: they are compared to those before training."""
 
     states: int
     samples: int
@@ -38,6 +38,7 @@ class Work:
     predictions: int = 0
     batches: int = 1
     averages: int = 0
+    sums: bool = False
     referenced: bool = False
 
 

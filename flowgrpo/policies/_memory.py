@@ -44,6 +44,11 @@ def resting(trained: int, work: Work) -> dict[str, int]:
     }
 
 
+def gradients(trained: int, work: Work) -> int:
+    """Of `trained` weights, beside the sums of those before them in float64."""
+    return (TRAINED + (8 if work.sums else 0)) * trained
+
+
 def passing(stored: int, size: int, activations: Activations) -> int:
     """Activations without a backward pass; `size` is rows x tokens x width."""
     return int(_held("passing", stored, activations) * size)

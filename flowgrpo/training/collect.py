@@ -49,6 +49,8 @@ class Rollouts:
 
     def __call__(self, prompts: Sequence[Prompt], shapes: Sequence[Shape], key: Key) -> Block:
         """A group for each prompt of a block, of the shape beside it."""
+        if column := self.config.wordings:
+            prompts = [prompt.in_wordings(column) for prompt in prompts]
         block = rollout(self.policy, prompts, shapes, key, self.config.micro_batch, self.keep_predictions)
         block.transitions = [self.waiting(t) for t in block.transitions]
         return block

@@ -4,6 +4,7 @@ C prompts; D decisions of an answer.
 """
 
 from collections.abc import Sequence
+from math import fsum
 
 import torch
 from torch import Tensor
@@ -58,9 +59,9 @@ class GivenAnswers:
 
     def metrics(self, processes: Processes) -> dict[str, float]:
         """The mean loss of all that was added since this was asked last."""
-        sums = processes.gather([(float(sum(loss for loss, _ in self.sums)), sum(count for _, count in self.sums))])
+        sums = processes.gather([(float(loss), count) for loss, count in self.sums])
         self.sums = []
-        return {"given": sum(loss for loss, _ in sums) / max(1, sum(count for _, count in sums))}
+        return {"given": fsum(loss for loss, _ in sums) / max(1, sum(count for _, count in sums))}
 
 
 def _loss(term: Answers, posed: Posed, prediction: Tensor, answers: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ B states of one network evaluation, C trained transitions that leave them, D dec
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from math import fsum
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from flowgrpo.core.progress import bar
 from flowgrpo.objective import ObjectiveConfig
 from flowgrpo.objective.batch import LossInputs, Noised
 from flowgrpo.objective.loss import Terms, shares, step_weights, terms
-from flowgrpo.policies.protocol import Policy, trained_by
+from flowgrpo.policies.protocol import Choosing, Policy, trained_by
 from flowgrpo.training.collect import Rollouts, UpdateBlock
 from flowgrpo.training.given import GivenAnswers
 from flowgrpo.training.gradient import RewardGradient
@@ -86,13 +87,12 @@ class Learner:
             votes, count = scored.votes(slots, self.objective.reduce)
             if votes.any():
                 totals.begin()
-                for block in trained:
+                for block, chosen in zip(blocks, trained, strict=True):
                     if block.slots[0] in slots:
-                        self.accumulate(block, scored.advantage, votes, count, mean_weight, totals)
-                if self.given:
-                    for own in blocks:
-                        if own.slots[0] in slots:
-                            self.given.add(self.weights, own, scored, update, len(slots))
+                        self.accumulate(chosen, scored.advantage, votes, count, mean_weight, totals)
+                        if self.given:
+                            self.given.add(self.weights, block, scored, update, len(slots))
+                        self.weights.end_block()
                 self._step(totals, update)
         given = self.given.metrics(self.processes) if self.given else {}
         return totals.metrics(self.processes, bool(self.objective.of_samples)) | given
@@ -117,7 +117,7 @@ class Learner:
         """Over the transitions of all processes."""
         weights = [step_weights(t.law.tau, t.law.g, self.objective) for block in trained for t in block.batches]
         sums = self.processes.gather([(float(row.sum()), len(row)) for row in weights])
-        return sum(weight for weight, _ in sums) / max(1, sum(count for _, count in sums))
+        return fsum(weight for weight, _ in sums) / max(1, sum(count for _, count in sums))
 
     def accumulate(
         self,
@@ -176,7 +176,8 @@ class Learner:
             log_prob_reference_CD=law.log_prob(x, before, t.next_states) if before is not None and compares else None,
             group_C=torch.tensor([g for g, _ in t.places], device=x.device) if surrogate.compares_group else None,
             noised=_noised(t, prediction) if surrogate.needs_samples else None,
-            kl_teacher_CD=None if taught is None else law.kl(x, prediction, taught, t.next_states),
+            kl_teacher_CD=law.kl(x, prediction, taught, t.next_states) if taught is not None and self.objective.distils else None,
+            **(_guidance(t, taught, before) if taught is not None and surrogate.needs_teacher else {}),
         )
         return terms(inputs, self.objective)
 
@@ -212,17 +213,29 @@ class Learner:
             totals.norms.append(float(norm))
 
 
+@torch.no_grad()
+def _guidance(t: Transitions, taught: Tensor, before: Tensor | None) -> dict[str, Tensor]:
+    """[C, D] each: what the teacher says of the ids, and what sets it apart from the reference."""
+    law, ids = t.law, t.next_states
+    assert isinstance(law, Choosing) and before is not None, "`Config` asks this of what weighs ids"
+    log_p, log_p_before = law.log_probs(taught), law.log_probs(before)
+    apart = (2.0 * log_p - log_p_before).masked_fill(log_p_before.isneginf(), -torch.inf).softmax(-1)
+    contrast = apart.gather(-1, law.choices(ids).clamp(min=0)[..., None]).squeeze(-1)
+    return {"log_prob_teacher_CD": law.log_prob(t.states[t.parent], taught, ids), "contrast_CD": contrast}
+
+
 def _noised(t: Transitions, prediction: Tensor) -> Noised:
     assert t.prediction is not None, "an objective that needs samples keeps what the rollout said of them"
     return Noised(prediction, t.prediction[t.parent], lambda other: t.law.error(t.states[t.parent], other, t.next_states))
 
 
 class Totals:
-    """Sums over the transitions of an update; `worst` is the largest |log-ratio| of each optimizer step, `norms` are the
-    gradients'. What is added stays on the device, so that nobody waits for it between two batches of a step."""
+    """Sums over the transitions of an update; `sums` are those of each batch, `worst` is the largest |log-ratio| of each
+    optimizer step, `norms` are the gradients'. What is added stays on the device, so that nobody waits for it between two
+    batches of a step."""
 
     def __init__(self) -> None:
-        self.sums: Tensor | None = None
+        self.sums: list[Tensor] = []
         self.norms: list[float] = []
         self.worst: list[Tensor | float] = []
         self.all_finite: Tensor | bool = True
@@ -242,14 +255,14 @@ class Totals:
         self.worst[-1] = torch.fmax(largest, torch.as_tensor(self.worst[-1], device=largest.device))
         self.all_finite = torch.isfinite(loss) & self.all_finite
         clipped, kl, auxiliary = ((row * share_CD).sum() for row in (terms_CD.clipped, terms_CD.kl, terms_CD.auxiliary))
-        sums = torch.stack([share_CD.sum(), loss, clipped, kl, auxiliary]).double()
-        self.sums = sums if self.sums is None else self.sums + sums
+        self.sums.append(torch.stack([share_CD.sum(), loss, clipped, kl, auxiliary]))
 
     def metrics(self, processes: Processes, auxiliary: bool = False) -> dict[str, float]:
         """With the `auxiliary` terms, weighted by their coefficients, where there are any."""
-        sums = [0.0] * 5 if self.sums is None else self.sums.tolist()
-        everyone = processes.gather([(sums, [float(worst) for worst in self.worst])])
-        count, loss, clipped, kl, beside = (sum(values) for values in zip(*(sums for sums, _ in everyone), strict=True))
+        batches = torch.stack(self.sums).tolist() if self.sums else []
+        everyone = processes.gather([(batches, [float(worst) for worst in self.worst])])
+        rows = [[0.0] * 5, *(row for batches, _ in everyone for row in batches)]
+        count, loss, clipped, kl, beside = (fsum(values) for values in zip(*rows, strict=True))
         return {
             "loss": loss / max(len(self.norms), 1),
             "ratio/first_log_abs_max": max(sum(worst[:1]) for _, worst in everyone),

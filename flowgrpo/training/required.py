@@ -7,12 +7,17 @@ from flowgrpo.config.teacher import teaching
 from flowgrpo.core.errors import UserError
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.objective.auxiliary.answers import Answers
+from flowgrpo.policies.prompt_check import check_files
 
 
 def require_read(config: Config, prompts: Sequence[Prompt]) -> None:
     """Errors: UserError for a teacher that is none, or a row of the training prompts that lacks what is read of it."""
     if config.teacher:
         teaching(config)
+    if column := config.rollout.wordings:
+        worded = [prompt.in_wordings(column) for prompt in prompts]
+        asked = [prompt.asked_of(sample) for prompt in worded for sample in range(len(prompt.wordings))]
+        check_files(config.policy, {config.rollout.prompts: asked})
     for prompt in prompts:
         if config.rollout.context:
             config.rollout.context.check(prompt)

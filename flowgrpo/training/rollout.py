@@ -158,6 +158,12 @@ class _Run:
         group, number = place
         return self.shapes[group].move(number)
 
+    def prompt(self, place: Place) -> Prompt:
+        """As it is asked of the sample that this state belongs to."""
+        group, number = place
+        shape = self.shapes[group]
+        return self.prompts[group].asked_of(shape.nodes[shape.roots[number]].member)
+
     def key_of(self, place: Place) -> Key:
         node = self.node(place)
         return (*self.key, self.prompts[place[0]].index, node.member, node.branch, node.step)
@@ -192,7 +198,7 @@ def rollout(
 def _start(run: _Run, micro_batch: int) -> None:
     places = [(g, i) for g, shape in enumerate(run.shapes) for i, node in enumerate(shape.nodes) if node.parent is None]
     for chunk in _chunks(places, micro_batch):
-        prompts = [run.prompts[g] for g, _ in chunk]
+        prompts = [run.prompt(place) for place in chunk]
         if run.node(chunk[0]).step:
             states = encoded(run.policy, prompts, [run.node(place).member for place in chunk])
         else:
@@ -214,7 +220,7 @@ def _evaluations(run: _Run, step: int, micro_batch: int) -> Iterator[list[Place]
 
 def _advance(run: _Run, step: int, places: list[Place]) -> None:
     """Evaluate these states once and draw all their children."""
-    prompts = [run.prompts[g] for g, _ in places]
+    prompts = [run.prompt(place) for place in places]
     run.valued |= {place: run.states[place] for place in places if run.node(place).scored}
     states = torch.stack([run.states.pop(place) for place in places])
     prediction = numbers(_evaluated(run, states, prompts, step, places), step)
@@ -288,7 +294,7 @@ def _record(
 def _pose(run: _Run, posing: Posing, micro_batch: int) -> None:
     """Score the outcomes as wholes. No group is torn that fits into one batch."""
     for chunk in _whole_groups(run.shapes, max(1, micro_batch // posing.together)):
-        outcomes, prompts = torch.stack([run.states[place] for place in chunk]), [run.prompts[g] for g, _ in chunk]
+        outcomes, prompts = torch.stack([run.states[place] for place in chunk]), [run.prompt(place) for place in chunk]
         keys, groups = [(*run.key_of(place), "pose") for place in chunk], [(*run.key, p.index, "pose") for p in prompts]
         for posed in posing(outcomes, prompts, keys, groups):
             rows = range(len(chunk)) if posed.rows is None else posed.rows
@@ -339,7 +345,7 @@ def _require_density(law: Law, kernel: Kernel | None, step: int) -> None:
 def _samples(run: _Run, micro_batch: int) -> Samples:
     """The leaves, decoded when they are looked at."""
     places = leaves_of(run.shapes)
-    policy, prompts = run.policy, [run.prompts[g] for g, _ in places]
+    policy, prompts = run.policy, [run.prompt(place) for place in places]
     states = torch.stack([run.states[place] for place in places])
 
     def decode() -> Outputs:
@@ -371,7 +377,7 @@ def _features(run: _Run) -> list[np.ndarray | None]:
 
 
 def _undecoded(run: _Run, places: list[Place], outputs: Undecoded | None, states: Tensor) -> Samples:
-    prompts = [run.prompts[g] for g, _ in places]
+    prompts = [run.prompt(place) for place in places]
     latents = run.policy.latents(states, prompts, [run.node(place).step for place in places])
     return Samples([p.text for p in prompts], [p.metadata for p in prompts], [p.index for p in prompts], outputs, latents)
 

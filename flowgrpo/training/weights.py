@@ -30,25 +30,45 @@ class TrainedWeights:
         self.scaler = torch.amp.GradScaler(policy.device.type, enabled=policy.needs_loss_scaling)
         self.ema = Ema(self.parameters, config.ema.decay_at) if config.ema else None
         self.old = Ema(self.parameters, config.old.decay_at) if config.old else None
+        self.sums: list[Tensor] | None = None
+        self.exact = config.sums_blocks
         self.steps = 0
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of a loss."""
         self.scaler.scale(loss).backward()
 
+    def end_block(self) -> None:
+        """What was added since the last end is the gradient of a whole block of prompts. A sum of blocks has 29 bits more than
+        their float32 gradients, so it rounds to the same float32 whatever their order is."""
+        if not self.exact:
+            return
+        self.sums = self.sums or self._zeros()
+        for total, parameter in zip(self.sums, self.parameters.values(), strict=True):
+            if parameter.grad is not None:
+                total += parameter.grad
+        self.optimizer.zero_grad()
+
+    def _zeros(self) -> list[Tensor]:
+        return [torch.zeros_like(parameter, dtype=torch.float64) for parameter in self.parameters.values()]
+
+    def _gradients(self) -> list[Tensor]:
+        return [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters.values()]
+
     def gradient_norm(self) -> Tensor:
         """Sum the gradients of all processes, clip them, and return the norm that they had."""
         parameters = list(self.parameters.values())
-        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+        gradients = (self.sums or self._zeros()) if self.exact else self._gradients()
+        self.sums = None
         self.processes.sum(gradients)
         for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
+            parameter.grad = gradient.to(parameter.dtype)
         self.scaler.unscale_(self.optimizer)
         return torch.nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm)
 
     def taken_gradient(self) -> Tensor:
         """All that was added [D], one parameter after the other and unclipped; it is gone then. Errors: NotFinite."""
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters.values()]
+        gradients = self._gradients()
         self.optimizer.zero_grad()
         gradient = torch.cat([g.flatten() for g in gradients]) / self.scaler.get_scale()
         if not bool(torch.isfinite(gradient).all()):

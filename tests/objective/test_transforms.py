@@ -12,6 +12,7 @@ from flowgrpo.core.errors import NotFinite, UserError
 from flowgrpo.objective.transform import Graded, Transform, transformed
 from flowgrpo.objective.transform.budget import Budget
 from flowgrpo.objective.transform.concise import Concise
+from flowgrpo.objective.transform.consistency import Consistency
 from flowgrpo.objective.transform.rarity import Rarity
 from trainers import text_trainer
 
@@ -41,6 +42,17 @@ def test_a_budget_is_a_triangle_that_shrinks():
     group = graded([1.0, 0.0, 0.0, 0.0, 0.0], long=[2, 4, 5, 6, 9])
     (new,) = budget.apply([group], 10)
     assert new == pytest.approx([1.5, 0.5, 0.5 * 0.75, 0.5 * 0.5, 0.0])
+
+
+def test_answers_are_to_tell_much_and_as_much_as_the_others():
+    """h = (H - min) / (max - min), s = 1 - the mean over the others of min(1, |H - H'| / gap)."""
+    group = graded([1.0, 0.0, 0.0], bits=[2.0, 1.0, 0.0])
+    (new,) = Consistency(entropy="bits", gap=1.5, helpful=0.5, stable=0.25).apply([group], 0)
+    near, far = 1 / 1.5, 1.0
+    stable = [1 - (near + far) / 2, 1 - near, 1 - (near + far) / 2]
+    assert new == pytest.approx([1.0 + 0.5 + 0.25 * stable[0], 0.25 + 0.25 * stable[1], 0.25 * stable[2]])
+    (alike,) = Consistency(entropy="bits").apply([graded([0.0, 0.0], bits=[3.0, 3.0])], 0)
+    assert alike.tolist() == [0.5, 0.5]
 
 
 def test_long_right_answers_count_less_in_the_most_accurate_groups_alone():

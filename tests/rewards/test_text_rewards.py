@@ -1,5 +1,6 @@
 """Rewards of text: their known answers, and what they say to a prompt row that lacks what they need."""
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -16,7 +17,7 @@ from flowgrpo.rewards._answer import answer
 from flowgrpo.rewards._tokens import DEPTH
 from flowgrpo.rewards.arithmetic import countdown, countdown_strict, countdown_valid
 from flowgrpo.rewards.maths import Maths, exact
-from flowgrpo.rewards.text import Format, Length, xml_answer
+from flowgrpo.rewards.text import Entropy, Format, Length, xml_answer
 
 
 @dataclass
@@ -266,6 +267,13 @@ def test_a_row_without_what_a_reward_needs_is_refused(reward, row, says):
 def test_format_is_a_match_of_the_whole_text():
     reward = Format(r"<b>.*</b>")
     assert [score(reward, text) for text in ("<b>one\ntwo</b>", "<b>one</b> two", "")] == [1.0, 0.0, 0.0]
+
+
+def test_entropy_is_that_of_the_different_words_or_characters_in_bits():
+    words, characters = Entropy(), Entropy(of="characters")
+    assert [score(words, text) for text in ("", "a a a", "a b", "a b c d", "a a b b")] == [0.0, 0.0, 1.0, 2.0, 1.0]
+    assert score(words, "a a a b") == pytest.approx(0.75 * math.log2(4 / 3) + 0.25 * 2)
+    assert score(characters, "abca") == pytest.approx(1.5)
 
 
 def test_format_refuses_what_is_no_regular_expression():

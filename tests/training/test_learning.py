@@ -99,10 +99,10 @@ NEEDED = {
     "text s_grpo": ["credit.right=0.25"],
     "text igrpo": ["policy.prompt_length=12", "rollout.context.template='{draft},{prompt}'"],
     "text sage": ["policy.prompt_length=12", "rollout.context.between=''"],
-    "text distil": ["teacher.policy.guidance_scale=2"],
+    **{f"text {rule}": ["teacher.policy.guidance_scale=2"] for rule in ("distil", "tgdpo", "cdpo")},
     "pictures distil": ["teacher.policy.call.guidance_scale=2"],
 }
-"""No answer of a random model is all sevens, and whoever distils names a teacher."""
+"""No answer of a random model is all sevens, and who has a teacher names it."""
 OF_TREES = ("tempo", "tree_po", "spo")
 
 

@@ -244,16 +244,15 @@ def launch(processes: int, *arguments: str) -> Path:
 def test_two_processes_give_the_same_rollouts_and_the_same_update():
     learned = ["rollout.plan.completion={type: learned}", "advantage.baseline={type: tracker, high: 2.0}"]
     one, two = (launch(n, *COMMON, "updates=1", f"output=on{n}", *learned) for n in (1, 2))
-    for part in ("reward/soft", "reward/strict", "network_evaluations", "advantage/std"):
-        assert metrics(one)[0][part] == metrics(two)[0][part]
+    told = [{name: value for name, value in metrics(run)[0].items() if "seconds" not in name} for run in (one, two)]
+    assert told[0] == told[1]
     tree = json.loads((one / "tree.json").read_text())
     assert tree == json.loads((two / "tree.json").read_text())
     for node in tree["nodes"]:
         assert not node["image"] or (one / node["image"]).read_bytes() == (two / node["image"]).read_bytes()
     name = Path("checkpoint-000001/state/trainable.safetensors")
     a, b = load_file(one / name), load_file(two / name)
-    difference = sum(((a[k] - b[k]) ** 2).sum() for k in a) ** 0.5 / sum((a[k] ** 2).sum() for k in a) ** 0.5
-    assert float(difference) < 1e-5
+    assert all(torch.equal(a[k], b[k]) for k in a)
     memories = [json.loads((run / "checkpoint-000001/state/trainer.json").read_text())["memory"] for run in (one, two)]
     assert memories[0] == memories[1] and len(memories[0]["records"]["total"]) == 4
     critics = [load_file(run / "checkpoint-000001/state/critic.safetensors") for run in (one, two)]

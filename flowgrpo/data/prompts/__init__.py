@@ -17,7 +17,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,8 @@ def paths_of(files: Files) -> list[Path]:
 class Prompt:
     """`index` is the row in its source; `metadata` is the row untouched, `prompt` included.
 
-    `conditions` are the pictures and clips that the row names, as files; `pictures` those that answer it, where they are trained.
+    `conditions` are the pictures and clips that the row names, as files; `pictures` those that answer it, where they are trained;
+    `wordings` the texts that the samples of a group are asked in turn, where they are not all asked `text`.
     """
 
     index: int
@@ -63,6 +64,20 @@ class Prompt:
     metadata: dict[str, Any] = field(default_factory=dict)
     conditions: dict[str, Files] = field(default_factory=dict)
     pictures: tuple[Path, ...] = ()
+    wordings: tuple[str, ...] = ()
+
+    def in_wordings(self, column: str) -> "Prompt":
+        """With its text and those under a column of the row as wordings. Errors: UserError where that holds no texts."""
+        texts = self.metadata.get(column)
+        if not isinstance(texts, list) or not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+            raise UserError(
+                f"the prompt row {self.index + 1} has no list of texts under '{column}', which rollout.wordings reads"
+            )
+        return replace(self, wordings=(self.text, *texts))
+
+    def asked_of(self, sample: int) -> "Prompt":
+        """As it is asked of a sample of its group."""
+        return replace(self, text=self.wordings[sample % len(self.wordings)]) if self.wordings else self
 
 
 def load_prompts(source: str, conditions: bool = True) -> list[Prompt]:

@@ -25,8 +25,12 @@ class Surrogate(Component):
     """Whether it reads what is predicted of finished samples that were noised anew."""
     needs_reference: ClassVar[bool] = False
     """Whether it reads the log-probs of the policy before training."""
+    needs_teacher: ClassVar[bool] = False
+    """Whether it reads what a teacher finds of the ids."""
     compares_group: ClassVar[bool] = False
     """Whether it needs all transitions of a group at once."""
+    weighs_ids: ClassVar[bool] = False
+    """Whether ids of a transition count differently in it."""
 
     needs_gradient: ClassVar[bool] = False
     """Whether it reads the rewards with their gradient."""

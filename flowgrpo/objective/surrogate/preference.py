@@ -38,6 +38,11 @@ class Preference(Surrogate):
             z_C1 = batch.mean_group(p_C1.detach()).clamp(min=0.0)
             loss_C1 = 4.0 / b * torch.sigmoid(-b * A_C1.sign() * (p_C1 - z_C1))
             return torch.where(A_C1 == 0, 0.0, loss_C1).expand_as(log_ratio_CD), nothing_held(log_ratio_CD)
-        d_C1 = batch.sum_group((batch.best_C1(A_C1) - batch.best_C1(-A_C1)) * p_C1)
-        loss_C1 = -2.0 / b * torch.nn.functional.logsigmoid(b * d_C1) if self.form == "dpo" else b * (d_C1 - 0.5 / b) ** 2
+        d_C1 = batch.best_to_worst_C1(p_C1, p_C1)
+        loss_C1 = diffusion_dpo(d_C1, b) if self.form == "dpo" else b * (d_C1 - 0.5 / b) ** 2
         return loss_C1.expand_as(log_ratio_CD), nothing_held(log_ratio_CD)
+
+
+def diffusion_dpo(d: "Tensor", b: float) -> "Tensor":
+    """-(2 / b) log s(b d): its gradient where d is 0 is that of -d."""
+    return -2.0 / b * torch.nn.functional.logsigmoid(b * d)

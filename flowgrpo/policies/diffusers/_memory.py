@@ -10,7 +10,7 @@ from typing import Any
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.paths import locate
 from flowgrpo.policies import Activations, Memory, Work
-from flowgrpo.policies._memory import STORED, TRAINED, lora_parameters, passing, resting, training
+from flowgrpo.policies._memory import STORED, TRAINED, gradients, lora_parameters, passing, resting, training
 from flowgrpo.policies.diffusers import DENOISERS, REMEMBERED, DiffusersConfig, ModelSize, VaeSize
 from flowgrpo.policies.diffusers._size import size_on_disk
 from flowgrpo.policies.diffusers._sizes import SIZES
@@ -52,7 +52,7 @@ def memory(config: DiffusersConfig, work: Work) -> Memory:
         "update": {
             **rests,
             **waiting,
-            "gradients": TRAINED * trained,
+            "gradients": gradients(trained, work),
             "activations": max(backward, reference, TRAINED * trained),
         },
     }

@@ -5,7 +5,7 @@ import json
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.paths import locate
 from flowgrpo.policies import Activations, Memory, Work
-from flowgrpo.policies._memory import STORED, TRAINED, count_parameters, lora_parameters, passing, resting, training
+from flowgrpo.policies._memory import STORED, count_parameters, gradients, lora_parameters, passing, resting, training
 from flowgrpo.policies.masked import MaskedConfig
 
 
@@ -35,7 +35,7 @@ def memory(config: MaskedConfig, work: Work) -> Memory:
     return {
         "load": {"weights": stored * parameters},
         "rollout": {**weights, "activations": passing(stored, size, activations) + logits},
-        "update": {**weights, "gradients": TRAINED * trained, "activations": deep + 3 * logits},
+        "update": {**weights, "gradients": gradients(trained, work), "activations": deep + 3 * logits},
     }
 
 
