@@ -42,6 +42,8 @@ from flowgrpo.training.trainer import Trainer
 from flowgrpo.training.tree import save_tree
 
 PROBE_PROMPTS = 32
+SLOPE_PROMPTS = 8
+"""Fewer, since a gradient takes memory."""
 
 
 OnUpdate = Callable[[Mapping[str, Any]], object]
@@ -248,7 +250,7 @@ class Training:
         samples = exam.samples(exam.batches[0], self.policy, self.scorer.reads_latents)
         check(self.scorer, samples)
         if config.objective.surrogate.needs_gradient:
-            require_slope(self.scorer, samples)
+            require_slope(self.scorer, samples[:SLOPE_PROMPTS])
 
     def _loop(self) -> None:
         for _ in bar(range(self.trainer.updates, self.config.updates), "train", self.processes.is_main):

@@ -42,7 +42,8 @@ GEOMETRY = {
     "early_comb": ["rollout.plan.teeth=2"],
     "adaptive_comb": ["rollout.plan.teeth=2"],
     "dense_grpo": ["calibration={rounds: 1, prompts: 2}"],
-    **dict.fromkeys(("draft", "refl"), ["rewards.bright.weight=0"]),
+    "draft": ["rewards.bright.weight=0"],
+    "refl": ["rewards.bright.weight=0"],
 }
 """What some methods need besides, for groups of four and a reward without a gradient."""
 SIX_STEPS = ["policy.steps=6", "policy.spacing=pipeline", "evaluation=null", "updates=1", "optimizer.steps_per_update=1"]
