@@ -31,6 +31,7 @@ from flowgrpo.core.section import Section
 from flowgrpo.objective import AdvantageConfig, ObjectiveConfig
 from flowgrpo.objective.credit import AnyCredit
 from flowgrpo.objective.credit.terminal import Terminal
+from flowgrpo.objective.ratio.plain import Plain
 from flowgrpo.objective.selection import AnySelection
 from flowgrpo.objective.transform import AnyTransform
 from flowgrpo.policies import AnyPolicy
@@ -238,6 +239,8 @@ class Config(Section):
             "objective.auxiliary": not self.objective.auxiliary,
             "objective.decision_weights": not self.objective.decision_weights,
             "objective.weight": self.objective.weight == "one",
+            f"objective.ratio: {self.objective.ratio.type}": self.objective.ratio.type == Plain().type,
+            "selection": not self.selection,
             "rollout.refill": not self.rollout.refill,
             "old": self.old is None,
             "advantage.zero_variance: drop": self.advantage.zero_variance == "keep",
@@ -246,7 +249,9 @@ class Config(Section):
             **{f"rewards.{label}.url": reward.url is None for label, reward in trained.items()},
         }
         if given := next((setting for setting, right in alone.items() if not right), None):
-            return f"rollout.plan '{plan.type}' trains by nothing but the gradient of the rewards, so there can be no {given}"
+            return (
+                f"rollout.plan '{plan.type}' trains by the gradient of the rewards alone: there can be no {given}; leave it out"
+            )
         return None
 
     def _torn(self) -> str | None:
