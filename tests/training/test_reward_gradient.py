@@ -301,7 +301,7 @@ def test_a_card_can_not_be_differentiable_of_texts_or_of_comparisons():
         (["mini", "draft"], "advantage.zero_variance=drop", "there can be no advantage.zero_variance: drop"),
         (["mini", "draft"], "objective.kl={coefficient: 0.1, unit: nats}", "there can be no objective.kl.unit: nats"),
         (["mini", "draft"], "old={rate: 0.1}", "there can be no old"),
-        (["mini", "draft"], "selection=[{type: best_worst, keep: 2}]", "there can be no selection; leave it out"),
+        (["mini", "draft"], "selection=[{type: step_fraction, fraction: 0.5}]", "there can be no selection; leave it out"),
         (["mini", "draft"], "objective.ratio=guard", "there can be no objective.ratio: guard"),
         (["mini", "draft"], "rewards.latent_soft.normalise=group", "there can be no rewards.latent_soft.normalise"),
         (["mini", "draft"], "rollout.plan.most=4", "must be a range in 1 .. policy.steps = 3"),
