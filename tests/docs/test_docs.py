@@ -127,6 +127,17 @@ def test_every_method_has_a_page_with_its_recipe():
         assert f"<!-- insert: recipe {name} -->" in text and f"<!-- insert: measured {name} -->" in text
 
 
+def test_every_method_and_rule_names_tests_of_its_formula_that_there_are():
+    text = (ROOT / "docs" / "methods" / "checked.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", text, re.MULTILINE))
+    assert {*rows} == {*shipped(METHODS), *shipped(RULES)}
+    for name, cell in rows.items():
+        checks = re.findall(r"`([\w/]+\.py)`: ([\w ]+)", cell)
+        assert checks, name
+        for file, says in checks:
+            assert f"def test_{says.strip().replace(' ', '_')}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), (name, says)
+
+
 def test_every_page_is_in_the_navigation():
     text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     for page in [*(ROOT / "docs").rglob("*.md"), *(ROOT / "docs").rglob("*.ipynb")]:
