@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -91,3 +93,21 @@ def test_one_of_several_processes_waits_for_the_others_and_hears_no_echo(monkeyp
             signals.meet(lambda mine: [None, *mine])
     with Signals() as signals, pytest.raises(Paused, match="SIGUSR1"):
         signals.meet(lambda mine: [*mine, "SIGUSR1"])
+
+
+TWICE = """
+import os, signal
+from flowgrpo.core.signals import Signals
+
+with Signals() as signals:
+    signals.working = lambda: True
+    os.kill(os.getpid(), signal.SIGUSR1)
+    print("works on", flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("too late")
+"""
+
+
+def test_a_second_signal_ends_the_process_at_once():
+    ended = subprocess.run([sys.executable, "-c", TWICE], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.stdout == "works on\n" and ended.returncode == -signal.SIGTERM

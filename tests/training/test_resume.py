@@ -311,7 +311,10 @@ def test_resume_auto_begins_anew_where_no_run_has_this_config(run, capsys):
     capsys.readouterr()
     assert main(["train", "e.yaml", "--resume", "auto", "updates=5"]) == 0
     assert f"--resume auto goes on with {run}" in capsys.readouterr().err
-    assert len([*Path("runs").iterdir()]) == 2 and rows(run)[-1]["update"] == 4
+    ended_with = rows(run)
+    assert len([*Path("runs").iterdir()]) == 2 and ended_with[-1]["update"] == 4
+    assert main(["train", "e.yaml", "--resume", "auto", "updates=5"]) == 0
+    assert rows(run) == ended_with and len([*Path("runs").iterdir()]) == 2
     assert "without --resume" in refused(capsys, "e.yaml", "--tiny", "--resume", "auto")
     Path("p.jsonl").write_text("".join(Path("p.jsonl").read_text().splitlines(keepends=True)[1:]))
     code, said = ended(capsys, "e.yaml", "updates=5", "--resume", "auto")
@@ -325,13 +328,12 @@ def test_a_signal_to_one_of_two_processes_ends_both_after_the_same_update(run, c
     (undisturbed,) = Path("runs").iterdir()
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "flowgrpo", "train"]
     ask = "os.environ['RANK'] == '1' and os.kill(os.getpid(), signal.SIGUSR1)"
+    command += [*options, "output=two", "--resume", "auto"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "AT": "3", "DO": ask}
-    both = subprocess.run(
-        [*command, *options, "output=two"], capture_output=True, text=True, env=environment, timeout=300, check=False
-    )
+    both = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
     assert both.returncode == 0, both.stderr[-2000:]
     (stopped,) = Path("two").iterdir()
-    assert both.stderr.count("flowgrpo: ") == 1 and not both.stdout
+    assert both.stderr.count("flowgrpo: ") == 2 and both.stderr.count("begins anew") == 1 and not both.stdout
     assert f"SIGUSR1 ended the run; checkpoint-000002 is kept; go on with --resume {stopped}" in both.stderr
     assert main(["train", *options, "output=two", "--resume", "auto"]) == 0
     assert same(stopped, undisturbed)
