@@ -135,7 +135,8 @@ def test_every_method_and_rule_names_tests_of_its_formula_that_there_are():
         checks = re.findall(r"`([\w/]+\.py)`: ([\w ]+)", cell)
         assert checks, name
         for file, says in checks:
-            assert f"def test_{says.strip().replace(' ', '_')}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), (name, says)
+            test = f"def test_{says.strip().replace(' ', '_')}("
+            assert test in (ROOT / "tests" / file).read_text(encoding="utf-8"), (name, says)
 
 
 def test_every_page_is_in_the_navigation():

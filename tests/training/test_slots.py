@@ -1,5 +1,6 @@
 """Any choice for every slot of an objective either trains, or is refused in one sentence when the config is read."""
 
+import json
 import math
 import os
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from conftest import REPLAYED
 from flowgrpo.config.run import load_config
 from flowgrpo.core.errors import UserError
-from trainers import picture_trainer, text_trainer
+from trainers import in_two_processes, picture_trainer, text_trainer
 
 MORE = int(os.environ.get("SLOT_EXAMPLES", "0"))
 """So many more combinations are trained; CONTRIBUTING says when."""
@@ -116,6 +117,38 @@ def test_what_fits_trains(mdlm, pipelines, kind, data):
     assert all(math.isfinite(value) for value in metrics.values())
     assert metrics["ratio/first_log_abs_max"] <= (REPLAYED if "selection=[]" in overrides else 1e-4)
     assert metrics["grad_norm"] > 0 or not scored.advantage[scored.in_loss].any()
+
+
+@settings(max_examples=3 + MORE)
+@given(data=st.data())
+def test_what_trains_is_the_same_in_two_processes_and_after_a_checkpoint(mdlm, data):
+    few = ["rollout.prompts_per_update=3", "rollout.micro_batch=4", "rollout.group_size=4"]
+    more = ["optimizer.lr=1e-4", *few, *data.draw(combinations(FITTING["text"])), "policy.steps=4"]
+
+    def made(processes=None):
+        return text_trainer(mdlm, *more, prompts=("1+2=:", "7:", "2*3=:", "9:"), processes=processes)
+
+    def work(processes):
+        trainer = made(processes)
+        return [updated(trainer) for _ in range(2)]
+
+    try:
+        alone = work(None)
+    except UserError as refusal:
+        assert is_a_sentence(refusal)
+        return
+    assert in_two_processes(work) == [alone, alone]
+    first, second = made(), made()
+    updated(first)
+    tensors, facts = first.state()
+    second.load({kind: {k: v.clone() for k, v in rows.items()} for kind, rows in tensors.items()}, json.loads(json.dumps(facts)))
+    assert updated(second) == alone[1]
+
+
+def updated(trainer):
+    """The metrics of an update, but for its seconds, and the weights after it."""
+    metrics = {key: value for key, value in trainer.update()[0].items() if not key.startswith("seconds")}
+    return metrics, {name: weight.tolist() for name, weight in trainer.weights.parameters.items()}
 
 
 @pytest.mark.parametrize("kind", FITTING)
