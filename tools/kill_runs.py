@@ -3,8 +3,8 @@
     python tools/kill_runs.py [--kills N] [--out FOLDER]
 
 A run of six updates is calibrated first, and evaluated every second update. Kill k of N comes after the share k / N of the time
-from its folder to its report, by SIGKILL, SIGTERM and SIGINT in turn; every other run is killed again while it goes on. Compared
-are metrics without their seconds, all weights and states bit for bit, held-out scores, samples, and the report.
+from its folder to its report, by SIGKILL, SIGTERM, SIGINT and SIGUSR1 in turn; half of them are killed again while they go on.
+Compared are metrics without their seconds, all weights and states bit for bit, held-out scores, samples, and the report.
 """
 
 import argparse
@@ -32,7 +32,7 @@ optimizer: {steps_per_update: 2, decay_over: 6}
 evaluation: {limit: 24, every: 2, limit_between: 8, pictures: 4}
 checkpoints: {every: 2, keep_last: 9}
 """
-SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 def command(folder: Path, resume: bool) -> list[str]:
@@ -63,9 +63,10 @@ def disturb(folder: Path, share: float, seconds: float, number: signal.Signals) 
         except subprocess.TimeoutExpired:
             process.send_signal(number)
         said = process.communicate(timeout=120)[1].strip().splitlines()
-    if process.returncode == 0:
+    if any(folder.glob("*/report.html")):
         return "its end"
-    if number != signal.SIGKILL and process.returncode not in (2, -number):
+    orderly = 2 if number == signal.SIGINT else 0
+    if number != signal.SIGKILL and process.returncode not in (orderly, -number):
         raise SystemExit(f"{folder}: {number.name} ended it with {process.returncode}: {said[-5:]}")
     (run,) = (file.parent for file in folder.glob("*/run.json"))
     rows = (run / "metrics.jsonl").read_text().count("\n") if (run / "metrics.jsonl").is_file() else 0
@@ -117,7 +118,7 @@ def main() -> int:
     wrong = 0
     for k in range(given.kills):
         folder, number = out / f"{k:02d}", SIGNALS[k % len(SIGNALS)]
-        shares = [(k + 0.5) / given.kills, *([0.8] if k % 2 else [])]
+        shares = [(k + 0.5) / given.kills, *([0.8] if k // len(SIGNALS) % 2 else [])]
         told = " and ".join(disturb(folder, share, seconds, number) for share in shares)
         found = differences(finish(folder), undisturbed)
         wrong += bool(found)

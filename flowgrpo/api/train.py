@@ -16,10 +16,11 @@ from flowgrpo.config.tree import merge, with_overrides
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.held import OBJECT
 from flowgrpo.core.plugins import nearest
+from flowgrpo.core.processes import once
 from flowgrpo.core.section import Section, checked
 from flowgrpo.policies.diffusers import DiffusersConfig
 from flowgrpo.policies.diffusers._policy import DiffusersPolicy, config_of
-from flowgrpo.runs.provenance import Provenance, going_on
+from flowgrpo.runs.provenance import AUTO, Provenance, found_again, going_on
 from flowgrpo.runs.run import Run
 from flowgrpo.training.run import OnUpdate
 from flowgrpo.training.run import train as train_run
@@ -72,7 +73,8 @@ def train(
 
     `rewards` are trained on; those of the recipe are measured still, but for those that are None here. `policy` is trained in
     place of the recipe's model, and ends with the final weights. `on_update(metrics)` is called after every update; the run ends
-    there if it returns `STOP`. `resume` goes on with a run folder or a checkpoint.
+    there if it returns `STOP`. `resume` goes on with a run folder or a checkpoint; with "auto" with the newest run that has this
+    config, from its last checkpoint that can be read, or begins anew where there is none.
 
     Errors: UserError, which says how to go on where something was trained.
     """
@@ -88,11 +90,15 @@ def train(
         config = _changed(config, {"policy": policy.config}, "policy")
     if policy is None and isinstance(config.policy, DiffusersConfig) and config.policy.model.startswith(OBJECT):
         policy = DiffusersPolicy(config.policy, seed=config.seed)
+    automatic = resume == AUTO
+    if automatic:
+        resume = once(lambda: found_again(chosen.name, config))
     if resume is None:
         provenance = replace(Provenance.of(list(chosen.words), config), recipe=chosen.name)
         run = train_run(config, provenance, None, policy, on_update)
     else:
         before = going_on(resume.path if isinstance(resume, Run) else Path(resume), chosen.name, config)
+        before = replace(before, automatic=automatic)
         run = train_run(before.config, Provenance.load(before.run), before, policy, on_update)
     if policy is not None:
         run.policy = policy

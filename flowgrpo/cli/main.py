@@ -9,6 +9,7 @@ from types import ModuleType
 from flowgrpo.cli._parser import Parser, parse
 from flowgrpo.core.errors import UserError, said, short
 from flowgrpo.core.plugins import nearest
+from flowgrpo.core.signals import Paused
 from flowgrpo.core.threads import wait_politely
 from flowgrpo.core.version import VERSION
 
@@ -43,6 +44,9 @@ def main(argv: list[str] | None = None) -> int:
         return _run(sys.argv[1:] if argv is None else argv)
     except UserError as error:
         return _fail(str(error))
+    except Paused as pause:
+        _say(str(pause))
+        return 0
     except KeyboardInterrupt as stop:
         return _fail(str(stop) or "interrupted; the same command goes on where it can")
     except BrokenPipeError:
@@ -83,5 +87,10 @@ def _module(command: str) -> ModuleType:
 
 
 def _fail(message: str) -> int:
-    print(f"flowgrpo: {message}", file=sys.stderr)
+    _say(message)
     return 2
+
+
+def _say(message: str) -> None:
+    if message:
+        print(f"flowgrpo: {message}", file=sys.stderr)

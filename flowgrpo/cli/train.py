@@ -1,4 +1,4 @@
-"""`flowgrpo train CONFIG... [a.b=c ...] [--tiny] [--resume [RUN]]`."""
+"""`flowgrpo train CONFIG... [a.b=c ...] [--tiny] [--resume [RUN | auto]]`."""
 
 import argparse
 import json
@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from flowgrpo.config.recipes import HELP
+from flowgrpo.config.recipes import HELP, name_of
 from flowgrpo.config.run import Config, load_config
 from flowgrpo.core.errors import UserError
-from flowgrpo.runs.provenance import Provenance, resumed
+from flowgrpo.runs.provenance import AUTO, Provenance, Resumed, found_again, going_on, resumed
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,8 +27,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const="",
         metavar="RUN",
-        help="go on with the newest run of this config, with the run folder RUN, or from its checkpoint RUN/checkpoint-N; with "
-        "the config that the run began with",
+        help="go on with the newest run of this recipe, with the run folder RUN, or from its checkpoint RUN/checkpoint-N; with "
+        "the config that the run began with. 'auto', for jobs that a batch system starts again: go on with the newest run that "
+        "has this config, from its last checkpoint that can be read, or begin anew where there is none",
     )
 
 
@@ -41,6 +42,8 @@ def run(arguments: argparse.Namespace) -> int:
     if where is None:
         resume = None
         config, provenance = _rehearsal(source, overrides) if arguments.tiny else _run(source, overrides)
+    elif where == AUTO:
+        config, provenance, resume = _again(source, overrides)
     else:
         resume = resumed(where, source, overrides)
         config, provenance = resume.config, Provenance.load(resume.run)
@@ -60,6 +63,17 @@ def run(arguments: argparse.Namespace) -> int:
 def _run(source: Sequence[str], overrides: Sequence[str]) -> tuple[Config, Provenance]:
     config = load_config(source, overrides)
     return config, Provenance.of(source, config)
+
+
+def _again(source: Sequence[str], overrides: Sequence[str]) -> tuple[Config, Provenance, Resumed | None]:
+    """The main process looks for the run, before any of them begins one."""
+    from flowgrpo.core.processes import once
+
+    config = load_config(source, overrides)
+    path = once(lambda: found_again(name_of(source), config))
+    if path is None:
+        return config, Provenance.of(source, config), None
+    return config, Provenance.load(path), replace(going_on(path, name_of(source), config), automatic=True)
 
 
 def _rehearsal(source: Sequence[str], overrides: Sequence[str]) -> tuple[Config, Provenance]:

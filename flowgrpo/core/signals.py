@@ -1,29 +1,42 @@
-"""SIGINT and SIGTERM end a run in order; the second one ends it at once."""
+"""Signals end a run in order: SIGINT soon, SIGTERM and SIGUSR1 (batch systems) after the work at hand. A second one ends it at
+once."""
 
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, ClassVar
 
-ORDERLY = (signal.SIGINT, signal.SIGTERM)
+PATIENT = (signal.SIGTERM, signal.SIGUSR1)
+ORDERLY = (signal.SIGINT, *PATIENT)
+ECHO = 2.0
+"""Seconds. A launcher passes on what its processes were sent as well: that is no second signal."""
 
 
 class Stopped(KeyboardInterrupt):
     """A signal has asked the run to end."""
 
 
+class Paused(Stopped):
+    """SIGTERM or SIGUSR1 has: whoever sent it wants to go on later. The exit code is 0."""
+
+
 class Signals:
-    """Inside, a signal raises `Stopped`: at once, or where `busy()` at the next `check()`."""
+    """Inside, a signal raises `Stopped` or `Paused`: at once, or where `busy()` at the next `check()`; `Paused` also waits while
+    `working()`, and in a process that was `launched` as one of several for the next `meet`."""
 
     current: ClassVar["Signals | None"] = None
     critical: ClassVar[int] = 0
 
     def __init__(self) -> None:
         self.busy: Callable[[], bool] = lambda: False
+        self.working: Callable[[], bool] = lambda: False
+        self.launched = "WORLD_SIZE" in os.environ
         self.asked: str | None = None
+        self.asked_at = 0.0
         self.told = False
         self.before: dict[signal.Signals, Any] = {}
 
@@ -40,16 +53,35 @@ class Signals:
 
     def check(self) -> None:
         """Raises for a signal once; what is done about it goes undisturbed."""
-        if self.asked and not self.told and not self.busy() and not Signals.critical:
-            self.told = True
-            raise Stopped(self.asked)
+        if self.asked and not self.told and not self.busy() and not Signals.critical and not self._waits():
+            self._tell(self.asked)
+
+    def meet(self, gather: Callable[[list[Any]], list[Any]]) -> None:
+        """Where all processes are at the same place: a signal to any of them ends all of them."""
+        asked = [name for name in gather([self.asked]) if name]
+        if asked and not self.told:
+            self._tell(asked[0])
+
+    def _waits(self) -> bool:
+        return _is_patient(self.asked) and (self.launched or self.working())
+
+    def _tell(self, name: str) -> None:
+        self.told = True
+        raise (Paused if _is_patient(name) else Stopped)(name)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self.asked and self.launched and now - self.asked_at < ECHO:
+            return
         if self.asked:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        self.asked = signal.Signals(number).name
+        self.asked, self.asked_at = signal.Signals(number).name, now
         self.check()
+
+
+def _is_patient(name: str | None) -> bool:
+    return any(number.name == name for number in PATIENT)
 
 
 @contextmanager

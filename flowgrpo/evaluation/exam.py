@@ -96,12 +96,14 @@ def answer(
     phase: str,
     processes: Processes,
     patience: int = 0,
+    meet: Callable[[], object] = lambda: None,
 ) -> list[Record]:
     """Records of all samples in order of rows, written to `file`, pictures and clips beside it. `build` loads the model, unless
     the file holds all records.
 
     A batch of which a sample is missing, or in which a reward failed, is made again. The main process alone reads and writes.
-    Errors: UserError of the first score that fails; with `patience`, only where a reward has failed on so many, and on all.
+    Errors: UserError of the first score that fails; with `patience`, only where a reward has failed on so many, and on all;
+    what `meet` raises, which every process calls after each round of batches.
     """
     known = {record.key: record for record in processes.once(partial(read_records, file))}
     missing = [batch for batch in exam.batches if not _whole(batch, known)]
@@ -113,6 +115,7 @@ def answer(
             answers = processes.gather([a for batch in processes.share(rounds) for a in answered(batch)])
             records += processes.once(partial(_write, exam, answers, file))
             _refuse_if_hopeless(records, scorer, min(patience, exam.count))
+            meet()
     return sorted(records, key=lambda record: record.key)
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,18 @@ def load_state(checkpoint: Path, kinds: Iterable[str]) -> tuple[dict[str, dict[s
     except (OSError, SafetensorError, json.JSONDecodeError) as error:
         raise damaged(file, checkpoint, "is missing" if not file.is_file() else f"is damaged ({error})") from error
     return tensors, facts
+
+
+def newest_whole(run: Path, kinds: Iterable[str]) -> Path | None:
+    """The last checkpoint with a state that can be read. Says which ones are passed over."""
+    for checkpoint in reversed(RunFolder(run).checkpoints):
+        try:
+            load_state(checkpoint, kinds)
+        except UserError as error:
+            print(f"flowgrpo: {checkpoint.name} is passed over: {error}", file=sys.stderr)
+        else:
+            return checkpoint
+    return None
 
 
 def damaged(file: Path, checkpoint: Path, how: str) -> UserError:

@@ -72,11 +72,18 @@ class RunFolder:
 
     @classmethod
     def newest(cls, output: str, recipe: str) -> Self:
-        runs = [cls(file.parent) for file in Path(output).glob("*/run.json")]
-        named = [run for run in runs if run.recipe == recipe]
+        """Errors: UserError where there is none."""
+        named = cls.of(output, recipe)
         if not named:
             raise UserError(f"nothing to resume: no run of '{recipe}' in {output}")
-        return cls(max((run.path for run in named), key=lambda path: path.stat().st_mtime))
+        return named[0]
+
+    @classmethod
+    def of(cls, output: str, recipe: str) -> list[Self]:
+        """Runs of a recipe, the newest first."""
+        runs = [cls(file.parent) for file in Path(output).glob("*/run.json")]
+        named = [run for run in runs if run.recipe == recipe]
+        return sorted(named, key=lambda run: run.path.stat().st_mtime, reverse=True)
 
     def __str__(self) -> str:
         return str(self.path)

@@ -19,6 +19,8 @@ from flowgrpo.data.prompts import digest_of_prompts
 from flowgrpo.runs.folder import PREFIX, RunFolder
 from flowgrpo.scoring.identity import identity
 
+AUTO = "auto"
+"""In place of a run: the newest with the same config, or a new one."""
 MAY_CHANGE = (
     *("updates", "output", "tracker", "checkpoints", "sentinels", "evaluation.every", "evaluation.limit_between"),
     *("optimizer.lr", "optimizer.rates", "optimizer.warmup", "optimizer.decay_over"),
@@ -61,11 +63,15 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Resumed:
-    """A run that goes on: its folder, the config to go on with, and the checkpoint if one was named."""
+    """A run that goes on: its folder, the config to go on with, and the checkpoint if one was named.
+
+    Without one it goes on from the last, or where `automatic` from the last that can be read.
+    """
 
     run: Path
     config: Config
     checkpoint: Path | None = None
+    automatic: bool = False
 
 
 def resumed(where: str, source: Words, overrides: Sequence[str]) -> Resumed:
@@ -83,6 +89,17 @@ def resumed(where: str, source: Words, overrides: Sequence[str]) -> Resumed:
     for key, (_, new) in edited.items():
         _set(tree, key, new)
     return going_on(path, name, checked(Config, with_overrides(tree, overrides), said))
+
+
+def found_again(name: str, config: Config) -> Path | None:
+    """The newest run of the recipe `name` in the config's output that has this config, but for what may change. Says which."""
+    wanted = config.model_dump(mode="json")
+    for run in RunFolder.of(config.output, name):
+        if not _fixed(_differences(run.config.model_dump(mode="json"), wanted)):
+            print(f"flowgrpo: --resume {AUTO} goes on with {run}", file=sys.stderr)
+            return run.path
+    print(f"flowgrpo: --resume {AUTO} begins anew: no run of '{name}' in {config.output} has this config", file=sys.stderr)
+    return None
 
 
 def going_on(path: Path, name: str, config: Config) -> Resumed:
@@ -155,13 +172,16 @@ def _differences(old: Any, new: Any, at: str = "") -> dict[str, tuple[Any, Any]]
 
 
 def _refuse(run: Path, differences: Mapping[str, tuple[Any, Any]], where: str) -> None:
-    fixed = [key for key in differences if not _may_change(key)]
-    if fixed:
+    if fixed := _fixed(differences):
         old, new = (json.dumps(value) for value in differences[fixed[0]])
         raise UserError(
             f"{run} began with {fixed[0]} = {old}, and {where} it is {new}; a run goes on as it began: take the old value, or "
             f"begin a new run (what may change: {', '.join(MAY_CHANGE)})"
         )
+
+
+def _fixed(differences: Mapping[str, tuple[Any, Any]]) -> list[str]:
+    return [key for key in differences if not _may_change(key)]
 
 
 def _may_change(key: str) -> bool:

@@ -17,7 +17,7 @@ from flowgrpo.core.errors import NotFinite, UserError, short
 from flowgrpo.core.pin import renew
 from flowgrpo.core.processes import Processes
 from flowgrpo.core.progress import bar
-from flowgrpo.core.signals import Signals, Stopped
+from flowgrpo.core.signals import Paused, Signals, Stopped
 from flowgrpo.core.whole import require_writable, write_text
 from flowgrpo.data.prompts import Prompt, load_prompts
 from flowgrpo.data.records import Record
@@ -26,7 +26,7 @@ from flowgrpo.evaluation.exam import Exam, answer
 from flowgrpo.evaluation.held_out import compare, scores_by_label
 from flowgrpo.policies.prompt_check import check_files, tell
 from flowgrpo.policies.protocol import Policy
-from flowgrpo.runs.checkpoint import damaged, load_state, retain, save_state, set_aside, tidy, write_checkpoint
+from flowgrpo.runs.checkpoint import damaged, load_state, newest_whole, retain, save_state, set_aside, tidy, write_checkpoint
 from flowgrpo.runs.folder import PREFIX, When
 from flowgrpo.runs.model_card import model_card
 from flowgrpo.runs.provenance import Provenance, Resumed
@@ -62,7 +62,8 @@ def train(
 
     `policy` is trained where it is given, instead of one that the config builds; it ends with the run's final weights, their
     average if the config keeps one. `on_update` is called on the main process after every update, and may end the run there.
-    Errors: UserError, and Stopped for a signal; each says how to go on, and what was trained is kept.
+    Errors: UserError, and Stopped for a signal (Paused for SIGTERM and SIGUSR1, which let an update end); each says how to go on,
+    and what was trained is kept.
     """
     return Training(config, provenance, resume, policy, on_update)()
 
@@ -78,10 +79,13 @@ class Training:
     ) -> None:
         self.config, self.provenance, self.resume = config, provenance, resume
         self.given, self.on_update = policy, on_update
+        self.processes = Processes.alone()
         self.stopped = False
         """Whether an alarm or `on_update` ends the run."""
         self.signals = Signals()
         self.started: Run | None = Run(resume.run) if resume else None
+        self.working = False
+        """Whether an update has begun that a patient signal waits for."""
         self.settled = 0
         """How many updates are whole and in metrics.jsonl."""
         self.seconds = 0.0
@@ -104,6 +108,8 @@ class Training:
                 raise UserError(joined(str(error), self._keep())) from error
             except OSError as error:
                 raise UserError(joined(f"{short(error.filename or error)}: {error.strerror}", self._keep())) from error
+            except Paused as pause:
+                raise self._paused(pause) from pause
             except KeyboardInterrupt as stop:
                 raise Stopped(joined(f"{stop or 'an interrupt'} ended the run", self._keep())) from stop
             except Exception:
@@ -143,7 +149,7 @@ class Training:
             trained = judged_by_files(trained)
             scorer = Scorer(trained.rewards)
         self.trainer = Trainer(trained, self.policy, prompts, scorer, self.processes)
-        self.signals.busy = self._busy
+        self.signals.busy, self.signals.working = self._busy, lambda: self.working
         if config.tracker != "none":
             self.accelerator.init_trackers("flowgrpo", config=config.model_dump(mode="json"))
 
@@ -216,7 +222,10 @@ class Training:
 
     def _restore(self, resume: Resumed) -> None:
         run = self.run
-        checkpoint = resume.checkpoint or next(reversed(run.checkpoints), None)
+        if resume.automatic:
+            checkpoint = self.processes.once(partial(newest_whole, run.path, self.trainer.kinds))
+        else:
+            checkpoint = resume.checkpoint or next(reversed(run.checkpoints), None)
         if checkpoint:
             tensors, facts = load_state(checkpoint, self.trainer.kinds)
             try:
@@ -229,7 +238,7 @@ class Training:
             raise UserError(f"{run} has {done} updates already, and updates = {self.config.updates}; set updates={done} or more")
         if self.processes.is_main:
             tidy(run.path)
-            set_aside(later for later in run.checkpoints if checkpoint and later.name > checkpoint.name)
+            set_aside(later for later in run.checkpoints if checkpoint is None or later.name > checkpoint.name)
             run.rewind_metrics(done)
             run.save_config(self.config)
         rows = self.processes.once(lambda: run.metrics)
@@ -253,16 +262,23 @@ class Training:
             require_slope(self.scorer, samples[:SLOPE_PROMPTS])
 
     def _loop(self) -> None:
+        self._meet()
         for _ in bar(range(self.trainer.updates, self.config.updates), "train", self.processes.is_main):
             if self.stopped:
                 break
+            self.working = True
             self._update()
-            self.signals.check()
+            self.working = False
+            self._meet()
             done = self.trainer.updates
             if evaluated := self._evaluates(done):
                 self._evaluate_between()
             if self._writes(done, evaluated):
                 self._checkpoint()
+
+    def _meet(self) -> None:
+        """All processes are here: they end together, after the same update."""
+        self.signals.meet(self.processes.gather)
 
     def _update(self) -> None:
         """One update and all that is said of it. The rollout is gone when it ends."""
@@ -295,13 +311,26 @@ class Training:
         return not (self.trainer.whole and self.trainer.updates == self.settled)
 
     def _keep(self) -> str:
-        """Write a checkpoint of what is done, if the last one is older; how to go on."""
-        if self.settled and not self._busy() and not (self.run.path / f"{PREFIX}{self.settled:06d}").is_dir():
-            try:
-                self._checkpoint()
-            except UserError as error:
-                return str(error)
+        """Save; how to go on."""
+        try:
+            self._save()
+        except UserError as error:
+            return str(error)
         return self._way_on()
+
+    def _save(self) -> None:
+        """Write a checkpoint of what is done, if the last one is older."""
+        if self.settled and not self._busy() and not (self.run.path / f"{PREFIX}{self.settled:06d}").is_dir():
+            self._checkpoint()
+
+    def _paused(self, pause: Paused) -> Paused:
+        """Saved, with the sentence of the main process. Errors: UserError where that could not be written."""
+        try:
+            self._save()
+        except UserError as error:
+            raise UserError(f"{pause} ended the run; {error}") from error
+        said = f"{pause} ended the run; {self._way_on() or 'begin it again'}"
+        return Paused(said if self.processes.is_main else "")
 
     def _way_on(self) -> str:
         if self.config.rehearsal or self.started is None or not self.processes.is_main or not self.run.path.is_dir():
@@ -348,7 +377,9 @@ class Training:
         exam = Exam(prompts, evaluation.steps, evaluation.seed, evaluation.batch, batch_key, pictured=pictured)
         self.processes.once(partial(renew, self.run.samples(when), {"updates": self.trainer.updates}))
         with self.trainer.ema.applied() if self.trainer.ema else nullcontext():
-            return answer(exam, lambda: self.policy, self.scorer, self.run.scores_file(when), "evaluate", self.processes)
+            return answer(
+                exam, lambda: self.policy, self.scorer, self.run.scores_file(when), "evaluate", self.processes, meet=self._meet
+            )
 
     def _checkpoint(self) -> None:
         """Only the main process writes; `ema/` holds the averaged weights in the same format."""

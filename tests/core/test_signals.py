@@ -2,11 +2,13 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
 
-from flowgrpo.core.signals import Signals, Stopped, uninterrupted
+from flowgrpo.core.signals import Paused, Signals, Stopped, uninterrupted
 from flowgrpo.training.ema import Ema
 
 
@@ -60,3 +62,52 @@ def test_a_signal_waits_where_it_must_and_comes_at_once_elsewhere():
         signals.check()
     assert reached == ["inside", "busy"]
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def send(number: signal.Signals) -> None:
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_patient_signal_waits_for_the_work_and_an_interrupt_does_not(number):
+    with Signals() as signals:
+        signals.working = lambda: True
+        send(number)
+        signals.check()
+        with pytest.raises(Paused, match=number.name):
+            signals.meet(list)
+        signals.meet(list)
+    with Signals() as signals, pytest.raises(Stopped) as stop:
+        signals.working = lambda: True
+        send(signal.SIGINT)
+    assert not isinstance(stop.value, Paused)
+
+
+def test_one_of_several_processes_waits_for_the_others_and_hears_no_echo(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with Signals() as signals:
+        send(signal.SIGTERM)
+        send(signal.SIGTERM)
+        signals.check()
+        with pytest.raises(Paused, match="SIGTERM"):
+            signals.meet(lambda mine: [None, *mine])
+    with Signals() as signals, pytest.raises(Paused, match="SIGUSR1"):
+        signals.meet(lambda mine: [*mine, "SIGUSR1"])
+
+
+TWICE = """
+import os, signal
+from flowgrpo.core.signals import Signals
+
+with Signals() as signals:
+    signals.working = lambda: True
+    os.kill(os.getpid(), signal.SIGUSR1)
+    print("works on", flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("too late")
+"""
+
+
+def test_a_second_signal_ends_the_process_at_once():
+    ended = subprocess.run([sys.executable, "-c", TWICE], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.stdout == "works on\n" and ended.returncode == -signal.SIGTERM

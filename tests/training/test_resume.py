@@ -5,6 +5,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -239,29 +241,113 @@ PHASES = {"probe": 1, "before": 2, "first update": 3, "second update": 4, "betwe
 """Which call of the reward is in which phase of a run."""
 HARMS = {
     "SIGTERM": "os.kill(os.getpid(), signal.SIGTERM)",
+    "SIGUSR1": "os.kill(os.getpid(), signal.SIGUSR1)",
     "SIGINT": "os.kill(os.getpid(), signal.SIGINT)",
     "error": "raise RuntimeError('the server is gone')",
 }
-STOPS = [*(("SIGTERM", phase) for phase in PHASES), ("SIGINT", "third update"), ("error", "between"), ("error", "third update")]
+DONE = {"first update": 1, "second update": 2, "between": 2, "third update": 3, "after": 4}
+"""How many updates are kept after a signal that an update ends before."""
 
 
-@pytest.mark.parametrize(("harm", "phase"), STOPS)
-def test_a_run_that_is_stopped_keeps_what_is_done_and_goes_on_to_the_same_end(harm, phase, begun, run, capsys, monkeypatch):
+def ended(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    """The exit code, and the last line that was said."""
+    capsys.readouterr()
+    return main(["train", *arguments]), capsys.readouterr().err.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("harm", "phase"), [*(("SIGTERM", phase) for phase in PHASES), ("SIGUSR1", "between"), ("SIGUSR1", "third update")]
+)
+def test_a_batch_systems_signal_lets_the_update_end_and_the_run_goes_on_to_the_same_end(
+    harm, phase, begun, run, capsys, monkeypatch
+):
+    shutil.rmtree("runs")
+    monkeypatch.setenv("AT", str(PHASES[phase]))
+    monkeypatch.setenv("DO", HARMS[harm])
+    code, said = ended(capsys, "e.yaml", "checkpoints={every: 99}")
+    assert code == 0 and said.startswith(f"flowgrpo: {harm} ended the run; ")
+    monkeypatch.delenv("AT")
+    if phase == "probe":
+        assert said.endswith("begin it again") and not Path("runs").exists()
+        return
+    (stopped,) = Path("runs").iterdir()
+    done = DONE.get(phase, 0)
+    assert len([row for row in rows(stopped) if "reward" in row] if done else []) == done
+    assert [checkpoint.name for checkpoint in Run(stopped).checkpoints] == ([f"checkpoint-{done:06d}"] if done else [])
+    assert said.endswith(f"{f'checkpoint-{done:06d} is kept' if done else 'no update was kept'}; go on with --resume {stopped}")
+    assert main(["train", "e.yaml", "--resume", "auto"]) == 0
+    assert same(stopped, begun)
+
+
+@pytest.mark.parametrize(("harm", "phase"), [("SIGINT", "third update"), ("error", "between"), ("error", "third update")])
+def test_an_interrupt_or_an_error_keeps_what_is_done_and_goes_on_to_the_same_end(harm, phase, begun, run, capsys, monkeypatch):
     shutil.rmtree("runs")
     monkeypatch.setenv("AT", str(PHASES[phase]))
     monkeypatch.setenv("DO", HARMS[harm])
     said = refused(capsys, "e.yaml", "checkpoints={every: 99}")
     assert (harm in said) or "the server is gone" in said
     monkeypatch.delenv("AT")
-    if phase == "probe":
-        assert not Path("runs").exists()
-        return
     (stopped,) = Path("runs").iterdir()
-    done = {"second update": 1, "between": 2, "third update": 2, "after": 4}.get(phase, 0)
-    assert [checkpoint.name for checkpoint in Run(stopped).checkpoints] == ([f"checkpoint-{done:06d}"] if done else [])
+    assert [checkpoint.name for checkpoint in Run(stopped).checkpoints] == ["checkpoint-000002"]
     assert said.endswith(f"go on with --resume {stopped}")
     assert main(["train", "e.yaml", "--resume"]) == 0
     assert same(stopped, begun)
+
+
+def test_a_signal_whose_checkpoint_can_not_be_written_is_an_error(run, capsys, monkeypatch):
+    shutil.rmtree("runs")
+    monkeypatch.setenv("AT", str(PHASES["second update"]))
+    monkeypatch.setenv("DO", HARMS["SIGTERM"])
+    monkeypatch.setattr("flowgrpo.runs.checkpoint._sync", lambda path: (_ for _ in ()).throw(OSError(28, "No space left")))
+    assert "SIGTERM ended the run; " in (said := refused(capsys, "e.yaml", "checkpoints={every: 99}"))
+    assert "could not be written" in said
+
+
+def test_resume_auto_begins_anew_where_no_run_has_this_config(run, capsys):
+    assert main(["train", "e.yaml", "seed=5", "updates=1", "evaluation=null", "--resume", "auto"]) == 0
+    assert "begins anew: no run of 'e' in runs has this config" in capsys.readouterr().err
+    runs = sorted(Path("runs").iterdir(), key=lambda path: path.stat().st_mtime)
+    assert len(runs) == 2 and len(rows(runs[-1])) == 1
+    capsys.readouterr()
+    assert main(["train", "e.yaml", "--resume", "auto", "updates=5"]) == 0
+    assert f"--resume auto goes on with {run}" in capsys.readouterr().err
+    ended_with = rows(run)
+    assert len([*Path("runs").iterdir()]) == 2 and ended_with[-1]["update"] == 4
+    assert main(["train", "e.yaml", "--resume", "auto", "updates=5"]) == 0
+    assert rows(run) == ended_with and len([*Path("runs").iterdir()]) == 2
+    assert "without --resume" in refused(capsys, "e.yaml", "--tiny", "--resume", "auto")
+    Path("p.jsonl").write_text("".join(Path("p.jsonl").read_text().splitlines(keepends=True)[1:]))
+    code, said = ended(capsys, "e.yaml", "updates=5", "--resume", "auto")
+    assert code == 2 and "p.jsonl is not what it was" in said
+
+
+def test_a_signal_to_one_of_two_processes_ends_both_after_the_same_update(run, capsys):
+    shutil.rmtree("runs")
+    options = ["e.yaml", "evaluation=null", "rollout.micro_batch=4", "checkpoints={every: 99}"]
+    assert main(["train", *options]) == 0
+    (undisturbed,) = Path("runs").iterdir()
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "flowgrpo", "train"]
+    ask = "os.environ['RANK'] == '1' and os.kill(os.getpid(), signal.SIGUSR1)"
+    command += [*options, "output=two", "--resume", "auto"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "AT": "3", "DO": ask}
+    both = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
+    assert both.returncode == 0, both.stderr[-2000:]
+    (stopped,) = Path("two").iterdir()
+    assert both.stderr.count("flowgrpo: ") == 2 and both.stderr.count("begins anew") == 1 and not both.stdout
+    assert f"SIGUSR1 ended the run; checkpoint-000002 is kept; go on with --resume {stopped}" in both.stderr
+    assert main(["train", *options, "output=two", "--resume", "auto"]) == 0
+    assert same(stopped, undisturbed)
+
+
+@pytest.mark.parametrize("damaged", [1, 4])
+def test_resume_auto_passes_over_damaged_checkpoints(damaged, run, begun, capsys):
+    for checkpoint in Run(run).checkpoints[-damaged:]:
+        file = checkpoint / "state" / "optimizer.safetensors"
+        file.write_bytes(file.read_bytes()[:-1])
+    capsys.readouterr()
+    assert main(["train", "e.yaml", "--resume", "auto"]) == 0
+    assert "checkpoint-000004 is passed over: " in capsys.readouterr().err
+    assert same(run, begun) and len(Run(run).checkpoints) == 4
 
 
 def test_a_run_folder_that_vanishes_is_one_sentence(run, capsys, monkeypatch):
@@ -283,7 +369,8 @@ def test_a_signal_between_the_first_optimizer_step_and_the_end_of_an_update_wait
     shutil.rmtree("runs")
     with monkeypatch.context() as patch:
         patch.setattr(torch.optim.AdamW, "step", step)
-        assert "checkpoint-000001 is kept" in refused(capsys, "e.yaml")
+        code, said = ended(capsys, "e.yaml")
+        assert code == 0 and "checkpoint-000001 is kept" in said
     assert main(["train", "e.yaml", "--resume"]) == 0
     assert same(next(Path("runs").iterdir()), begun)
 
