@@ -141,8 +141,7 @@ def _reward(name: str) -> list[str]:
 
 def _needs(config: Config, reward: str | None) -> Iterator[str]:
     finished = config.objective.surrogate.needs_samples
-    advantage = config.advantage.complaint(config.rollout.group_size, FlowSde, config.policy.makes)
-    if advantage or config.objective.complaint(FlowSde, finished):
+    if config.advantage_complaint(FlowSde) or config.objective.complaint(FlowSde, finished):
         yield "ids"
     if config.objective.complaint(RandomOrder, finished):
         yield "latents"

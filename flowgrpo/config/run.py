@@ -35,6 +35,7 @@ from flowgrpo.objective.ratio.plain import Plain
 from flowgrpo.objective.selection import AnySelection
 from flowgrpo.objective.transform import AnyTransform
 from flowgrpo.policies import AnyPolicy
+from flowgrpo.sampling.kernels import KernelFamily
 from flowgrpo.sampling.plans import Spread
 from flowgrpo.sampling.shape import Shape
 
@@ -95,8 +96,7 @@ class Config(Section):
 
     def _complaints(self) -> Iterator[str | None]:
         """What does not fit together; each may rely on there being nothing before it."""
-        compared = 2 if self.objective.surrogate.needs_gradient else self.rollout.group_size
-        yield self.advantage.complaint(compared, self.policy.kernels, self.policy.makes)
+        yield self.advantage_complaint(self.policy.kernels)
         yield self.rollout.complaint(self.policy.steps)
         yield self.rollout.sampling_complaint(self.advantage.tracks_value)
         yield self._silence_complaint()
@@ -128,6 +128,11 @@ class Config(Section):
         rewarded = any(reward.weight and not reward.gate for reward in self.rewards.values())
         if not rewarded and not self.objective.auxiliary:
             yield "every reward has weight 0 or is a gate: there is nothing to train on"
+
+    def advantage_complaint(self, kernels: KernelFamily) -> str | None:
+        """Why samples of such kernels can't be compared, or None; the rewards' own gradient needs no other sample."""
+        compared = 2 if self.objective.surrogate.needs_gradient else self.rollout.group_size
+        return self.advantage.complaint(compared, kernels, self.policy.makes)
 
     def _of_transforms(self) -> Iterator[str | None]:
         yield from (transform.complaint([*self.rewards]) for transform in self.transforms)

@@ -23,6 +23,7 @@ def test_it_lists_every_method_and_rule_with_its_source_and_whose_formula_it_is(
 
 
 def test_what_a_part_can_not_do_without_is_found_out_and_not_written_down():
+    assert not [name for name, method in ALL.items() if {"ids", "latents"} <= {*method.needs}]
     needs = {name: ALL[name].needs for name in ("gspo", "tempo", "mdpo", "tempflow_grpo", "flow_dppo", "pref_grpo", "sapo")}
     assert needs == {
         "gspo": ("ids",),
