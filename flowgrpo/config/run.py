@@ -144,7 +144,7 @@ class Config(Section):
     def _untaught(self) -> str | None:
         terms, surrogate = self.objective.auxiliary, self.objective.surrogate
         asking = [f"auxiliary '{term.type}'" for term in terms if term.needs_teacher]
-        asking += [f"surrogate '{surrogate.type}'"] if surrogate.needs_teacher else []
+        asking += [f"surrogate '{surrogate.type}'"] if surrogate.reads_teacher else []
         if asking and self.teacher is None:
             return f"objective.{asking[0]} needs a teacher; set teacher.checkpoint, or teacher.policy.model"
         if self.teacher and not asking:

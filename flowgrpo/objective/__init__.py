@@ -150,7 +150,7 @@ class ObjectiveConfig(Section):
 
     @property
     def needs_teacher(self) -> bool:
-        return self.distils or self.surrogate.needs_teacher
+        return self.distils or self.surrogate.reads_teacher is not None
 
     @property
     def distils(self) -> bool:

@@ -176,10 +176,19 @@ class Learner:
             log_prob_reference_CD=law.log_prob(x, before, t.next_states) if before is not None and compares else None,
             group_C=torch.tensor([g for g, _ in t.places], device=x.device) if surrogate.compares_group else None,
             noised=_noised(t, prediction) if surrogate.needs_samples else None,
-            kl_teacher_CD=law.kl(x, prediction, taught, t.next_states) if taught is not None and self.objective.distils else None,
-            **(_guidance(t, taught, before) if taught is not None and surrogate.needs_teacher else {}),
+            **({} if taught is None else self._of_teacher(t, prediction, taught, before)),
         )
         return terms(inputs, self.objective)
+
+    def _of_teacher(self, t: Transitions, prediction: Tensor, taught: Tensor, before: Tensor | None) -> dict[str, Tensor]:
+        """What the objective reads of a teacher that predicts `taught`."""
+        law, x, reads = t.law, t.states[t.parent], self.objective.surrogate.reads_teacher
+        said = {"kl_teacher_CD": law.kl(x, prediction, taught, t.next_states)} if self.objective.distils else {}
+        if reads == "log_prob":
+            said["log_prob_teacher_CD"] = law.log_prob(x, taught, t.next_states)
+        if reads == "contrast":
+            said["contrast_CD"] = _contrast(t, taught, before)
+        return said
 
     def _weight_CD(self, t: Transitions, mean_weight: float) -> Tensor:
         """[C, 1], or [C, D] where decisions weigh differently."""
@@ -213,15 +222,13 @@ class Learner:
             totals.norms.append(float(norm))
 
 
-@torch.no_grad()
-def _guidance(t: Transitions, taught: Tensor, before: Tensor | None) -> dict[str, Tensor]:
-    """[C, D] each: what the teacher says of the ids, and what sets it apart from the reference."""
-    law, ids = t.law, t.next_states
+def _contrast(t: Transitions, taught: Tensor, before: Tensor | None) -> Tensor:
+    """[C, D]: how likely the ids are under softmax(2 log p_teacher - log p_reference)."""
+    law = t.law
     assert isinstance(law, Choosing) and before is not None, "`Config` asks this of what weighs ids"
-    log_p, log_p_before = law.log_probs(taught), law.log_probs(before)
-    apart = (2.0 * log_p - log_p_before).masked_fill(log_p_before.isneginf(), -torch.inf).softmax(-1)
-    contrast = apart.gather(-1, law.choices(ids).clamp(min=0)[..., None]).squeeze(-1)
-    return {"log_prob_teacher_CD": law.log_prob(t.states[t.parent], taught, ids), "contrast_CD": contrast}
+    log_p_before = law.log_probs(before)
+    apart = (2.0 * law.log_probs(taught) - log_p_before).masked_fill(log_p_before.isneginf(), -torch.inf).softmax(-1)
+    return apart.gather(-1, law.choices(t.next_states).clamp(min=0)[..., None]).squeeze(-1)
 
 
 def _noised(t: Transitions, prediction: Tensor) -> Noised:

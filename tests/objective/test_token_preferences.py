@@ -11,6 +11,7 @@ from flowgrpo.objective.batch import LossInputs
 from flowgrpo.objective.bounds.constant import Constant
 from flowgrpo.objective.surrogate.critical_tokens import CriticalTokens
 from flowgrpo.objective.surrogate.token_guided import TokenGuided
+from flowgrpo.policies.protocol import trained_by
 from flowgrpo.training import learn
 from trainers import text_trainer
 
@@ -81,21 +82,27 @@ def test_a_teacher_that_is_the_policy_before_training_leaves_dpo():
 
 @pytest.mark.parametrize("rule", ["tgdpo", "cdpo"])
 def test_a_run_asks_its_teacher_about_the_ids_of_whole_answers(rule, mdlm, monkeypatch):
-    """The contrast is softmax(2 log p_teacher - log p_reference) at the ids, found here from the predictions themselves."""
-    seen, guidance = [], learn._guidance
-    monkeypatch.setattr(learn, "_guidance", lambda t, *said: seen.append((t, *said, guidance(t, *said))) or seen[-1][-1])
+    """What it is told, log p_teacher or softmax(2 log p_teacher - log p_reference), is found here from the predictions."""
     trainer = text_trainer(mdlm, "teacher.policy.guidance_scale=2", "optimizer.lr=1e-3", method="vrpo", rule=rule)
-    metrics = [trainer.update()[0] for _ in range(2)]
-    assert metrics[0]["ratio/first_log_abs_max"] == 0 and all(row["grad_norm"] > 0 for row in metrics)
-    t, taught, before, found = seen[0]
-    positive, negative = (t.law.log_probs(said) for said in (taught, before))
-    ids = t.law.choices(t.next_states)
+    seen, terms = [], learn.terms
+    monkeypatch.setattr(learn, "terms", lambda inputs, objective: seen.append(inputs) or terms(inputs, objective))
+    (metrics, blocks, _), (later, _, _) = trainer.update(), trainer.update()
+    assert metrics["ratio/first_log_abs_max"] == 0 and metrics["grad_norm"] > 0 and later["grad_norm"] > 0
+    t, inputs = blocks[0].rollout.transitions[0], seen[0]
+    taught = trainer.learner.teacher.predict(t.states, t.prompts, t.step)[t.parent]
+    assert inputs.kl_teacher_CD is None
+    if rule == "tgdpo":
+        assert inputs.contrast_CD is None
+        assert torch.equal(inputs.log_prob_teacher_CD, t.law.log_prob(t.states[t.parent], taught, t.next_states))
+        return
+    assert inputs.log_prob_teacher_CD is None
+    with torch.no_grad(), trainer.policy.reference():
+        before = trained_by(trainer.policy).predict(t.states, t.prompts, t.step)[t.parent]
+    positive, negative, ids = t.law.log_probs(taught), t.law.log_probs(before), t.law.choices(t.next_states)
     for sample, place in ((0, 0), (1, 2)):
         apart = (2 * positive[sample, place] - negative[sample, place]).exp().nan_to_num(0.0)
         expected = apart[ids[sample, place]] / apart.sum()
-        assert float(found["contrast_CD"][sample, place]) == pytest.approx(float(expected), rel=1e-4)
-    said = t.law.log_prob(t.states[t.parent], taught, t.next_states)
-    assert torch.equal(found["log_prob_teacher_CD"], said) and said.shape == found["contrast_CD"].shape
+        assert float(inputs.contrast_CD[sample, place]) == pytest.approx(float(expected), rel=1e-4)
 
 
 @pytest.mark.parametrize(

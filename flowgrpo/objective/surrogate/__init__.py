@@ -1,7 +1,7 @@
 """Surrogates: what an update makes small in place of the expected loss, and what holds it back from going too far."""
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import SerializeAsAny
 
@@ -25,8 +25,8 @@ class Surrogate(Component):
     """Whether it reads what is predicted of finished samples that were noised anew."""
     needs_reference: ClassVar[bool] = False
     """Whether it reads the log-probs of the policy before training."""
-    needs_teacher: ClassVar[bool] = False
-    """Whether it reads what a teacher finds of the ids."""
+    reads_teacher: ClassVar[Literal["log_prob", "contrast"] | None] = None
+    """What it reads of a teacher: how likely that finds the ids, or what sets it apart from the reference there."""
     compares_group: ClassVar[bool] = False
     """Whether it needs all transitions of a group at once."""
     weighs_ids: ClassVar[bool] = False

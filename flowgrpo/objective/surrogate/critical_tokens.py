@@ -1,6 +1,6 @@
 """The best of a group against the worst, of which the ids count that a teacher would not have chosen."""
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import PositiveFloat
 
@@ -25,7 +25,7 @@ class CriticalTokens(Surrogate):
 
     sharpness: PositiveFloat = 0.1
     needs_reference: ClassVar[bool] = True
-    needs_teacher: ClassVar[bool] = True
+    reads_teacher: ClassVar[Literal["log_prob", "contrast"] | None] = "contrast"
     compares_group: ClassVar[bool] = True
     weighs_ids: ClassVar[bool] = True
 

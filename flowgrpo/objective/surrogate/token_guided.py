@@ -1,6 +1,6 @@
 """The best of a group against the worst, where a teacher says which ids may go how far from the policy before training."""
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import NonNegativeFloat, PositiveFloat
 
@@ -25,7 +25,7 @@ class TokenGuided(Surrogate):
     sharpness: PositiveFloat = 0.1
     strength: NonNegativeFloat = 0.5
     needs_reference: ClassVar[bool] = True
-    needs_teacher: ClassVar[bool] = True
+    reads_teacher: ClassVar[Literal["log_prob", "contrast"] | None] = "log_prob"
     compares_group: ClassVar[bool] = True
     weighs_ids: ClassVar[bool] = True
 
