@@ -60,6 +60,8 @@ class Entropy:
     """Of the distribution of the words (or `of` characters) in a text, in bits: sum -p log2 p over the different ones."""
 
     def __init__(self, of: Literal["words", "characters"] = "words") -> None:
+        if of not in ("words", "characters"):
+            raise UserError(f"the entropy of a text is of 'words' or of 'characters', not of {of!r}")
         self.of = of
 
     def __call__(self, samples: Samples) -> list[float]:

@@ -274,6 +274,8 @@ def test_entropy_is_that_of_the_different_words_or_characters_in_bits():
     assert [score(words, text) for text in ("", "a a a", "a b", "a b c d", "a a b b")] == [0.0, 0.0, 1.0, 2.0, 1.0]
     assert score(words, "a a a b") == pytest.approx(0.75 * math.log2(4 / 3) + 0.25 * 2)
     assert score(characters, "abca") == pytest.approx(1.5)
+    with pytest.raises(UserError, match="of 'words' or of 'characters', not of 'letters'"):
+        Entropy(of="letters")
 
 
 def test_format_refuses_what_is_no_regular_expression():
