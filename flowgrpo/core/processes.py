@@ -78,9 +78,11 @@ class Processes:
 def _buckets(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
     """Neighbours that have at most BUCKET values together, or one that has more."""
     bucket: list[Tensor] = []
+    held = 0
     for tensor in tensors:
-        if bucket and sum(t.numel() for t in [*bucket, tensor]) > BUCKET:
+        if bucket and held + tensor.numel() > BUCKET:
             yield bucket
-            bucket = []
+            bucket, held = [], 0
         bucket.append(tensor)
+        held += tensor.numel()
     yield bucket
