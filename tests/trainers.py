@@ -39,6 +39,7 @@ class Judged:
     measured: dict = field(default_factory=dict)
     """By label, what a rule has to know of samples."""
     served = threaded = ()
+    at_once = 1
     looks = True
 
     @property

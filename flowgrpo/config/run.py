@@ -16,6 +16,7 @@ from flowgrpo.config.sections import (
     CheckpointConfig,
     EmaConfig,
     EvaluationConfig,
+    FleetConfig,
     OldConfig,
     OptimizerConfig,
     RewardConfig,
@@ -73,6 +74,7 @@ class Config(Section):
     evaluation: EvaluationConfig | None = None
     sentinels: Annotated[SentinelConfig, BeforeValidator(lambda given: {} if given is None else given)] = SentinelConfig()
     checkpoints: CheckpointConfig = CheckpointConfig()
+    fleet: FleetConfig = FleetConfig()
     rehearsal: tuple[str, ...] = ()
     """Of a run with `--tiny`: what stands in for what, so that none of its numbers is taken for more than it is."""
     output: str = "runs"
@@ -121,6 +123,7 @@ class Config(Section):
             yield self.calibration.complaint(self.rollout.plan.kernel, shape)
         yield self.optimizer.complaint(self.rollout.prompts_per_update, self.updates)
         yield self.checkpoints.complaint(self.evaluation)
+        yield self.fleet.complaint(self.rewards, self.rollout)
         if self.evaluation:
             yield self.evaluation.complaint(self.rewards, self.policy)
         yield self.sentinels.complaint(self.rewards)
@@ -214,6 +217,7 @@ class Config(Section):
             "rollout.allocate": self.rollout.allocate == "equal",
             "rollout.refill": not self.rollout.refill,
             "old": self.old is None,
+            "fleet": not self.fleet.wanted,
         }
         if given := next((setting for setting, right in alone.items() if not right), None):
             return f"rollout.plan 'pairs' makes no samples and asks no reward, so {given} has nothing to work on; take it out"
@@ -252,6 +256,7 @@ class Config(Section):
             **{f"rewards.{label}.gate": not reward.gate for label, reward in trained.items()},
             **{f"rewards.{label}.normalise": reward.normalise == "none" for label, reward in trained.items()},
             **{f"rewards.{label}.url": reward.url is None for label, reward in trained.items()},
+            **{f"fleet.rewards.{label}": label not in self.fleet.rewards for label in trained},
         }
         if given := next((setting for setting, right in alone.items() if not right), None):
             return (

@@ -5,7 +5,7 @@ from dataclasses import replace
 from math import ceil
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from flowgrpo.core.keys import Key, numpy_generator
 from flowgrpo.core.plugins import nearest
@@ -15,6 +15,7 @@ from flowgrpo.data.prompt_sampler import AnyPromptSampler
 from flowgrpo.data.prompt_sampler.shuffled import Shuffled
 from flowgrpo.objective.credit.gain import Gain
 from flowgrpo.policies import PolicyConfig
+from flowgrpo.sampling.completion.learned import LearnedValues
 from flowgrpo.sampling.kernels import Kernel
 from flowgrpo.sampling.kernels.calibrated import Calibrated
 from flowgrpo.sampling.plans import AnyPlan, Draw, Spread
@@ -359,6 +360,55 @@ class SentinelConfig(Section):
             return f"sentinels watch '{unknown[0]}', which is not one of the rewards ({nearest(unknown[0], rewards)})"
         if trained := sorted(label for label in watched if rewards[label].weight):
             return f"sentinels watch '{trained[0]}', which is trained on; give it weight 0, or watch another"
+        return None
+
+
+class RewardActors(Section):
+    """So many processes have this reward, each with `gpus` cards; null: one where the trainer has one."""
+
+    actors: PositiveInt = 1
+    gpus: NonNegativeFloat | None = None
+
+
+def _actors(given: Any) -> Any:
+    return {"actors": given} if isinstance(given, int) else given
+
+
+class FleetConfig(Section):
+    """Other processes, on this machine or many (Ray), that do a trainer's work.
+
+    `rollout` processes, each with a policy on `gpus` cards (null: one where the trainer has one), roll groups out; with 0 the
+    trainer does. `rewards`, by label, have processes of their own: a number of them, or `{actors: 2, gpus: 0.5}`. Results are
+    those of a lone process. With `lag` 1 the rollout of an update runs beside the learning of the one before it, with weights
+    that are an update old. A process that has not answered for `patience` seconds is given up, and its work goes to another.
+    """
+
+    rollout: NonNegativeInt = 0
+    rewards: dict[str, Annotated[RewardActors, BeforeValidator(_actors)]] = Field(default_factory=dict)
+    lag: Literal[0, 1] = 0
+    gpus: NonNegativeFloat | None = None
+    patience: PositiveFloat = 600.0
+
+    @property
+    def wanted(self) -> bool:
+        return bool(self.rollout or self.rewards)
+
+    def complaint(self, rewards: Mapping[str, RewardConfig], rollout: RolloutConfig) -> str | None:
+        """Why there can't be such a fleet, or None."""
+        if self.lag and not self.rollout:
+            return "fleet.lag: 1 rolls out beside the learning, which needs processes that do; set fleet.rollout to 1 or more"
+        if unknown := next((label for label in self.rewards if label not in rewards), None):
+            return f"fleet.rewards.{unknown} is no reward ({nearest(unknown, rewards)})"
+        if served := next((label for label in self.rewards if rewards[label].url is not None), None):
+            return f"fleet.rewards.{served} has a server of its own (url); take it out of fleet.rewards"
+        early = "fleet.lag: 1 rolls out before the update before is learned"
+        waits = {
+            "rollout.refill": bool(rollout.refill),
+            "rollout.context": rollout.context is not None,
+            "rollout.plan.completion: learned": isinstance(rollout.plan.completion, LearnedValues),
+        }
+        if self.lag and (setting := next((setting for setting, on in waits.items() if on), None)):
+            return f"{early}, and {setting} waits for that; set one of them otherwise"
         return None
 
 

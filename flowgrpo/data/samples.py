@@ -21,7 +21,7 @@ Outputs = Tensor | list[str]
 
 
 class Undecoded:
-    """Pictures or clips that are decoded when they are first looked at, and not again."""
+    """Pictures or clips that are decoded when they are first looked at, or cross processes, and not again."""
 
     def __init__(self, decode: Callable[[], Outputs]) -> None:
         self._decode = decode
@@ -29,6 +29,13 @@ class Undecoded:
     @cached_property
     def outputs(self) -> Outputs:
         return self._decode()
+
+    def __reduce__(self) -> tuple[Callable[..., "Undecoded"], tuple[Outputs]]:
+        return _decoded, (self.outputs,)
+
+
+def _decoded(outputs: Outputs) -> Undecoded:
+    return Undecoded(lambda: outputs)
 
 
 @dataclass(frozen=True, eq=False)

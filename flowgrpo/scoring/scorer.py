@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import FunctionType, ModuleType
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 import torch
@@ -74,6 +74,15 @@ def _construct(target: type, use: str, arguments: Mapping[str, Any]) -> Reward:
         return cast(Reward, target(**arguments))
 
 
+class Elsewhere(Protocol):
+    """A reward whose processes score `count` calls at a time."""
+
+    card: Card
+    count: int
+
+    def __call__(self, samples: Samples) -> Sequence[float]: ...
+
+
 def _loaded(config: RewardConfig) -> tuple[Reward, Card]:
     if config.url is not None:
         served = Served(config.url, config.timeout, config.token)
@@ -83,13 +92,18 @@ def _loaded(config: RewardConfig) -> tuple[Reward, Card]:
 
 
 class Scorer:
-    """The rewards of a run by label, kept apart."""
+    """The rewards of a run by label, kept apart; those `elsewhere` are not loaded here."""
 
-    def __init__(self, rewards: Mapping[str, RewardConfig]) -> None:
-        loaded = {label: _loaded(reward) for label, reward in rewards.items()}
+    def __init__(self, rewards: Mapping[str, RewardConfig], elsewhere: Mapping[str, Elsewhere] | None = None) -> None:
+        there = elsewhere or {}
+        loaded = {
+            label: (there[label], there[label].card) if label in there else _loaded(reward) for label, reward in rewards.items()
+        }
         self.rewards = {label: reward for label, (reward, _) in loaded.items()}
         self.cards = {label: card for label, (_, card) in loaded.items()}
-        self.served = [label for label, reward in rewards.items() if reward.url is not None]
+        self.served = [label for label, reward in rewards.items() if reward.url is not None or label in there]
+        self.at_once = max((reward.count for reward in there.values()), default=1)
+        """Calls that may be under way at a time."""
         self.threaded = [label for label, reward in rewards.items() if reward.beside]
         self.weights = {label: r.weight for label, r in rewards.items()}
 

@@ -18,8 +18,8 @@ Scores = dict[str, np.ndarray]
 
 
 class Beside:
-    """One worker, so blocks are scored in the order in which they are made. As a context: leaving it with an error drops the
-    blocks that have not been begun.
+    """One worker, so blocks are scored in the order in which they are made, unless processes elsewhere score several at once.
+    As a context: leaving it with an error drops the blocks that have not been begun.
 
     The first block is scored while nothing else runs: a reward may load a model then, and it is seen whether it draws from
     torch's global random state, which belongs to the rollout.
@@ -28,7 +28,7 @@ class Beside:
     def __init__(self, scorer: Scorer) -> None:
         self.scorer = scorer
         self.labels = [label for label in scorer.rewards if label in scorer.served or label in scorer.threaded]
-        self.worker = ThreadPoolExecutor(1)
+        self.worker = ThreadPoolExecutor(1 if scorer.threaded else scorer.at_once)
         self.waiting: list[Future[Scores]] = []
         self.seen = not scorer.threaded
 

@@ -6,6 +6,7 @@ P prompts (groups) of an update, N nodes of a group.
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Literal
 
 import numpy as np
 
@@ -52,12 +53,13 @@ class Rollouts:
         if column := self.config.wordings:
             prompts = [prompt.in_wordings(column) for prompt in prompts]
         block = rollout(self.policy, prompts, shapes, key, self.config.micro_batch, self.keep_predictions)
-        block.transitions = [self.waiting(t) for t in block.transitions]
+        block.transitions = [kept(t, self.config.keep) for t in block.transitions]
         return block
 
-    def waiting(self, transitions: Transitions) -> Transitions:
-        """The transitions where they wait for the update."""
-        return transitions.on_host() if self.config.keep == "host" else transitions
+
+def kept(transitions: Transitions, keep: Literal["device", "host"]) -> Transitions:
+    """The transitions where they wait for the update."""
+    return transitions.on_host() if keep == "host" else transitions
 
 
 @dataclass(frozen=True)
@@ -71,27 +73,38 @@ class UpdateBlock:
     on_the_way: Callable[[], dict[str, np.ndarray]] = dict
 
 
-class Collector:
-    """Prompts -> groups, rolled out and scored."""
+Begin = Callable[[Sequence[Prompt], Sequence[Shape], Key], Callable[[], Block]]
+"""Of a block: begins it elsewhere, and gives the way to what is rolled out."""
+Begun = list[tuple[list[int], Callable[[], Block]]]
+"""Blocks of an update: (the slots of their groups, the way to what is rolled out)."""
 
-    def __init__(self, rollouts: Rollouts, scorer: Scorer, processes: Processes, seed: int) -> None:
+
+class Collector:
+    """Prompts -> groups, rolled out and scored: by this process when they are asked for, unless `begin_elsewhere` begins them."""
+
+    def __init__(
+        self, rollouts: Rollouts, scorer: Scorer, processes: Processes, seed: int, begin_elsewhere: Begin | None = None
+    ) -> None:
         self.rollouts, self.processes, self.seed = rollouts, processes, seed
         self.beside = Beside(scorer)
+        self._begun = begin_elsewhere or (lambda *block: partial(rollouts, *block))
 
-    def roll_out(
+    def begin(
         self, prompts: Sequence[Prompt], shapes: Sequence[Shape], update: int, minibatches: Sequence[Sequence[int]]
-    ) -> list[UpdateBlock]:
+    ) -> Begun:
         """This process's share of the blocks. No block reaches over two minibatches, the slots that share an optimizer step."""
         blocks = [
             [slots[i] for i in rows] for slots in minibatches for rows in self.rollouts.blocks([prompts[slot] for slot in slots])
         ]
         return [
-            self._block(slots, [prompts[slot] for slot in slots], [shapes[slot] for slot in slots], update)
-            for slots in bar(self.processes.share(blocks), "roll out", self.processes.is_main)
+            (slots, self._begun([prompts[slot] for slot in slots], [shapes[slot] for slot in slots], (self.seed, update)))
+            for slots in self.processes.share(blocks)
         ]
 
-    def _block(self, slots: list[int], prompts: list[Prompt], shapes: list[Shape], update: int) -> UpdateBlock:
-        block = self.rollouts(prompts, shapes, (self.seed, update))
+    def roll_out(self, begun: Begun) -> list[UpdateBlock]:
+        return [self._block(slots, made()) for slots, made in bar(begun, "roll out", self.processes.is_main)]
+
+    def _block(self, slots: list[int], block: Block) -> UpdateBlock:
         return UpdateBlock(slots, block, self.beside.scores(block.samples), partial(on_the_way, self.beside.scorer, block))
 
     def score(self, blocks: Sequence[UpdateBlock]) -> list[Group]:

@@ -20,7 +20,7 @@ from flowgrpo.objective import ObjectiveConfig
 from flowgrpo.objective.batch import LossInputs, Noised
 from flowgrpo.objective.loss import Terms, shares, step_weights, terms
 from flowgrpo.policies.protocol import Choosing, Policy, trained_by
-from flowgrpo.training.collect import Rollouts, UpdateBlock
+from flowgrpo.training.collect import Rollouts, UpdateBlock, kept
 from flowgrpo.training.given import GivenAnswers
 from flowgrpo.training.gradient import RewardGradient
 from flowgrpo.training.host import ahead, on_host
@@ -108,7 +108,7 @@ class Learner:
             [i for i, (g, node) in enumerate(t.places) if scored.in_loss[block.slots[g], node]] for t in block.rollout.transitions
         ]
         pairs = [(t, chosen) for t, chosen in zip(block.rollout.transitions, rows, strict=True) if chosen]
-        batches = [self.rollouts.waiting(t.take(chosen)) if thinned else t for t, chosen in pairs]
+        batches = [kept(t.take(chosen), self.rollouts.config.keep) if thinned else t for t, chosen in pairs]
         if batches and (rules := self.objective.decision_weights):
             weigh(batches, block.rollout.shapes, [scored.advantage[slot] for slot in block.slots], rules)
         return TrainedBlock(block.slots, batches)

@@ -35,6 +35,9 @@ from flowgrpo.runs.run import Run
 from flowgrpo.scoring.combine import sum_range
 from flowgrpo.scoring.scorer import Scorer, constant, probe, require_slope
 from flowgrpo.training.calibration import calibrate, with_levels
+from flowgrpo.training.fleet.on_ray import connect
+from flowgrpo.training.fleet.rewards import Judges, judges_of
+from flowgrpo.training.fleet.rollouts import Rollers
 from flowgrpo.training.pairs import judged_by_files, require_pictures, with_pictures
 from flowgrpo.training.required import require_read
 from flowgrpo.training.sentinels import Sentinels, why_idle
@@ -130,6 +133,7 @@ class Training:
             if self.started:
                 self.held.enter_context(self.started.locked())
             tell(config.rehearsal)
+        self._open_fleet()
         files = self._files()
         prompts = files[config.rollout.prompts]
         notes = check_files(config.policy, files)
@@ -148,10 +152,32 @@ class Training:
             require_pictures(self.policy, prompts)
             trained = judged_by_files(trained)
             scorer = Scorer(trained.rewards)
-        self.trainer = Trainer(trained, self.policy, prompts, scorer, self.processes)
+        self.trainer = Trainer(trained, self.policy, prompts, scorer, self.processes, rollers=self._rollers(trained))
         self.signals.busy, self.signals.working = self._busy, lambda: self.working
         if config.tracker != "none":
             self.accelerator.init_trackers("flowgrpo", config=config.model_dump(mode="json"))
+
+    def _open_fleet(self) -> None:
+        """Rewards in processes of their own are loaded while this one loads the policy."""
+        config, self.elsewhere = self.config, dict[str, Judges]()
+        if not config.fleet.wanted:
+            return
+        if self.given:
+            raise UserError("a fleet loads the policy that the config names, and train() was given another; take one of them")
+        if self.processes.count > 1:
+            raise UserError("a fleet has one trainer, and several were launched; start flowgrpo train without a launcher")
+        self.held.callback(connect(self.processes.device))
+        self.elsewhere = judges_of(config.rewards, config.fleet, self.processes.device)
+        for judges in self.elsewhere.values():
+            self.held.callback(judges.close)
+
+    def _rollers(self, config: Config) -> Rollers | None:
+        """They load the policy while the untrained one is evaluated."""
+        if not config.fleet.rollout:
+            return None
+        rollers = Rollers(config, self.processes.device)
+        self.held.callback(rollers.close)
+        return rollers
 
     def _files(self) -> dict[str, list[Prompt]]:
         """The prompts of each file, every row checked by the rewards."""
@@ -163,7 +189,7 @@ class Training:
         if evaluation:
             files[evaluation.prompts] = load_prompts(evaluation.prompts)
         self.held_out = spread(files[evaluation.prompts], evaluation.limit) if evaluation else []
-        self.scorer = Scorer(config.rewards)
+        self.scorer = Scorer(config.rewards, self.elsewhere)
         self.scorer.require(config.policy.makes, f"policy '{config.policy.type}' makes")
         if config.shape().scored:
             self.scorer.require_noisy()

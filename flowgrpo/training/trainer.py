@@ -7,6 +7,7 @@ It knows policies, plans, rewards, credit and objectives by their protocols only
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -21,10 +22,11 @@ from flowgrpo.policies.protocol import Policy
 from flowgrpo.sampling.shape import Shape
 from flowgrpo.scoring.scorer import Scorer
 from flowgrpo.training.allocation import Allocation
-from flowgrpo.training.collect import Collector, Rollouts, UpdateBlock
+from flowgrpo.training.collect import Begun, Collector, Rollouts, UpdateBlock
 from flowgrpo.training.context import Tries
 from flowgrpo.training.critic import Critic
 from flowgrpo.training.ema import Ema
+from flowgrpo.training.fleet.rollouts import Rollers
 from flowgrpo.training.given import GivenAnswers
 from flowgrpo.training.gradient import RewardGradient
 from flowgrpo.training.learn import Learner
@@ -35,7 +37,7 @@ from flowgrpo.training.weights import TrainedWeights
 
 
 class Trainer:
-    """`updates` counts what is done. With `critic` the values of another trainer are learned on."""
+    """`updates` counts what is done. With `critic` the values of another trainer are learned on; `rollers` roll out elsewhere."""
 
     def __init__(
         self,
@@ -45,12 +47,16 @@ class Trainer:
         scorer: Scorer,
         processes: Processes,
         critic: Critic | None = None,
+        rollers: Rollers | None = None,
     ) -> None:
         self.config, self.policy, self.processes = config, policy, processes
         self.order = PromptOrder(prompts, config.rollout.prompts_per_update, config.seed, config.rollout.prompt_sampler)
         self.allocation = Allocation(config)
         rollouts = Rollouts.of(config, policy, config.objective.needs_old_prediction)
-        self.collector = Collector(rollouts, scorer, processes, config.seed)
+        self.collector = Collector(rollouts, scorer, processes, config.seed, rollers.begin if rollers else None)
+        self.rollers, self.lag = rollers, config.fleet.lag if rollers else 0
+        self.coming: Drawn | None = None
+        self.behind: dict[str, Tensor] | None = None
         self.tries = Tries.of(config, rollouts, scorer, processes)
         self.assessment = Assessment.of(config)
         self.refill = Refill(config.rollout, self.order, self.assessment)
@@ -71,11 +77,14 @@ class Trainer:
         of the phases hold too."""
         clock, compiled = self.clock(), seconds_compiling()
         blocks, scored = self.collect(clock)
+        if self.lag:
+            self._begin_next(scored, clock)
         with clock("update"):
             learned = self.learner(blocks, scored, self._minibatches(scored.prompts), self.updates, bool(self.config.selection))
             self.learner.begun = True
             self.weights.end_update(self.updates + 1)
-            self.take_in(scored)
+            if not self.lag:
+                self.take_in(scored)
         tried = self.tries.shape.network_evaluations * len(scored.prompts) if self.tries else 0
         evaluations = sum(block.rollout.network_evaluations for block in blocks)
         metrics = {
@@ -85,6 +94,7 @@ class Trainer:
             **learned,
             "network_evaluations": tried + sum(self.processes.gather([evaluations])),
             **({"added_groups": self._added(scored.prompts)} if self.refill.most else {}),
+            **({"staleness": min(self.lag, self.updates)} if self.lag else {}),
             **clock.seconds,
         }
         if (compiling := seconds_compiling() - compiled) > 0.0:
@@ -95,20 +105,43 @@ class Trainer:
 
     def collect(self, clock: "Clock") -> tuple[list[UpdateBlock], Scored]:
         """The rollouts of the next update, and what is trained of them."""
-        prompts = self._asked(self.order(self.updates, expected(self.memory, self.config.advantage)), clock)
-        shapes = self.allocation.shapes(self.updates, [prompt.index for prompt in prompts])
-        if self.critic:
-            shapes = self.critic.shapes(shapes)
-        blocks, groups = self._groups(prompts, shapes, clock)
+        drawn, self.coming = self.coming or self._drawn(self.updates, clock), None
+        prompts, shapes = drawn.prompts, drawn.shapes
+        blocks, groups = self._groups(drawn.begun, clock)
         while more := self.refill(prompts, groups, self.updates):
             more = self._asked(more, clock)
             added = self.allocation.shapes(self.updates, [prompt.index for prompt in more])
             prompts, shapes = [*prompts, *more], [*shapes, *(self.critic.switched(added) if self.critic else added)]
-            further = self._groups(prompts, shapes, clock, len(groups))
+            further = self._groups(self._begun(prompts, shapes, self.updates, len(groups)), clock)
             blocks, groups = [*blocks, *further[0]], [*groups, *further[1]]
         with clock("reward"):
             scored = self.assessment(prompts, groups, self.updates, self.critic, self.memory)
         return blocks, scored
+
+    def _drawn(self, update: int, clock: "Clock") -> "Drawn":
+        """What an update asks, begun."""
+        prompts = self._asked(self.order(update, expected(self.memory, self.config.advantage)), clock)
+        shapes = self.allocation.shapes(update, [prompt.index for prompt in prompts])
+        if self.critic:
+            shapes = self.critic.shapes(shapes)
+        self._publish()
+        return Drawn(prompts, shapes, self._begun(prompts, shapes, update))
+
+    def _begin_next(self, scored: Scored, clock: "Clock") -> None:
+        """Let the next update be rolled out while this one is learned: all that it needs of this one are its scores."""
+        self.learner.begun = True
+        self.take_in(scored)
+        if self.updates + 1 < self.config.updates:
+            self.coming = self._drawn(self.updates + 1, clock)
+        else:
+            self._publish()
+
+    def _publish(self) -> None:
+        """The rollouts that begin now are made with today's weights, or after a pause with those that were published before."""
+        if self.rollers:
+            with self.weights.sampling():
+                self.rollers.publish(self.behind or self.weights.parameters)
+            self.behind = None
 
     def _asked(self, prompts: list[Prompt], clock: "Clock") -> list[Prompt]:
         """What the groups of these prompts answer."""
@@ -117,14 +150,16 @@ class Trainer:
         with clock("context"), self.weights.sampling():
             return self.tries(prompts, self.updates)
 
-    def _groups(
-        self, prompts: Sequence[Prompt], shapes: Sequence[Shape], clock: "Clock", first: int = 0
-    ) -> tuple[list[UpdateBlock], list[Group]]:
-        """This process's rollouts of the prompts from the `first` on, and the scored groups of all."""
+    def _begun(self, prompts: Sequence[Prompt], shapes: Sequence[Shape], update: int, first: int = 0) -> Begun:
+        """This process's rollouts of the prompts from the `first` on."""
         slots = [[slot for slot in minibatch if slot >= first] for minibatch in self._minibatches(prompts)]
+        return self.collector.begin(prompts, shapes, update, slots)
+
+    def _groups(self, begun: Begun, clock: "Clock") -> tuple[list[UpdateBlock], list[Group]]:
+        """These rollouts, and the scored groups of all processes."""
         with self.collector.beside:
             with clock("rollout"), self.weights.sampling():
-                blocks = self.collector.roll_out(prompts, shapes, self.updates, slots)
+                blocks = self.collector.roll_out(begun)
             with clock("reward"):
                 return blocks, self.collector.score(blocks)
 
@@ -154,26 +189,39 @@ class Trainer:
     @property
     def kinds(self) -> list[str]:
         """What the tensors of `state` are."""
-        return [*self.weights.kinds, *(["critic"] if self.critic else [])]
+        return [*self.weights.kinds, *(["critic"] if self.critic else []), *(["behind"] if self.lag else [])]
 
     def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         """Everything that a resumed run needs: (named tensors, facts)."""
         tensors, facts = self.weights.state()
         if self.critic:
             tensors, facts = {**tensors, "critic": self.critic.state()}, {**facts, "values_used": self.critic.used}
+        if self.lag and self.rollers:
+            tensors = {**tensors, "behind": self.rollers.held}
         learned = {"spread": self.allocation.state(), "memory": self.memory.state()}
         return tensors, {"updates": self.updates, **learned, **facts}
 
     def load(self, tensors: dict[str, dict[str, Tensor]], facts: dict[str, Any]) -> None:
         """The inverse of `state`. Errors: ValueError where the tensors are of another model."""
         self.weights.load(tensors, facts)
-        if self.weights.old and facts["updates"]:
+        if (self.weights.old or self.lag) and facts["updates"]:
             self.learner.check = None
+        if self.lag:
+            self.behind = tensors["behind"]
         self.allocation.load(facts["spread"])
         self.memory = Memory.loaded(facts.get("memory", {}), self.memory.whose)
         if self.critic:
             self.critic.load(tensors["critic"], facts["values_used"])
         self.updates = facts["updates"]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """An update whose rollouts have begun."""
+
+    prompts: list[Prompt]
+    shapes: list[Shape]
+    begun: Begun
 
 
 class Clock:

@@ -127,7 +127,7 @@ def test_two_processes_share_the_blocks_of_one(pipelines, pairs):
         one = trainer(pipelines, pairs, "rollout.micro_batch=2", processes=processes)
         prompts = one.order(0)
         shapes = one.allocation.shapes(0, [prompt.index for prompt in prompts])
-        blocks = one.collector.roll_out(prompts, shapes, 0, [[0, 1]])
+        blocks = one.collector.roll_out(one.collector.begin(prompts, shapes, 0, [[0, 1]]))
         return [(block.slots, t.step, t.states, t.next_states) for block in blocks for t in block.rollout.transitions]
 
     alone, first, second = (posed(processes) for processes in (Processes.alone(), Processes(0, 2, CPU), Processes(1, 2, CPU)))

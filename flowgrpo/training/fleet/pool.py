@@ -154,10 +154,13 @@ class Pool(Generic[J, R]):
                 task.result.set_result(answer)
 
     def _again(self, task: Task, number: int, lost: Lost) -> None:
-        if self.closed or task.result.done():
+        if self.closed:
             return
         with self.changed:
             self.lost += 1
+            if task.result.done():
+                self._say(number, lost, "its work was done by another one")
+                return
             task.losses += 1
             task.begun.pop()
             if task.losses < MOST_LOSSES and not task.begun:

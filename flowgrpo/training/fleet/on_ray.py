@@ -1,0 +1,151 @@
+"""Workers of a pool as actors on Ray: processes on this machine, or on any of the cluster that RAY_ADDRESS names."""
+
+import io
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+
+from flowgrpo.core.errors import UserError
+from flowgrpo.core.signals import ORDERLY
+from flowgrpo.training.fleet.pool import Lost
+
+WAITS = 30.0
+"""Seconds until it is said that an actor waits for a place."""
+
+
+class Answers(Protocol):
+    """What runs in an actor."""
+
+    def answer(self, job: Any) -> Any: ...
+
+
+def connect(device: torch.device) -> Callable[[], None]:
+    """Join the cluster that RAY_ADDRESS names, or make one of this machine, without the card `device` of the trainer. Returns the
+    way to leave. Errors: UserError where Ray is not installed, or not there."""
+    try:
+        import ray
+    except ImportError as error:
+        raise UserError("a fleet needs Ray; run: pip install 'flowgrpo[fleet]'") from error
+    if ray.is_initialized():
+        return lambda: None
+    with _handlers_kept(), _without_card(device):
+        try:
+            ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR", configure_logging=False)
+        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+            where = os.environ.get("RAY_ADDRESS", "this machine")
+            raise UserError(f"no Ray cluster at {where}: {str(error).splitlines()[0]}") from error
+    return ray.shutdown
+
+
+@contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """Ray sets handlers of signals that are the run's."""
+    before = {number: signal.getsignal(number) for number in ORDERLY}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _without_card(device: torch.device) -> Iterator[None]:
+    """Inside, the trainer's card is not among those that processes which are started see."""
+    before = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if device.type == "cuda":
+        os.environ["CUDA_VISIBLE_DEVICES"] = spare_cards(before, torch.cuda.device_count(), device.index or 0)
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = before
+        elif device.type == "cuda":
+            del os.environ["CUDA_VISIBLE_DEVICES"]
+
+
+def spare_cards(visible: str | None, count: int, taken: int) -> str:
+    """Of the `visible` cards, or all `count`, those but the one with the number `taken` among them."""
+    names = visible.split(",") if visible else [str(number) for number in range(count)]
+    return ",".join(name for number, name in enumerate(names) if number != taken)
+
+
+class OnRay:
+    """A worker: the actor that `make(*arguments)` makes, on `gpus` cards. It is there once this is made, however long it has to
+    wait for a place. An answer that takes `patience` seconds is not waited for. Errors: what `make` raises; `Lost`."""
+
+    def __init__(self, kind: str, make: Callable[..., Answers], arguments: tuple[Any, ...], gpus: float, patience: float) -> None:
+        import ray
+
+        self.patience = patience
+        options = {"num_cpus": 0, "num_gpus": gpus, "scheduling_strategy": "SPREAD", "max_restarts": 0}
+        self.actor = ray.remote(type(make.__name__, (_Actor,), {})).options(**options).remote()
+        made = self.actor.make.remote(os.getcwd(), sys.path, torch.get_num_threads(), make, arguments)
+        if not ray.wait([made], timeout=WAITS)[0]:
+            there = ray.cluster_resources().get("GPU", 0.0)
+            print(f"flowgrpo: a {kind} waits for a place with {gpus:g} cards; the cluster has {there:g}", file=sys.stderr)
+        self._got(made, None)
+
+    def ask(self, job: Any) -> Any:
+        return self._got(self.actor.answer.remote(job), self.patience)
+
+    def stop(self) -> None:
+        import ray
+
+        if ray.is_initialized():
+            ray.kill(self.actor)
+
+    def _got(self, reference: Any, seconds: float | None) -> Any:
+        from ray import exceptions, get
+
+        try:
+            return get(reference, timeout=seconds)
+        except exceptions.GetTimeoutError as error:
+            raise Lost(f"has not answered for {seconds:g} s") from error
+        except exceptions.RayTaskError as error:
+            raise error.cause from error
+        except exceptions.RayError as error:
+            raise Lost(f"died ({type(error).__name__})") from error
+
+
+class _Actor:
+    """A process of the fleet, which is called after what it makes."""
+
+    def make(self, folder: str, path: list[str], threads: int, make: Callable[..., Answers], arguments: tuple[Any, ...]) -> None:
+        os.chdir(folder)
+        sys.path[:] = path
+        torch.set_num_threads(threads)
+        self.inside = make(*arguments)
+
+    def answer(self, job: Any) -> Any:
+        return self.inside.answer(job)
+
+
+def shared(content: bytes) -> Any:
+    """A reference for all processes of the fleet. It has to travel inside a list: Ray fetches the content of a bare one."""
+    import ray
+
+    return ray.put(content)
+
+
+def fetched(reference: Any) -> bytes:
+    import ray
+
+    content: bytes = ray.get(reference)
+    return content
+
+
+def packed(content: Any) -> bytes:
+    """For another process of this fleet."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def unpacked(content: bytes, device: torch.device) -> Any:
+    """With its tensors on the device. It is whole objects, so it must come from this fleet."""
+    return torch.load(io.BytesIO(content), map_location=device, weights_only=False)

@@ -1,0 +1,164 @@
+"""A run whose groups are rolled out, and scored, by other processes is that of a lone process."""
+
+import json
+from concurrent.futures import Future
+from itertools import cycle
+from pathlib import Path
+
+import pytest
+import torch
+
+from flowgrpo.cli.main import main
+from flowgrpo.config.run import load_config
+from flowgrpo.core.errors import UserError
+from flowgrpo.runs.folder import RunFolder
+from flowgrpo.training.fleet import rollouts
+from flowgrpo.training.fleet.on_ray import spare_cards
+from flowgrpo.training.fleet.rollouts import Rollers
+from trainers import picture_trainer, text_trainer
+
+CPU = torch.device("cpu")
+MANY_BLOCKS = ["rollout.prompts_per_update=2", "rollout.group_size=4", "rollout.micro_batch=4"]
+METHODS = {
+    "flow_grpo": (picture_trainer, "pipelines", {"method": "flow_grpo"}),
+    "completions": (picture_trainer, "pipelines", {"method": "dense_grpo"}),
+    "an average makes the samples": (picture_trainer, "pipelines", {"method": "nft"}),
+    "learned values": (picture_trainer, "pipelines", {"method": "learned_value"}),
+    "texts": (text_trainer, "mdlm", {"method": "trajectory"}),
+}
+
+
+class Here:
+    """In place of an actor: it is asked with what has been packed for another process."""
+
+    def __init__(self, kind, make, arguments, gpus, patience):
+        self.inside = make(*json.loads(json.dumps(arguments)))
+
+    def ask(self, job):
+        return self.inside.answer(job)
+
+
+class InTurn:
+    """In place of a pool: its workers do each job as soon as it is given, one after the other."""
+
+    def __init__(self, kind, start, count):
+        self.workers = cycle([start(number) for number in range(count)])
+
+    def submit(self, job):
+        future = Future()
+        future.set_result(next(self.workers).ask(job))
+        return future
+
+
+@pytest.fixture
+def with_rollers(monkeypatch):
+    """Gives a trainer processes that roll out for it."""
+    monkeypatch.setattr(rollouts, "OnRay", Here)
+    monkeypatch.setattr(rollouts, "Pool", InTurn)
+    monkeypatch.setattr(rollouts, "shared", lambda content: content)
+    monkeypatch.setattr(rollouts, "fetched", lambda content: content)
+
+    def give(trainer, count=2, lag=0):
+        fleet = trainer.config.fleet.model_copy(update={"rollout": count, "lag": lag})
+        config = trainer.config.model_copy(update={"fleet": fleet, "updates": 4})
+        prompts, scorer = trainer.order.prompts, trainer.collector.beside.scorer
+        return type(trainer)(config, trainer.policy, prompts, scorer, trainer.processes, rollers=Rollers(config, CPU))
+
+    return give
+
+
+def updated(trainer, count):
+    """The metrics of so many updates, but for seconds."""
+    rows = [trainer.update()[0] for _ in range(count)]
+    return [{key: value for key, value in row.items() if not key.startswith("seconds")} for row in rows]
+
+
+def assert_same_state(one, other):
+    tensors, facts = one.state()
+    others, other_facts = other.state()
+    assert facts == other_facts
+    for kind in tensors:
+        for name, value in tensors[kind].items():
+            assert torch.equal(torch.as_tensor(value), torch.as_tensor(others[kind][name])), (kind, name)
+
+
+@pytest.mark.parametrize("what", METHODS)
+def test_groups_that_others_roll_out_train_the_same_bits(what, request, with_rollers):
+    make, model, named = METHODS[what]
+    alone, trained = (make(request.getfixturevalue(model), *MANY_BLOCKS, **named) for _ in range(2))
+    fleet = with_rollers(trained)
+    assert updated(fleet, 2) == updated(alone, 2)
+    assert_same_state(fleet, alone)
+
+
+def test_with_lag_a_rollout_has_the_weights_before_the_update_before(pipelines, with_rollers):
+    untrained = picture_trainer(pipelines, *MANY_BLOCKS)
+    fleet = with_rollers(picture_trainer(pipelines, *MANY_BLOCKS), lag=1)
+    metrics = updated(fleet, 1)
+    blocks, _ = fleet.collect(fleet.clock())
+    untrained.updates = 1
+    expected, _ = untrained.collect(untrained.clock())
+    for ours, theirs in zip(blocks, expected, strict=True):
+        for one, other in zip(ours.rollout.transitions, theirs.rollout.transitions, strict=True):
+            assert torch.equal(one.next_states, other.next_states)
+            assert torch.equal(one.log_prob, other.log_prob)
+    assert metrics[0]["staleness"] == 0
+
+
+def test_with_lag_the_ratio_sees_the_update_between(pipelines, with_rollers):
+    metrics = updated(with_rollers(picture_trainer(pipelines, *MANY_BLOCKS), lag=1), 3)
+    assert [row["staleness"] for row in metrics] == [0, 1, 1]
+    assert [row["ratio/first_log_abs_max"] > 0.0 for row in metrics] == [False, True, True]
+
+
+def test_with_lag_two_updates_and_two_after_a_pause_are_four(pipelines, with_rollers):
+    four = with_rollers(picture_trainer(pipelines, *MANY_BLOCKS), lag=1)
+    begun, resumed = (with_rollers(picture_trainer(pipelines, *MANY_BLOCKS), lag=1) for _ in range(2))
+    first = updated(begun, 2)
+    tensors, facts = begun.state()
+    assert set(tensors) == set(begun.kinds)
+    resumed.load({kind: {name: value.clone() for name, value in some.items()} for kind, some in tensors.items()}, facts)
+    assert updated(four, 4) == first + updated(resumed, 2)
+    assert_same_state(four, resumed)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (["fleet.lag=1"], "fleet.lag: 1 rolls out beside the learning, which needs processes that do"),
+        (["fleet.rewards.stricter=1"], "fleet.rewards.stricter is no reward (did you mean 'strict'?"),
+        (["fleet.rewards.strict=0"], "fleet.rewards.strict"),
+        (["fleet.rollout=2", "fleet.lag=1", "rollout.refill=1"], "rollout.refill waits for that"),
+        (["rewards.strict={url: 'http://127.0.0.1:9'}", "fleet.rewards.strict=1"], "has a server of its own"),
+    ],
+)
+def test_a_fleet_that_can_not_be_is_refused(settings, sentence):
+    with pytest.raises(UserError) as refused:
+        load_config(["mini", "flow_grpo"], settings)
+    assert sentence in str(refused.value)
+
+
+def test_the_trainers_card_is_not_given_to_others():
+    assert spare_cards(None, 4, 0) == "1,2,3"
+    assert spare_cards("4,6,7", 3, 1) == "4,7"
+    assert spare_cards(None, 1, 0) == ""
+
+
+def test_processes_of_ray_train_and_score_the_same_bits(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text("def brightness(samples):\n    return samples.images.mean((1, 2, 3)).tolist()\n")
+    small = [
+        *("rewards.bright={use: 'mine.py:brightness'}", "rollout.prompts_per_update=4", "rollout.group_size=4"),
+        *("rollout.micro_batch=8", "evaluation=null", "updates=2", "ema=null"),
+    ]
+    fleet = ["fleet.rollout=1", "fleet.rewards.bright=1"]
+    for output, settings in (("alone", []), ("fleet", fleet)):
+        assert main(["train", "mini", "flow_grpo", *small, *settings, f"output={output}"]) == 0, capsys.readouterr().err
+    alone, together = (RunFolder.newest(output, "mini-flow_grpo") for output in ("alone", "fleet"))
+    timeless = [
+        [{key: value for key, value in row.items() if not key.startswith("seconds")} for row in run.metrics]
+        for run in (alone, together)
+    ]
+    assert timeless[0] == timeless[1]
+    weights = [(run.checkpoints[-1] / "state" / "trainable.safetensors").read_bytes() for run in (alone, together)]
+    assert weights[0] == weights[1]
