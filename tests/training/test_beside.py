@@ -145,7 +145,7 @@ def test_a_served_reward_is_beside_anyway():
 def test_beside_a_served_reward_the_others_still_wait():
     class Rewards:
         rewards, served, threaded, at_once = {"here": None, "there": None}, ["there"], [], 1
-            calls, looks = [], False
+        calls, looks = [], False
 
         def __call__(self, asked, labels):
             self.calls.append((*labels, threading.current_thread() is threading.main_thread()))
