@@ -26,6 +26,7 @@ TRAIN = [
     *("rollout.prompts_per_update=6", "rollout.group_size=6", "rollout.micro_batch=12", "checkpoints.every=2"),
 ]
 FLEET = ["fleet.rollout=2", "fleet.rewards.strict=1"]
+TWO_TRAINERS = ["fleet.rewards.strict=2"]
 HEAD = "127.0.0.1:6399"
 LONGEST = 600.0
 
@@ -39,7 +40,8 @@ class Disturbed:
         self.process = self.started()
 
     def started(self, *more: str) -> "subprocess.Popen[bytes]":
-        command = [*TRAIN, *FLEET, *self.settings, *more]
+        launched = [TRAIN[0], "-m", "torch.distributed.run", "--nproc-per-node", "2", *TRAIN[1:]]
+        command = [*(launched if [*self.settings] == TWO_TRAINERS else TRAIN), *FLEET, *self.settings, *more]
         return subprocess.Popen(command, cwd=self.folder, env=self.environment, stdout=self.log, stderr=self.log)
 
     @property
@@ -125,6 +127,7 @@ def head_restarted(run: Disturbed) -> None:
 FAULTS: dict[str, tuple[Callable[[Disturbed], None], list[str]]] = {
     "none": (nothing, []),
     "none, lag 1": (nothing, ["fleet.lag=1"]),
+    "none, two trainers": (nothing, TWO_TRAINERS),
     "a rollout actor killed": (rollout_actor_killed, []),
     "a rollout actor killed, lag 1": (rollout_actor_killed, ["fleet.lag=1"]),
     "all rollout actors killed": (all_rollout_actors_killed, []),

@@ -393,6 +393,12 @@ class FleetConfig(Section):
     def wanted(self) -> bool:
         return bool(self.rollout or self.rewards)
 
+    def lacks(self, trainers: int) -> str | None:
+        """What there is too little of for so many trainers, each of which has its share, or None."""
+        counts = {"rollout": self.rollout or trainers, **{f"rewards.{label}": one.actors for label, one in self.rewards.items()}}
+        few = next((key for key, count in counts.items() if count < trainers), None)
+        return few and f"fleet.{few} must be at least {trainers}: each of the {trainers} processes that train has its share"
+
     def complaint(self, rewards: Mapping[str, RewardConfig], rollout: RolloutConfig) -> str | None:
         """Why there can't be such a fleet, or None."""
         if self.lag and not self.rollout:

@@ -60,6 +60,10 @@ class Processes:
         """This process's part of a list that all processes hold."""
         return list(items[self.rank :: self.count])
 
+    def part(self, number: int) -> int:
+        """This process's part of so many."""
+        return len(range(self.rank, number, self.count))
+
     def gather(self, items: list[Any]) -> list[Any]:
         """The lists of all processes, joined, on every process."""
         return gather_object(items) if self.count > 1 else items

@@ -164,10 +164,10 @@ class Training:
             return
         if self.given:
             raise UserError("a fleet loads the policy that the config names, and train() was given another; take one of them")
-        if self.processes.count > 1:
-            raise UserError("a fleet has one trainer, and several were launched; start flowgrpo train without a launcher")
-        self.held.callback(connect(self.processes.device))
-        self.elsewhere = judges_of(config.rewards, config.fleet, self.processes.device)
+        if short := config.fleet.lacks(self.processes.count):
+            raise UserError(short)
+        self.held.callback(connect(self.processes))
+        self.elsewhere = judges_of(config.rewards, config.fleet, self.processes)
         for judges in self.elsewhere.values():
             self.held.callback(judges.close)
 
@@ -175,7 +175,7 @@ class Training:
         """They load the policy while the untrained one is evaluated."""
         if not config.fleet.rollout:
             return None
-        rollers = Rollers(config, self.processes.device)
+        rollers = Rollers(config, self.processes)
         self.held.callback(rollers.close)
         return rollers
 

@@ -10,6 +10,7 @@ import torch
 
 from flowgrpo.cli.main import main
 from flowgrpo.config.run import load_config
+from flowgrpo.config.sections import FleetConfig
 from flowgrpo.core.errors import UserError
 from flowgrpo.runs.folder import RunFolder
 from flowgrpo.training.fleet import rollouts
@@ -17,7 +18,6 @@ from flowgrpo.training.fleet.on_ray import spare_cards
 from flowgrpo.training.fleet.rollouts import Rollers
 from trainers import picture_trainer, text_trainer
 
-CPU = torch.device("cpu")
 MANY_BLOCKS = ["rollout.prompts_per_update=2", "rollout.group_size=4", "rollout.micro_batch=4"]
 METHODS = {
     "flow_grpo": (picture_trainer, "pipelines", {"method": "flow_grpo"}),
@@ -62,7 +62,9 @@ def with_rollers(monkeypatch):
         fleet = trainer.config.fleet.model_copy(update={"rollout": count, "lag": lag})
         config = trainer.config.model_copy(update={"fleet": fleet, "updates": 4})
         prompts, scorer = trainer.order.prompts, trainer.collector.beside.scorer
-        return type(trainer)(config, trainer.policy, prompts, scorer, trainer.processes, rollers=Rollers(config, CPU))
+        return type(trainer)(
+            config, trainer.policy, prompts, scorer, trainer.processes, rollers=Rollers(config, trainer.processes)
+        )
 
     return give
 
@@ -138,10 +140,19 @@ def test_a_fleet_that_can_not_be_is_refused(settings, sentence):
     assert sentence in str(refused.value)
 
 
-def test_the_trainers_card_is_not_given_to_others():
-    assert spare_cards(None, 4, 0) == "1,2,3"
-    assert spare_cards("4,6,7", 3, 1) == "4,7"
-    assert spare_cards(None, 1, 0) == ""
+@pytest.mark.parametrize(
+    ("fleet", "few"), [({"rollout": 1}, "fleet.rollout"), ({"rollout": 2, "rewards": {"strict": 1}}, "fleet.rewards.strict")]
+)
+def test_each_trainer_has_its_share(fleet, few):
+    made = FleetConfig.model_validate(fleet)
+    assert made.lacks(1) is None
+    assert made.lacks(2) == f"{few} must be at least 2: each of the 2 processes that train has its share"
+
+
+def test_the_cards_of_trainers_are_not_given_to_others():
+    assert spare_cards(None, 4, 1) == "1,2,3"
+    assert spare_cards("4,6,7", 3, 2) == "7"
+    assert spare_cards(None, 1, 1) == ""
 
 
 def test_processes_of_ray_train_and_score_the_same_bits(capsys, tmp_path, monkeypatch):

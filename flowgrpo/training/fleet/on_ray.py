@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from flowgrpo.core.errors import UserError
+from flowgrpo.core.processes import Processes
 from flowgrpo.core.signals import ORDERLY
 from flowgrpo.training.fleet.pool import Lost
 
@@ -24,22 +25,38 @@ class Answers(Protocol):
     def answer(self, job: Any) -> Any: ...
 
 
-def connect(device: torch.device) -> Callable[[], None]:
-    """Join the cluster that RAY_ADDRESS names, or make one of this machine, without the card `device` of the trainer. Returns the
-    way to leave. Errors: UserError where Ray is not installed, or not there."""
+def connect(processes: Processes) -> Callable[[], None]:
+    """All trainers join the cluster that RAY_ADDRESS names, or one that the first of them makes of this machine, without their
+    cards. Returns the way to leave. Errors: UserError where Ray is not installed, or not there."""
     try:
         import ray
     except ImportError as error:
         raise UserError("a fleet needs Ray; run: pip install 'flowgrpo[fleet]'") from error
     if ray.is_initialized():
         return lambda: None
-    with _handlers_kept(), _without_card(device):
-        try:
-            ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR", configure_logging=False)
-        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-            where = os.environ.get("RAY_ADDRESS", "this machine")
-            raise UserError(f"no Ray cluster at {where}: {str(error).splitlines()[0]}") from error
+
+    def first() -> str:
+        with _without_cards(processes.device):
+            _join(None)
+        address: str = ray.get_runtime_context().gcs_address
+        return address
+
+    address = processes.once(first)
+    if not ray.is_initialized():
+        _join(address)
     return ray.shutdown
+
+
+def _join(address: str | None) -> None:
+    import ray
+
+    quiet = {"include_dashboard": False} if address is None and "RAY_ADDRESS" not in os.environ else {}
+    with _handlers_kept():
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR", configure_logging=False, **quiet)
+        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+            where = address or os.environ.get("RAY_ADDRESS", "this machine")
+            raise UserError(f"no Ray cluster at {where}: {str(error).splitlines()[0]}") from error
 
 
 @contextmanager
@@ -54,11 +71,12 @@ def _handlers_kept() -> Iterator[None]:
 
 
 @contextmanager
-def _without_card(device: torch.device) -> Iterator[None]:
-    """Inside, the trainer's card is not among those that processes which are started see."""
+def _without_cards(device: torch.device) -> Iterator[None]:
+    """Inside, processes that are started do not see the cards of this machine's trainers."""
     before = os.environ.get("CUDA_VISIBLE_DEVICES")
     if device.type == "cuda":
-        os.environ["CUDA_VISIBLE_DEVICES"] = spare_cards(before, torch.cuda.device_count(), device.index or 0)
+        trainers = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        os.environ["CUDA_VISIBLE_DEVICES"] = spare_cards(before, torch.cuda.device_count(), trainers)
     try:
         yield
     finally:
@@ -68,10 +86,10 @@ def _without_card(device: torch.device) -> Iterator[None]:
             del os.environ["CUDA_VISIBLE_DEVICES"]
 
 
-def spare_cards(visible: str | None, count: int, taken: int) -> str:
-    """Of the `visible` cards, or all `count`, those but the one with the number `taken` among them."""
+def spare_cards(visible: str | None, count: int, trainers: int) -> str:
+    """Of the `visible` cards, or all `count`, those that the trainers leave: each has one, from the first on."""
     names = visible.split(",") if visible else [str(number) for number in range(count)]
-    return ",".join(name for number, name in enumerate(names) if number != taken)
+    return ",".join(names[trainers:])
 
 
 class OnRay:

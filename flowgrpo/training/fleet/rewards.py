@@ -18,15 +18,15 @@ from flowgrpo.training.fleet.pool import Pool
 
 
 class Judges:
-    """A reward as its processes: whoever of them has nothing to do is asked."""
+    """A reward as this trainer's share of its processes: whoever of them has nothing to do is asked."""
 
-    def __init__(self, label: str, reward: RewardConfig, fleet: FleetConfig, device: torch.device) -> None:
+    def __init__(self, label: str, reward: RewardConfig, fleet: FleetConfig, trainers: Processes) -> None:
         actors = fleet.rewards[label]
-        gpus = actors.gpus if actors.gpus is not None else float(device.type == "cuda")
+        gpus = actors.gpus if actors.gpus is not None else float(trainers.device.type == "cuda")
         kind, tree = f"actor of reward '{label}'", reward.model_dump(mode="json")
-        self.count = actors.actors
+        self.count = trainers.part(actors.actors)
         self.pool: Pool[bytes, Any] = Pool(
-            kind, lambda number: OnRay(kind, Judge, (label, tree), gpus, fleet.patience), actors.actors
+            kind, lambda number: OnRay(kind, Judge, (label, tree), gpus, fleet.patience), self.count
         )
         assert reward.use is not None, "`FleetConfig` refuses a reward with a server"
         card = find_reward(reward.use)[1]
@@ -68,6 +68,6 @@ class Judge:
         return scores
 
 
-def judges_of(rewards: Mapping[str, RewardConfig], fleet: FleetConfig, device: torch.device) -> dict[str, Judges]:
+def judges_of(rewards: Mapping[str, RewardConfig], fleet: FleetConfig, trainers: Processes) -> dict[str, Judges]:
     """By label, those rewards that the fleet has."""
-    return {label: Judges(label, rewards[label], fleet, device) for label in fleet.rewards}
+    return {label: Judges(label, rewards[label], fleet, trainers) for label in fleet.rewards}

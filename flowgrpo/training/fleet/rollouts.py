@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from flowgrpo.config.run import Config
@@ -24,15 +23,15 @@ Order = tuple[int, list[Any], bytes]
 
 
 class Rollers:
-    """The processes that `config.fleet` asks for. `held` are the weights that they roll out with, in main memory."""
+    """This trainer's share of those that `config.fleet` asks for. `held` are the weights that they have, in main memory."""
 
-    def __init__(self, config: Config, device: torch.device) -> None:
-        fleet = config.fleet
+    def __init__(self, config: Config, trainers: Processes) -> None:
+        fleet, device = config.fleet, trainers.device
         gpus = fleet.gpus if fleet.gpus is not None else float(device.type == "cuda")
         tree = config.model_dump(mode="json")
         self.device, self.keep = device, config.rollout.keep
         self.pool: Pool[Order, bytes] = Pool(
-            KIND, lambda number: OnRay(KIND, Roller, (tree,), gpus, fleet.patience), fleet.rollout
+            KIND, lambda number: OnRay(KIND, Roller, (tree,), gpus, fleet.patience), trainers.part(fleet.rollout)
         )
         self.held: dict[str, Tensor] = {}
         self.number = 0
