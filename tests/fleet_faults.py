@@ -28,6 +28,7 @@ TRAIN = [
 FLEET = ["fleet.rollout=2", "fleet.rewards.strict=1"]
 TWO_TRAINERS = ["fleet.rewards.strict=2"]
 HEAD = "127.0.0.1:6399"
+TOKENS = {"RAY_AUTH_MODE": "disabled"}
 LONGEST = 600.0
 
 
@@ -145,7 +146,7 @@ def head(what: str) -> None:
     ray = [sys.executable, "-m", "ray.scripts.scripts"]
     start = [*ray, "start", "--head", f"--port={HEAD.rpartition(':')[2]}", "--include-dashboard=false"]
     stop = [*ray, "stop", "--force"]
-    subprocess.run(start if what == "start" else stop, check=True, capture_output=True)
+    subprocess.run(start if what == "start" else stop, check=True, capture_output=True, env={**os.environ, **TOKENS})
 
 
 def ended(folder: Path) -> tuple[list[dict], dict[str, torch.Tensor]]:
@@ -169,7 +170,7 @@ def tried(name: str, folder: Path) -> Path:
     folder.mkdir()
     if fault is head_restarted:
         head("start")
-    run = Disturbed(folder, *settings, **({"RAY_ADDRESS": HEAD} if fault is head_restarted else {}))
+    run = Disturbed(folder, *settings, **({"RAY_ADDRESS": HEAD, **TOKENS} if fault is head_restarted else {}))
     fault(run)
     code = run.process.wait(LONGEST)
     if fault is head_restarted:

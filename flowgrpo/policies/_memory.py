@@ -54,13 +54,14 @@ def passing(stored: int, size: int, activations: Activations) -> int:
     return int(_held("passing", stored, activations) * size)
 
 
-def training(stored: int, size: int, layers: int, whole: bool, checkpointing: bool, activations: Activations) -> int:
-    """Activations for a backward pass through `layers` blocks. With checkpointing each keeps its input only, and one at a time is
-    computed again (arXiv 1604.06174)."""
+def training(stored: int, size: int, layers: int, whole: bool, every: int, activations: Activations) -> int:
+    """Activations for a backward pass through `layers` blocks. With checkpointing every n-th keeps its input only, and one at a
+    time is computed again (arXiv 1604.06174); 0: none does."""
     block = _held("whole" if whole else "lora", stored, activations)
-    if not checkpointing:
+    if not every:
         return int(size * layers * block)
-    return int(size * (layers * _held("checkpointed", stored, activations) + block))
+    again = -(-layers // every)
+    return int(size * (again * _held("checkpointed", stored, activations) + (layers - again + 1) * block))
 
 
 def _held(what: str, stored: int, activations: Activations) -> float:

@@ -46,7 +46,7 @@ def test_a_unet_counts_as_its_blocks_at_their_resolutions():
     inputs = {"timestep": torch.tensor([5, 5]), "encoder_hidden_states": torch.randn(ROWS, 4, 32)}
     kept = [saved_bytes(unet, {**inputs, "sample": torch.randn(ROWS, 4, side, side)}) for side in (16, 32)]
     layers, width = _unet_blocks(config)
-    estimated = training(4, ROWS * (32**2 - 16**2) * width, layers, whole=True, checkpointing=False, activations=Activations())
+    estimated = training(4, ROWS * (32**2 - 16**2) * width, layers, whole=True, every=0, activations=Activations())
     assert 0.5 < estimated / (kept[1] - kept[0]) < 2.0
 
 
@@ -143,6 +143,9 @@ def test_phases_hold_what_they_say():
     assert total(sliced, "decode") < total(plain, "decode") and total(sliced, "update") == total(plain, "update")
     again = estimate(runtime=Runtime(gradient_checkpointing=True))
     assert again["update"]["activations"] < 0.1 * plain["update"]["activations"]
+    half, quarter = (estimate(runtime=Runtime(gradient_checkpointing=every))["update"]["activations"] for every in (2, 4))
+    assert again["update"]["activations"] < half < 0.6 * plain["update"]["activations"]
+    assert half < quarter < 0.85 * plain["update"]["activations"]
     few = estimate(runtime=Runtime(quantisation="nf4", quantise_encoders=True))
     assert few["load"]["denoiser"] == int(0.516 * 2e9) and few["load"]["encoders"] == int(0.516 * 5e9)
 

@@ -314,20 +314,21 @@ def test_the_reference_is_the_policy_before_training_and_exports_load(mdlm, lora
 @pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
 def test_layers_that_are_computed_anew_give_the_same_gradients(mdlm, lora):
     gradients = []
-    for again in (False, True):
+    last = len(build(mdlm, lora=lora).model.layers) - 1
+    for again, layer in ((False, 0), (True, 0), (True, last), (last, 0), (last + 1, last)):
         policy = build(mdlm, gradient_checkpointing=again, lora=lora)
         nudge(policy)
         calls = []
-        policy.model.layers[0].up_proj.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        policy.model.layers[layer].up_proj.register_forward_hook(lambda *_, calls=calls: calls.append(1))
         t = roll(policy).transitions[0]
         calls.clear()
         log_prob = replayed(policy, t)
         assert_replayed(log_prob, t.log_prob)
         forward = len(calls)
         log_prob.sum().backward()
-        assert len(calls) == forward * (2 if again else 1)
+        assert len(calls) == forward * (2 if again and layer % again == 0 else 1)
         gradients.append([p.grad for p in policy.trainable().values()])
-    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+    assert all(torch.equal(first, other) for first, *others in zip(*gradients, strict=True) for other in others)
 
 
 def test_low_precision_replays_too(mdlm):

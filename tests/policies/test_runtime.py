@@ -78,15 +78,33 @@ def test_a_vae_that_has_no_tiles_is_refused(pipelines):
             apply(pipe, config_of(pipelines, "sd3", **{f"vae_{pieces}": True}), CPU)
 
 
+@pytest.mark.parametrize(("again", "twice"), [(True, [0, 1, 2, 3, 4]), (2, [0, 2, 4]), (4, [0, 4])])
+def test_every_nth_block_is_computed_again(pipelines, again, twice):
+    pipe = loaded(pipelines, "sd3")
+    pipe.transformer = type(pipe.transformer).from_config({**pipe.transformer.config, "num_layers": 5})
+    apply(pipe, config_of(pipelines, "sd3", gradient_checkpointing=again), CPU)
+    calls = []
+    for number, block in enumerate(pipe.transformer.transformer_blocks):
+        block.norm1.register_forward_hook(lambda *_, number=number: calls.append(number))
+    config = pipe.transformer.config
+    side, text = config.sample_size, torch.randn(1, 3, config.joint_attention_dim)
+    said = pipe.transformer(
+        torch.randn(1, config.in_channels, side, side), text, torch.randn(1, config.pooled_projection_dim), torch.tensor([1.0])
+    )
+    said.sample.sum().backward()
+    assert sorted(calls) == sorted([0, 1, 2, 3, 4, *twice])
+
+
 def test_checkpointing_gives_the_same_gradients(pipelines):
     found = {}
-    for again in (False, True):
+    for again in (False, True, 2):
         policy = config_of(pipelines, "sd3", gradient_checkpointing=again).build(CPU, seed=0)
         states = policy.start(PROMPTS, [("a",), ("b",)])
         policy.predict(states, PROMPTS, 1).square().mean().backward()
         found[again] = {name: p.grad for name, p in policy.trainable().items()}
-        assert policy.pipe.transformer.is_gradient_checkpointing == again
-    assert all(torch.allclose(found[True][name], grad, atol=1e-7) for name, grad in found[False].items())
+        assert policy.pipe.transformer.is_gradient_checkpointing == bool(again)
+    for again in (True, 2):
+        assert all(torch.allclose(found[again][name], grad, atol=1e-7) for name, grad in found[False].items())
 
 
 def test_a_model_that_cannot_recompute_is_refused(pipelines):

@@ -51,7 +51,9 @@ class AttentionLora(LoraAdapter):
 class Runtime(Section):
     """Memory and speed of a pipeline; what it computes stays the same, but for quantisation, and rounding.
 
-    With `offload` the encoders and the VAE wait in main memory and are on the device while they run; the denoiser stays there.
+    With `gradient_checkpointing` an update computes the activations of blocks again instead of keeping them; of every n-th block
+    where it is a number n. With `offload` the encoders and the VAE wait in main memory and are on the device while they run; the
+    denoiser stays there.
     `vae_slicing` decodes one sample at a time, `vae_tiling` in tiles that overlap. `quantisation` stores the frozen weights of
     the denoiser, and with `quantise_encoders` those of the text encoders, in fewer bits: `nf4` and `int8` through bitsandbytes
     (on a GPU), `int8_weight_only` and `float8_weight_only` through torchao. `attention` is a backend of diffusers' dispatcher:
@@ -59,7 +61,7 @@ class Runtime(Section):
     GPU.
     """
 
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | PositiveInt = False
     offload: bool = False
     vae_slicing: bool = False
     vae_tiling: bool = False
@@ -135,6 +137,8 @@ class DiffusersConfig(PolicyConfig):
     switches: ClassVar[dict[str, Cost]] = {
         "policy.runtime.vae_slicing=true": "nothing",
         "policy.runtime.offload=true": "time",
+        "policy.runtime.gradient_checkpointing=4": "time",
+        "policy.runtime.gradient_checkpointing=2": "time",
         "policy.runtime.gradient_checkpointing=true": "time",
         "policy.runtime.vae_tiling=true": "exactness",
         "policy.runtime.quantisation=int8_weight_only": "exactness",

@@ -132,7 +132,7 @@ def backward_bytes(config: DiffusersConfig, size: ModelSize, states: int) -> int
         graphed * denoiser.tokens * denoiser.width,
         denoiser.layers,
         config.lora is None,
-        config.runtime.gradient_checkpointing,
+        int(config.runtime.gradient_checkpointing),
         denoiser.activations,
     )
     return graph + _forward(config, size, rows - graphed)

@@ -10,6 +10,7 @@ from accelerate.utils import send_to_device
 from diffusers import BitsAndBytesConfig, DiffusionPipeline, PipelineQuantizationConfig, TorchAoConfig
 from diffusers.models.attention_dispatch import AttentionBackendName
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import BitsAndBytesConfig as EncoderBitsAndBytesConfig
 from transformers import PreTrainedModel
 from transformers import TorchAoConfig as EncoderTorchAoConfig
@@ -74,7 +75,7 @@ def apply(pipe: DiffusionPipeline, config: DiffusersConfig, device: torch.device
         if runtime.attention is not None:
             _attend(module, runtime.attention, config.dtype)
         if runtime.gradient_checkpointing:
-            _checkpoint(module)
+            _checkpoint(module, int(runtime.gradient_checkpointing))
     if runtime.offload:
         offload(pipe, device)
     else:
@@ -121,9 +122,17 @@ def _processors(module: nn.Module) -> Iterable[Any]:
     return (layer.processor for layer in module.modules() if "processor" in dir(layer))
 
 
-def _checkpoint(module: Any) -> None:
+def _checkpoint(module: Any, every: int) -> None:
+    """Every n-th block, in the order in which they are first called."""
+    numbers: dict[nn.Module, int] = {}
+
+    def called(block: nn.Module, *arguments: Any) -> Any:
+        if numbers.setdefault(block, len(numbers)) % every:
+            return block(*arguments)
+        return checkpoint(block, *arguments, use_reentrant=False)
+
     try:
-        module.enable_gradient_checkpointing()
+        module.enable_gradient_checkpointing(called)
     except ValueError as error:
         name = type(module).__name__
         raise UserError(f"{name} can't recompute its layers; set policy.runtime.gradient_checkpointing to false") from error

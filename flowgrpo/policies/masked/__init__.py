@@ -47,7 +47,7 @@ class MaskedConfig(PolicyConfig):
     """
 
     makes: ClassVar[tuple[str, ...]] = ("texts",)
-    switches: ClassVar[dict[str, Cost]] = {"policy.gradient_checkpointing=true": "time"}
+    switches: ClassVar[dict[str, Cost]] = {f"policy.gradient_checkpointing={every}": "time" for every in (4, 2, "true")}
 
     model: str
     revision: str | None = None
@@ -64,7 +64,7 @@ class MaskedConfig(PolicyConfig):
     likelihood: AnyLikelihood = Trajectory()
     sampler: AnyUnmasking
     lora: LoraAdapter | None = None
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | PositiveInt = False
     parameters: PositiveInt | None = None
     """Of a model that is not on this disk, for `flowgrpo plan`."""
     size: LanguageSize | None = None

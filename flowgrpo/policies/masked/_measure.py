@@ -46,5 +46,5 @@ def _made(config: MaskedConfig, lora: LoraAdapter | None, checkpointing: bool) -
         else:
             attach({"model": model}, lora, 0)
     if checkpointing:
-        recompute_layers(model, config.model)
+        recompute_layers(model, config.model, 1)
     return model

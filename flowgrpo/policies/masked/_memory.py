@@ -31,7 +31,7 @@ def memory(config: MaskedConfig, work: Work) -> Memory:
     size, logits = rows * (config.prompt_length + config.length) * width, 4 * work.states * config.length * ids
     kept = {"predictions": 4 * work.predictions * config.length * ids} if work.predictions else {}
     weights = {"weights": 0 if lora is None else stored * parameters, **resting(trained, work), **kept}
-    deep = training(stored, size, layers, lora is None, config.gradient_checkpointing, activations)
+    deep = training(stored, size, layers, lora is None, int(config.gradient_checkpointing), activations)
     return {
         "load": {"weights": stored * parameters},
         "rollout": {**weights, "activations": passing(stored, size, activations) + logits},

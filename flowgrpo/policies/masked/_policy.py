@@ -108,7 +108,7 @@ class MaskedPolicy(MaskedSampler):
         self.unit_roundoff = unit_roundoff(DTYPES[config.dtype])
         self.weights = attach({"model": self.model}, config.lora, seed)
         if config.gradient_checkpointing:
-            recompute_layers(self.model, config.model)
+            recompute_layers(self.model, config.model, int(config.gradient_checkpointing))
         states = config.likelihood.states
         self.posing = Posing(config.likelihood, self.vocabulary, config.length, self.predict) if states else None
 
@@ -146,12 +146,13 @@ class MaskedPolicy(MaskedSampler):
         self.tokenizer.save_pretrained(str(folder))
 
 
-def recompute_layers(model: Any, name: str) -> None:
-    """Layers of transformers recompute in training mode only; what is inside them stays in evaluation mode, without dropout."""
+def recompute_layers(model: Any, name: str, every: int) -> None:
+    """Every n-th. Layers of transformers recompute in training mode only; what is inside them stays in evaluation mode, without
+    dropout."""
     try:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     except ValueError as error:
         raise UserError(f"model '{name}' can't recompute its layers; set policy.gradient_checkpointing to false") from error
-    for module in model.modules():
-        if isinstance(module, GradientCheckpointingLayer):
-            module.training = True
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    for layer in layers[::every]:
+        layer.training = True

@@ -1,11 +1,13 @@
 """Workers of a pool as actors on Ray: processes on this machine, or on any of the cluster that RAY_ADDRESS names."""
 
 import io
+import logging
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any, Protocol
 
 import torch
@@ -15,6 +17,7 @@ from flowgrpo.core.processes import Processes
 from flowgrpo.core.signals import ORDERLY
 from flowgrpo.training.fleet.pool import Lost
 
+TOKENS = "RAY_AUTH_MODE"
 WAITS = 30.0
 """Seconds until it is said that an actor waits for a place."""
 
@@ -28,35 +31,40 @@ class Answers(Protocol):
 def connect(processes: Processes) -> Callable[[], None]:
     """All trainers join the cluster that RAY_ADDRESS names, or one that the first of them makes of this machine, without their
     cards. Returns the way to leave. Errors: UserError where Ray is not installed, or not there."""
-    try:
-        import ray
-    except ImportError as error:
-        raise UserError("a fleet needs Ray; run: pip install 'flowgrpo[fleet]'") from error
-    if ray.is_initialized():
-        return lambda: None
-
-    def first() -> str:
-        with _without_cards(processes.device):
-            _join(None)
-        address: str = ray.get_runtime_context().gcs_address
-        return address
-
-    address = processes.once(first)
-    if not ray.is_initialized():
+    if find_spec("ray") is None:
+        raise UserError("a fleet needs Ray; run: pip install 'flowgrpo[fleet]'")
+    address, mode = processes.once(lambda: _first(processes.device))
+    if not processes.is_main:
+        os.environ |= {TOKENS: mode} if mode else {}
         _join(address)
+    import ray
+
     return ray.shutdown
+
+
+def _first(device: torch.device) -> tuple[str, str | None]:
+    """The address of the cluster, and whether it asks for Ray's token: who joins has to know that before Ray is imported."""
+    with _without_cards(device):
+        _join(None)
+    import ray
+
+    return ray.get_runtime_context().gcs_address, os.environ.get(TOKENS)
 
 
 def _join(address: str | None) -> None:
     import ray
 
-    quiet = {"include_dashboard": False} if address is None and "RAY_ADDRESS" not in os.environ else {}
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    where = address or os.environ.get("RAY_ADDRESS")
+    own = {} if where else {"include_dashboard": False}
     with _handlers_kept():
         try:
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR", configure_logging=False, **quiet)
+            ray.init(address=address, ignore_reinit_error=True, log_to_driver=False, configure_logging=False, **own)
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-            where = address or os.environ.get("RAY_ADDRESS", "this machine")
-            raise UserError(f"no Ray cluster at {where}: {str(error).splitlines()[0]}") from error
+            why = str(error).splitlines()[0]
+            raise UserError(
+                f"no Ray cluster at {where or 'this machine'}: {why}; is it up, and {TOKENS} the same there?"
+            ) from error
 
 
 @contextmanager
@@ -102,11 +110,10 @@ class OnRay:
         self.patience = patience
         options = {"num_cpus": 0, "num_gpus": gpus, "scheduling_strategy": "SPREAD", "max_restarts": 0}
         self.actor = ray.remote(type(make.__name__, (_Actor,), {})).options(**options).remote()
-        made = self.actor.make.remote(os.getcwd(), sys.path, torch.get_num_threads(), make, arguments)
-        if not ray.wait([made], timeout=WAITS)[0]:
+        if not ray.wait([self.actor.is_there.remote()], timeout=WAITS)[0]:
             there = ray.cluster_resources().get("GPU", 0.0)
             print(f"flowgrpo: a {kind} waits for a place with {gpus:g} cards; the cluster has {there:g}", file=sys.stderr)
-        self._got(made, None)
+        self._got(self.actor.make.remote(os.getcwd(), sys.path, torch.get_num_threads(), make, arguments), None)
 
     def ask(self, job: Any) -> Any:
         return self._got(self.actor.answer.remote(job), self.patience)
@@ -132,6 +139,9 @@ class OnRay:
 
 class _Actor:
     """A process of the fleet, which is called after what it makes."""
+
+    def is_there(self) -> None:
+        pass
 
     def make(self, folder: str, path: list[str], threads: int, make: Callable[..., Answers], arguments: tuple[Any, ...]) -> None:
         os.chdir(folder)
@@ -166,4 +176,5 @@ def packed(content: Any) -> bytes:
 
 def unpacked(content: bytes, device: torch.device) -> Any:
     """With its tensors on the device. It is whole objects, so it must come from this fleet."""
-    return torch.load(io.BytesIO(content), map_location=device, weights_only=False)
+    where = "cpu" if device.type == "cpu" else device
+    return torch.load(io.BytesIO(content), map_location=where, weights_only=False)
