@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from flowgrpo.cli.main import main
 from flowgrpo.config.recipes import METHODS, TASKS, fitting, models, read_recipe
 from flowgrpo.config.run import Config, load_config
+from flowgrpo.config.sections import FleetConfig
 from flowgrpo.core.errors import UserError
 from flowgrpo.data.prompts import load_prompts
 from flowgrpo.training.rehearsal import rehearsed
@@ -168,6 +169,14 @@ def test_a_generator_makes_a_few_prompts_and_files_stay(tmp_path):
 def test_what_is_not_valid_in_the_recipe_is_said_of_the_recipe(capsys):
     assert main(["train", "sd3.5-medium", "flow_grpo", "pickscore", "--tiny", "rollout.group_size=1"]) == 2
     assert "group_size must be at least 2" in capsys.readouterr().err
+
+
+def test_a_fleet_is_rehearsed_with_one_process_of_each_kind_and_no_card():
+    tree = read_recipe(["sd3.5-medium", "flow_grpo", "ocr"]).tree
+    smallest = next(editions({**tree, "fleet": {"rollout": 15, "rewards": {"ocr": 4}, "gpus": 2.0, "lag": 1}}))
+    fleet = FleetConfig.model_validate(smallest["fleet"])
+    assert (fleet.rollout, fleet.gpus, fleet.lag) == (1, 0.0, 1)
+    assert fleet.rewards["ocr"].actors == 1 and fleet.rewards["ocr"].gpus == 0.0
 
 
 def test_overrides_of_the_plan_count_when_sizes_are_chosen():

@@ -112,7 +112,11 @@ class OnRay:
         self.actor = ray.remote(type(make.__name__, (_Actor,), {})).options(**options).remote()
         if not ray.wait([self.actor.is_there.remote()], timeout=WAITS)[0]:
             there = ray.cluster_resources().get("GPU", 0.0)
-            print(f"flowgrpo: a {kind} waits for a place with {gpus:g} cards; the cluster has {there:g}", file=sys.stderr)
+            print(
+                f"flowgrpo: a {kind} waits for a place with {gpus:g} cards; the cluster has {there:g} beside those of trainers: let "
+                "machines join it, or set fleet.gpus",
+                file=sys.stderr,
+            )
         self._got(self.actor.make.remote(os.getcwd(), sys.path, torch.get_num_threads(), make, arguments), None)
 
     def ask(self, job: Any) -> Any:

@@ -42,6 +42,9 @@ def _shortened(tree: Tree) -> Tree:
     if tree.get("evaluation"):
         every = min(1, tree["evaluation"].get("every", 0))
         changes["evaluation"] = {"limit": HELD_OUT, "limit_between": 2, "pictures": HELD_OUT, "every": every}
+    if fleet := tree.get("fleet"):
+        one = {label: {"actors": 1, "gpus": 0.0} for label in fleet.get("rewards", ())}
+        changes["fleet"] = {"rollout": min(1, fleet.get("rollout", 0)), "gpus": 0.0, "rewards": one}
     if tree.get("calibration") is not None:
         changes["calibration"] = {"rounds": 1, "prompts": 2}
     return merge(tree, changes)
