@@ -1,6 +1,10 @@
 """`flowgrpo serve-reward NAME [key=value ...]`: a reward as an HTTP service, for `url:` in a config."""
 
 import argparse
+import os
+import sys
+from ipaddress import ip_address
+from secrets import token_urlsafe
 
 from flowgrpo.config.tree import with_overrides
 from flowgrpo.core.errors import UserError
@@ -14,6 +18,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{option}", default=argparse.SUPPRESS, metavar=option.rpartition("-")[2].upper(), help=helped)
 
 
+SECRET = "REWARD_TOKEN"
 OPTIONS = {
     "host": "the address to listen at (default 127.0.0.1: this machine only; others can reach 0.0.0.0)",
     "port": "default 8000; 0: any free one",
@@ -26,7 +31,8 @@ OPTIONS = {
     "max-bytes": "of a request (default 128 MiB); all that wait may have four times as many",
     "max-pixels": "of all pictures of a request, and of a batch; each takes about 20 bytes of memory and what the reward "
     "itself takes (default 2^26); all that wait may have four times as many",
-    "token": "the environment variable with the bearer token that clients must send (default: none is asked for)",
+    "token": "the environment variable with the bearer token that clients must send (default: none is asked for on this "
+    f"machine, and {SECRET} where others can reach the address; none: none at all)",
 }
 
 
@@ -41,5 +47,28 @@ def run(arguments: argparse.Namespace) -> int:
             raise
         raise UserError("serving needs fastapi and uvicorn; run: pip install 'flowgrpo[serve]'") from error
     given = {key: value for key, value in vars(arguments).items() if key in Options.model_fields}
+    if "token" not in given and not _is_this_machine(given.get("host", Options().host)):
+        given["token"] = _secret()
+    elif given.get("token") == "none":
+        del given["token"]
     serve(arguments.name, with_overrides({}, arguments.overrides), checked(Options, given, "serve-reward"))
     return 0
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _secret() -> str:
+    """The variable that holds it; where it holds none yet, one is made and said."""
+    if not os.environ.get(SECRET):
+        os.environ[SECRET] = token_urlsafe(24)
+        print(
+            f"flowgrpo: others can reach this server, so it asks for a token: export {SECRET}={os.environ[SECRET]} where the run "
+            f"is, and give the reward token: {SECRET}",
+            file=sys.stderr,
+        )
+    return SECRET

@@ -34,7 +34,7 @@ MOST_NODES = 1_000_000
 
 class RewardConfig(Section):
     """`use` names the reward: a shipped one (`scene:strict`), `module:attr`, `file.py:attr` or an entry point; or `url` names the
-    server (`flowgrpo serve-reward`) that scores.
+    server (`flowgrpo serve-reward`) that scores, or several of the same reward, between which requests are shared out.
 
     `arguments` go to the constructor when `use` names a class. A call of a served reward, with all its retries, may take
     `timeout` seconds; `token` names the environment variable with the bearer token of its server. `weight` 0 measures without
@@ -45,7 +45,7 @@ class RewardConfig(Section):
     """
 
     use: str | None = None
-    url: str | None = None
+    url: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     arguments: dict[str, Any] = Field(default_factory=dict)
     timeout: PositiveFloat = 120.0
     token: str | None = None
@@ -76,6 +76,11 @@ class RewardConfig(Section):
         if self.gate and self.normalise != "none":
             raise ValueError("a gate can't be normalised: half of its values would be negative")
         return self
+
+    @property
+    def where(self) -> str:
+        """What names it."""
+        return self.use or (self.url if isinstance(self.url, str) else ", ".join(self.url or ()))
 
     def complaint(self, label: str, group_size: int) -> str | None:
         """Why it can't score groups of this size, or None."""

@@ -20,7 +20,7 @@ Trained for {updates} updates of {prompts} prompts x {group} samples on {rewards
 def model_card(config: Config, updates: int) -> str:
     policy = config.policy.model_dump()
     load = "`pipe.load_lora_weights(folder)`" if policy.get("lora") else "the denoiser's `from_pretrained(folder / name)`"
-    rewards = ", ".join(f"`{r.use or r.url}` (weight {r.weight:g})" for r in config.rewards.values())
+    rewards = ", ".join(f"`{r.where}` (weight {r.weight:g})" for r in config.rewards.values())
     rollout = config.rollout
     return CARD.format(
         model=policy.get("model", config.policy.type),

@@ -75,7 +75,7 @@ def _construct(target: type, use: str, arguments: Mapping[str, Any]) -> Reward:
 
 
 class Elsewhere(Protocol):
-    """A reward whose processes score `count` calls at a time."""
+    """A reward that other processes compute, `count` calls at a time."""
 
     card: Card
     count: int
@@ -102,7 +102,7 @@ class Scorer:
         self.rewards = {label: reward for label, (reward, _) in loaded.items()}
         self.cards = {label: card for label, (_, card) in loaded.items()}
         self.served = [label for label, reward in rewards.items() if reward.url is not None or label in there]
-        self.at_once = max((reward.count for reward in there.values()), default=1)
+        self.at_once = max((cast(Elsewhere, self.rewards[label]).count for label in self.served), default=1)
         """Calls that may be under way at a time."""
         self.threaded = [label for label, reward in rewards.items() if reward.beside]
         self.weights = {label: r.weight for label, r in rewards.items()}

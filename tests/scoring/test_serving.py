@@ -798,3 +798,45 @@ def test_a_kill_loses_nothing_and_makes_nothing_wrong():
     assert len(figures.outcomes) == 300 and figures.counts["retries"] > 0 and figures.exit_code == 0
     found = {key: figures.counts[key] for key in ("right", "told", "refused", "wrong", "lost")}
     assert found == {"right": 1176, "told": 12, "refused": 3, "wrong": 0, "lost": 0}
+
+
+def test_several_servers_share_out_requests_and_a_dead_one_is_left_out(mine, capsys):
+    with serving(f"{mine}:crowd") as left, serving(f"{mine}:crowd") as right:
+        both = Served([left.url, right.url])
+        assert both.count == 2 and Scorer({"x": RewardConfig(url=(left.url, right.url))}).at_once == 2
+        nobody_waits = dict.fromkeys(both.servers, 0.0)
+        with both._least_asked(nobody_waits) as first, both._least_asked(nobody_waits) as second:
+            assert {first.url, second.url} == {left.url, right.url}
+        assert both(grey(0.5, 3)) == [3.0] * 3
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            dead = f"http://127.0.0.1:{free.getsockname()[1]}"
+        late = Served([dead, left.url])
+        assert late(grey(0.5)) == [1.0]
+    assert f"{dead}: no answer yet; the other servers go on, and it is asked again" in capsys.readouterr().err
+    with serving(f"{mine}:crowd", port=left.port):
+        begin = time.monotonic()
+        assert both(grey(0.5, 2)) == [2.0] * 2 and both(grey(0.5)) == [1.0]
+        assert time.monotonic() - begin < 5
+    both.timeout = 0.3
+    with pytest.raises(Unavailable, match=f"from {left.url} or {right.url}"):
+        both(grey(0.5))
+
+
+def test_one_label_has_one_reward():
+    with serving("scene:soft") as soft, serving("scene:strict") as strict, pytest.raises(UserError, match="different rewards"):
+        Served([soft.url, strict.url])
+
+
+def test_a_server_that_others_can_reach_asks_for_a_token(capsys, monkeypatch):
+    asked = []
+    monkeypatch.setattr("flowgrpo.scoring.serving.server.serve", lambda name, given, options: asked.append(options.token))
+    monkeypatch.delenv("REWARD_TOKEN", raising=False)
+    for host in ("127.0.0.1", "localhost", "::1"):
+        assert main(["serve-reward", "scene:soft", "--host", host]) == 0
+    assert asked == [None] * 3 and capsys.readouterr().err == ""
+    assert main(["serve-reward", "scene:soft", "--host", "0.0.0.0"]) == 0
+    assert main(["serve-reward", "scene:soft", "--host", "0.0.0.0", "--token", "none"]) == 0
+    assert asked[3:] == ["REWARD_TOKEN", None]
+    assert f"export REWARD_TOKEN={os.environ['REWARD_TOKEN']}" in capsys.readouterr().err
+    assert main(["serve-reward", "scene:soft", "--host", "rewards.example"]) == 0
+    assert asked[5:] == ["REWARD_TOKEN"] and capsys.readouterr().err == ""

@@ -39,7 +39,7 @@ def listing() -> str:
 
 
 def _entry(name: str, benchmark: Benchmark) -> str:
-    rewards = ", ".join(f"{label} ({reward.use or reward.url})" for label, reward in benchmark.rewards.items())
+    rewards = ", ".join(f"{label} ({reward.where})" for label, reward in benchmark.rewards.items())
     facts = {
         "prompts": _prompts(benchmark),
         "samples of each": benchmark.samples_per_prompt,
