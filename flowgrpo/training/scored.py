@@ -170,7 +170,7 @@ class Assessment:
         trained = _places([shape.trained for shape in shapes])
         advantage, in_loss = np.zeros(total.shape), np.zeros(total.shape, bool)
         advantage[trained], in_loss[trained] = values, varied
-        trees = [tree_of(group, row, least) for group, row, least in zip(groups, seen, bound, strict=True)]
+        trees = [self._accompanied(tree_of(*row)) for row in zip(groups, seen, bound, strict=True)]
         self._modify(trees, advantage)
         selected = [rules._selected(*row, update) for row in zip(trees, advantage, prompts, strict=True)]
         decisions = padded([group.decisions for group in groups], 0.0)
@@ -226,6 +226,13 @@ class Assessment:
             for label, rows in values.items()
         }
         return credited, bounds, weights
+
+    def _accompanied(self, tree: ScoredTree) -> ScoredTree:
+        """With those whom the baseline brings along, where a selection reads them."""
+        if not any(rule.reads_company for rule in self.selection):
+            return tree
+        samples = tree.rewards[list(tree.shape.outcomes)]
+        return replace(tree, company=self.advantage.baseline.company(samples)[len(samples) :])
 
     def _modify(self, trees: Sequence[ScoredTree], advantage: np.ndarray) -> None:
         """Change the advantages [P, N] in place, by all modifiers."""

@@ -8,6 +8,7 @@ from trainers import in_two_processes, text_trainer
 
 RULES = {
     "ada_grpo": [],
+    "da_grpo_anchors": [],
     "grpo_lambda": [],
     "gtpo": [],
     "tw_grpo": [],
