@@ -105,6 +105,8 @@ class Config(Section):
         if self.rollout.context and self.policy.makes != ("texts",):
             yield f"rollout.context '{self.rollout.context.type}' puts answers into prompts, and this policy makes no texts"
         yield from self._of_transforms()
+        if self.rollout.context and self.rollout.context.begins and not self.policy.takes_answers:
+            yield f"rollout.context '{self.rollout.context.type}' gives answers a beginning, and this policy can't be given texts"
         yield self.credit.complaint(shape)
         yield from (rule.complaint(shape) for rule in self.selection)
         if self.reads_entropy and self.policy.kernels.noise_scale:

@@ -132,13 +132,12 @@ class RolloutConfig(Section):
             )
         return self
 
-    def tries(self, steps: int) -> Shape | None:
-        """Of a prompt, before its group is rolled out; none of them is trained."""
-        if self.context is None:
-            return None
+    def turns(self, steps: int) -> list[Shape]:
+        """Of a prompt, all that there may be before its group is rolled out; no state of them is trained."""
         plan = AllSteps(kernel=self.plan.kernel, shared_start=self.plan.shared_start)
-        shape = plan.shape(Draw(steps, self.context.tries, 0, numpy_generator(("tries",))))
-        return Shape(tuple(replace(node, trained=False) for node in shape.nodes))
+        turns = self.context.turns if self.context else ()
+        shapes = [plan.shape(Draw(steps, turn.samples, 0, numpy_generator(("tries",)))) for turn in turns]
+        return [Shape(tuple(replace(node, trained=False) for node in shape.nodes)) for shape in shapes]
 
     def granule(self, steps: int) -> int:
         """Group sizes are multiples of this: the least that the plan can work with."""

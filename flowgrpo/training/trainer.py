@@ -69,21 +69,20 @@ class Trainer:
     def update(self) -> tuple[dict[str, Any], list[UpdateBlock], Scored]:
         """One update: its metrics, this process's rollouts and their scores. `compiling` in the metrics are seconds, which those
         of the phases hold too."""
-        clock, compiled = self.clock(), seconds_compiling()
+        clock, compiled, tried = self.clock(), seconds_compiling(), self._tried
         blocks, scored = self.collect(clock)
         with clock("update"):
             learned = self.learner(blocks, scored, self._minibatches(scored.prompts), self.updates, bool(self.config.selection))
             self.learner.begun = True
             self.weights.end_update(self.updates + 1)
             self.take_in(scored)
-        tried = self.tries.shape.network_evaluations * len(scored.prompts) if self.tries else 0
-        evaluations = sum(block.rollout.network_evaluations for block in blocks)
+        evaluations = self._tried - tried + sum(block.rollout.network_evaluations for block in blocks)
         metrics = {
             "update": self.updates,
             **scored.metrics(),
             **(self.critic.metrics() if self.critic else {}),
             **learned,
-            "network_evaluations": tried + sum(self.processes.gather([evaluations])),
+            "network_evaluations": sum(self.processes.gather([evaluations])),
             **({"added_groups": self._added(scored.prompts)} if self.refill.most else {}),
             **clock.seconds,
         }
@@ -116,6 +115,11 @@ class Trainer:
             return prompts
         with clock("context"), self.weights.sampling():
             return self.tries(prompts, self.updates)
+
+    @property
+    def _tried(self) -> int:
+        """This process's network evaluations before groups, so far."""
+        return self.tries.evaluations if self.tries else 0
 
     def _groups(
         self, prompts: Sequence[Prompt], shapes: Sequence[Shape], clock: "Clock", first: int = 0
