@@ -149,8 +149,10 @@ class Assessment:
         update: int,
         learned: Learned | None = None,
         memory: Memory | None = None,
+        moved: Mapping[int, float] | None = None,
     ) -> Scored:
-        """Of the groups of these prompts, one each; `learned` values states on their way, `memory` is of the updates before."""
+        """Of the groups of these prompts, one each; `learned` values states on their way, `memory` is of the updates before, and
+        `moved` says how far the policy has moved since."""
         shapes, indices = [group.shape for group in groups], [prompt.index for prompt in prompts]
         rewards, terms, total, bound = self._totals(groups)
         if learned:
@@ -162,7 +164,7 @@ class Assessment:
         streams = {label: _stream(shapes, trees, bounds[label]) for label, trees in credited.items()}
         memory = memory or Memory()
         if isinstance(self.advantage.baseline, Remembering):
-            values, varied, memory = remembered(streams, weights, _scopes(shapes), indices, memory, self.advantage)
+            values, varied, memory = remembered(streams, weights, _scopes(shapes), indices, memory, self.advantage, moved)
         else:
             values, varied = advantages(streams, weights, _scopes(shapes), self.advantage)
         if not np.isfinite(values).all():

@@ -28,6 +28,7 @@ from flowgrpo.training.ema import Ema
 from flowgrpo.training.given import GivenAnswers
 from flowgrpo.training.gradient import RewardGradient
 from flowgrpo.training.learn import Learner
+from flowgrpo.training.movement import Movement
 from flowgrpo.training.refill import Refill
 from flowgrpo.training.scored import Assessment, Group, Scored
 from flowgrpo.training.teacher import Teacher
@@ -52,6 +53,7 @@ class Trainer:
         rollouts = Rollouts.of(config, policy, config.objective.needs_old_prediction)
         self.collector = Collector(rollouts, scorer, processes, config.seed)
         self.tries = Tries.of(config, rollouts, scorer, processes)
+        self.movement = Movement.of(config, policy, processes)
         self.assessment = Assessment.of(config)
         self.refill = Refill(config.rollout, self.order, self.assessment)
         self.memory = Memory(whose=config.advantage.baseline.type)
@@ -69,14 +71,14 @@ class Trainer:
     def update(self) -> tuple[dict[str, Any], list[UpdateBlock], Scored]:
         """One update: its metrics, this process's rollouts and their scores. `compiling` in the metrics are seconds, which those
         of the phases hold too."""
-        clock, compiled, tried = self.clock(), seconds_compiling(), self._tried
+        clock, compiled, beside = self.clock(), seconds_compiling(), self._beside
         blocks, scored = self.collect(clock)
         with clock("update"):
             learned = self.learner(blocks, scored, self._minibatches(scored.prompts), self.updates, bool(self.config.selection))
             self.learner.begun = True
             self.weights.end_update(self.updates + 1)
             self.take_in(scored)
-        evaluations = self._tried - tried + sum(block.rollout.network_evaluations for block in blocks)
+        evaluations = self._beside - beside + sum(block.rollout.network_evaluations for block in blocks)
         metrics = {
             "update": self.updates,
             **scored.metrics(),
@@ -105,8 +107,9 @@ class Trainer:
             prompts, shapes = [*prompts, *more], [*shapes, *(self.critic.switched(added) if self.critic else added)]
             further = self._groups(prompts, shapes, clock, len(groups))
             blocks, groups = [*blocks, *further[0]], [*groups, *further[1]]
+        moved = self._moved(blocks, clock)
         with clock("reward"):
-            scored = self.assessment(prompts, groups, self.updates, self.critic, self.memory)
+            scored = self.assessment(prompts, groups, self.updates, self.critic, self.memory, moved)
         return blocks, scored
 
     def _asked(self, prompts: list[Prompt], clock: "Clock") -> list[Prompt]:
@@ -116,10 +119,17 @@ class Trainer:
         with clock("context"), self.weights.sampling():
             return self.tries(prompts, self.updates)
 
+    def _moved(self, blocks: Sequence[UpdateBlock], clock: "Clock") -> dict[int, float] | None:
+        """How far the policy has moved since these prompts were visited, where that is asked."""
+        if not self.movement:
+            return None
+        with clock("movement"), self.weights.sampling():
+            return self.movement(blocks)
+
     @property
-    def _tried(self) -> int:
-        """This process's network evaluations before groups, so far."""
-        return self.tries.evaluations if self.tries else 0
+    def _beside(self) -> int:
+        """This process's network evaluations so far that are of no group."""
+        return sum(part.evaluations for part in (self.tries, self.movement) if part)
 
     def _groups(
         self, prompts: Sequence[Prompt], shapes: Sequence[Shape], clock: "Clock", first: int = 0
@@ -143,6 +153,8 @@ class Trainer:
         """What later updates know of this one."""
         self.allocation.see(scored)
         self.memory = scored.memory
+        if self.movement:
+            self.movement.take_in()
         if self.critic:
             self.critic.take_in()
 
@@ -158,13 +170,15 @@ class Trainer:
     @property
     def kinds(self) -> list[str]:
         """What the tensors of `state` are."""
-        return [*self.weights.kinds, *(["critic"] if self.critic else [])]
+        return [*self.weights.kinds, *(["critic"] if self.critic else []), *(["answers"] if self.movement else [])]
 
     def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         """Everything that a resumed run needs: (named tensors, facts)."""
         tensors, facts = self.weights.state()
         if self.critic:
             tensors, facts = {**tensors, "critic": self.critic.state()}, {**facts, "values_used": self.critic.used}
+        if self.movement:
+            tensors = {**tensors, "answers": self.movement.state()}
         learned = {"spread": self.allocation.state(), "memory": self.memory.state()}
         return tensors, {"updates": self.updates, **learned, **facts}
 
@@ -177,6 +191,8 @@ class Trainer:
         self.memory = Memory.loaded(facts.get("memory", {}), self.memory.whose)
         if self.critic:
             self.critic.load(tensors["critic"], facts["values_used"])
+        if self.movement:
+            self.movement.load(tensors["answers"])
         self.updates = facts["updates"]
 
 

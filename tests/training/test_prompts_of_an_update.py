@@ -12,6 +12,7 @@ from flowgrpo.config.run import load_config
 from flowgrpo.core.errors import UserError
 from flowgrpo.data.prompt_sampler.priority import Priority
 from flowgrpo.data.prompts import Prompt, PromptOrder
+from flowgrpo.sampling.canvas import TOKENS
 from trainers import in_two_processes, picture_trainer, text_trainer
 
 TEXTS = [f"{i}+{i}=:" for i in range(10)]
@@ -20,6 +21,7 @@ REFILL = [*FEW, "rollout.refill=2", "rollout.prompts_per_update=4", "optimizer.s
 REMEMBERED = {
     "history": ["advantage={baseline: history, mean: group, std: group}"],
     "tracker": ["advantage={baseline: tracker, mean: group, std: global}", "rollout.prompt_sampler=priority"],
+    "by movement": ["advantage={baseline: {type: tracker, keep: [0.875, 0.96]}, mean: group, std: global}", "policy.steps=4"],
     "one sample a prompt": ["advantage={baseline: tracker, mean: group, std: none}", "rollout.group_size=1"],
 }
 
@@ -115,6 +117,46 @@ def test_a_trainer_that_is_loaded_goes_on_as_the_one_that_was_saved(kind, mdlm):
     assert scored.prompts == again.prompts and scored.memory == again.memory
 
 
+def test_the_policy_has_moved_by_the_mean_change_of_the_log_probs_of_a_prompt_s_last_answer(mdlm):
+    """Each id on an empty canvas. Another answer waits for the next visit; the evaluations count."""
+    options = [*FEW, "rollout.prompts_per_update=2", *REMEMBERED["by movement"], "optimizer.lr=1e-2"]
+    trainer = text_trainer(mdlm, *options, reward=deaf(1))
+    policy, seen, visited = trainer.policy, [], []
+
+    def log_probs(prompt, ids):
+        count = ids.index(policy.vocabulary.eos) + 1 if policy.vocabulary.eos in ids else len(ids)
+        log_p = policy.predict(policy.start([prompt], []), [prompt], 0)[0].detach().log_softmax(-1)
+        return log_p[range(count), ids[:count]]
+
+    assessment = trainer.assessment
+    trainer.assessment = lambda *given: seen.append(given[-1]) or visited.append(now()) or assessment(*given)
+
+    def now():
+        return {
+            prompt.index: float((log_probs(prompt, ids) - then).abs().mean())
+            for prompt in trainer.order.prompts
+            for ids, then in kept.get(prompt.index, [])
+        }
+
+    kept = {}
+    for number in range(3):
+        before = {name: weight.detach().clone() for name, weight in trainer.weights.parameters.items()}
+        metrics, blocks, _ = trainer.update()
+        after = {name: weight.detach().clone() for name, weight in trainer.weights.parameters.items()}
+        assert seen[-1] == pytest.approx(visited[-1], rel=1e-4) and len(seen[-1]) == (2 if number else 0)
+        assert not number or min(seen[-1].values()) > 0
+        bill = bill_of(trainer.config)["network_evaluations_per_update"]
+        assert metrics["network_evaluations"] == bill - (0 if number else 2)
+        for name, weight in trainer.weights.parameters.items():
+            weight.data.copy_(before[name])
+        for block in blocks:
+            for row, prompt in enumerate(block.rollout.prompts):
+                ids = block.rollout.finals[4 * row, TOKENS, -policy.config.length :].long().tolist()
+                kept[prompt.index] = [(ids, log_probs(prompt, ids))]
+        for name, weight in trainer.weights.parameters.items():
+            weight.data.copy_(after[name])
+
+
 def test_what_a_rollout_tells_counts_once_the_update_is_whole(pipelines):
     """So a run that is stopped between a rollout and the first optimizer step does not count that rollout twice."""
     trainer = picture_trainer(pipelines, *FEW, *REMEMBERED["tracker"], "rollout.plan.completion={type: learned}")
@@ -161,6 +203,11 @@ def test_a_sampler_of_ones_own_must_return_different_prompts():
         (["selection=[{type: spread}]", "rollout.refill=1"], "refill and selection: spread are two answers"),
         (["rollout.refill=1", "advantage.zero_variance=keep"], "keep counts groups that rollout.refill"),
         (["rollout.refill=1", "objective.reduce=step"], "step counts groups that rollout.refill"),
+        (
+            [*REMEMBERED["by movement"][:1], "rollout.wordings=wordings", "rollout.plan.shared_start=false"],
+            "so prompts must be asked the same each time; take out rollout.context or rollout.wordings",
+        ),
+        (["policy.window=true", *REMEMBERED["by movement"][:1]], "can't be given texts; set keep to one number"),
         (["rollout.group_size=1"], "group of 1 has nothing to compare with, but for what advantage.baseline: tracker"),
         (["rollout.group_size=1", *REMEMBERED["history"]], "group of 1 has nothing to compare with"),
         (["rollout.prompt_sampler=priority"], "priority reads what prompts are worth; set advantage.baseline to tracker"),
