@@ -21,6 +21,7 @@ from flowgrpo.sampling.shape import Shape
 from flowgrpo.scoring.combine import sum_rounding, summands, weighted_sum
 from flowgrpo.scoring.scorer import Scorer
 from flowgrpo.training.beside import Beside
+from flowgrpo.training.phases import joined
 from flowgrpo.training.rollout import Block, Transitions, leaves_of, rollout
 from flowgrpo.training.scored import Group, padded
 
@@ -91,8 +92,23 @@ class Collector:
         ]
 
     def _block(self, slots: list[int], prompts: list[Prompt], shapes: list[Shape], update: int) -> UpdateBlock:
-        block = self.rollouts(prompts, shapes, (self.seed, update))
+        return self._scored(slots, self.rollouts(prompts, shapes, (self.seed, update)))
+
+    def _scored(self, slots: list[int], block: Block) -> UpdateBlock:
+        """Its scores are on their way."""
         return UpdateBlock(slots, block, self.beside.scores(block.samples), partial(on_the_way, self.beside.scorer, block))
+
+    def extend(self, blocks: Sequence[UpdateBlock], shapes: Sequence[Shape | None], update: int) -> list[UpdateBlock]:
+        """The blocks with more samples of each slot, in shapes of members that have not been made; None: no more."""
+        return [self._extended(block, shapes, update) for block in bar(blocks, "roll out", self.processes.is_main)]
+
+    def _extended(self, block: UpdateBlock, shapes: Sequence[Shape | None], update: int) -> UpdateBlock:
+        added = {group: shape for group, slot in enumerate(block.slots) if (shape := shapes[slot])}
+        if not added:
+            return block
+        prompts = [block.rollout.prompts[group] for group in added]
+        whole = joined(block.rollout, self.rollouts(prompts, [*added.values()], (self.seed, update)), [*added])
+        return self._scored(block.slots, whole)
 
     def score(self, blocks: Sequence[UpdateBlock]) -> list[Group]:
         """[P]: the groups of all processes."""

@@ -101,6 +101,8 @@ class Trainer:
         if self.critic:
             shapes = self.critic.shapes(shapes)
         blocks, groups = self._groups(prompts, shapes, clock)
+        for phase in range(1, self.config.rollout.phases):
+            blocks, groups = self._extended(prompts, blocks, groups, phase, clock)
         while more := self.refill(prompts, groups, self.updates):
             more = self._asked(more, clock)
             added = self.allocation.shapes(self.updates, [prompt.index for prompt in more])
@@ -139,6 +141,18 @@ class Trainer:
         with self.collector.beside:
             with clock("rollout"), self.weights.sampling():
                 blocks = self.collector.roll_out(prompts, shapes, self.updates, slots)
+            with clock("reward"):
+                return blocks, self.collector.score(blocks)
+
+    def _extended(
+        self, prompts: Sequence[Prompt], blocks: Sequence[UpdateBlock], groups: Sequence[Group], phase: int, clock: "Clock"
+    ) -> tuple[list[UpdateBlock], list[Group]]:
+        """The rollouts of all phases up to this one, and the scored groups."""
+        so_far = self.assessment(prompts, groups, self.updates, None, self.memory)
+        shapes = self.allocation.further(so_far, self.updates, phase)
+        with self.collector.beside:
+            with clock("rollout"), self.weights.sampling():
+                blocks = self.collector.extend(blocks, shapes, self.updates)
             with clock("reward"):
                 return blocks, self.collector.score(blocks)
 
