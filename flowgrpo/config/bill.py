@@ -16,14 +16,14 @@ FEW_STATES = 4
 
 
 def bill_of(config: Config, processes: int = 1) -> dict[str, Any]:
-    """What an update costs; where the plan changes over training, its first update."""
+    """What an update costs; where the plan changes over training, its first update; where a visit may need less, at most."""
     rollout, optimizer = config.rollout, config.optimizer
     shape = config.shape()
     blocks = config.blocks_per_step
     memory = memory_of(config, processes)
     per_group = shape.network_evaluations + config.policy.posed_states * len(shape.trained)
-    if tries := rollout.tries(config.policy.steps):
-        per_group += tries.network_evaluations
+    per_group += sum(turn.network_evaluations for turn in rollout.turns(config.policy.steps))
+    per_group += 2 * config.advantage.forgets_by_movement
     evaluations = per_group * rollout.prompts_per_update
     return {
         "steps": config.policy.steps,

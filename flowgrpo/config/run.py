@@ -102,11 +102,14 @@ class Config(Section):
         yield self.rollout.complaint(self.policy.steps)
         yield self.rollout.sampling_complaint(self.advantage.tracks_value)
         yield self._silence_complaint()
+        yield self._immovable()
         shape = self.shape()
         yield self.policy.refusal(shape)
         if self.rollout.context and self.policy.makes != ("texts",):
             yield f"rollout.context '{self.rollout.context.type}' puts answers into prompts, and this policy makes no texts"
         yield from self._of_transforms()
+        if self.rollout.context and self.rollout.context.begins and not self.policy.takes_answers:
+            yield f"rollout.context '{self.rollout.context.type}' gives answers a beginning, and this policy can't be given texts"
         yield self.credit.complaint(shape)
         yield from (rule.complaint(shape) for rule in self.selection)
         if self.reads_entropy and self.policy.kernels.noise_scale:
@@ -202,6 +205,17 @@ class Config(Section):
         kept["objective.reduce: step"] = self.objective.reduce == "step"
         if rollout.refill and (setting := next((setting for setting, on in kept.items() if on), None)):
             return f"{setting} counts groups that rollout.refill puts others in place of; set one of them otherwise"
+        return None
+
+    def _immovable(self) -> str | None:
+        """Why it can't be said how far the policy has moved, or None."""
+        if not self.advantage.forgets_by_movement:
+            return None
+        whose = f"advantage.baseline: {self.advantage.baseline.type} measures how far the policy has moved on an earlier answer"
+        if not self.policy.takes_answers:
+            return f"{whose}, and this policy can't be given texts; set keep to one number"
+        if self.rollout.context or self.rollout.wordings:
+            return f"{whose}, so prompts must be asked the same each time; take out rollout.context or rollout.wordings"
         return None
 
     def _of_files(self) -> str | None:

@@ -101,7 +101,8 @@ class RolloutConfig(Section):
 
     `allocate: adaptive` gives prompts whose rewards differed more in earlier updates more samples and the others fewer, G on
     average; `objective.reduce: step` makes up for it in the loss. `interval` gives them where they narrow the interval of a
-    prompt's mean reward most (XRPO, arXiv 2510.06672).
+    prompt's mean reward most (XRPO, arXiv 2510.06672). With several `phases` it knows an update by itself: the first of so many
+    rounds of samples is the same for all prompts, and each other one goes by the rewards so far.
 
     With a `context` a few samples of each prompt are made first, and the group answers what the context makes of them. Under the
     column `wordings` of its row a prompt has other texts that ask the same: the samples of a group are asked these and the prompt
@@ -117,6 +118,7 @@ class RolloutConfig(Section):
     micro_batch: Count = 64
     keep: Literal["device", "host"] = "device"
     allocate: Literal["equal", "adaptive", "interval"] = "equal"
+    phases: PositiveInt = 1
     prompt_sampler: AnyPromptSampler = Shuffled()
     refill: NonNegativeFloat = 0.0
     plan: AnyPlan = AllSteps()
@@ -138,13 +140,12 @@ class RolloutConfig(Section):
             )
         return self
 
-    def tries(self, steps: int) -> Shape | None:
-        """Of a prompt, before its group is rolled out; none of them is trained."""
-        if self.context is None:
-            return None
+    def turns(self, steps: int) -> list[Shape]:
+        """Of a prompt, all that there may be before its group is rolled out; no state of them is trained."""
         plan = AllSteps(kernel=self.plan.kernel, shared_start=self.plan.shared_start)
-        shape = plan.shape(Draw(steps, self.context.tries, 0, numpy_generator(("tries",))))
-        return Shape(tuple(replace(node, trained=False) for node in shape.nodes))
+        turns = self.context.turns if self.context else ()
+        shapes = [plan.shape(Draw(steps, turn.samples, 0, numpy_generator(("tries",)))) for turn in turns]
+        return [Shape(tuple(replace(node, trained=False) for node in shape.nodes)) for shape in shapes]
 
     def granule(self, steps: int) -> int:
         """Group sizes are multiples of this: the least that the plan can work with."""
@@ -198,7 +199,19 @@ class RolloutConfig(Section):
             return f"rollout.plan.{complaint}"
         if self.plan.completion and (complaint := self.plan.completion.complaint(steps)):
             return f"rollout.plan: {complaint}"
+        if self.phases > 1 and (complaint := self._phases_complaint(steps)):
+            return f"rollout.phases {complaint}"
         return self._words_complaint(steps) if self.wordings else None
+
+    def _phases_complaint(self, steps: int) -> str | None:
+        """Why the samples of an update can't be made in several rounds, or None."""
+        if self.allocate != "interval":
+            return "says in how many rounds samples are allocated by intervals; set rollout.allocate=interval, or leave it out"
+        if self.plan.completion:
+            return "joins trees whose states are not valued on their way; set rollout.plan.completion=null"
+        if self.plan.shared_start:
+            return "would pay for a shared start in every round; set rollout.plan.shared_start=false"
+        return None
 
     def _words_complaint(self, steps: int) -> str | None:
         """Why the samples of a group can't be asked in different words, or None."""
@@ -415,6 +428,7 @@ class FleetConfig(Section):
         early = "fleet.lag: 1 rolls out before the update before is learned"
         waits = {
             "rollout.refill": bool(rollout.refill),
+            "rollout.phases": rollout.phases > 1,
             "rollout.context": rollout.context is not None,
             "rollout.plan.completion: learned": isinstance(rollout.plan.completion, LearnedValues),
         }

@@ -77,6 +77,10 @@ class AdvantageConfig(Section):
     def tracks_value(self) -> bool:
         return isinstance(self.baseline, Remembering) and self.baseline.tracks_value
 
+    @property
+    def forgets_by_movement(self) -> bool:
+        return isinstance(self.baseline, Remembering) and self.baseline.measures_movement
+
     def complaint(self, group_size: int, kernels: KernelFamily, makes: Sequence[str]) -> str | None:
         """Why groups of this size can't be compared, of samples of these kinds that such kernels make, or None."""
         if reader := next((rule.type for rule in self.modifiers if rule.reads_texts and "texts" not in makes), None):

@@ -91,12 +91,13 @@ def remembered(
     prompts: Sequence[int],
     memory: Memory,
     config: AdvantageConfig,
+    moved: Mapping[int, float] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, Memory]:
     """The same for a baseline that knows earlier updates, and what is known after this one. `prompts` [P] are the indices of the
-    groups' prompts."""
+    groups' prompts; `moved` says by index how far the policy has moved since they were visited, 0 where it says nothing."""
     advantage = np.zeros(len(scopes.group))
     for label, stream in credit.items():
-        left, news = _against_the_past(stream, scopes.group, prompts, memory.of(label), config)
+        left, news = _against_the_past(stream, scopes.group, prompts, memory.of(label), moved or {}, config)
         memory = memory.with_news(label, news)
         advantage += weights[label] * (stream.scale * left + stream.offset)
     in_loss = np.ones(len(advantage), bool)
@@ -122,7 +123,12 @@ def expected(memory: Memory, config: AdvantageConfig) -> dict[int, float]:
 
 
 def _against_the_past(
-    stream: Stream, groups: np.ndarray, prompts: Sequence[int], known: Mapping[int, Record], config: AdvantageConfig
+    stream: Stream,
+    groups: np.ndarray,
+    prompts: Sequence[int],
+    known: Mapping[int, Record],
+    moved: Mapping[int, float],
+    config: AdvantageConfig,
 ) -> tuple[np.ndarray, dict[int, Record]]:
     """([C] what the baseline leaves of the credit, records by prompt)."""
     baseline = config.baseline
@@ -131,7 +137,9 @@ def _against_the_past(
     for group, prompt in enumerate(prompts):
         rows, before = groups == group, known.get(prompt)
         values, least = stream.value[rows], float(stream.bound[rows].max())
-        left[rows], news[prompt] = baseline.against_the_past(values, before, least, config.ddof, partial(_scaled, config=config))
+        left[rows], news[prompt] = baseline.against_the_past(
+            values, before, least, config.ddof, partial(_scaled, config=config), moved.get(prompt, 0.0)
+        )
     if config.std != "global":
         return left, news
     if np.ptp(left) <= stream.bound.max():

@@ -103,7 +103,7 @@ class PolicyConfig(Component):
 
     @property
     def takes_answers(self) -> bool:
-        """Whether outcomes can be given as texts, so that the policy is `Answering`."""
+        """Whether outcomes can be given as texts: the policy is `Answering`, and begins answers as a prompt's `begun` says."""
         return False
 
     def complaint(self, shape: Shape) -> str | None:

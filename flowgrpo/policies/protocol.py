@@ -184,7 +184,7 @@ class Policy(Predicts, Sampler, Protocol):
         ...
 
     def start(self, prompts: Sequence[Prompt], keys: Sequence[Key]) -> Tensor:
-        """Initial states [B, ...], one independent draw per key."""
+        """Initial states [B, ...], one independent draw per key. They hold what a prompt's answer has `begun` with."""
         ...
 
     def law(self, moves: Sequence[Move], prompts: Sequence[Prompt]) -> StepLaw:

@@ -125,6 +125,16 @@ class Shape:
         followed = {i for path in paths for i in path[:-1]}
         return tuple(tuple(path) for path in paths if path[-1] not in followed)
 
+    def numbered_from(self, first: int) -> Self:
+        """The same of members that are counted from `first` on."""
+        return replace(self, nodes=tuple(replace(node, member=node.member + first) for node in self.nodes))
+
+    def beside(self, other: Self) -> Self:
+        """These nodes, and behind them the other's: trees of one group."""
+        count = len(self.nodes)
+        moved = (replace(n, parent=None if n.parent is None else n.parent + count) for n in other.nodes)
+        return replace(self, nodes=(*self.nodes, *moved))
+
     def path(self, node: int) -> list[int]:
         """The node and its ancestors, the start last."""
         path = [node]

@@ -37,6 +37,27 @@ class Allocation:
         groups = dict(zip(prompts, self._sizes(update, prompts), strict=True))
         return self.config.shapes(update, groups, self.spread)
 
+    def further(self, scored: Scored, update: int, phase: int) -> list[Shape | None]:
+        """[P]: what each group of an update gets in this phase, 1, 2 ..; None where it gets nothing. After the last there are as
+        many network evaluations as without phases."""
+        rollout, granule = self.config.rollout, self.config.rollout.granule(self.config.policy.steps)
+        members = [len({*shape.roots}) for shape in scored.shapes]
+        deviations = [
+            sqrt(_pooled([_squares(total[list(shape.outcomes)], bound)]))
+            for shape, total, bound in zip(scored.shapes, scored.trained_on, scored.rounding, strict=True)
+        ]
+        first = self._sizes(0, scored.prompts)
+        rest = (rollout.group_size * len(first) - sum(first)) // granule
+        number = rest * phase // (rollout.phases - 1) - rest * (phase - 1) // (rollout.phases - 1)
+        counts = granule * np.array(members)
+        added = np.array(narrowed(np.array(deviations), counts, granule, number)) - counts
+        sizes = {prompt: int(size) for prompt, size in zip(scored.prompts, added, strict=True) if size}
+        shapes = dict(zip(sizes, self.config.shapes(update, sizes, self.spread), strict=True))
+        return [
+            shapes[prompt].numbered_from(count) if prompt in shapes else None
+            for prompt, count in zip(scored.prompts, members, strict=True)
+        ]
+
     @property
     def spread(self) -> Spread:
         steps = np.array([sqrt(self.steps.get(step, np.nan)) for step in range(self.config.policy.steps)])
@@ -62,12 +83,13 @@ class Allocation:
         known[key] = MEMORY * known[key] + (1.0 - MEMORY) * variance if key in known else variance
 
     def _sizes(self, update: int, prompts: Sequence[int]) -> list[int]:
-        rollout = self.config.rollout
+        rollout, granule = self.config.rollout, self.config.rollout.granule(self.config.policy.steps)
         if rollout.allocate == "equal":
             return [rollout.group_size] * len(prompts)
+        if rollout.phases > 1:
+            return [granule * max(_least(granule), rollout.group_size // rollout.phases // granule)] * len(prompts)
         seen = [self.prompts[prompt] for prompt in prompts if prompt in self.prompts]
         deviations = np.sqrt([self.prompts.get(prompt, float(np.mean(seen)) if seen else 1.0) for prompt in prompts])
-        granule = rollout.granule(self.config.policy.steps)
         if rollout.allocate == "interval":
             return widest_first(deviations, rollout.group_size, granule)
         offset = numpy_generator((self.config.seed, "sizes", update)).random()
@@ -80,7 +102,7 @@ def sizes(deviations: np.ndarray, mean: int, granule: int, offset: float) -> lis
     They are rounded systematically: at the points `offset` + k, in [0, 1), of their running sum, so that each has its exact
     value on average (Neyman's allocation where samples cost the same).
     """
-    least = -(-LEAST // granule)
+    least = _least(granule)
     rest = (mean // granule - least) * len(deviations)
     shares = deviations / deviations.sum() if deviations.any() else np.full(len(deviations), 1.0 / len(deviations))
     ends = np.floor(np.cumsum(shares)[:-1] * rest + offset)
@@ -90,18 +112,29 @@ def sizes(deviations: np.ndarray, mean: int, granule: int, offset: float) -> lis
 def widest_first(deviations: np.ndarray, mean: int, granule: int) -> list[int]:
     """[P] group sizes of this mean, multiples of `granule`: `LEAST` samples each, and one granule after the other where it is
     worth most (XRPO, arXiv 2510.06672).
+    """
+    least = _least(granule)
+    counts = np.full(len(deviations), least * granule)
+    return narrowed(deviations, counts, granule, (mean // granule - least) * len(deviations))
+
+
+def narrowed(deviations: np.ndarray, counts: np.ndarray, granule: int, number: int) -> list[int]:
+    """[P] group sizes: `counts` [P], and `number` granules more, one after the other where it is worth most.
 
     Worth is what it takes off the half width t s / sqrt(n) of the interval of the prompt's mean reward, at 95 %, and `CURIOSITY`
-    sqrt(log(1 + N) / n) in units of the mean deviation, N the samples so far. The paper takes the deviations s from the first
-    samples of the same update, and does not say how curious it is.
+    sqrt(log(1 + N) / n) in units of the mean deviation, N the samples so far. The paper takes the deviations s from samples of
+    the same update (`rollout.phases`), and does not say how curious it is.
     """
-    least = -(-LEAST // granule)
-    counts = np.full(len(deviations), least * granule)
-    bonus = CURIOSITY * (deviations.mean() or 1.0)
-    for _ in range((mean // granule - least) * len(deviations)):
+    counts, bonus = counts.copy(), CURIOSITY * (deviations.mean() or 1.0)
+    for _ in range(number):
         taken_off = _half_width(deviations, counts) - _half_width(deviations, counts + granule)
         counts[np.argmax(taken_off + bonus * np.sqrt(np.log1p(counts.sum()) / counts))] += granule
     return counts.tolist()
+
+
+def _least(granule: int) -> int:
+    """The granules that hold `LEAST` samples."""
+    return -(-LEAST // granule)
 
 
 def _half_width(deviations: np.ndarray, counts: np.ndarray) -> np.ndarray:

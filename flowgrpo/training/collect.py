@@ -22,6 +22,7 @@ from flowgrpo.sampling.shape import Shape
 from flowgrpo.scoring.combine import sum_rounding, summands, weighted_sum
 from flowgrpo.scoring.scorer import Scorer
 from flowgrpo.training.beside import Beside
+from flowgrpo.training.phases import joined
 from flowgrpo.training.rollout import Block, Transitions, leaves_of, rollout
 from flowgrpo.training.scored import Group, padded
 
@@ -102,10 +103,24 @@ class Collector:
         ]
 
     def roll_out(self, begun: Begun) -> list[UpdateBlock]:
-        return [self._block(slots, made()) for slots, made in bar(begun, "roll out", self.processes.is_main)]
+        return [self._scored(slots, made()) for slots, made in bar(begun, "roll out", self.processes.is_main)]
 
-    def _block(self, slots: list[int], block: Block) -> UpdateBlock:
+    def _scored(self, slots: list[int], block: Block) -> UpdateBlock:
+        """Its scores are on their way."""
         return UpdateBlock(slots, block, self.beside.scores(block.samples), partial(on_the_way, self.beside.scorer, block))
+
+    def extend(self, blocks: Sequence[UpdateBlock], shapes: Sequence[Shape | None], update: int) -> list[UpdateBlock]:
+        """The blocks with more samples of each slot, in shapes of members that have not been made; None: no more."""
+        grown: list[tuple[UpdateBlock, list[int], Callable[[], Block] | None]] = []
+        for block in blocks:
+            added = {group: shape for group, slot in enumerate(block.slots) if (shape := shapes[slot])}
+            prompts = [block.rollout.prompts[group] for group in added]
+            more = self._begun(prompts, [*added.values()], (self.seed, update)) if added else None
+            grown.append((block, [*added], more))
+        return [
+            self._scored(block.slots, joined(block.rollout, more(), groups)) if more else block
+            for block, groups, more in bar(grown, "roll out", self.processes.is_main)
+        ]
 
     def score(self, blocks: Sequence[UpdateBlock]) -> list[Group]:
         """[P]: the groups of all processes."""

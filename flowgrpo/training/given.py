@@ -43,10 +43,13 @@ class GivenAnswers:
 
     def add(self, weights: TrainedWeights, block: UpdateBlock, scored: Scored, update: int, count: int) -> None:
         """Add the gradient of this block's part of the `count` prompts that share an optimizer step."""
-        prompts = block.rollout.prompts
         rewards = [scored.trained_on[slot, list(scored.shapes[slot].outcomes)] for slot in block.slots]
         for number, term in enumerate(self.terms):
-            weight_C = torch.tensor([term.weight(row, self.advantage) for row in rewards])
+            shares = [term.weight(row, self.advantage) for row in rewards]
+            prompts = [prompt for prompt, share in zip(block.rollout.prompts, shares, strict=True) if share]
+            if not prompts:
+                continue
+            weight_C = torch.tensor([share for share in shares if share])
             answers = self.policy.answers(prompts, [given(prompt, term) for prompt in prompts])
             keys = [(self.seed, "given", number, update, prompt.index) for prompt in prompts]
             posing = self.policy.posing_by(term.likelihood)

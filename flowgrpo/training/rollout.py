@@ -105,12 +105,14 @@ class Transitions:
 @dataclass
 class Block:
     """A few groups rolled out together, one of each prompt and of each of the `shapes`. `samples` holds their leaves, group by
-    group, in the order of `Shape.leaves`; `valued` the states that are scored on their way, in the order of `Shape.scored`;
-    `features` [W, F] for each group those of its W watched states, in the order of `Shape.watched`."""
+    group, in the order of `Shape.leaves`, and `finals` [B, ...] are their states; `valued` the states that are scored on their
+    way, in the order of `Shape.scored`; `features` [W, F] for each group those of its W watched states, in the order of
+    `Shape.watched`."""
 
     prompts: list[Prompt]
     shapes: list[Shape]
     samples: Samples
+    finals: Tensor
     transitions: list[Transitions]
     network_evaluations: int
     valued: Samples | None = None
@@ -191,8 +193,9 @@ def rollout(
     if policy.posing:
         _pose(run, policy.posing, micro_batch)
     _settle(run)
-    samples, valued = _samples(run, micro_batch), _valued(run)
-    return Block(run.prompts, run.shapes, samples, run.transitions, run.evaluations, valued, _features(run))
+    finals = torch.stack([run.states[place] for place in leaves_of(run.shapes)])
+    samples, valued = _samples(run, finals, micro_batch), _valued(run)
+    return Block(run.prompts, run.shapes, samples, finals, run.transitions, run.evaluations, valued, _features(run))
 
 
 def _start(run: _Run, micro_batch: int) -> None:
@@ -342,11 +345,10 @@ def _require_density(law: Law, kernel: Kernel | None, step: int) -> None:
         raise UserError(f"kernel {name} adds no noise at step {step}, so it can't be trained there; leave it out")
 
 
-def _samples(run: _Run, micro_batch: int) -> Samples:
-    """The leaves, decoded when they are looked at."""
+def _samples(run: _Run, states: Tensor, micro_batch: int) -> Samples:
+    """The leaves, in these states, decoded when they are looked at."""
     places = leaves_of(run.shapes)
     policy, prompts = run.policy, [run.prompt(place) for place in places]
-    states = torch.stack([run.states[place] for place in places])
 
     def decode() -> Outputs:
         rows = range(0, len(places), micro_batch)

@@ -149,8 +149,10 @@ class Assessment:
         update: int,
         learned: Learned | None = None,
         memory: Memory | None = None,
+        moved: Mapping[int, float] | None = None,
     ) -> Scored:
-        """Of the groups of these prompts, one each; `learned` values states on their way, `memory` is of the updates before."""
+        """Of the groups of these prompts, one each; `learned` values states on their way, `memory` is of the updates before, and
+        `moved` says how far the policy has moved since."""
         shapes, indices = [group.shape for group in groups], [prompt.index for prompt in prompts]
         rewards, terms, total, bound = self._totals(groups)
         if learned:
@@ -162,7 +164,7 @@ class Assessment:
         streams = {label: _stream(shapes, trees, bounds[label]) for label, trees in credited.items()}
         memory = memory or Memory()
         if isinstance(self.advantage.baseline, Remembering):
-            values, varied, memory = remembered(streams, weights, _scopes(shapes), indices, memory, self.advantage)
+            values, varied, memory = remembered(streams, weights, _scopes(shapes), indices, memory, self.advantage, moved)
         else:
             values, varied = advantages(streams, weights, _scopes(shapes), self.advantage)
         if not np.isfinite(values).all():
@@ -170,7 +172,7 @@ class Assessment:
         trained = _places([shape.trained for shape in shapes])
         advantage, in_loss = np.zeros(total.shape), np.zeros(total.shape, bool)
         advantage[trained], in_loss[trained] = values, varied
-        trees = [tree_of(group, row, least) for group, row, least in zip(groups, seen, bound, strict=True)]
+        trees = [self._accompanied(tree_of(*row)) for row in zip(groups, seen, bound, strict=True)]
         self._modify(trees, advantage)
         selected = [rules._selected(*row, update) for row in zip(trees, advantage, prompts, strict=True)]
         decisions = padded([group.decisions for group in groups], 0.0)
@@ -226,6 +228,13 @@ class Assessment:
             for label, rows in values.items()
         }
         return credited, bounds, weights
+
+    def _accompanied(self, tree: ScoredTree) -> ScoredTree:
+        """With those whom the baseline brings along, where a selection reads them."""
+        if not any(rule.reads_company for rule in self.selection):
+            return tree
+        samples = tree.rewards[list(tree.shape.outcomes)]
+        return replace(tree, company=self.advantage.baseline.company(samples)[len(samples) :])
 
     def _modify(self, trees: Sequence[ScoredTree], advantage: np.ndarray) -> None:
         """Change the advantages [P, N] in place, by all modifiers."""

@@ -30,6 +30,7 @@ from flowgrpo.training.fleet.rollouts import Rollers
 from flowgrpo.training.given import GivenAnswers
 from flowgrpo.training.gradient import RewardGradient
 from flowgrpo.training.learn import Learner
+from flowgrpo.training.movement import Movement
 from flowgrpo.training.refill import Refill
 from flowgrpo.training.scored import Assessment, Group, Scored
 from flowgrpo.training.teacher import Teacher
@@ -58,6 +59,7 @@ class Trainer:
         self.coming: Drawn | None = None
         self.behind: dict[str, Tensor] | None = None
         self.tries = Tries.of(config, rollouts, scorer, processes)
+        self.movement = Movement.of(config, policy, processes)
         self.assessment = Assessment.of(config)
         self.refill = Refill(config.rollout, self.order, self.assessment)
         self.memory = Memory(whose=config.advantage.baseline.type)
@@ -75,7 +77,7 @@ class Trainer:
     def update(self) -> tuple[dict[str, Any], list[UpdateBlock], Scored]:
         """One update: its metrics, this process's rollouts and their scores. `compiling` in the metrics are seconds, which those
         of the phases hold too."""
-        clock, compiled = self.clock(), seconds_compiling()
+        clock, compiled, beside = self.clock(), seconds_compiling(), self._beside
         blocks, scored = self.collect(clock)
         if self.lag:
             self._begin_next(scored, clock)
@@ -85,14 +87,13 @@ class Trainer:
             self.weights.end_update(self.updates + 1)
             if not self.lag:
                 self.take_in(scored)
-        tried = self.tries.shape.network_evaluations * len(scored.prompts) if self.tries else 0
-        evaluations = sum(block.rollout.network_evaluations for block in blocks)
+        evaluations = self._beside - beside + sum(block.rollout.network_evaluations for block in blocks)
         metrics = {
             "update": self.updates,
             **scored.metrics(),
             **(self.critic.metrics() if self.critic else {}),
             **learned,
-            "network_evaluations": tried + sum(self.processes.gather([evaluations])),
+            "network_evaluations": sum(self.processes.gather([evaluations])),
             **({"added_groups": self._added(scored.prompts)} if self.refill.most else {}),
             **({"staleness": min(self.lag, self.updates)} if self.lag else {}),
             **clock.seconds,
@@ -108,14 +109,17 @@ class Trainer:
         drawn, self.coming = self.coming or self._drawn(self.updates, clock), None
         prompts, shapes = drawn.prompts, drawn.shapes
         blocks, groups = self._groups(drawn.begun, clock)
+        for phase in range(1, self.config.rollout.phases):
+            blocks, groups = self._extended(prompts, blocks, groups, phase, clock)
         while more := self.refill(prompts, groups, self.updates):
             more = self._asked(more, clock)
             added = self.allocation.shapes(self.updates, [prompt.index for prompt in more])
             prompts, shapes = [*prompts, *more], [*shapes, *(self.critic.switched(added) if self.critic else added)]
             further = self._groups(self._begun(prompts, shapes, self.updates, len(groups)), clock)
             blocks, groups = [*blocks, *further[0]], [*groups, *further[1]]
+        moved = self._moved(blocks, clock)
         with clock("reward"):
-            scored = self.assessment(prompts, groups, self.updates, self.critic, self.memory)
+            scored = self.assessment(prompts, groups, self.updates, self.critic, self.memory, moved)
         return blocks, scored
 
     def _drawn(self, update: int, clock: "Clock") -> "Drawn":
@@ -150,6 +154,18 @@ class Trainer:
         with clock("context"), self.weights.sampling():
             return self.tries(prompts, self.updates)
 
+    def _moved(self, blocks: Sequence[UpdateBlock], clock: "Clock") -> dict[int, float] | None:
+        """How far the policy has moved since these prompts were visited, where that is asked."""
+        if not self.movement:
+            return None
+        with clock("movement"), self.weights.sampling():
+            return self.movement(blocks)
+
+    @property
+    def _beside(self) -> int:
+        """This process's network evaluations so far that are of no group."""
+        return sum(part.evaluations for part in (self.tries, self.movement) if part)
+
     def _begun(self, prompts: Sequence[Prompt], shapes: Sequence[Shape], update: int, first: int = 0) -> Begun:
         """This process's rollouts of the prompts from the `first` on."""
         slots = [[slot for slot in minibatch if slot >= first] for minibatch in self._minibatches(prompts)]
@@ -160,6 +176,18 @@ class Trainer:
         with self.collector.beside:
             with clock("rollout"), self.weights.sampling():
                 blocks = self.collector.roll_out(begun)
+            with clock("reward"):
+                return blocks, self.collector.score(blocks)
+
+    def _extended(
+        self, prompts: Sequence[Prompt], blocks: Sequence[UpdateBlock], groups: Sequence[Group], phase: int, clock: "Clock"
+    ) -> tuple[list[UpdateBlock], list[Group]]:
+        """The rollouts of all phases up to this one, and the scored groups."""
+        so_far = self.assessment(prompts, groups, self.updates, None, self.memory)
+        shapes = self.allocation.further(so_far, self.updates, phase)
+        with self.collector.beside:
+            with clock("rollout"), self.weights.sampling():
+                blocks = self.collector.extend(blocks, shapes, self.updates)
             with clock("reward"):
                 return blocks, self.collector.score(blocks)
 
@@ -174,6 +202,8 @@ class Trainer:
         """What later updates know of this one."""
         self.allocation.see(scored)
         self.memory = scored.memory
+        if self.movement:
+            self.movement.take_in()
         if self.critic:
             self.critic.take_in()
 
@@ -189,7 +219,8 @@ class Trainer:
     @property
     def kinds(self) -> list[str]:
         """What the tensors of `state` are."""
-        return [*self.weights.kinds, *(["critic"] if self.critic else []), *(["behind"] if self.lag else [])]
+        kept = {"critic": self.critic, "answers": self.movement, "behind": self.lag}
+        return [*self.weights.kinds, *(kind for kind, there in kept.items() if there)]
 
     def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         """Everything that a resumed run needs: (named tensors, facts)."""
@@ -198,6 +229,8 @@ class Trainer:
             tensors, facts = {**tensors, "critic": self.critic.state()}, {**facts, "values_used": self.critic.used}
         if self.lag and self.rollers:
             tensors = {**tensors, "behind": self.rollers.held}
+        if self.movement:
+            tensors = {**tensors, "answers": self.movement.state()}
         learned = {"spread": self.allocation.state(), "memory": self.memory.state()}
         return tensors, {"updates": self.updates, **learned, **facts}
 
@@ -212,6 +245,8 @@ class Trainer:
         self.memory = Memory.loaded(facts.get("memory", {}), self.memory.whose)
         if self.critic:
             self.critic.load(tensors["critic"], facts["values_used"])
+        if self.movement:
+            self.movement.load(tensors["answers"])
         self.updates = facts["updates"]
 
 

@@ -17,13 +17,13 @@ from flowgrpo.objective.baseline.virtual_maximum import VirtualMaximum
 from flowgrpo.objective.memory import Memory
 
 
-def visit(values, memory, config, prompts=(0,), streams=("total",)):
+def visit(values, memory, config, prompts=(0,), streams=("total",), moved=None):
     """(advantages, in loss, memory) of an update whose groups, of as many transitions each, have this credit."""
     rows = np.array(values, float)
     groups = np.repeat(np.arange(len(prompts)), len(rows) // len(prompts))
     credit = {label: Stream.of(rows) for label in streams}
     scopes = Scopes(groups, np.arange(len(rows)), np.ones(len(rows), int))
-    return remembered(credit, dict.fromkeys(streams, 1.0), scopes, list(prompts), memory, config)
+    return remembered(credit, dict.fromkeys(streams, 1.0), scopes, list(prompts), memory, config, moved)
 
 
 HISTORY = AdvantageConfig(baseline="history", mean="group", std="group", eps=0.0)
@@ -82,7 +82,19 @@ def test_the_tracker_takes_off_what_it_expected_before_the_visit():
 
 
 def test_a_visit_of_several_samples_counts_once_with_their_mean():
-    assert Tracker(keep=0.5).visited((1.0, 2.0), np.array([1.0, 0.0, 0.0, 0.0]), 0) == pytest.approx((0.75, 1.75))
+    tracker = Tracker(keep=0.5)
+    assert tracker.visited(tracker.aged((1.0, 2.0), 9.0), np.array([1.0, 0.0, 0.0, 0.0]), 0) == pytest.approx((0.75, 1.75))
+
+
+def test_the_tracker_forgets_by_how_far_the_policy_has_moved():
+    """k = 2^(-D / 0.06) within 0.875 and 0.96; v, which is a share, does not change by it."""
+    config = TRACKER.model_copy(update={"baseline": Tracker(keep=(0.875, 0.96))})
+    before = Memory({"total": {0: (3.0, 1.0)}})
+    for moved, k in ((0.0, 0.96), (0.006, 2**-0.1), (0.01, 2 ** (-1 / 6)), (1.0, 0.875)):
+        values, _, after = visit([0.0], before, config, moved={0: moved})
+        assert values == pytest.approx([-0.75]) and after.of("total")[0] == pytest.approx((3 * k, k + 1))
+    _, _, first = visit([1.0], Memory(), config, moved={})
+    assert first.of("total")[0] == pytest.approx((0.96 * 0.5 + 1, 0.96 * 0.5))
 
 
 def test_with_std_global_what_the_tracker_leaves_has_mean_0_and_deviation_1_over_the_update():
@@ -158,6 +170,7 @@ def test_a_baseline_of_ones_own_must_return_finite_numbers(kind, says):
         ({"baseline": "history", "std": "global"}, "'history' knows prompts: set mean to group, and std to group"),
         ({"baseline": "tracker", "std": "group"}, "'tracker' knows prompts: set mean to group, and std to none or global"),
         ({"baseline": "tracker", "mean": "root", "std": "none"}, "set mean to group"),
+        ({"baseline": {"type": "tracker", "keep": [0.9, 0.8]}, "std": "none"}, r"keep = \[0.9, 0.8\] must be one number, or"),
         ({"baseline": {"type": "tracker", "low": 1.0}, "std": "none"}, "low = 1 must be below high = 1"),
     ],
 )

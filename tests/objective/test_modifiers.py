@@ -1,6 +1,7 @@
 """What becomes of advantages, and who counts, against formulas written out by hand."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -115,6 +116,16 @@ def test_samples_without_a_partner_that_is_far_enough_are_masked():
         assert chosen.tolist() == [[bool(k)] * 2 for k in kept]
     equal = lines([0.3, 0.1 + 0.2, 0.3])
     assert not Distinct().choose(equal, np.ones(9), 0, RNG).any()
+
+
+def test_a_baseline_s_company_is_a_partner_too():
+    """Three that failed alike beside one that earns 1: mean 1/4, deviation sqrt(3)/4. Of 0 and 0.9 beside 1, deviation 0.45, only
+    the first is 2.1 deviations away from anyone across the mean."""
+    failed = replace(lines([0.0] * 3), company=np.array([1.0]))
+    assert Distinct(share=2.3).choose(failed, np.ones(9), 0, RNG)[list(failed.shape.outcomes)].all()
+    assert not Distinct(share=2.4).choose(failed, np.ones(9), 0, RNG).any()
+    near = replace(lines([0.0, 0.9]), company=np.array([1.0]))
+    assert by_sample(near, Distinct(share=2.1).choose(near, np.ones(6), 0, RNG)).tolist() == [[True] * 2, [False] * 2]
 
 
 def test_a_group_is_kept_whole_or_not_at_all_by_the_deviation_of_its_rewards():

@@ -3,6 +3,7 @@
 `table[m]` [L] are the log-probs of a completion's ids where the positions in m are masked; L positions, K states.
 """
 
+from dataclasses import replace
 from itertools import product
 from math import comb, log
 
@@ -164,14 +165,15 @@ def test_levels_join_positions():
     prediction = torch.randn(1, 2, 3, 5, generator=torch.Generator().manual_seed(0))
     outcome = canvas(torch.tensor([[0, 1, 4, 4]]))
     log_p = prediction.log_softmax(-1)
+    scored = torch.tensor([[True, True, False]])
     by_position = [float(log_p[0, 0, 0, 1] + 2.0 * log_p[0, 1, 0, 1]), float(0.5 * log_p[0, 1, 1, 4]), 0.0]
     expected = {"decision": by_position, "sum": [sum(by_position)], "mean": [sum(by_position) / 2]}
     for level, values in expected.items():
-        law = PosedLaw(weights, level, 3, 4)
+        law = PosedLaw(weights, level, scored)
         assert law.log_prob(outcome, prediction, outcome)[0].tolist() == pytest.approx(values)
         assert law.kl(outcome, prediction, prediction, outcome).abs().max() == 0.0
-    assert PosedLaw(weights, "decision", 3, 4).decisions(outcome, outcome).tolist() == [[1.0, 1.0, 0.0]]
-    assert PosedLaw(weights, "sum", 3, 4).decisions(outcome, outcome).tolist() == [[1.0]]
+    assert PosedLaw(weights, "decision", scored).decisions(outcome, outcome).tolist() == [[1.0, 1.0, 0.0]]
+    assert PosedLaw(weights, "sum", scored).decisions(outcome, outcome).tolist() == [[1.0]]
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +216,7 @@ def test_posed_outcomes_are_scored_by_the_formula(real):
     policy, outcome, table = real
     for likelihood in [x.model_copy(update={"level": "sum"}) for x in ALL if not isinstance(x, OneStep)]:
         posing = build_posing(policy, likelihood)
-        (posed,) = posing(outcome, [], [("key", likelihood.type)], [])
+        (posed,) = posing(outcome, PROMPTS[:1], [("key", likelihood.type)], [])
         with torch.no_grad():
             prediction = policy.predict(posed.states, PROMPTS[:1] * likelihood.states, 0)
         found = posed.law.log_prob(posed.states[posed.parent], prediction[posed.parent], outcome)
@@ -224,13 +226,28 @@ def test_posed_outcomes_are_scored_by_the_formula(real):
         assert float(found) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("likelihood", ALL)
+def test_ids_that_are_given_are_seen_in_all_states_and_not_scored(real, likelihood):
+    policy, outcome, _ = real
+    begun = [replace(PROMPTS[0], begun=policy.tokenizer.decode([1, 7]))]
+    (posed,) = build_posing(policy, likelihood.model_copy(update={"level": "mean"}))(outcome, begun, [("key",)], [("group",)])
+    assert (posed.states[:, 0, -L:][:, :2] == torch.tensor([1.0, 7.0])).all()
+    with torch.no_grad():
+        prediction = policy.predict(posed.states, begun * likelihood.states, 0)[posed.parent]
+    ids, weights = outcome[0, 0, -L:].long(), posed.law.weights[0]
+    log_p = prediction[0].log_softmax(-1).gather(-1, ids.expand(likelihood.states, L)[..., None])[..., 0]
+    expected = (weights * log_p)[:, 2:].sum() / (L - 2)
+    found = posed.law.log_prob(posed.states[posed.parent], prediction, outcome)
+    assert not weights[:, :2].any() and float(found) == pytest.approx(float(expected), rel=1e-5)
+
+
 def test_a_group_that_is_masked_alike_has_its_masks_at_the_same_places(real):
     policy, outcome, _ = real
     keys, groups = [("a",), ("b",), ("c",)], [("group", 0), ("group", 0), ("group", 1)]
 
     def hidden(alike):
         likelihood = Elbo(draw="antithetic", states_drawn=2, alike=alike)
-        (posed,) = build_posing(policy, likelihood)(outcome.repeat(3, 1, 1), [], keys, groups)
+        (posed,) = build_posing(policy, likelihood)(outcome.repeat(3, 1, 1), PROMPTS[:1] * 3, keys, groups)
         return (posed.states[posed.parent][:, :, 0] == policy.vocabulary.mask).numpy()
 
     alike, apart = hidden(True), hidden(False)

@@ -8,7 +8,7 @@ from flowgrpo.core.errors import UserError
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.sampling.plans import Draw
 from flowgrpo.sampling.plans.comb import Comb
-from flowgrpo.training.allocation import MEMORY, Allocation, sizes, widest_first
+from flowgrpo.training.allocation import MEMORY, Allocation, narrowed, sizes, widest_first
 from flowgrpo.training.scored import Assessment, Group
 
 RECIPE = "mini/tempflow_grpo"
@@ -59,6 +59,7 @@ def test_by_intervals_each_sample_goes_where_the_mean_is_least_known():
         counts[int(np.argmax(worth))] += 1
     assert widest_first(np.array(deviations), 4, 1) == counts and counts[0] > counts[1]
     assert widest_first(np.zeros(3), 6, 1) == [6, 6, 6] and widest_first(np.array([1.0, 0.0]), 8, 4) == [12, 4]
+    assert narrowed(np.array(deviations), np.array([2, 2]), 1, 4) == counts
     many = widest_first(np.array([0.0, 1.0, 1.0, 3.0]), 12, 1)
     assert sum(many) == 48 and many[0] == min(many) > 2 and many[3] == max(many)
 
@@ -73,6 +74,26 @@ def test_what_earlier_updates_saw_moves_samples_and_evaluations_stay(allocate):
     second = allocation.shapes(1, [0, 1])
     assert len(second[0].outcomes) > 6
     assert sum(shape.network_evaluations for shape in second) == sum(shape.network_evaluations for shape in first)
+
+
+def test_a_phase_goes_by_the_deviations_of_this_update_so_far():
+    """XRPO: 2 each, 8 more in two rounds; the deviation is the unbiased one of all samples so far."""
+    options = [*SMALL, "rollout.allocate=interval", "rollout.phases=3", "rollout.group_size=6"]
+    config = load_config("mini flow_grpo", options)
+    allocation, rewards = Allocation(config), [np.array([0.0, 1.0]), np.array([0.0, 0.1])]
+    shapes, counts = allocation.shapes(0, [0, 1]), [2, 2]
+    assert [len(shape.outcomes) for shape in shapes] == counts
+    for phase in (1, 2):
+        more = allocation.further(scored_of(config, shapes, rewards), 0, phase)
+        expected = narrowed(np.array([row.std(ddof=1) for row in rewards]), np.array(counts), 1, 4)
+        added = [len(shape.outcomes) if shape else 0 for shape in more]
+        assert added == [after - before for after, before in zip(expected, counts, strict=True)] and sum(added) == 4
+        for shape, before, size in zip(more, counts, added, strict=True):
+            assert not shape or sorted({node.member for node in shape.nodes}) == [*range(before, before + size)]
+        shapes = [shape.beside(other) if other else shape for shape, other in zip(shapes, more, strict=True)]
+        rewards = [np.append(row, [0.5] * size) for row, size in zip(rewards, added, strict=True)]
+        counts = expected
+    assert sum(shape.network_evaluations for shape in shapes) == 2 * config.rollout.group_size * config.policy.steps
 
 
 def test_with_reduce_step_every_step_counts_the_same_and_every_prompt_in_it():

@@ -1,6 +1,7 @@
 """The likelihood of answers that prompt rows give, beside a reward or alone."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,9 @@ import torch
 from flowgrpo.config.run import load_config
 from flowgrpo.core.errors import UserError
 from flowgrpo.objective import AdvantageConfig
+from flowgrpo.objective.advantage import Scopes, Stream, advantages
 from flowgrpo.objective.auxiliary.answers import Answers
+from flowgrpo.objective.baseline.anchor import Anchor
 from flowgrpo.objective.baseline.virtual_maximum import VirtualMaximum
 from flowgrpo.sampling.canvas import TOKENS, canvas
 from flowgrpo.training.required import require_read
@@ -111,6 +114,48 @@ def test_the_whole_loss_of_grao_is_that_of_the_paper_over_1_plus_lambda():
     (term,) = load_config("mini-mdlm trajectory grao").objective.auxiliary
     ours = (own * likelihoods).mean() + term.coefficient * answer * given
     assert ours == pytest.approx(paper / (1 + pull))
+
+
+def test_an_anchor_joins_groups_of_which_no_sample_is_right():
+    """Beside 0, 0 and 0.6 the answer earns 1: mean 0.4, deviation sqrt(0.18). Where a sample is right nobody joins."""
+    config = AdvantageConfig(baseline=Anchor(), eps=0.0)
+    failed, right = np.array([0.0, 0.0, 0.6]), np.array([0.0, 0.0, 1.0 - 1e-9])
+    groups = np.repeat([0, 1], 3)
+    scopes = Scopes(groups, np.arange(6), np.ones(6, int))
+    values, _ = advantages({"it": Stream.of(np.append(failed, right))}, {"it": 1.0}, scopes, config)
+    alone = (right - right.mean()) / right.std()
+    assert values == pytest.approx([*((failed - 0.4) / 0.18**0.5), *alone])
+    answers = Answers(by="advantage")
+    assert answers.weight(failed, config) == pytest.approx(0.6 / 0.18**0.5) and answers.weight(right, config) == 0.0
+    assert answers.weight(failed, AdvantageConfig(baseline=Anchor(right=0.5))) == 0.0
+
+
+def test_a_shaped_likelihood_is_p_over_p_plus_g_and_its_gradient_fades():
+    p = torch.tensor([[0.01, 0.5, 1.0]], dtype=torch.float64)
+    log_p = p.log().requires_grad_()
+    loss = Answers(shaping=0.1).loss(SimpleNamespace(log_prob_CD=log_p))
+    assert loss[0].tolist() == pytest.approx([-0.01 / 0.11, -0.5 / 0.6, -1 / 1.1])
+    loss.sum().backward()
+    assert log_p.grad[0].tolist() == pytest.approx([-0.1 * 0.01 / 0.11**2, -0.1 * 0.5 / 0.6**2, -0.1 / 1.1**2])
+
+
+def test_only_prompts_without_a_right_sample_are_trained_on_their_answer(mdlm):
+    """The answer's loss is the mean over its ids of -p / (p + 0.1), on an empty canvas."""
+
+    def right(*prompts):
+        return lambda samples: [float(prompt in prompts) for prompt in samples.prompts]
+
+    first = text_trainer(mdlm, rule="da_grpo_anchors", reward=right("7:"))
+    policy, prompt = first.policy, first.order.prompts[0]
+    ids = [*policy.tokenizer("77", add_special_tokens=False)["input_ids"], policy.vocabulary.eos]
+    p = policy.predict(policy.start([prompt], []), [prompt], 0)[0].detach().softmax(-1)[range(3), ids]
+    metrics, _, scored = first.update()
+    assert metrics["given"] == pytest.approx(-float((p / (p + 0.1)).mean()), rel=1e-5) and metrics["optimizer_steps"] == 1
+    slot = scored.prompts.index(0)
+    assert scored.in_loss[slot].any() and not scored.in_loss[1 - slot].any(), "beside the answer the failed are worth training"
+    everyone = text_trainer(mdlm, rule="da_grpo_anchors", reward=right("7:", "1+2=:"))
+    metrics, _, _ = everyone.update()
+    assert metrics["given"] == 0.0 and metrics["optimizer_steps"] == 0
 
 
 def test_by_advantage_needs_to_know_what_an_answer_earns():

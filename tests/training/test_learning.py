@@ -99,6 +99,8 @@ NEEDED = {
     "text s_grpo": ["credit.right=0.25"],
     "text igrpo": ["policy.prompt_length=12", "rollout.context.template='{draft},{prompt}'"],
     "text sage": ["policy.prompt_length=12", "rollout.context.between=''"],
+    "text sage_own": ["policy.prompt_length=12", "rollout.context.requests=['{prompt}{answer}']", "rollout.context.between=''"],
+    "text rest_grpo_prefixes": ["rollout.context.good=0", "rollout.context.cut=."],
     **{f"text {rule}": ["teacher.policy.guidance_scale=2"] for rule in ("distil", "tgdpo", "cdpo")},
     "pictures distil": ["teacher.policy.call.guidance_scale=2"],
 }

@@ -8,12 +8,15 @@ from trainers import in_two_processes, text_trainer
 
 RULES = {
     "ada_grpo": [],
+    "da_grpo_anchors": [],
     "grpo_lambda": [],
     "gtpo": [],
     "tw_grpo": [],
     "distil": ["teacher.policy.guidance_scale=2"],
     "expo": [],
     "grao": [],
+    "rest_grpo_prefixes": ["rollout.context.good=0", "rollout.context.cut=.", "selection=[]"],
+    "sage_own": ["policy.prompt_length=12", "rollout.context.requests=['{prompt}{answer}']", "rollout.context.between=''"],
     "igrpo": ["policy.prompt_length=12", "rollout.context.template='{draft},{prompt}'"],
 }
 

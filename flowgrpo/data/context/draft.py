@@ -1,12 +1,11 @@
 """The best of a few drafts, to be made better (iGRPO, arXiv 2602.09000, reconstructed from its abstract)."""
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
 from pydantic import field_validator
 
-from flowgrpo.data.context import Context
+from flowgrpo.data.context import Context, filled, require_names
 from flowgrpo.data.prompts import Prompt
 
 
@@ -18,10 +17,7 @@ class Draft(Context):
     @field_validator("template")
     @classmethod
     def _holds_both(cls, template: str) -> str:
-        if "{prompt}" not in template or "{draft}" not in template:
-            raise ValueError("must hold {prompt} and {draft}")
-        return template
+        return require_names(template, "prompt", "draft")
 
     def text(self, prompt: Prompt, answers: Sequence[str], rewards: np.ndarray) -> str:
-        parts = {"{prompt}": prompt.text, "{draft}": answers[int(np.argmax(rewards))]}
-        return re.sub(r"\{prompt\}|\{draft\}", lambda found: parts[found[0]], self.template)
+        return filled(self.template, {"prompt": prompt.text, "draft": answers[int(np.argmax(rewards))]})

@@ -14,7 +14,7 @@ from flowgrpo.data.prompts import Prompt
 class Hint(Context):
     """The prompt as it is if any try has a reward of at least `right`, else with the text in the row's `column` behind it.
 
-    The paper's hints are the model's own, and have levels that are tried one after the other.
+    The paper's hints are the model's own, and have levels that are tried one after the other: `own_hint`.
     """
 
     answers_silence: ClassVar[bool] = True
@@ -23,9 +23,13 @@ class Hint(Context):
     between: str = "\n\n"
 
     def text(self, prompt: Prompt, answers: Sequence[str], rewards: np.ndarray) -> str:
-        if rewards.max() >= self.right - rounding(np.array(self.right)):
+        if self.helped(rewards):
             return prompt.text
         return f"{prompt.text}{self.between}{prompt.metadata[self.column]}"
+
+    def helped(self, rewards: np.ndarray) -> bool:
+        """Whether any of these tries is right."""
+        return bool(rewards.max() >= self.right - rounding(np.array(self.right)))
 
     def check(self, prompt: Prompt) -> None:
         hint = prompt.metadata.get(self.column)

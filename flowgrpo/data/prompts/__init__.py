@@ -56,7 +56,8 @@ class Prompt:
     """`index` is the row in its source; `metadata` is the row untouched, `prompt` included.
 
     `conditions` are the pictures and clips that the row names, as files; `pictures` those that answer it, where they are trained;
-    `wordings` the texts that the samples of a group are asked in turn, where they are not all asked `text`.
+    `wordings` the texts that the samples of a group are asked in turn, where they are not all asked `text`; `begun` is what each
+    answer begins with.
     """
 
     index: int
@@ -65,6 +66,7 @@ class Prompt:
     conditions: dict[str, Files] = field(default_factory=dict)
     pictures: tuple[Path, ...] = ()
     wordings: tuple[str, ...] = ()
+    begun: str = ""
 
     def in_wordings(self, column: str) -> "Prompt":
         """With its text and those under a column of the row as wordings. Errors: UserError where that holds no texts."""

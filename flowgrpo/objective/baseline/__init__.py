@@ -56,6 +56,16 @@ class Remembering(Baseline):
     def answers_silence(self) -> bool:
         return True
 
+    @property
+    def measures_movement(self) -> bool:
+        """Whether it asks how far the policy has moved since a prompt's last visit."""
+        return False
+
+    def aged(self, before: Record | None, moved: float) -> Record | None:
+        """The record as it is when the policy has moved by `moved`: the mean over the ids of the prompt's last answer of
+        |log p now - log p then|, 0 at the first visit."""
+        return before
+
     @abstractmethod
     def visited(self, before: Record | None, values: np.ndarray, ddof: int) -> Record:
         """The record of a prompt after a visit whose transitions have the credit `values` [n]; `before` is None at the first."""
@@ -67,10 +77,11 @@ class Remembering(Baseline):
         """[n]: what is left of a visit's `values` [n]. Values that differ by no more than `least` are equal."""
 
     def against_the_past(
-        self, values: np.ndarray, before: Record | None, least: float, ddof: int, scaled: Scaled
+        self, values: np.ndarray, before: Record | None, least: float, ddof: int, scaled: Scaled, moved: float = 0.0
     ) -> tuple[np.ndarray, Record]:
         """What `compared` and `visited` say, checked. Errors: UserError where they raise or give no finite numbers."""
         with user_code(f"baseline '{self.type}'"):
+            before = self.aged(before, moved)
             after = self.visited(before, values.copy(), ddof)
             left = self.compared(values.copy(), before, after, least, ddof, scaled)
         if not isinstance(after, tuple) or not all(isinstance(x, float | int) and isfinite(x) for x in after):

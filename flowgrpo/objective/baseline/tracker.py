@@ -1,13 +1,15 @@
 """What a prompt is worth, from its earlier visits (Single-stream Policy Optimization, arXiv 2509.13232)."""
 
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 
 from flowgrpo.core.errors import UserError
 from flowgrpo.objective.baseline import Remembering, Scaled
 from flowgrpo.objective.memory import Record
+
+Kept = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
 class Tracker(Remembering):
@@ -16,13 +18,15 @@ class Tracker(Remembering):
 
     One sample a prompt will do. Credit lies in [`low`, `high`] and is taken to [0, 1] for R; v is taken back. `std: global`
     makes what is left of the whole update have mean 0 and deviation 1.
-    The published k falls, from 0.96 to 0.875, with how far the policy has moved on the prompt's last answer, which would have to
-    be evaluated again; here it is a constant. Nor are there samples before training that would tell a first v.
+    `keep` [0.875, 0.96], as published: k is 2^(-D / `half`) within these, D the mean |log p now - log p then| over the ids of the
+    prompt's last answer, which is kept for that. Each id is scored on an empty canvas, at two network evaluations a visit. There
+    are no samples before training that would tell a first v.
     """
 
     low: float = 0.0
     high: float = 1.0
-    keep: float = Field(default=0.9, gt=0.0, lt=1.0)
+    keep: Kept | tuple[Kept, Kept] = 0.9
+    half: PositiveFloat = 0.06
     prior: float = Field(default=0.5, gt=0.0)
     scales: ClassVar[tuple[str, ...]] = ("none", "global")
     tracks_value: ClassVar[bool] = True
@@ -31,7 +35,18 @@ class Tracker(Remembering):
     def _has_a_range(self) -> Self:
         if self.low >= self.high:
             raise ValueError(f"low = {self.low:g} must be below high = {self.high:g}: the least and the most that a sample earns")
+        if isinstance(self.keep, tuple) and self.keep[0] > self.keep[1]:
+            raise ValueError(f"keep = {list(self.keep)} must be one number, or [low, high] with low not above high")
         return self
+
+    @property
+    def measures_movement(self) -> bool:
+        return isinstance(self.keep, tuple)
+
+    def aged(self, before: Record | None, moved: float) -> Record:
+        a, b = before or (self.prior, self.prior)
+        k = min(max(2.0 ** (-moved / self.half), self.keep[0]), self.keep[1]) if isinstance(self.keep, tuple) else self.keep
+        return k * a, k * b
 
     def range_complaint(self, low: float, high: float) -> str | None:
         if {"low", "high"} & self.model_fields_set or (self.low <= low and high <= self.high):
@@ -48,7 +63,7 @@ class Tracker(Remembering):
         """(a, b)"""
         a, b = before or (self.prior, self.prior)
         share = (float(values.mean()) - self.low) / (self.high - self.low)
-        return self.keep * a + share, self.keep * b + 1.0 - share
+        return a + share, b + 1.0 - share
 
     def compared(
         self, values: np.ndarray, before: Record | None, after: Record, least: float, ddof: int, scaled: Scaled

@@ -21,8 +21,9 @@ class ScoredTree:
 
     `rewards` [N] is NaN where a node was not scored (all leaves are); `log_probs` [N] are those of the transitions into
     trained nodes at the rollout, in the policy's unit, NaN elsewhere, and `decisions` [N] is how many decisions each sums over.
-    `texts` are what the outcomes say, and `entropy` [N], in [0, 1], is how undecided the policy was, where anybody reads them.
-    Rewards that differ by no more than `rounding` are equal.
+    `texts` are what the outcomes say, `entropy` [N], in [0, 1], is how undecided the policy was, and `company` [K] are the
+    rewards of those whom a baseline brings along, where anybody reads them. Rewards that differ by no more than `rounding` are
+    equal.
     With `rewards` [..., N] it stands for many groups of one shape, which `terminal`, `gain` and `blend` credit all at once.
     """
 
@@ -33,6 +34,7 @@ class ScoredTree:
     decisions: np.ndarray = field(default_factory=lambda: np.empty(0))
     texts: Sequence[str] = ()
     entropy: np.ndarray = field(default_factory=lambda: np.empty(0))
+    company: np.ndarray = field(default_factory=lambda: np.empty(0))
 
     @cached_property
     def values(self) -> np.ndarray:

@@ -22,6 +22,8 @@ class Selection(Component):
 
     drops_silence: ClassVar[bool] = False
     """Whether it is about groups whose samples all earn the same."""
+    reads_company: ClassVar[bool] = False
+    """Whether it compares samples with those whom a baseline brings along."""
 
     @property
     def needs_entropy(self) -> bool:

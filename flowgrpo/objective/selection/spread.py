@@ -12,8 +12,7 @@ from flowgrpo.objective.selection import Selection
 class Spread(Selection):
     """All of a group, or nothing where the deviation of its samples' rewards is below `least`.
 
-    The published method also begins answers at prefixes of the best one of a prompt; a masked model's answer has no prefix, and
-    neither has a picture.
+    The published method also begins answers as the best one of a prompt did: `rollout.context` `prefix`, for texts.
     """
 
     least: PositiveFloat = 0.05

@@ -26,7 +26,7 @@ from flowgrpo.policies.masked import MaskedConfig
 from flowgrpo.policies.masked._adapter import Adapter, load_model, load_tokenizer, vocabulary_of
 from flowgrpo.policies.masked._posing import Posing
 from flowgrpo.policies.masked._tokens import Tokens
-from flowgrpo.sampling.canvas import TOKENS, answer_length, canvas
+from flowgrpo.sampling.canvas import CONFIDENCE, TOKENS, answer_length, canvas
 from flowgrpo.sampling.kernels import Move
 from flowgrpo.sampling.laws.unmasking import UnmaskingLaw
 from flowgrpo.sampling.likelihood import Likelihood
@@ -82,9 +82,14 @@ class MaskedSampler:
         return self.decode(states, prompts)
 
     def start(self, prompts: Sequence[Prompt], keys: Sequence[Key]) -> Tensor:
-        """All masked; nothing is drawn."""
+        """All masked but for the beginning of an answer that is given; nothing is drawn."""
+        begun = [self.tokens.begun(prompt, self.vocabulary) for prompt in prompts]
         masks = [self.vocabulary.mask] * self.config.length
-        return canvas(torch.tensor([self.tokens.padded(prompt) + masks for prompt in prompts], device=self.device))
+        rows = [self.tokens.padded(prompt) + ids + masks[len(ids) :] for prompt, ids in zip(prompts, begun, strict=True)]
+        states = canvas(torch.tensor(rows, device=self.device))
+        for state, ids in zip(states, begun, strict=True):
+            state[CONFIDENCE, self.config.prompt_length :][: len(ids)] = 1.0
+        return states
 
     def predict(self, states: Tensor, prompts: Sequence[Prompt], step: int) -> Tensor:
         """Logits [B, L, V]."""
@@ -109,8 +114,7 @@ class MaskedPolicy(MaskedSampler):
         self.weights = attach({"model": self.model}, config.lora, seed)
         if config.gradient_checkpointing:
             recompute_layers(self.model, config.model, int(config.gradient_checkpointing))
-        states = config.likelihood.states
-        self.posing = Posing(config.likelihood, self.vocabulary, config.length, self.predict) if states else None
+        self.posing = self._posing(config.likelihood) if config.likelihood.states else None
 
     def law(self, moves: Sequence[Move], prompts: Sequence[Prompt]) -> UnmaskingLaw:
         return UnmaskingLaw(tuple(moves), self.config.steps, self.config.length, self.vocabulary, self.device)
@@ -124,7 +128,13 @@ class MaskedPolicy(MaskedSampler):
     def posing_by(self, likelihood: Likelihood) -> Posing:
         if complaint := likelihood.complaint(self.config.length):
             raise UserError(complaint)
-        return Posing(likelihood, self.vocabulary, self.config.length, self.predict)
+        return self._posing(likelihood)
+
+    def _posing(self, likelihood: Likelihood) -> Posing:
+        return Posing(likelihood, self.vocabulary, self.config.length, self.predict, self._given)
+
+    def _given(self, prompt: Prompt) -> int:
+        return len(self.tokens.begun(prompt, self.vocabulary))
 
     def require_watchable(self) -> None:
         self.last = LastBlock([self.model])

@@ -14,7 +14,7 @@ from torch import Tensor
 from flowgrpo.core.keys import Key, numpy_generator
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.policies.protocol import Posed
-from flowgrpo.sampling.canvas import TOKENS, Vocabulary, answer_length, canvas, in_answer
+from flowgrpo.sampling.canvas import TOKENS, Vocabulary, canvas, in_answer
 from flowgrpo.sampling.laws.unmasking import categorical_entropy, categorical_kl
 from flowgrpo.sampling.likelihood import Level, Likelihood
 
@@ -23,10 +23,13 @@ TINY = 1e-12
 
 @dataclass(frozen=True)
 class Posing:
+    """`given` says how many ids of a prompt's answer are given: these are seen in all states, and not scored."""
+
     likelihood: Likelihood
     vocabulary: Vocabulary
     length: int
     predict: Callable[[Tensor, Sequence[Prompt], int], Tensor]
+    given: Callable[[Prompt], int]
 
     @property
     def together(self) -> int:
@@ -36,21 +39,23 @@ class Posing:
         self, outcomes: Tensor, prompts: Sequence[Prompt], keys: Sequence[Key], groups: Sequence[Key]
     ) -> Iterator[Posed]:
         tokens = outcomes[:, TOKENS]
-        answers = in_answer(tokens[:, -self.length :], self.vocabulary.eos).cpu().numpy()
+        free = np.arange(self.length) >= np.array([self.given(prompt) for prompt in prompts])[:, None]
+        answers = in_answer(tokens[:, -self.length :], self.vocabulary.eos).cpu().numpy() & free
         asked = (tokens[:, : -self.length] != self.vocabulary.pad).cpu().numpy()
         drawn_by = groups if self.likelihood.alike else keys
         drawn = [self.likelihood.checked(a, p, numpy_generator(key)) for a, p, key in zip(answers, asked, drawn_by, strict=True)]
-        masked = np.stack([np.concatenate([m.prompt, m.masked], 1) for m in drawn])
+        masked = np.stack([np.concatenate([m.prompt, m.masked & row], 1) for m, row in zip(drawn, free, strict=True)])
         hidden = torch.from_numpy(masked).to(tokens.device).flatten(0, 1)
         states = canvas(tokens.repeat_interleave(self.together, 0).masked_fill(hidden, float(self.vocabulary.mask)))
         weights = torch.from_numpy(np.stack([m.weights for m in drawn])).float().to(tokens.device)
         parent = torch.arange(len(states), device=tokens.device).view(len(outcomes), self.together)
-        yield Posed(states, parent, PosedLaw(weights, self.likelihood.level, self.length, self.vocabulary.eos))
+        scored = torch.from_numpy(answers).to(tokens.device)
+        yield Posed(states, parent, PosedLaw(weights, self.likelihood.level, scored))
 
 
 @dataclass(frozen=True)
 class PosedLaw:
-    """log p(y) = sum over k, i of weights[k, i] log p(y_i | state k); `weights` [C, K, L].
+    """log p(y) = sum over k, i of weights[k, i] log p(y_i | state k); `weights` [C, K, L]. The ids `scored` [C, L] count.
 
     Here `x` is [C, K, ROWS, N], `prediction` [C, K, L, V] and `x_next` [C, ROWS, N]. D is L, or 1 where the outcome is one
     decision.
@@ -58,8 +63,7 @@ class PosedLaw:
 
     weights: Tensor
     level: Level
-    length: int
-    eos: int | None
+    scored: Tensor
 
     @property
     def tau(self) -> Tensor:
@@ -68,7 +72,7 @@ class PosedLaw:
     dt = g = tau
 
     def select(self, rows: Tensor) -> Self:
-        return type(self)(self.weights[rows], self.level, self.length, self.eos)
+        return type(self)(self.weights[rows], self.level, self.scored[rows])
 
     def choices(self, x_next: Tensor) -> Tensor:
         return self._tokens(x_next)
@@ -82,11 +86,10 @@ class PosedLaw:
     def log_prob(self, x: Tensor, prediction: Tensor, x_next: Tensor) -> Tensor:
         tokens = self._tokens(x_next)
         index = tokens[:, None, :, None].expand(*prediction.shape[:-1], 1)
-        return self._joined(prediction.log_softmax(-1).gather(-1, index).squeeze(-1), tokens)
+        return self._joined(prediction.log_softmax(-1).gather(-1, index).squeeze(-1))
 
     def kl(self, x: Tensor, prediction: Tensor, other: Tensor, x_next: Tensor) -> Tensor:
-        divergence = categorical_kl(prediction.log_softmax(-1), other.log_softmax(-1))
-        return self._joined(divergence, self._tokens(x_next))
+        return self._joined(categorical_kl(prediction.log_softmax(-1), other.log_softmax(-1)))
 
     def entropy(self, prediction: Tensor) -> Tensor:
         """The mean over the K states, by their weights; of the outcome, the mean over its positions."""
@@ -102,16 +105,16 @@ class PosedLaw:
 
     def decisions(self, x_next: Tensor, outcome: Tensor) -> Tensor:
         if self.level == "decision":
-            return in_answer(self._tokens(x_next), self.eos).float()
+            return self.scored.float()
         return torch.ones(len(self.weights), 1, device=self.weights.device)
 
     def _tokens(self, x_next: Tensor) -> Tensor:
-        return x_next[:, TOKENS, -self.length :].long()
+        return x_next[:, TOKENS, -self.scored.shape[1] :].long()
 
-    def _joined(self, values: Tensor, tokens: Tensor) -> Tensor:
+    def _joined(self, values: Tensor) -> Tensor:
         """[C, K, L] -> [C, D]"""
         by_position = torch.where(self.weights == 0.0, 0.0, self.weights * values).sum(1)
         if self.level == "decision":
             return by_position
         total = by_position.sum(1, keepdim=True)
-        return total / answer_length(tokens, self.eos)[:, None] if self.level == "mean" else total
+        return total / self.scored.sum(1, keepdim=True) if self.level == "mean" else total

@@ -1,6 +1,7 @@
 """From prompts to the ids of a canvas. P prompt positions."""
 
 from collections.abc import Sequence
+from itertools import takewhile
 
 from transformers import PreTrainedTokenizerBase
 
@@ -46,6 +47,14 @@ class Tokens:
         if len(ids) < room and vocabulary.eos is None:
             raise UserError(f"{whose} has {len(ids)} ids of {room}, and the tokenizer has no end of text to put behind them")
         return ids + [vocabulary.eos or 0] * (room - len(ids))
+
+    def begun(self, prompt: Prompt, vocabulary: Vocabulary) -> list[int]:
+        """The ids that the prompt's answer begins with: up to one that can't stand within an answer, and never a whole answer."""
+        if not prompt.begun:
+            return []
+        never = {vocabulary.mask, vocabulary.eos, *vocabulary.forbidden}
+        ids = self.tokenizer(prompt.begun, add_special_tokens=False)["input_ids"]
+        return [*takewhile(lambda i: i not in never, ids)][: self.config.length - 1]
 
     def ids(self, prompt: Prompt) -> list[int]:
         if prompt.text not in self.known:
