@@ -37,25 +37,28 @@ class Allocation:
         groups = dict(zip(prompts, self._sizes(update, prompts), strict=True))
         return self.config.shapes(update, groups, self.spread)
 
-    def further(self, scored: Scored, update: int, phase: int) -> list[Shape | None]:
+    def further(
+        self, prompts: Sequence[int], shapes: Sequence[Shape], earned: tuple[np.ndarray, np.ndarray], update: int, phase: int
+    ) -> list[Shape | None]:
         """[P]: what each group of an update gets in this phase, 1, 2 ..; None where it gets nothing. After the last there are as
-        many network evaluations as without phases."""
+        many network evaluations as without phases. `prompts` are the indices of the groups' prompts, `shapes` what they have so
+        far, and `earned` is what is trained on [P, N] and its rounding [P]."""
         rollout, granule = self.config.rollout, self.config.rollout.granule(self.config.policy.steps)
-        members = [len({*shape.roots}) for shape in scored.shapes]
+        members = [len({*shape.roots}) for shape in shapes]
         deviations = [
             sqrt(_pooled([_squares(total[list(shape.outcomes)], bound)]))
-            for shape, total, bound in zip(scored.shapes, scored.trained_on, scored.rounding, strict=True)
+            for shape, total, bound in zip(shapes, *earned, strict=True)
         ]
-        first = self._sizes(0, scored.prompts)
+        first = self._sizes(update, prompts)
         rest = (rollout.group_size * len(first) - sum(first)) // granule
         number = rest * phase // (rollout.phases - 1) - rest * (phase - 1) // (rollout.phases - 1)
         counts = granule * np.array(members)
         added = np.array(narrowed(np.array(deviations), counts, granule, number)) - counts
-        sizes = {prompt: int(size) for prompt, size in zip(scored.prompts, added, strict=True) if size}
-        shapes = dict(zip(sizes, self.config.shapes(update, sizes, self.spread), strict=True))
+        sizes = {prompt: int(size) for prompt, size in zip(prompts, added, strict=True) if size}
+        drawn = dict(zip(sizes, self.config.shapes(update, sizes, self.spread), strict=True))
         return [
-            shapes[prompt].numbered_from(count) if prompt in shapes else None
-            for prompt, count in zip(scored.prompts, members, strict=True)
+            drawn[prompt].numbered_from(count) if prompt in drawn else None
+            for prompt, count in zip(prompts, members, strict=True)
         ]
 
     @property

@@ -43,13 +43,14 @@ class Tries:
     def __call__(self, prompts: Sequence[Prompt], update: int) -> list[Prompt]:
         """The same prompts as their groups are asked, in every process."""
         so_far: list[list[Replies]] = [[] for _ in prompts]
+        first: Key = (self.seed, "context", update)
         for number, turn in enumerate(self.context.turns):
             further = {i: self.context.further(prompt, so_far[i]) for i, prompt in enumerate(prompts)}
             asked = {i: replace(prompts[i], text=text) for i, text in further.items() if text is not None}
-            key = (self.seed, "context", update, *([number] if number else []))
+            key = (*first, number) if number else first
             for i, replies in self._replies(asked, turn, self.shapes[number], key).items():
                 so_far[i].append(replies)
-        keys = [(self.seed, "context", update, "group", prompt.index) for prompt in prompts]
+        keys = [(*first, "group", prompt.index) for prompt in prompts]
         rows = zip(prompts, so_far, keys, strict=True)
         return [self.context.asked(prompt, replies, numpy_generator(key)) for prompt, replies, key in rows]
 

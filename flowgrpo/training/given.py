@@ -4,6 +4,7 @@ C prompts; D decisions of an answer.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import fsum
 
 import torch
@@ -46,7 +47,8 @@ class GivenAnswers:
         rewards = [scored.trained_on[slot, list(scored.shapes[slot].outcomes)] for slot in block.slots]
         for number, term in enumerate(self.terms):
             shares = [term.weight(row, self.advantage) for row in rewards]
-            prompts = [prompt for prompt, share in zip(block.rollout.prompts, shares, strict=True) if share]
+            asked_of = zip(block.rollout.prompts, shares, strict=True)
+            prompts = [replace(prompt, begun="") for prompt, share in asked_of if share]
             if not prompts:
                 continue
             weight_C = torch.tensor([share for share in shares if share])

@@ -182,9 +182,12 @@ class Assessment:
 
     def teaching(self, groups: Sequence[Group], update: int) -> int:
         """In how many groups samples earn something else than others."""
-        shapes = [group.shape for group in groups]
+        return len(groups) - int(alike([group.shape for group in groups], *self.earned(groups, update)).sum())
+
+    def earned(self, groups: Sequence[Group], update: int) -> tuple[np.ndarray, np.ndarray]:
+        """(what is trained on [P, N], how far apart values of a group may be that are equal but for rounding [P])."""
         rewards, _, total, bound = self._totals(groups)
-        return len(groups) - int(alike(shapes, *self._transformed(shapes, rewards, total, bound, update)).sum())
+        return self._transformed([group.shape for group in groups], rewards, total, bound, update)
 
     def _transformed(
         self, shapes: Sequence[Shape], rewards: Mapping[str, np.ndarray], total: np.ndarray, bound: np.ndarray, update: int

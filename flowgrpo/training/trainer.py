@@ -183,11 +183,12 @@ class Trainer:
         self, prompts: Sequence[Prompt], blocks: Sequence[UpdateBlock], groups: Sequence[Group], phase: int, clock: "Clock"
     ) -> tuple[list[UpdateBlock], list[Group]]:
         """The rollouts of all phases up to this one, and the scored groups."""
-        so_far = self.assessment(prompts, groups, self.updates, None, self.memory)
-        shapes = self.allocation.further(so_far, self.updates, phase)
+        earned = self.assessment.earned(groups, self.updates)
+        indices, shapes = [prompt.index for prompt in prompts], [group.shape for group in groups]
+        added = self.allocation.further(indices, shapes, earned, self.updates, phase)
         with self.collector.beside:
             with clock("rollout"), self.weights.sampling():
-                blocks = self.collector.extend(blocks, shapes, self.updates)
+                blocks = self.collector.extend(blocks, added, self.updates)
             with clock("reward"):
                 return blocks, self.collector.score(blocks)
 

@@ -84,7 +84,8 @@ def test_a_phase_goes_by_the_deviations_of_this_update_so_far():
     shapes, counts = allocation.shapes(0, [0, 1]), [2, 2]
     assert [len(shape.outcomes) for shape in shapes] == counts
     for phase in (1, 2):
-        more = allocation.further(scored_of(config, shapes, rewards), 0, phase)
+        scored = scored_of(config, shapes, rewards)
+        more = allocation.further([0, 1], shapes, (scored.trained_on, scored.rounding), 0, phase)
         expected = narrowed(np.array([row.std(ddof=1) for row in rewards]), np.array(counts), 1, 4)
         added = [len(shape.outcomes) if shape else 0 for shape in more]
         assert added == [after - before for after, before in zip(expected, counts, strict=True)] and sum(added) == 4

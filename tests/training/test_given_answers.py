@@ -48,6 +48,14 @@ def test_the_loss_is_the_mean_of_minus_log_p_and_its_gradient_alone_moves_the_we
         assert torch.allclose(found, gradient, atol=1e-6)
 
 
+def test_a_given_answer_is_scored_whole_where_those_of_its_group_have_a_given_beginning(mdlm):
+    trainer = text_trainer(mdlm, ONE_STEP, "rewards.it.weight=0", "rollout.context={type: prefix, good: 0, cut: .}", rule="expo")
+    expected = by_hand(trainer).item()
+    metrics, blocks, _ = trainer.update()
+    assert metrics["given"] == pytest.approx(expected, rel=1e-5)
+    assert any(prompt.begun for block in blocks for prompt in block.rollout.prompts)
+
+
 def test_given_answers_become_likelier(mdlm):
     more = ["rewards.it.weight=0", "optimizer.lr=1e-2", "optimizer.max_grad_norm=1", "optimizer.eps=1e-8"]
     trainer = text_trainer(mdlm, ONE_STEP, *more, rule="expo")
