@@ -19,7 +19,7 @@ import numpy as np
 from flowgrpo.core.keys import numpy_generator
 from flowgrpo.training.fleet_size.work import Assumptions, FleetSize, UpdateWork, learning_seconds
 
-UPDATES, BEFORE = 24, 4
+UPDATES, BEFORE = 14, 2
 """How many are simulated, and how many of them are over before the first that counts."""
 Then = Callable[[], None]
 
