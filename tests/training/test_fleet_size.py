@@ -110,15 +110,15 @@ def test_no_card_rolls_out_with_weights_that_are_too_old():
 
 def test_rollouts_spread_around_their_mean_as_is_assumed():
     """The blocks of update u are log-normal; with as many cards the longest counts."""
-    work = UpdateWork((4000,), rollout=2.0)
+    work = UpdateWork((1000,), rollout=2.0)
     assumed = Assumptions(spread=0.3)
     variance = log1p(0.3**2)
     drawn = [
-        2.0 * np.exp(variance**0.5 * numpy_generator(("fleet", "rollout", u)).standard_normal(4000) - variance / 2)
+        2.0 * np.exp(variance**0.5 * numpy_generator(("fleet", "rollout", u)).standard_normal(1000) - variance / 2)
         for u in range(3, 6)
     ]
     assert np.mean(drawn) == pytest.approx(2.0, rel=0.02) and np.std(drawn) == pytest.approx(0.6, rel=0.05)
-    whole, alone = (simulate(work, FleetSize(n), assumed, updates=6, before=3).seconds for n in (4000, 1))
+    whole, alone = (simulate(work, FleetSize(n), assumed, updates=6, before=3).seconds for n in (1000, 1))
     assert whole == LAST(np.mean(np.max(drawn, axis=1))) and alone == LAST(np.mean(np.sum(drawn, axis=1)))
 
 
@@ -253,6 +253,13 @@ def test_savings_are_of_a_fleet_whose_cards_share_every_block():
     assert saved == {"rollout": 5.0, "reward": 0.0, "update": 15.0, "weight sync": 0.0, "block transfer": 0.0, "granularity": 1.0}
     idle = savings(replace(FIVE, scoring={}), FleetSize(2), EVEN, 12)
     assert idle["granularity"] == LAST(21 - (10 / 8 + 15 / 4)) and idle["update"] == LAST(15 / 4)
+
+
+def test_idle_cards_are_no_trainers_where_no_more_may_learn():
+    slow, fleet = UpdateWork((8,), rollout=1.0, learning=50.0), FleetSize(1)
+    for most, name in ((1, "update"), (None, "granularity")):
+        assumed = EVEN.model_copy(update={"trainers": most})
+        assert Plan(fleet, simulate(slow, fleet, assumed), savings(slow, fleet, assumed, 64)).bottleneck == name
 
 
 def test_a_balanced_fleet_is_held_back_by_the_cards_that_work_most():

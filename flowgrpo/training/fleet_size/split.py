@@ -10,7 +10,7 @@ from flowgrpo.core.errors import UserError
 from flowgrpo.training.fleet_size.simulate import Pace, simulate
 from flowgrpo.training.fleet_size.work import Assumptions, FleetSize, UpdateWork, learning_seconds
 
-SHORT = (6, 2)
+SHORT = (4, 2)
 """Updates that are simulated to compare splits, and those before the first that counts: all blocks take equally long there."""
 CLOSE = 0.01
 """A share of an update's seconds that is not worth a card."""
@@ -55,7 +55,7 @@ def savings(work: UpdateWork, fleet: FleetSize, assumed: Assumptions, cards: int
     cards that the fleet leaves idle were added to each kind in proportion. The others are compared with that fleet, so that no
     second counts twice.
     """
-    large = _grown(fleet, cards)
+    large = _grown(fleet, cards, assumed.trainers or cards)
     free = {
         "rollout": replace(work, rollout=0.0),
         "reward": replace(work, scoring={}),
@@ -74,8 +74,12 @@ def best_split(work: UpdateWork, cards: int, lag: Literal[0, 1], assumed: Assump
         raise UserError("a fleet has a card that rolls out and another that trains; take 2 cards or more")
     even = assumed.model_copy(update={"spread": 0.0, "losses": 0.0})
 
+    known: dict[str, float] = {}
+
     def seconds(fleet: FleetSize) -> float:
-        return simulate(work, fleet, even, *SHORT).seconds
+        if repr(fleet) not in known:
+            known[repr(fleet)] = simulate(work, fleet, even, *SHORT).seconds
+        return known[repr(fleet)]
 
     bounded = sorted(
         ((least_seconds(work, fleet, even), fleet) for fleet in splits(work, cards, lag, assumed)),
@@ -156,11 +160,11 @@ def _moves(fleet: FleetSize) -> Iterator[FleetSize]:
                 yield _sized(larger, away, counts[away] - 1)
 
 
-def _grown(fleet: FleetSize, cards: int) -> FleetSize:
-    """Of so many cards, in the same proportions."""
+def _grown(fleet: FleetSize, cards: int, most: int) -> FleetSize:
+    """Of so many cards, in the same proportions, and at `most` so many trainers."""
     factor = max(1.0, cards / fleet.cards)
     rewards = {label: int(own * factor) for label, own in fleet.rewards.items()}
-    return replace(fleet, rollout=int(fleet.rollout * factor), rewards=rewards, trainers=int(fleet.trainers * factor))
+    return replace(fleet, rollout=int(fleet.rollout * factor), rewards=rewards, trainers=min(most, int(fleet.trainers * factor)))
 
 
 def _count(fleet: FleetSize, kind: str) -> int:
