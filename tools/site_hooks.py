@@ -56,7 +56,8 @@ def on_post_build(config: "MkDocsConfig") -> None:
 def inserted(name: str, word: str) -> str:
     if name in site_reference.INSERTS:
         return site_reference.INSERTS[name]()
-    return {"recipe": recipe, "measured": measured, "file": file_text, "drawing": drawing}[name](word)
+    inserts = {"recipe": recipe, "measured": measured, "file": file_text, "drawing": drawing, "code": code}
+    return inserts[name](word)
 
 
 def recipe(method: str) -> str:
@@ -89,6 +90,13 @@ def anchor(heading: str) -> str:
 def file_text(path: str) -> str:
     """A file beside docs/, without its first heading."""
     return re.sub(r"\A# .*\n", "", (ROOT / path).read_text(encoding="utf-8"))
+
+
+def code(path: str) -> str:
+    """A file below docs/ as it is."""
+    text = (ROOT / "docs" / path).read_text(encoding="utf-8")
+    language = "bash" if path.endswith(".sh") else "yaml"
+    return f"```{language}\n{text.rstrip()}\n```"
 
 
 def drawing(name: str) -> str:

@@ -1,4 +1,5 @@
-"""`flowgrpo plan CONFIG... [a.b=c ...] [--processes N] [--memory GIB] [--measure] [--json]`."""
+"""`flowgrpo plan CONFIG... [a.b=c ...] [--processes N] [--memory GIB] [--fleet RUN_OR_JSON [--cards N ...] [--assume KEY=VALUE]]
+[--measure] [--json]`."""
 
 import argparse
 import json
@@ -8,6 +9,9 @@ from flowgrpo.cli._numbers import positive, positive_number
 from flowgrpo.config.bill import bill_of, changed, fitting, memory_of
 from flowgrpo.config.recipes import HELP
 from flowgrpo.config.run import Config, load_config
+from flowgrpo.config.tree import with_overrides
+from flowgrpo.core.errors import UserError
+from flowgrpo.core.section import checked
 from flowgrpo.policies import Cost, Memory
 from flowgrpo.policies.prompt_check import check_files, tell
 
@@ -17,13 +21,14 @@ CURES = {
     "optimizer": "train less of it (policy.lora)",
 }
 """By the largest part of what does not fit."""
+CARDS = (8, 64, 512)
 COSTS: dict[Cost, str] = {"nothing": "costs nothing", "time": "costs time", "exactness": "changes the numbers a little"}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", nargs="+", metavar="CONFIG", help=HELP)
     parser.add_argument("overrides", nargs="*", default=[], metavar="a.b=c", help="values to change")
-    parser.add_argument("--processes", type=positive, default=1, help="how many processes will share the work")
+    parser.add_argument("--processes", type=positive, help="how many processes will share the work (1)")
     parser.add_argument(
         "--memory",
         type=positive_number,
@@ -35,6 +40,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="count what the model's own class keeps, at its real size but without memory; it must be on this disk",
     )
+    parser.add_argument(
+        "--fleet",
+        metavar="RUN_OR_JSON",
+        help="in place of the bill: what fleets of several sizes would take, from the seconds of a run or of a bench.json",
+    )
+    parser.add_argument(
+        "--cards", nargs="+", type=positive, metavar="N", help=f"sizes of fleets, in cards ({' '.join(map(str, CARDS))})"
+    )
+    parser.add_argument(
+        "--assume", action="append", metavar="KEY=VALUE", help="what fleets are assumed to be like, such as bandwidth=50"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -42,9 +58,14 @@ def run(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.config, arguments.overrides)
     if arguments.measure:
         config = config.model_copy(update={"policy": config.policy.measured()})
-    bill = bill_of(config, arguments.processes)
+    if arguments.fleet is None and (given := next((name for name in ("cards", "assume") if getattr(arguments, name)), None)):
+        raise UserError(f"--{given} is of fleets; name a run or a bench.json with --fleet, or leave it out")
+    if arguments.fleet is not None:
+        return _fleets(config, arguments)
+    processes = arguments.processes or 1
+    bill = bill_of(config, processes)
     budget = _of_this_device() if arguments.memory is None else int(arguments.memory * GIB)
-    fit = _fit(config, bill, budget, arguments.processes) if budget else None
+    fit = _fit(config, bill, budget, processes) if budget else None
     notes = _notes(config)
     tell(notes)
     print(
@@ -52,6 +73,20 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.json
         else "\n".join([*_table(bill), *(_advice(fit) if fit else [])])
     )
+    return 0
+
+
+def _fleets(config: Config, arguments: argparse.Namespace) -> int:
+    from flowgrpo.training.fleet_size.measured import seconds_of, work_of
+    from flowgrpo.training.fleet_size.table import as_json, rows_of, text
+    from flowgrpo.training.fleet_size.work import Assumptions
+
+    if given := next((name for name in ("processes", "memory") if getattr(arguments, name)), None):
+        raise UserError(f"--{given} is not of fleets; leave it or --fleet out (a fleet's cards: --cards)")
+    assumed = checked(Assumptions, with_overrides({}, arguments.assume or []), "--assume")
+    work = work_of(config, seconds_of(arguments.fleet, assumed.processes), assumed)
+    rows = rows_of(work, arguments.cards or CARDS, assumed)
+    print(json.dumps(as_json(work, rows, assumed)) if arguments.json else text(work, rows, assumed))
     return 0
 
 
