@@ -1,6 +1,7 @@
 """A run whose groups are rolled out, and scored, by other processes is that of a lone process."""
 
 import json
+import socket
 from concurrent.futures import Future
 from itertools import cycle
 from pathlib import Path
@@ -12,9 +13,10 @@ from flowgrpo.cli.main import main
 from flowgrpo.config.run import load_config
 from flowgrpo.config.sections import FleetConfig
 from flowgrpo.core.errors import UserError
+from flowgrpo.core.processes import Processes
 from flowgrpo.runs.folder import RunFolder
-from flowgrpo.training.fleet import rollouts
-from flowgrpo.training.fleet.on_ray import spare_cards
+from flowgrpo.training.fleet import on_ray, rollouts
+from flowgrpo.training.fleet.on_ray import connect, spare_cards
 from flowgrpo.training.fleet.rollouts import Rollers
 from trainers import picture_trainer, text_trainer
 
@@ -138,6 +140,20 @@ def test_a_fleet_that_can_not_be_is_refused(settings, sentence):
     with pytest.raises(UserError) as refused:
         load_config(["mini", "flow_grpo"], settings)
     assert sentence in str(refused.value)
+
+
+def test_a_cluster_that_is_not_there_is_said_in_a_sentence(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(UserError, match=f"no Ray cluster at {address} .*; start it with ray start, or unset RAY_ADDRESS"):
+        connect(Processes.alone())
+
+
+def test_without_ray_there_is_a_sentence(monkeypatch):
+    monkeypatch.setattr(on_ray, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"a fleet needs Ray; run: pip install 'flowgrpo\[fleet\]'"):
+        connect(Processes.alone())
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import io
 import logging
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from flowgrpo.core.signals import ORDERLY
 from flowgrpo.training.fleet.pool import Lost
 
 TOKENS = "RAY_AUTH_MODE"
+CONNECTING = 10.0
 WAITS = 30.0
 """Seconds until it is said that an actor waits for a place."""
 
@@ -56,6 +58,7 @@ def _join(address: str | None) -> None:
 
     logging.getLogger("ray").setLevel(logging.ERROR)
     where = address or os.environ.get("RAY_ADDRESS")
+    _require_answer(where)
     own = {} if where else {"include_dashboard": False}
     with _handlers_kept():
         try:
@@ -65,6 +68,18 @@ def _join(address: str | None) -> None:
             raise UserError(
                 f"no Ray cluster at {where or 'this machine'}: {why}; is it up, and {TOKENS} the same there?"
             ) from error
+
+
+def _require_answer(where: str | None) -> None:
+    """Ray itself waits for minutes for an address where nobody is. Errors: UserError."""
+    host, _, port = (where or "").removeprefix("ray://").rpartition(":")
+    if not (host and port.isdecimal()):
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECTING).close()
+    except OSError as error:
+        said = f"no Ray cluster at {where} ({error.strerror or error}); start it with ray start, or unset RAY_ADDRESS"
+        raise UserError(said) from error
 
 
 @contextmanager
