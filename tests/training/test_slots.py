@@ -34,6 +34,8 @@ ANSWERS = {
     "dropped": [],
     "others in their place": ["rollout.refill=1", "advantage.zero_variance=drop", "objective.reduce=decision"],
     "more of others": ["rollout.allocate=interval"],
+    "more of others, in rounds": ["rollout.allocate=interval", "rollout.phases=2"],
+    "a given answer": ["advantage.baseline=anchor", "advantage.std=none"],
     "filtered": ["selection=[spread]"],
     "a virtual maximum": ["advantage.baseline=virtual_maximum", "advantage.std=none"],
     "their past": ["advantage.baseline=history", "advantage.mean=group", "advantage.std=group"],
@@ -81,8 +83,9 @@ FITTING = {
 ANY = {slot: sorted({*FITTING["pictures"][slot], *FITTING["text"][slot]}) for slot in FITTING["text"]}
 ANY |= {
     "advantage.mean": [*SCOPES, "none"],
-    "advantage.baseline": ["own", "others", "virtual_maximum", "history", "tracker"],
+    "advantage.baseline": ["own", "others", "virtual_maximum", "anchor", "history", "tracker"],
     "rollout.allocate": ["equal", "adaptive", "interval"],
+    "rollout.phases": ["1", "1", "2"],
     "rollout.refill": ["0", "1"],
     "rollout.prompt_sampler": ["shuffled", "priority"],
     "rollout.group_size": ["1", "4"],
