@@ -1,9 +1,10 @@
 """A fleet on a clock, event by event: rollouts, transfers, scores, learning, weights.
 
-Blocks are handed out in order to whichever card is free and has the weights. A block that is done goes over the link of the
-trainer's nodes, one after the other, and is scored by all labels at once. Learning begins when all blocks of the update are
-scored. The next update is handed out then too where the lag is 1, and after learning where it is 0. New weights leave the trainer
-for one node after the other. A card that is lost loses its block, which the next free card takes.
+An update begins with its weights, which leave the trainer for one node after the other. Blocks are handed out in order to
+whichever card is free and has the weights. A block that is done goes over the link of the trainers' nodes, one after the other,
+and is scored by all labels at once, once the update before is learned. Learning begins when all blocks of the update are scored.
+The next update begins then too where the lag is 1, and after learning where it is 0. A card that is lost loses its block, which
+the next free card takes.
 """
 
 from collections import deque
@@ -117,8 +118,9 @@ class Simulation:
         self.nodes = assumed.nodes(fleet.rollout)
         own = {label: cards for label, cards in fleet.rewards.items() if cards}
         self.pace = {label: cards if shared else 1 for label, cards in own.items()}
-        self.trainer = Station(self.clock, 1)
         self.judges = {label: Station(self.clock, 1 if shared else cards) for label, cards in own.items()}
+        self.trainers = Station(self.clock, 1 if shared else fleet.trainers)
+        self.held: list[int] = []
         self.link = Station(self.clock, 1)
         self.cards = Cards(1 if shared else fleet.rollout, assumed.cards_per_node)
         for card in range(self.cards.size):
@@ -130,8 +132,6 @@ class Simulation:
         self.left = 0
         self.seconds: list[float] = []
         self.chances: dict[int, np.random.Generator] = {}
-        self.arrivals = [[0.0] * self.nodes]
-        self.sent = 0.0
         self.begins = [0.0]
         self.rolled = [0.0] * updates
 
@@ -141,17 +141,18 @@ class Simulation:
         return self
 
     def _hand_out(self) -> None:
-        """The next update, with the weights after update - lag updates."""
+        """The next update, with the weights that are learned."""
         self.update += 1
-        work, fleet = self.work, self.fleet
+        work = self.work
         self.blocks.extend(range(work.count))
         self.left = work.count
         self.unscored = dict.fromkeys(range(work.count), max(1, len(work.scoring)))
         self.seconds, self.chances = self._rollout_seconds(), {}
         self.cards.stale()
-        arrivals = self.arrivals[max(0, self.update - fleet.lag)]
-        for node, time in enumerate(arrivals[-1:] if self.shared else arrivals):
-            self.clock.at(time, partial(self._has_weights, node, self.update))
+        each = work.weight_bytes / self.assumed.bytes_a_second
+        for node in range(1 if self.shared else self.nodes):
+            before = self.nodes if self.shared else node + 1
+            self.clock.at(self.clock.now + each * before, partial(self._has_weights, node, self.update))
 
     def _rollout_seconds(self) -> list[float]:
         """[blocks]: log-normal around the mean."""
@@ -204,13 +205,19 @@ class Simulation:
         self._free(card)
 
     def _arrived(self, block: int) -> None:
+        if self.learned < self.update:
+            self.held.append(block)
+        else:
+            self._score(block)
+
+    def _score(self, block: int) -> None:
         if not self.work.scoring:
             self._scored(block)
         for label, seconds in self.work.scoring.items():
             if label in self.judges:
                 self.judges[label](seconds / self.pace[label], partial(self._scored, block))
             else:
-                self.trainer(seconds, partial(self._scored, block))
+                self.trainers(seconds / (self.fleet.trainers if self.shared else 1), partial(self._scored, block))
 
     def _scored(self, block: int) -> None:
         self.unscored[block] -= 1
@@ -220,16 +227,16 @@ class Simulation:
         if self.left:
             return
         self.scored += 1
-        self.trainer(learning_seconds(self.work, self.fleet.trainers, self.assumed, self.shared), self._learned)
+        lasts = learning_seconds(self.work, self.fleet.trainers, self.assumed, self.shared)
+        self.clock.at(self.clock.now + lasts, self._learned)
         if self.fleet.lag:
             self._next()
 
     def _learned(self) -> None:
         self.learned += 1
-        each = self.work.weight_bytes / self.assumed.bytes_a_second
-        begins = max(self.sent, self.clock.now)
-        self.arrivals.append([begins + each * (node + 1) for node in range(self.nodes)])
-        self.sent = begins + each * self.nodes
+        held, self.held = self.held, []
+        for block in held:
+            self._score(block)
         self._next()
 
     def _next(self) -> None:

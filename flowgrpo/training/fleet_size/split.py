@@ -102,10 +102,10 @@ def best_split(work: UpdateWork, cards: int, lag: Literal[0, 1], assumed: Assump
 def splits(work: UpdateWork, cards: int, lag: Literal[0, 1], assumed: Assumptions) -> Iterator[FleetSize]:
     """Those worth a look: of all numbers of cards that roll out, or that learn, in as many rounds of blocks the smallest."""
     learning = {n for blocks in work.blocks for n in fewest_for_rounds(blocks)}
-    for trainers in sorted(n for n in learning if n <= min(cards - 1, assumed.trainers or cards)):
-        for rollout in fewest_for_rounds(work.count):
+    for trainers in sorted(n for n in learning if n <= min(cards // 2, assumed.trainers or cards)):
+        for rollout in sorted({trainers, *(n for n in fewest_for_rounds(work.count) if n > trainers)}):
             if (left := cards - trainers - rollout) >= 0:
-                yield from (FleetSize(rollout, judges, trainers, lag) for judges in _judges(work, left))
+                yield from (FleetSize(rollout, judges, trainers, lag) for judges in _judges(work, left, trainers))
 
 
 @cache
@@ -120,16 +120,16 @@ def least_seconds(work: UpdateWork, fleet: FleetSize, assumed: Assumptions) -> f
     rolled = -(-blocks // fleet.rollout) * work.rollout + max(work.scoring.values(), default=0.0)
     own = {label: fleet.rewards.get(label, 0) for label in work.scoring}
     judged = [-(-blocks // cards) * work.scoring[label] for label, cards in own.items() if cards]
-    beside = blocks * sum(work.scoring[label] for label, cards in own.items() if not cards)
-    scored = max(rolled, work.rollout + max([*judged, beside]))
-    return max(scored, beside + learning) if fleet.lag else scored + learning
+    beside = blocks * sum(work.scoring[label] for label, cards in own.items() if not cards) / fleet.trainers
+    scoring = max([*judged, beside])
+    return max(rolled, learning + scoring) if fleet.lag else max(rolled, work.rollout + scoring) + learning
 
 
-def _judges(work: UpdateWork, cards: int) -> Iterator[dict[str, int]]:
-    """For each choice of labels that have cards of their own: so many that the slowest of them is as fast as can be."""
+def _judges(work: UpdateWork, cards: int, least: int) -> Iterator[dict[str, int]]:
+    """For each choice of labels that have cards of their own, at `least` so many: the slowest of them is as fast as can be."""
     labels = [label for label, seconds in work.scoring.items() if seconds]
-    for own in (chosen for size in range(min(len(labels), cards) + 1) for chosen in combinations(labels, size)):
-        shares = dict.fromkeys(work.scoring, 0) | dict.fromkeys(own, 1)
+    for own in (chosen for size in range(min(len(labels), cards // least) + 1) for chosen in combinations(labels, size)):
+        shares = dict.fromkeys(work.scoring, 0) | dict.fromkeys(own, least)
         while own:
             slowest = max(own, key=lambda label: -(-work.count // shares[label]) * work.scoring[label])
             more = next((n for n in fewest_for_rounds(work.count) if n > shares[slowest]), None)
@@ -143,7 +143,7 @@ def _improved(best: FleetSize, cards: int, most: int, seconds: Callable[[FleetSi
     """With cards moved one by one, from one kind to another or from those that are idle, as long as it helps."""
     fastest = seconds(best)
     while True:
-        moved = [fleet for fleet in _moves(best) if fleet.cards <= cards and fleet.trainers <= most]
+        moved = [fleet for fleet in _moves(best) if fleet.cards <= cards and fleet.trainers <= most and fleet.possible]
         quickest, nearby = min(((seconds(fleet), i) for i, fleet in enumerate(moved)), default=(fastest, 0))
         if quickest > fastest * (1.0 - CLOSE) or not moved:
             return best
@@ -179,7 +179,7 @@ def _sized(fleet: FleetSize, kind: str, cards: int) -> FleetSize:
 
 def _trimmed(fleet: FleetSize, kind: str, as_fast: Callable[[FleetSize], bool]) -> FleetSize:
     """With the fewest cards of this kind that are as fast."""
-    least, most = 0 if kind in fleet.rewards else 1, _count(fleet, kind)
+    least, most = 1 if kind == "update" else min(fleet.trainers, _count(fleet, kind)), _count(fleet, kind)
     while least < most:
         middle = (least + most) // 2
         least, most = (least, middle) if as_fast(_sized(fleet, kind, middle)) else (middle + 1, most)

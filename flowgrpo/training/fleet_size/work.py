@@ -76,7 +76,8 @@ class UpdateWork:
 
 @dataclass(frozen=True)
 class FleetSize:
-    """Cards of each kind. A label of `rewards` without a card is scored by the first of the `trainers`.
+    """Cards of each kind. A label of `rewards` without a card is scored by the `trainers`, which have at least one of every other
+    kind each.
 
     With `lag` 0 an update is rolled out, scored, learned and published before the next begins; with 1 the next is rolled out
     while this one is learned, with the weights before it.
@@ -90,6 +91,11 @@ class FleetSize:
     @property
     def cards(self) -> int:
         return self.rollout + sum(self.rewards.values()) + self.trainers
+
+    @property
+    def possible(self) -> bool:
+        """Whether each trainer has its share of the others."""
+        return self.trainers <= min([self.rollout, *(cards for cards in self.rewards.values() if cards)])
 
 
 def exchange_seconds(cards: int, bytes_: float, bytes_a_second: float) -> float:
