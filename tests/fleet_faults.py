@@ -55,8 +55,14 @@ class Disturbed:
             time.sleep(0.05)
 
     def actors(self, name: str) -> list[int]:
-        found = subprocess.run(["pgrep", "-f", f"^ray::{name}"], capture_output=True, text=True)
-        return [int(pid) for pid in found.stdout.split()]
+        """Of this run alone: a child comes after its parent in the list."""
+        listed = subprocess.run(["ps", "-eo", "pid=,ppid=,args=", "--sort=start_time"], capture_output=True, text=True).stdout
+        family, found = {self.process.pid}, []
+        for pid, parent, program in (line.split(maxsplit=2) for line in listed.splitlines()):
+            if int(parent) in family:
+                family.add(int(pid))
+                found += [int(pid)] if program.startswith(f"ray::{name}") else []
+        return found
 
     def send(self, name: str, number: signal.Signals) -> None:
         os.kill(self.actors(name)[0], number)
