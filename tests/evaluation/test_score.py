@@ -486,6 +486,8 @@ def test_a_file_that_was_replaced_is_scored_again_whatever_its_time(desk, second
 
 def test_a_server_that_serves_another_reward_is_not_taken_for_the_former(desk, capsys, monkeypatch):
     class Server:
+        count = 1
+
         def __init__(self, *_):
             self.health = SimpleNamespace(fingerprint=(desk / "served").read_text())
             self.card = UNSTATED
