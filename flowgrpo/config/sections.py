@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, P
 
 from flowgrpo.core.keys import Key, numpy_generator
 from flowgrpo.core.plugins import nearest
-from flowgrpo.core.section import Section
+from flowgrpo.core.section import Section, or_else
 from flowgrpo.data.context import AnyContext
 from flowgrpo.data.prompt_sampler import AnyPromptSampler
 from flowgrpo.data.prompt_sampler.shuffled import Shuffled
@@ -28,6 +28,11 @@ Rate = Annotated[float, Field(gt=0.0, le=1.0)]
 Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Count = Annotated[int, Field(gt=0, le=1_000_000)]
+Addresses = Annotated[
+    str | Annotated[tuple[str, ...], Field(min_length=1)] | None,
+    or_else("must be the address of a server, or a list of the addresses of several"),
+]
+"""Of one server, or of several."""
 MOST_NODES = 1_000_000
 """States of one group's tree."""
 
@@ -45,7 +50,9 @@ class RewardConfig(Section):
     """
 
     use: str | None = None
-    url: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    url: Annotated[str | Addresses | None, or_else("must be the address of a server, or a list of the addresses of several")] = (
+        None
+    )
     arguments: dict[str, Any] = Field(default_factory=dict)
     timeout: PositiveFloat = 120.0
     token: str | None = None

@@ -4,7 +4,15 @@ import warnings
 from collections.abc import Iterable
 from typing import Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 
 from flowgrpo.core.errors import UserError, user_code
 from flowgrpo.core.moved import GOES
@@ -98,6 +106,18 @@ def component(base: type[Component]) -> BeforeValidator:
             raise ValueError(str(error)) from error
 
     return BeforeValidator(build)
+
+
+def or_else(sentence: str) -> WrapValidator:
+    """What is said of a value that is none of several kinds, in place of why it is not the first."""
+
+    def validate(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return check(value)
+        except ValidationError as error:
+            raise ValueError(sentence) from error
+
+    return WrapValidator(validate)
 
 
 def checked(section: type[S], tree: dict[str, Any], source: str) -> S:

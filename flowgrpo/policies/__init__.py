@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 from pydantic import Field, PositiveFloat, PositiveInt, SerializeAsAny
 
 from flowgrpo.core.errors import UserError
-from flowgrpo.core.section import Component, Section, component
+from flowgrpo.core.section import Component, Section, component, or_else
 from flowgrpo.sampling.kernels import KernelFamily
 from flowgrpo.sampling.shape import Shape
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from flowgrpo.policies.protocol import Policy, Sampler
 
 
+Recomputed = Annotated[bool | PositiveInt, or_else("must be true, false, or a number n: every n-th block is computed again")]
 Cost = Literal["nothing", "time", "exactness"]
 Memory = dict[str, dict[str, int]]
 """Bytes on the device by phase and purpose."""

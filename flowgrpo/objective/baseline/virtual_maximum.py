@@ -26,7 +26,7 @@ class VirtualMaximum(Baseline):
         if "value" in self.model_fields_set or high <= self.value:
             return None
         return (
-            f"advantage.baseline: virtual_maximum is a sample that earns {self.value:g}, and these rewards may be up to {high:g}"
+            f"advantage.baseline: {self.type} is a sample that earns {self.value:g}, and these rewards may be up to {high:g}"
             "; set advantage.baseline.value to the best that there is"
         )
 

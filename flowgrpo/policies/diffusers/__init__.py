@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
 from flowgrpo.core.section import Section
-from flowgrpo.policies import Activations, Cost, LoraAdapter, Memory, PolicyConfig, Work
+from flowgrpo.policies import Activations, Cost, LoraAdapter, Memory, PolicyConfig, Recomputed, Work
 from flowgrpo.policies.diffusers import _sizes as sizes
 from flowgrpo.sampling.kernels import GaussianKernel, KernelFamily
 from flowgrpo.sampling.matching import Matching
@@ -61,7 +61,7 @@ class Runtime(Section):
     GPU.
     """
 
-    gradient_checkpointing: bool | PositiveInt = False
+    gradient_checkpointing: Recomputed = False
     offload: bool = False
     vae_slicing: bool = False
     vae_tiling: bool = False

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, SerializeAsAny
 
 from flowgrpo.core.section import Section, component
-from flowgrpo.policies import Activations, Cost, LoraAdapter, Memory, PolicyConfig, Work
+from flowgrpo.policies import Activations, Cost, LoraAdapter, Memory, PolicyConfig, Recomputed, Work
 from flowgrpo.sampling.kernels import KernelFamily
 from flowgrpo.sampling.kernels._unmasking import UnmaskingKernel
 from flowgrpo.sampling.likelihood import AnyLikelihood
@@ -64,7 +64,7 @@ class MaskedConfig(PolicyConfig):
     likelihood: AnyLikelihood = Trajectory()
     sampler: AnyUnmasking
     lora: LoraAdapter | None = None
-    gradient_checkpointing: bool | PositiveInt = False
+    gradient_checkpointing: Recomputed = False
     parameters: PositiveInt | None = None
     """Of a model that is not on this disk, for `flowgrpo plan`."""
     size: LanguageSize | None = None
