@@ -5,6 +5,7 @@ import socket
 from concurrent.futures import Future
 from itertools import cycle
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from flowgrpo.core.errors import UserError
 from flowgrpo.core.processes import Processes
 from flowgrpo.runs.folder import RunFolder
 from flowgrpo.training.fleet import on_ray, rollouts
-from flowgrpo.training.fleet.on_ray import connect, spare_cards
+from flowgrpo.training.fleet.on_ray import cards, connect, spare_cards
 from flowgrpo.training.fleet.rollouts import Rollers
 from trainers import picture_trainer, text_trainer
 
@@ -148,6 +149,30 @@ def test_a_cluster_that_is_not_there_is_said_in_a_sentence(monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(UserError, match=f"no Ray cluster at {address} .*; start it with ray start, or unset RAY_ADDRESS"):
         connect(Processes.alone())
+
+
+def test_ray_that_was_joined_before_is_left_alone(monkeypatch):
+    import ray
+
+    left = []
+    context = SimpleNamespace(gcs_address="here:1")
+    for name, value in {
+        "is_initialized": lambda: True,
+        "init": lambda **options: None,
+        "get_runtime_context": lambda: context,
+        "shutdown": lambda: left.append(1),
+    }.items():
+        monkeypatch.setattr(ray, name, value)
+    connect(Processes.alone())()
+    assert not left
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    connect(Processes.alone())()
+    assert left == [1]
+
+
+def test_an_actor_has_the_cards_that_are_asked_for_or_one_where_the_trainer_has_one():
+    cpu, gpu = torch.device("cpu"), torch.device("cuda", 0)
+    assert [cards(None, cpu), cards(None, gpu), cards(0.0, gpu), cards(0.5, cpu)] == [0.0, 1.0, 0.0, 0.5]
 
 
 def test_without_ray_there_is_a_sentence(monkeypatch):

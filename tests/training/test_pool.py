@@ -75,6 +75,14 @@ def test_a_lone_worker_that_dies_is_started_anew(pool):
     assert started == [0, 0]
 
 
+def test_workers_that_are_never_there_end_the_pool(pool):
+    def start(number):
+        raise Lost("died")
+
+    with pytest.raises(UserError, match=f"{MOST_LOSSES} workers are gone before they could be asked, the last because it died"):
+        pool(start, 1).submit(1).result(SOON)
+
+
 def test_a_job_that_kills_its_workers_is_named_as_the_cause(pool):
     def dies(job):
         if job == 1:

@@ -32,16 +32,18 @@ class Answers(Protocol):
 
 def connect(processes: Processes) -> Callable[[], None]:
     """All trainers join the cluster that RAY_ADDRESS names, or one that the first of them makes of this machine, without their
-    cards. Returns the way to leave. Errors: UserError where Ray is not installed, or not there."""
+    cards. Returns the way to leave, which leaves alone what was joined before. Errors: UserError where Ray is not installed, or
+    not there."""
     if find_spec("ray") is None:
         raise UserError("a fleet needs Ray; run: pip install 'flowgrpo[fleet]'")
+    joined = "ray" in sys.modules and sys.modules["ray"].is_initialized()
     address, mode = processes.once(lambda: _first(processes.device))
     if not processes.is_main:
         os.environ |= {TOKENS: mode} if mode else {}
         _join(address)
     import ray
 
-    return ray.shutdown
+    return (lambda: None) if joined else ray.shutdown
 
 
 def _first(device: torch.device) -> tuple[str, str | None]:
@@ -113,6 +115,11 @@ def spare_cards(visible: str | None, count: int, trainers: int) -> str:
     """Of the `visible` cards, or all `count`, those that the trainers leave: each has one, from the first on."""
     names = visible.split(",") if visible else [str(number) for number in range(count)]
     return ",".join(names[trainers:])
+
+
+def cards(asked: float | None, trainer: torch.device) -> float:
+    """Of an actor for which so many were asked; by default one where the trainer has one."""
+    return float(trainer.type == "cuda") if asked is None else asked
 
 
 class OnRay:

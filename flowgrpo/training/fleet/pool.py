@@ -16,7 +16,7 @@ from flowgrpo.core.errors import UserError
 J = TypeVar("J", contravariant=True)
 R = TypeVar("R", covariant=True)
 MOST_LOSSES = 3
-"""Workers that a job may cost before it is taken for the cause."""
+"""Workers that a job may cost before it is taken for the cause; and that may be lost one after the other before one is there."""
 DAWDLES, KNOWN = 2.0, 3
 """Another worker that has nothing to do takes on a job that takes so many times the median of so many jobs."""
 LOOKS = 0.2
@@ -93,15 +93,22 @@ class Pool(Generic[J, R]):
             worker.stop()
 
     def _serve(self, number: int) -> None:
+        lost_before = 0
         while not self.closed and self.failure is None:
             try:
                 worker = self.start(number)
             except Lost as lost:
+                lost_before += 1
+                if lost_before == MOST_LOSSES:
+                    said = f"{lost_before} {self.kind}s are gone before they could be asked, the last because it {lost}"
+                    self._fail(UserError(f"{said}; look at their memory"))
+                    return
                 self._say(number, lost, "another one is started")
                 continue
             except BaseException as error:
                 self._fail(error)
                 return
+            lost_before = 0
             with self.changed:
                 self.workers[number] = worker
             self._work(number, worker)

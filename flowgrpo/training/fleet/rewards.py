@@ -13,7 +13,7 @@ from flowgrpo.data.prompts import Prompt
 from flowgrpo.data.samples import Samples
 from flowgrpo.scoring.asking import ask
 from flowgrpo.scoring.scorer import Reward, find_reward, load_reward
-from flowgrpo.training.fleet.on_ray import OnRay, packed, unpacked
+from flowgrpo.training.fleet.on_ray import OnRay, cards, packed, unpacked
 from flowgrpo.training.fleet.pool import Pool
 
 
@@ -22,7 +22,7 @@ class Judges:
 
     def __init__(self, label: str, reward: RewardConfig, fleet: FleetConfig, trainers: Processes) -> None:
         actors = fleet.rewards[label]
-        gpus = actors.gpus if actors.gpus is not None else float(trainers.device.type == "cuda")
+        gpus = cards(actors.gpus, trainers.device)
         kind, tree = f"actor of reward '{label}'", reward.model_dump(mode="json")
         self.count = trainers.part(actors.actors)
         self.pool: Pool[bytes, Any] = Pool(
@@ -55,7 +55,7 @@ class Judge:
     def __init__(self, label: str, tree: dict[str, Any]) -> None:
         config = checked(RewardConfig, tree, f"rewards.{label}")
         assert config.use is not None
-        self.label, self.device = label, Processes.alone().device
+        self.label = label
         self.reward, self.card = load_reward(config.use, config.arguments), find_reward(config.use)[1]
 
     def answer(self, asked: bytes) -> list[float]:

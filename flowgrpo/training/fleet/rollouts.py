@@ -13,7 +13,7 @@ from flowgrpo.data.prompts import Prompt
 from flowgrpo.policies._weights import put
 from flowgrpo.sampling.shape import Shape
 from flowgrpo.training.collect import Rollouts, kept
-from flowgrpo.training.fleet.on_ray import OnRay, fetched, packed, shared, unpacked
+from flowgrpo.training.fleet.on_ray import OnRay, cards, fetched, packed, shared, unpacked
 from flowgrpo.training.fleet.pool import Pool
 from flowgrpo.training.rollout import Block
 
@@ -26,10 +26,9 @@ class Rollers:
     """This trainer's share of those that `config.fleet` asks for. `held` are the weights that they have, in main memory."""
 
     def __init__(self, config: Config, trainers: Processes) -> None:
-        fleet, device = config.fleet, trainers.device
-        gpus = fleet.gpus if fleet.gpus is not None else float(device.type == "cuda")
-        tree = config.model_dump(mode="json")
-        self.device, self.keep = device, config.rollout.keep
+        fleet, tree = config.fleet, config.model_dump(mode="json")
+        gpus = cards(fleet.gpus, trainers.device)
+        self.device, self.keep = trainers.device, config.rollout.keep
         self.pool: Pool[Order, bytes] = Pool(
             KIND, lambda number: OnRay(KIND, Roller, (tree,), gpus, fleet.patience), trainers.part(fleet.rollout)
         )
