@@ -50,9 +50,7 @@ class RewardConfig(Section):
     """
 
     use: str | None = None
-    url: Annotated[str | Addresses | None, or_else("must be the address of a server, or a list of the addresses of several")] = (
-        None
-    )
+    url: Addresses = None
     arguments: dict[str, Any] = Field(default_factory=dict)
     timeout: PositiveFloat = 120.0
     token: str | None = None
