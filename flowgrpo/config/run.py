@@ -14,6 +14,7 @@ from flowgrpo.config.recipes import Words, read_recipe
 from flowgrpo.config.sections import (
     CalibrationConfig,
     CheckpointConfig,
+    DistributedConfig,
     EmaConfig,
     EvaluationConfig,
     FleetConfig,
@@ -75,6 +76,7 @@ class Config(Section):
     sentinels: Annotated[SentinelConfig, BeforeValidator(lambda given: {} if given is None else given)] = SentinelConfig()
     checkpoints: CheckpointConfig = CheckpointConfig()
     fleet: FleetConfig = FleetConfig()
+    distributed: DistributedConfig = DistributedConfig()
     rehearsal: tuple[str, ...] = ()
     """Of a run with `--tiny`: what stands in for what, so that none of its numbers is taken for more than it is."""
     output: str = "runs"
@@ -127,6 +129,7 @@ class Config(Section):
         yield self.optimizer.complaint(self.rollout.prompts_per_update, self.updates)
         yield self.checkpoints.complaint(self.evaluation)
         yield self.fleet.complaint(self.rewards, self.rollout)
+        yield self.distributed.complaint(self.policy, self.fleet)
         if self.evaluation:
             yield self.evaluation.complaint(self.rewards, self.policy)
         yield self.sentinels.complaint(self.rewards)
@@ -180,7 +183,8 @@ class Config(Section):
     @property
     def sums_blocks(self) -> bool:
         """The gradients of several blocks add up to that of a step, in float64."""
-        return self.optimizer.exact_sums and (self.blocks_per_step > 1 or self.rollout.most_added > 0)
+        several = self.blocks_per_step > 1 or self.rollout.most_added > 0
+        return several and self.optimizer.exact_sums and not self.distributed.shares_out
 
     @property
     def reads_entropy(self) -> bool:

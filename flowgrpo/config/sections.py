@@ -442,6 +442,36 @@ class FleetConfig(Section):
         return None
 
 
+class DistributedConfig(Section):
+    """Where the weights of a training lie when several processes train (torchrun, accelerate).
+
+    `replicate`: each has all of them. `shard`: each has a part of every block of the network, of its gradients and of the
+    optimizer's state, and a block whole while it is computed. `hybrid`: parts within `cards` processes that are neighbours, such
+    as those of a machine, and copies of them on the others. Rollouts are the same bit for bit, updates to rounding.
+    """
+
+    type: Literal["replicate", "shard", "hybrid"] = "replicate"
+    cards: Annotated[int, Field(ge=2)] | None = None
+
+    @property
+    def shares_out(self) -> bool:
+        return self.type != "replicate"
+
+    def complaint(self, policy: PolicyConfig, fleet: FleetConfig) -> str | None:
+        """Why the weights can't lie so, or None."""
+        if (self.type == "hybrid") != (self.cards is not None):
+            return (
+                "distributed.cards is how many processes share the weights out, where distributed.type is hybrid and only there"
+            )
+        if not self.shares_out:
+            return None
+        if reason := policy.unshardable():
+            return f"distributed.type: {self.type}: {reason}"
+        if fleet.rollout:
+            return "fleet.rollout has policies of its own, which take whole weights; set distributed.type to replicate"
+        return None
+
+
 class CheckpointConfig(Section):
     """When the state of a run is written, and how much of it is kept.
 

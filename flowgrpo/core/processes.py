@@ -9,6 +9,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
 from flowgrpo.core.errors import UserError
+from flowgrpo.core.lockstep import Lockstep
 
 T = TypeVar("T")
 BUCKET = 1 << 25
@@ -33,7 +34,10 @@ def once(make: Callable[[], T]) -> T:
 
 
 class Processes:
-    """The processes of a run, as `accelerate launch` or torchrun started them; a lone process otherwise."""
+    """The processes of a run, as `accelerate launch` or torchrun started them; a lone process otherwise. With a `lockstep` they
+    hold parts of networks, and go along with one another until all want to exchange something."""
+
+    lockstep: Lockstep | None = None
 
     def __init__(self, rank: int, count: int, device: torch.device) -> None:
         self.rank, self.count, self.device = rank, count, device
@@ -50,6 +54,7 @@ class Processes:
 
     def once(self, make: Callable[[], T]) -> T:
         """What the main process makes, on all of them; a UserError of it is raised on all."""
+        self._finish()
         return once(make) if self.count > 1 else make()
 
     def rounds(self, items: Sequence[T]) -> list[Sequence[T]]:
@@ -66,10 +71,23 @@ class Processes:
 
     def gather(self, items: list[Any]) -> list[Any]:
         """The lists of all processes, joined, on every process."""
+        self._finish()
         return gather_object(items) if self.count > 1 else items
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of a loss of this process's."""
+        if self.lockstep:
+            self.lockstep.backward(loss)
+        else:
+            loss.backward()
+
+    def _finish(self) -> None:
+        if self.lockstep:
+            self.lockstep.finish()
 
     def sum(self, tensors: list[Tensor]) -> None:
         """Add up tensors over the processes, in place."""
+        self._finish()
         if self.count == 1:
             return
         for bucket in _buckets(tensors):
@@ -77,6 +95,9 @@ class Processes:
             torch.distributed.all_reduce(flat)
             for tensor, part in zip(bucket, flat.split([t.numel() for t in bucket]), strict=True):
                 tensor.copy_(part.view_as(tensor))
+
+
+LONE = Processes(0, 1, torch.device("cpu"))
 
 
 def _buckets(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
@@ -89,4 +110,5 @@ def _buckets(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
             bucket, held = [], 0
         bucket.append(tensor)
         held += tensor.numel()
-    yield bucket
+    if bucket:
+        yield bucket

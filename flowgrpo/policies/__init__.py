@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from flowgrpo.data.prompts import Prompt
+    from flowgrpo.policies._sharded import Sharding
     from flowgrpo.policies.protocol import Policy, Sampler
 
 
@@ -25,6 +26,9 @@ Recomputed = Annotated[bool | PositiveInt, or_else("must be true, false, or a nu
 Cost = Literal["nothing", "time", "exactness"]
 Memory = dict[str, dict[str, int]]
 """Bytes on the device by phase and purpose."""
+
+
+SCALED = "policy.dtype fp16 scales its loss, which goes with whole weights only; take bf16"
 
 
 @dataclass(frozen=True)
@@ -137,6 +141,15 @@ class PolicyConfig(Component):
     @abstractmethod
     def build(self, device: "torch.device", seed: int) -> "Policy":
         """Load the weights and attach what is trained; `seed` keys the initialisation of new weights."""
+
+    def unshardable(self) -> str | None:
+        """Why the weights can't be shared out over processes, or None."""
+        return f"policy '{self.type}' can't share its weights out"
+
+    def build_sharded(self, device: "torch.device", seed: int, sharding: "Sharding") -> "Policy":
+        """As `build`, with the blocks of its networks shared out before they come to the device. Exports are of all processes
+        together then."""
+        raise AssertionError(self.unshardable())
 
     @abstractmethod
     def build_sampler(self, device: "torch.device", trained: "Path | None") -> "Sampler":

@@ -13,22 +13,32 @@ from torch import nn
 from flowgrpo.core.digests import digest_of
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.keys import seed_of
+from flowgrpo.core.parts import in_parts, own
 from flowgrpo.core.signals import uninterrupted
 from flowgrpo.policies import LoraAdapter
+from flowgrpo.policies._sharded import Sharding
 
 
 class Weights(Protocol):
+    def remember(self) -> None:
+        """Today's weights are those before training."""
+        ...
+
     def reference(self) -> AbstractContextManager[None]:
         """Inside, the modules are those before training."""
         ...
 
 
-def attach(modules: Mapping[str, Any], lora: LoraAdapter | None, seed: int) -> Weights:
+def attach(modules: Mapping[str, Any], lora: LoraAdapter | None, seed: int, sharding: Sharding | None = None) -> Weights:
     """Freeze these modules, of diffusers or transformers, and make trainable what `lora` says, or all of them where it is
-    None."""
+    None; then share them out, if at all."""
     for module in modules.values():
         module.requires_grad_(False).eval()
-    return FullWeights(modules) if lora is None else LoraWeights(modules, lora, seed)
+    weights: Weights = LoraWeights(modules, lora, seed) if lora else FullWeights(modules)
+    if sharding:
+        sharding(modules)
+    weights.remember()
+    return weights
 
 
 def trainable(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
@@ -55,6 +65,9 @@ class LoraWeights:
             torch.manual_seed(seed_of((seed, "lora")))
             for name, module in modules.items():
                 _add_adapter(name, module, peft)
+
+    def remember(self) -> None:
+        """Without adapters they are."""
 
     @contextmanager
     def reference(self) -> Iterator[None]:
@@ -90,12 +103,15 @@ class FullWeights:
     """All weights of the modules, in float32; the reference is a copy on the CPU that is swapped in."""
 
     def __init__(self, modules: Mapping[str, Any]) -> None:
-        self.parameters = [p for module in modules.values() for p in module.float().requires_grad_(True).parameters()]
-        self.initial = [p.detach().to("cpu", copy=True) for p in self.parameters]
+        self.modules = [module.float().requires_grad_(True) for module in modules.values()]
+
+    def remember(self) -> None:
+        self.parameters = [p for module in self.modules for p in module.parameters()]
+        self.initial = [own(p).to("cpu", copy=True) for p in self.parameters]
 
     @contextmanager
     def reference(self) -> Iterator[None]:
-        trained = [p.data for p in self.parameters]
+        trained = held(self.parameters)
         try:
             put(self.parameters, [w.to(t.device) for w, t in zip(self.initial, trained, strict=True)])
             yield
@@ -103,11 +119,19 @@ class FullWeights:
             put(self.parameters, trained)
 
 
+def held(parameters: Iterable[nn.Parameter]) -> list[torch.Tensor]:
+    """What `put` brings back; of a parameter in parts, this process's."""
+    return [own(p).clone() if in_parts(p) else p.data for p in parameters]
+
+
 def put(parameters: Iterable[nn.Parameter], values: Iterable[torch.Tensor]) -> None:
-    """Let each parameter hold its value, all of them or none."""
+    """Let each parameter hold its value, all of them or none. One in parts keeps its memory, which others know."""
     with uninterrupted():
         for parameter, value in zip(parameters, values, strict=True):
-            parameter.data = value
+            if in_parts(parameter):
+                own(parameter).copy_(own(value))
+            else:
+                parameter.data = value
 
 
 def digest_of_weights(weights: Mapping[str, torch.Tensor]) -> str:

@@ -211,7 +211,8 @@ class Policy(Predicts, Sampler, Protocol):
         ...
 
     def export(self, folder: Path) -> None:
-        """Write what was trained in the format that the model's own library loads."""
+        """Write what was trained in the format that the model's own library loads. Where weights are shared out, all processes
+        ask for it, and the main one writes."""
         ...
 
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,34 +13,46 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.distributed.checkpoint import CheckpointException, HuggingFaceStorageWriter
 
 from flowgrpo.config.sections import CheckpointConfig
 from flowgrpo.core.errors import NotFinite, UserError
+from flowgrpo.core.parts import in_parts, own, share_out
+from flowgrpo.core.processes import LONE, Processes
 from flowgrpo.runs.folder import PREFIX, RunFolder
+
+STEP = "step"
 
 
 def update_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix(PREFIX))
 
 
-def write_checkpoint(run: Path, update: int, write: Callable[[Path], None]) -> Path:
-    """Let `write` fill a folder; it appears as `checkpoint-N` only when everything is on the disk."""
+def write_checkpoint(run: Path, update: int, write: Callable[[Path], None], writers: Processes = LONE) -> None:
+    """Let all `writers` fill a folder together; it appears as `checkpoint-N` only when everything is on the disk."""
     final = run / f"{PREFIX}{update:06d}"
-    partial = run / f".{final.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
+    unfinished = run / f".{final.name}.partial"
     try:
-        partial.mkdir()
-        write(partial)
-        for file in partial.rglob("*"):
-            _sync(file)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
+        writers.once(lambda: _emptied(unfinished))
+        write(unfinished)
+        writers.once(lambda: _appear(unfinished, final))
+    except (OSError, SafetensorError, CheckpointException) as error:
+        shutil.rmtree(unfinished, ignore_errors=True)
         raise UserError(_failure(run, final, error)) from error
+
+
+def _emptied(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+
+
+def _appear(unfinished: Path, final: Path) -> None:
+    for file in unfinished.rglob("*"):
+        _sync(file)
     if final.is_dir():
         _remove(final)
-    partial.rename(final)
-    _sync(run)
-    return final
+    unfinished.rename(final)
+    _sync(final.parent)
 
 
 def retain(run: Path, config: CheckpointConfig, scores: Mapping[int, float]) -> None:
@@ -88,18 +101,46 @@ def _failure(run: Path, final: Path, error: Exception) -> str:
     return f"{final} could not be written ({error}); {last}; free some space and go on with --resume"
 
 
-def save_state(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, Any]) -> None:
-    """One safetensors file per name, and `trainer.json`. Errors: NotFinite for weights that no run could go on from."""
+def save_state(
+    folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, Any], writers: Processes = LONE
+) -> None:
+    """One safetensors file per name, and `trainer.json`; tensors in parts are written by all `writers` together.
+
+    Errors: NotFinite for weights that no run could go on from.
+    """
+    named = ((kind, name, value) for kind, values in tensors.items() for name, value in values.items())
+    broken = next(((kind, name) for kind, name, value in named if not bool(torch.isfinite(own(value)).all())), None)
+    if found := next(filter(None, writers.gather([broken])), None):
+        raise NotFinite(
+            f"{found[0]} '{found[1]}' holds NaN or infinity, so no checkpoint was written; go on from the last one with --resume "
+            "and a lower optimizer.lr"
+        )
+    writers.once(partial(folder.mkdir, parents=True))
     for kind, values in tensors.items():
-        if broken := next((name for name, value in values.items() if not bool(torch.isfinite(value).all())), None):
-            raise NotFinite(
-                f"{kind} '{broken}' holds NaN or infinity, so no checkpoint was written; go on from the last one with --resume "
-                "and a lower optimizer.lr"
-            )
-    folder.mkdir(parents=True)
-    for kind, values in tensors.items():
-        save_file({name: value.detach().cpu().contiguous() for name, value in values.items()}, folder / f"{kind}.safetensors")
-    (folder / "trainer.json").write_text(json.dumps(facts, indent=2))
+        file = folder / f"{kind}.safetensors"
+        if any(map(in_parts, values.values())):
+            _save_together(values, file, writers)
+        elif writers.is_main:
+            save_file({name: value.detach().cpu().contiguous() for name, value in values.items()}, file)
+    writers.once(lambda: (folder / "trainer.json").write_text(json.dumps(facts, indent=2)))
+
+
+def _save_together(values: Mapping[str, Tensor], file: Path, writers: Processes) -> None:
+    """Each of the processes writes its parts, and one puts them together to the file of whole tensors.
+
+    torch 2.15 puts 0 in the place of a tensor without dimensions.
+    """
+    assert all(value.ndim for value in values.values())
+    parts = file.with_suffix(".parts")
+    storage = HuggingFaceStorageWriter(str(parts), save_distributed=True, enable_consolidation=True)
+    torch.distributed.checkpoint.save(dict(values), storage_writer=storage)
+    writers.once(lambda: _take_out(parts, file))
+
+
+def _take_out(parts: Path, file: Path) -> None:
+    (whole,) = parts.glob("*.safetensors")
+    whole.rename(file)
+    shutil.rmtree(parts)
 
 
 def load_state(checkpoint: Path, kinds: Iterable[str]) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
@@ -137,16 +178,17 @@ def damaged(file: Path, checkpoint: Path, how: str) -> UserError:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: list[str]) -> dict[str, Tensor]:
-    """AdamW's moments and step counts as named tensors."""
+    """AdamW's moments and step counts [1] as named tensors."""
     state = optimizer.state_dict()["state"]
-    return {f"{names[i]}|{key}": value for i, entry in state.items() for key, value in entry.items()}
+    moments = {f"{names[i]}|{key}": value for i, entry in state.items() for key, value in entry.items()}
+    return {name: value if value.ndim else value[None] for name, value in moments.items()}
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], names: list[str]) -> None:
-    """Errors: KeyError for a tensor of no parameter."""
-    place = {name: i for i, name in enumerate(names)}
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> None:
+    """Moments lie as their parameters do. Errors: KeyError for a tensor of no parameter."""
+    place = {name: i for i, name in enumerate(parameters)}
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         name, _, moment = key.rpartition("|")
-        state.setdefault(place[name], {})[moment] = value
+        state.setdefault(place[name], {})[moment] = value.squeeze() if moment == STEP else share_out(value, parameters[name])
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

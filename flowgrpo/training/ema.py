@@ -6,7 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from flowgrpo.policies._weights import put
+from flowgrpo.core.parts import fill
+from flowgrpo.policies._weights import held, put
 
 
 class Ema:
@@ -23,7 +24,7 @@ class Ema:
 
     def load(self, values: Mapping[str, Tensor]) -> None:
         for name, average in self.average.items():
-            average.copy_(values[name])
+            fill(average, values[name])
 
     def settle(self) -> None:
         """From now on the parameters hold the average."""
@@ -33,7 +34,7 @@ class Ema:
     def applied(self) -> Iterator[None]:
         """Inside, the parameters hold the average."""
         parameters = [self.parameters[name] for name in self.average]
-        raw = [parameter.data for parameter in parameters]
+        raw = held(parameters)
         try:
             put(parameters, self.average.values())
             yield

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from flowgrpo.config.run import Config, dump
 from flowgrpo.core.errors import NotFinite, UserError, short
 from flowgrpo.core.pin import renew
-from flowgrpo.core.processes import Processes
+from flowgrpo.core.processes import LONE, Processes
 from flowgrpo.core.progress import bar
 from flowgrpo.core.signals import Paused, Signals, Stopped
 from flowgrpo.core.whole import require_writable, write_text
@@ -24,6 +24,7 @@ from flowgrpo.data.records import Record
 from flowgrpo.data.samples import spread
 from flowgrpo.evaluation.exam import Exam, answer
 from flowgrpo.evaluation.held_out import compare, scores_by_label
+from flowgrpo.policies._sharded import Sharding
 from flowgrpo.policies.prompt_check import check_files, tell
 from flowgrpo.policies.protocol import Policy
 from flowgrpo.runs.checkpoint import damaged, load_state, newest_whole, retain, save_state, set_aside, tidy, write_checkpoint
@@ -137,7 +138,7 @@ class Training:
         files = self._files()
         prompts = files[config.rollout.prompts]
         notes = check_files(config.policy, files)
-        self.policy: Policy = self.given or config.policy.build(self.processes.device, config.seed)
+        self.policy: Policy = self.given or self._built()
         notes = check_files(config.policy, files) if notes is None else notes
         if self.started is None and (probed := self.held_out if config.rollout.plan.columns else prompts):
             self._probe(probed)
@@ -156,6 +157,13 @@ class Training:
         self.signals.busy, self.signals.working = self._busy, lambda: self.working
         if config.tracker != "none":
             self.accelerator.init_trackers("flowgrpo", config=config.model_dump(mode="json"))
+
+    def _built(self) -> Policy:
+        config, processes = self.config, self.processes
+        if not config.distributed.shares_out or processes.count == 1:
+            return config.policy.build(processes.device, config.seed)
+        sharding = Sharding(processes, config.distributed.cards or processes.count)
+        return config.policy.build_sharded(processes.device, config.seed, sharding)
 
     def _open_fleet(self) -> None:
         """Rewards in processes of their own are loaded while this one loads the policy."""
@@ -299,7 +307,7 @@ class Training:
             done = self.trainer.updates
             if evaluated := self._evaluates(done):
                 self._evaluate_between()
-            if self._writes(done, evaluated):
+            if self.processes.once(partial(self._writes, done, evaluated)):
                 self._checkpoint()
 
     def _meet(self) -> None:
@@ -337,9 +345,10 @@ class Training:
         return not (self.trainer.whole and self.trainer.updates == self.settled)
 
     def _keep(self) -> str:
-        """Save; how to go on."""
+        """Save, where this process can do so alone; how to go on."""
         try:
-            self._save()
+            if self.processes.lockstep is None:
+                self._save()
         except UserError as error:
             return str(error)
         return self._way_on()
@@ -408,23 +417,27 @@ class Training:
             )
 
     def _checkpoint(self) -> None:
-        """Only the main process writes; `ema/` holds the averaged weights in the same format."""
-        if not self.processes.is_main:
+        """The main process writes, or where weights are shared out all of them; `ema/` holds the averaged weights in the same
+        format."""
+        main, writers = self.processes.is_main, self.processes if self.processes.lockstep else LONE
+        self.written = time.monotonic()
+        if not main and writers is LONE:
             return
 
         def write(target: Path) -> None:
             tensors, facts = self.trainer.state()
-            save_state(target / "state", tensors, {**facts, "seconds": self.seconds})
+            save_state(target / "state", tensors, {**facts, "seconds": self.seconds}, writers)
             self.policy.export(target)
             if self.trainer.ema is not None:
                 with self.trainer.ema.applied():
                     self.policy.export(target / "ema")
-            write_text(target / "config.yaml", dump(self.config))
-            (target / "README.md").write_text(model_card(self.config, self.trainer.updates))
+            if main:
+                write_text(target / "config.yaml", dump(self.config))
+                (target / "README.md").write_text(model_card(self.config, self.trainer.updates))
 
-        write_checkpoint(self.run.path, self.settled, write)
-        self.written = time.monotonic()
-        retain(self.run.path, self.config.checkpoints, self._scores())
+        write_checkpoint(self.run.path, self.settled, write, writers)
+        if main:
+            retain(self.run.path, self.config.checkpoints, self._scores())
 
     def _scores(self) -> dict[int, float]:
         """Held-out scores between updates, by number of updates."""

@@ -5,9 +5,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from flowgrpo.config.run import Config
 from flowgrpo.core.errors import NotFinite
+from flowgrpo.core.parts import fill, in_parts, whole
 from flowgrpo.core.processes import Processes
 from flowgrpo.policies.protocol import Policy
 from flowgrpo.runs.checkpoint import load_optimizer, optimizer_tensors
@@ -19,9 +21,9 @@ class TrainedWeights:
 
     def __init__(self, policy: Policy, config: Config, processes: Processes) -> None:
         self.config, self.processes = config.optimizer, processes
-        self.parameters = policy.trainable()
+        self.parameters, groups = _grouped(policy.trainable())
         self.optimizer = torch.optim.AdamW(
-            self.parameters.values(),
+            groups,
             lr=self.config.lr,
             betas=self.config.betas,
             weight_decay=self.config.weight_decay,
@@ -36,7 +38,7 @@ class TrainedWeights:
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of a loss."""
-        self.scaler.scale(loss).backward()
+        self.processes.backward(self.scaler.scale(loss))
 
     def end_block(self) -> None:
         """What was added since the last end is the gradient of a whole block of prompts. A sum of blocks has 29 bits more than
@@ -56,15 +58,19 @@ class TrainedWeights:
         return [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters.values()]
 
     def gradient_norm(self) -> Tensor:
-        """Sum the gradients of all processes, clip them, and return the norm that they had."""
+        """Sum the gradients of all processes, clip them, and return the norm that they had. Those in parts are sums already."""
         parameters = list(self.parameters.values())
         gradients = (self.sums or self._zeros()) if self.exact else self._gradients()
         self.sums = None
-        self.processes.sum(gradients)
+        self.processes.sum([gradient for gradient in gradients if not in_parts(gradient)])
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient.to(parameter.dtype)
         self.scaler.unscale_(self.optimizer)
-        return torch.nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm)
+        norms = [get_total_norm([p.grad for p in group["params"]]) for group in self.optimizer.param_groups]
+        norm = get_total_norm([whole(norm) for norm in norms]) if len(norms) > 1 else whole(norms[0])
+        for group in self.optimizer.param_groups:
+            clip_grads_with_norm_(group["params"], self.config.max_grad_norm, norm)
+        return norm
 
     def taken_gradient(self) -> Tensor:
         """All that was added [D], one parameter after the other and unclipped; it is gone then. Errors: NotFinite."""
@@ -136,9 +142,15 @@ class TrainedWeights:
         if facts["optimizer_steps"] and not tensors["optimizer"]:
             raise ValueError("it has no state of the optimizer")
         for name, parameter in self.parameters.items():
-            parameter.copy_(tensors["trainable"][name])
-        load_optimizer(self.optimizer, tensors["optimizer"], list(self.parameters))
+            fill(parameter, tensors["trainable"][name])
+        load_optimizer(self.optimizer, tensors["optimizer"], self.parameters)
         for kind, average in self._averages.items():
             average.load(tensors[kind])
         self.steps = facts["optimizer_steps"]
         self.scaler.load_state_dict(facts["scaler"])
+
+
+def _grouped(parameters: dict[str, torch.nn.Parameter]) -> tuple[dict[str, torch.nn.Parameter], list[dict[str, Any]]]:
+    """Whole ones first, then those in parts, which an optimizer takes as a group of their own."""
+    kinds = [{name: p for name, p in parameters.items() if in_parts(p) == parted} for parted in (False, True)]
+    return kinds[0] | kinds[1], [{"params": list(kind.values())} for kind in kinds if kind]

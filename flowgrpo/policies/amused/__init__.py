@@ -51,6 +51,9 @@ class AmusedConfig(DiffusersConfig):
             return "policy.guidance_gradient 'conditional' is for continuous latents; set it to full"
         return None
 
+    def unshardable(self) -> str | None:
+        return f"policy '{self.type}' can't share its weights out"
+
     def build(self, device: "torch.device", seed: int) -> "AmusedPolicy":
         from flowgrpo.policies.amused._policy import AmusedPolicy
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
 from flowgrpo.core.section import Section
-from flowgrpo.policies import Activations, Cost, LoraAdapter, Memory, PolicyConfig, Recomputed, Work
+from flowgrpo.policies import SCALED, Activations, Cost, LoraAdapter, Memory, PolicyConfig, Recomputed, Work
 from flowgrpo.policies.diffusers import _sizes as sizes
 from flowgrpo.sampling.kernels import GaussianKernel, KernelFamily
 from flowgrpo.sampling.matching import Matching
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from flowgrpo.data.prompts import Prompt
+    from flowgrpo.policies._sharded import Sharding
     from flowgrpo.policies.diffusers._policy import DiffusersPolicy, PipelineSampler
 
 DENOISERS = ("transformer", "unet", "transformer_2")
@@ -210,6 +211,16 @@ class DiffusersConfig(PolicyConfig):
         from flowgrpo.policies.diffusers._policy import DiffusersPolicy
 
         return DiffusersPolicy(self, device, seed)
+
+    def unshardable(self) -> str | None:
+        if self.runtime.quantisation != "none":
+            return f"policy.runtime.quantisation '{self.runtime.quantisation}' leaves weights that can't be shared out"
+        return SCALED if self.dtype == "fp16" else None
+
+    def build_sharded(self, device: "torch.device", seed: int, sharding: "Sharding") -> "DiffusersPolicy":
+        from flowgrpo.policies.diffusers._policy import DiffusersPolicy
+
+        return DiffusersPolicy(self, device, seed, sharding)
 
     def build_sampler(self, device: "torch.device", trained: "Path | None") -> "PipelineSampler":
         from flowgrpo.policies.diffusers._policy import PipelineSampler

@@ -21,9 +21,12 @@ FILE = "pytorch_lora_weights.safetensors"
 PEFT_FILE = "adapter_model.safetensors"
 
 
-def save(pipe: DiffusionPipeline, modules: Mapping[str, nn.Module], scale: float, folder: Path) -> None:
-    """The adapters of these denoisers; of a second expert, whose name diffusers' saver does not know, in a file of its own."""
-    layers = {name: _scaled(get_peft_model_state_dict(module), scale) for name, module in modules.items()}
+def save(
+    pipe: DiffusionPipeline, modules: Mapping[str, nn.Module], states: Mapping[str, dict[str, Tensor]], scale: float, folder: Path
+) -> None:
+    """The adapters of these denoisers, with the weights in `states`; of a second expert, whose name diffusers' saver does not
+    know, in a file of its own."""
+    layers = {name: _scaled(get_peft_model_state_dict(module, states[name]), scale) for name, module in modules.items()}
     if not has_loader(pipe, modules):
         tensors = {f"{name}.{key}": value.contiguous() for name, state in layers.items() for key, value in state.items()}
         save_file(tensors, folder / FILE)

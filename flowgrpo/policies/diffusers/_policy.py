@@ -32,6 +32,7 @@ from flowgrpo.policies._compiled import evaluate_as_in_an_update, uncompiled
 from flowgrpo.policies._dtypes import DTYPES, unit_roundoff
 from flowgrpo.policies._fit import loading, require_all
 from flowgrpo.policies._hub import require_reachable
+from flowgrpo.policies._sharded import Sharding
 from flowgrpo.policies._weights import attach, digest_of_weights, trainable
 from flowgrpo.policies.diffusers import Compile, DiffusersConfig
 from flowgrpo.policies.diffusers import _adapters as adapters
@@ -56,7 +57,7 @@ NUMBERS = count(1)
 """Of loaded pipelines that were passed in."""
 
 
-def load_pipeline(config: DiffusersConfig, device: torch.device) -> DiffusionPipeline:
+def load_pipeline(config: DiffusersConfig, device: torch.device, sharding: Sharding | None = None) -> DiffusionPipeline:
     """A pipeline folder, `asset:NAME` or a hub id; safetensors only, no remote code. Or one that is loaded already.
 
     Without the checker that blackens pictures it does not like (SD 1.5): a black picture would be scored as if it were made.
@@ -66,7 +67,7 @@ def load_pipeline(config: DiffusersConfig, device: torch.device) -> DiffusionPip
     pipe.set_progress_bar_config(disable=True)
     if "run_safety_checker" in dir(pipe):
         pipe.safety_checker = None
-    apply(pipe, config, device)
+    apply(pipe, config, device, shared_out=sharding is not None)
     return pipe
 
 
@@ -121,9 +122,9 @@ def _fingerprint(pipe: DiffusionPipeline) -> str:
 class PipelineSampler:
     """A pipeline as its users meet it: its own call, its own sampler."""
 
-    def __init__(self, config: DiffusersConfig, device: torch.device) -> None:
-        self.config, self.device = config, device
-        self.pipe = load_pipeline(config, device)
+    def __init__(self, config: DiffusersConfig, device: torch.device, sharding: Sharding | None = None) -> None:
+        self.config, self.device, self.sharding = config, device, sharding
+        self.pipe = load_pipeline(config, device, sharding)
         self.compiled = compiles(config, denoisers(self.pipe), device, self.by_default(device))
         self.parameters = inspect.signature(type(self.pipe).__call__).parameters
         self.rows = Rows(type(self.pipe).__name__, self.parameters)
@@ -222,9 +223,16 @@ class DiffusersPolicy(PipelineSampler):
     1
     """
 
-    def __init__(self, model: Any, device: torch.device | str | None = None, seed: int = 0, **settings: Any) -> None:
+    def __init__(
+        self,
+        model: Any,
+        device: torch.device | str | None = None,
+        seed: int = 0,
+        sharding: Sharding | None = None,
+        **settings: Any,
+    ) -> None:
         config = config_of(model, settings)
-        super().__init__(config, torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
+        super().__init__(config, torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")), sharding)
         name = type(self.pipe).__name__
         if name in REFUSED:
             raise UserError(f"{name} can't be trained: {REFUSED[name]}")
@@ -236,7 +244,7 @@ class DiffusersPolicy(PipelineSampler):
                 module.requires_grad_(False).eval()
                 vars(module).setdefault("gradient_checkpointing", False)  # control nets that read it without having set it
         self.modules = denoisers(self.pipe)
-        self.weights = attach(self.modules, config.lora, seed)
+        self.weights = attach(self.modules, config.lora, seed, sharding)
         if self.compiled:
             for module in self.modules.values():
                 evaluate_as_in_an_update(module)
@@ -388,11 +396,29 @@ class DiffusersPolicy(PipelineSampler):
         return self.weights.reference()
 
     def export(self, folder: Path) -> None:
-        if self.config.lora is None:
-            for name, module in self.modules.items():
-                module.save_pretrained(str(folder / name))
-            return
-        adapters.save(self.pipe, self.modules, self.config.lora.alpha / self.config.lora.rank, folder)
+        lora, modules = self.config.lora, self.modules
+        states = {name: _saved(module, lora is not None) for name, module in modules.items()}
+        if self.sharding:
+            gathered = {name: self.sharding.gathered(state) for name, state in states.items()}
+            states = {name: state for name, state in gathered.items() if state}
+        for name, state in states.items() if lora is None else ():
+            saved = _unshared(modules[name], state) if self.sharding else modules[name]
+            saved.save_pretrained(str(folder / name))
+        if states and lora:
+            adapters.save(self.pipe, modules, states, lora.alpha / lora.rank, folder)
+
+
+def _saved(module: nn.Module, lora: bool) -> dict[str, Tensor]:
+    """All weights, or those of adapters."""
+    return {name: value for name, value in module.state_dict().items() if not lora or ".lora_" in name}
+
+
+def _unshared(module: Any, state: Mapping[str, Tensor]) -> Any:
+    """The same module with these weights, in main memory."""
+    with torch.device("meta"):
+        copy = type(module).from_config(module.config)
+    copy.load_state_dict(state, assign=True)
+    return copy
 
 
 def wide(size: Sequence[int]) -> str:

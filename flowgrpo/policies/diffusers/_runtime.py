@@ -1,6 +1,6 @@
 """A pipeline's memory and speed: quantised weights, offload, VAE in pieces, attention backends, compiled blocks."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from importlib.util import find_spec
 from typing import Any
 
@@ -64,8 +64,8 @@ def _storage(kind: str, dtype: str, encoder: bool) -> Any:
     )
 
 
-def apply(pipe: DiffusionPipeline, config: DiffusersConfig, device: torch.device) -> None:
-    """Put a loaded pipeline on the device, with the choices in `config.runtime`."""
+def apply(pipe: DiffusionPipeline, config: DiffusersConfig, device: torch.device, shared_out: bool = False) -> None:
+    """Put a loaded pipeline on the device, with the choices in `config.runtime`; denoisers that are to be `shared_out` wait."""
     runtime = config.runtime
     if runtime.vae_slicing:
         _decode_in(pipe, "slicing")
@@ -76,10 +76,13 @@ def apply(pipe: DiffusionPipeline, config: DiffusersConfig, device: torch.device
             _attend(module, runtime.attention, config.dtype)
         if runtime.gradient_checkpointing:
             _checkpoint(module, int(runtime.gradient_checkpointing))
+    staying = {*denoisers(pipe)} if shared_out else {*()}
     if runtime.offload:
-        offload(pipe, device)
-    else:
-        pipe.to(device)
+        offload(pipe, device, staying)
+        return
+    for name, module in pipe.components.items():
+        if isinstance(module, nn.Module) and name not in staying:
+            module.to(device)
 
 
 def denoisers(pipe: DiffusionPipeline) -> dict[str, Any]:
@@ -161,14 +164,14 @@ def _kind(module: nn.Module) -> str:
     return type(module).__name__
 
 
-def offload(pipe: DiffusionPipeline, device: torch.device) -> None:
-    """Encoders and VAE wait in main memory; everything else goes to the device and stays."""
+def offload(pipe: DiffusionPipeline, device: torch.device, staying: Collection[str] = ()) -> None:
+    """Encoders and VAE wait in main memory; everything else but for what is `staying` goes to the device."""
     guests = Guests(device)
     waiting = {**decoders(pipe), **{name: m for name, m in pipe.components.items() if isinstance(m, PreTrainedModel)}}
     for name, module in pipe.components.items():
         if name in waiting:
             add_hook_to_module(module, Guest(guests))
-        elif isinstance(module, nn.Module):
+        elif isinstance(module, nn.Module) and name not in staying:
             module.to(device)
     for module in denoisers(pipe).values():
         module.register_forward_pre_hook(lambda *_: guests.leave())

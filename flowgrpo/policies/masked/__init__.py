@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, SerializeAsAny
 
 from flowgrpo.core.section import Section, component
-from flowgrpo.policies import Activations, Cost, LoraAdapter, Memory, PolicyConfig, Recomputed, Work
+from flowgrpo.policies import SCALED, Activations, Cost, LoraAdapter, Memory, PolicyConfig, Recomputed, Work
 from flowgrpo.sampling.kernels import KernelFamily
 from flowgrpo.sampling.kernels._unmasking import UnmaskingKernel
 from flowgrpo.sampling.likelihood import AnyLikelihood
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from flowgrpo.data.prompts import Prompt
+    from flowgrpo.policies._sharded import Sharding
     from flowgrpo.policies.masked._policy import MaskedPolicy, MaskedSampler
 
 AnyUnmasking = Annotated[SerializeAsAny[UnmaskingKernel], component(UnmaskingKernel)]
@@ -120,6 +121,14 @@ class MaskedConfig(PolicyConfig):
         from flowgrpo.policies.masked._policy import MaskedPolicy
 
         return MaskedPolicy(self, device, seed)
+
+    def unshardable(self) -> str | None:
+        return SCALED if self.dtype == "fp16" else None
+
+    def build_sharded(self, device: "torch.device", seed: int, sharding: "Sharding") -> "MaskedPolicy":
+        from flowgrpo.policies.masked._policy import MaskedPolicy
+
+        return MaskedPolicy(self, device, seed, sharding)
 
     def build_sampler(self, device: "torch.device", trained: "Path | None") -> "MaskedSampler":
         from flowgrpo.policies.masked._policy import MaskedSampler

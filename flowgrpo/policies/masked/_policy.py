@@ -21,6 +21,7 @@ from flowgrpo.policies._dtypes import DTYPES, unit_roundoff
 from flowgrpo.policies._fill import fill
 from flowgrpo.policies._fit import loading, pairs_of, peft_state, require_all, require_change
 from flowgrpo.policies._pooled import LastBlock, narrowed, pooled
+from flowgrpo.policies._sharded import Sharding
 from flowgrpo.policies._weights import attach, trainable
 from flowgrpo.policies.masked import MaskedConfig
 from flowgrpo.policies.masked._adapter import Adapter, load_model, load_tokenizer, vocabulary_of
@@ -37,11 +38,13 @@ ADAPTER = "adapter_model.safetensors"
 class MaskedSampler:
     """Answers prompts with the config's own `sampler`."""
 
-    def __init__(self, config: MaskedConfig, device: torch.device, trained: Path | None = None) -> None:
-        self.config, self.device = config, device
+    def __init__(
+        self, config: MaskedConfig, device: torch.device, trained: Path | None = None, sharding: Sharding | None = None
+    ) -> None:
+        self.config, self.device, self.sharding = config, device, sharding
         self.tokenizer = load_tokenizer(config)
         self.tokens = Tokens(config, self.tokenizer)
-        self.model = self._load(trained).to(device).eval()
+        self.model = self._load(trained).to("cpu" if sharding else device).eval()
         self.vocabulary = vocabulary_of(config, self.tokenizer, self._size())
         self.adapter = Adapter(config, self.model, self.vocabulary)
 
@@ -65,7 +68,7 @@ class MaskedSampler:
             raise UserError(
                 f"model '{self.config.model}' has room for {room} ids, but policy.prompt_length + policy.length = {needed}"
             )
-        output = self.model(torch.zeros(1, 1, dtype=torch.long, device=self.device))
+        output = self.model(torch.zeros(1, 1, dtype=torch.long, device=self.model.device))
         if "logits" not in output:
             raise UserError(f"model '{self.config.model}' gives no logits; it must be a language model with its head")
         return int(output.logits.shape[-1])
@@ -107,11 +110,11 @@ class MaskedSampler:
 
 
 class MaskedPolicy(MaskedSampler):
-    def __init__(self, config: MaskedConfig, device: torch.device, seed: int) -> None:
-        super().__init__(config, device)
+    def __init__(self, config: MaskedConfig, device: torch.device, seed: int, sharding: Sharding | None = None) -> None:
+        super().__init__(config, device, sharding=sharding)
         self.needs_loss_scaling = config.dtype == "fp16"
         self.unit_roundoff = unit_roundoff(DTYPES[config.dtype])
-        self.weights = attach({"model": self.model}, config.lora, seed)
+        self.weights = attach({"model": self.model}, config.lora, seed, sharding)
         if config.gradient_checkpointing:
             recompute_layers(self.model, config.model, int(config.gradient_checkpointing))
         self.posing = self._posing(config.likelihood) if config.likelihood.states else None
@@ -152,7 +155,10 @@ class MaskedPolicy(MaskedSampler):
 
     def export(self, folder: Path) -> None:
         """What transformers loads: the model, or its adapter where only that is trained; and the tokenizer."""
-        self.model.save_pretrained(str(folder))
+        state = self.sharding.gathered(self.model.state_dict()) if self.sharding else self.model.state_dict()
+        if state is None:
+            return
+        self.model.save_pretrained(str(folder), state_dict=state)
         self.tokenizer.save_pretrained(str(folder))
 
 

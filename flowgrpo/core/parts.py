@@ -1,0 +1,35 @@
+"""Tensors of which each process holds a part (DTensor), and plain ones alike."""
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+
+def in_parts(tensor: Tensor) -> bool:
+    return isinstance(tensor, DTensor)
+
+
+def own(tensor: Tensor) -> Tensor:
+    """This process's part, in the same memory."""
+    return tensor.detach().to_local() if isinstance(tensor, DTensor) else tensor.detach()
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of it, of which all processes ask together."""
+    return tensor.detach().full_tensor() if isinstance(tensor, DTensor) else tensor.detach()
+
+
+@torch.no_grad()
+def fill(tensor: Tensor, value: Tensor) -> None:
+    """Let it hold `value`, which is whole or in the same parts."""
+    if isinstance(tensor, DTensor) and not isinstance(value, DTensor):
+        value = share_out(value, tensor)
+    own(tensor).copy_(own(value))
+
+
+def share_out(value: Tensor, like: Tensor) -> Tensor:
+    """A whole tensor that all processes have, in the parts of another one."""
+    if not isinstance(like, DTensor):
+        return value
+    value = value.to(like.device)
+    return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)
