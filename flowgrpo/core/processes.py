@@ -54,7 +54,7 @@ class Processes:
 
     def once(self, make: Callable[[], T]) -> T:
         """What the main process makes, on all of them; a UserError of it is raised on all."""
-        self._finish()
+        self.finish()
         return once(make) if self.count > 1 else make()
 
     def rounds(self, items: Sequence[T]) -> list[Sequence[T]]:
@@ -71,7 +71,7 @@ class Processes:
 
     def gather(self, items: list[Any]) -> list[Any]:
         """The lists of all processes, joined, on every process."""
-        self._finish()
+        self.finish()
         return gather_object(items) if self.count > 1 else items
 
     def backward(self, loss: Tensor) -> None:
@@ -81,13 +81,14 @@ class Processes:
         else:
             loss.backward()
 
-    def _finish(self) -> None:
+    def finish(self) -> None:
+        """Go along with the other processes until all are here; what they add to gradients in parts is there then."""
         if self.lockstep:
             self.lockstep.finish()
 
     def sum(self, tensors: list[Tensor]) -> None:
         """Add up tensors over the processes, in place."""
-        self._finish()
+        self.finish()
         if self.count == 1:
             return
         for bucket in _buckets(tensors):

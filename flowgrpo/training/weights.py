@@ -59,6 +59,7 @@ class TrainedWeights:
 
     def gradient_norm(self) -> Tensor:
         """Sum the gradients of all processes, clip them, and return the norm that they had. Those in parts are sums already."""
+        self.processes.finish()
         parameters = list(self.parameters.values())
         gradients = (self.sums or self._zeros()) if self.exact else self._gradients()
         self.sums = None
