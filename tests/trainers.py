@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from flowgrpo.config.run import load_config
+from flowgrpo.core.parts import own, share_out
 from flowgrpo.core.processes import Processes
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.policies import tiny
@@ -94,9 +95,9 @@ def in_two_processes(work):
         return [future.result() for future in [pool.submit(one, rank) for rank in range(2)]]
 
 
-def picture_trainer(pipelines, *more, method="flow_grpo", rule=None, reward=brightness, **named):
-    call = ",".join(f"{key}: {value}" for key, value in tiny.pipelines()["sd3"].call.items())
-    model = [f"policy.model={pipelines['sd3']}", f"policy.call={{{call}}}", "rewards={it: {use: 'x:y'}}"]
+def picture_trainer(pipelines, *more, method="flow_grpo", rule=None, reward=brightness, of="sd3", **named):
+    call = ",".join(f"{key}: {value}" for key, value in tiny.pipelines()[of].call.items())
+    model = [f"policy.model={pipelines[of]}", f"policy.call={{{call}}}", "rewards={it: {use: 'x:y'}}"]
     return made(["mini", method, *([rule] if rule else [])], [*PLAIN, *PICTURES, *model, *more], reward, **named)
 
 
@@ -106,13 +107,14 @@ def text_trainer(mdlm, *more, method="trajectory", rule=None, reward=sevens, **n
     return made(["mini-mdlm", method, *([rule] if rule else [])], overrides, reward, **named)
 
 
-def made(recipe, overrides, reward, prompts=("1+2=:", "7:"), processes=None):
+def made(recipe, overrides, reward, prompts=("1+2=:", "7:"), processes=None, sharding=None):
     config = load_config(recipe, overrides)
     with BUILDING:
-        policy = config.policy.build(CPU, config.seed)
+        policy = config.policy.build_sharded(CPU, config.seed, sharding) if sharding else config.policy.build(CPU, config.seed)
     generator = torch.Generator().manual_seed(0)
     for parameter in policy.trainable().values():
-        parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
+        noise = 0.05 * torch.randn(parameter.shape, generator=generator)
+        own(parameter).add_(own(share_out(noise, parameter)))
     given = [
         {"answer": "77", "hint": "77:", "wordings": ["2+1=:", "3=:"]},
         {"answer": "1234", "hint": "7:", "wordings": ["7=:"]},
