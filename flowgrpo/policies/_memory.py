@@ -64,6 +64,13 @@ def training(stored: int, size: int, layers: int, whole: bool, every: int, activ
     return int(size * (again * _held("checkpointed", stored, activations) + (layers - again + 1) * block))
 
 
+def offloaded(stored: int, size: int, whole: bool, again: bool, activations: Activations) -> int:
+    """Activations on the device of an update whose others wait in main memory: a block that is computed `again`, or as many as
+    pass where none is."""
+    block = _held("whole" if whole else "lora", stored, activations)
+    return int(block * size) if again else passing(stored, size, activations)
+
+
 def _held(what: str, stored: int, activations: Activations) -> float:
     wider = stored * 8 / activations.bits == 2
     value: float = activations.model_dump()[what]

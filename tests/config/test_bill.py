@@ -150,6 +150,31 @@ def test_phases_hold_what_they_say():
     assert few["load"]["denoiser"] == int(0.516 * 2e9) and few["load"]["encoders"] == int(0.516 * 5e9)
 
 
+def test_what_waits_in_main_memory_is_not_on_the_device():
+    """16 rows of 1357 tokens and 1536 values: 34 bytes each as a pass holds them, 57 of a block that is computed again."""
+    unit = 16 * 1357 * 1536
+    for again, held in ((False, 34), (True, 57)):
+        found = estimate(runtime=Runtime(offload_activations=True, gradient_checkpointing=again))
+        assert found["update"]["activations"] == held * unit
+        assert found["rollout"] == estimate()["rollout"]
+    masked = [
+        memory_of(load_config("llada-8b/diffu_grpo", [f"policy.gradient_checkpointing={again}", *more]))["update"]["activations"]
+        for again in ("false", "true")
+        for more in ([], ["policy.offload_activations=true"])
+    ]
+    assert masked[0] > masked[1] and masked[0] > masked[2] > masked[3]
+
+
+def test_activations_are_moved_once_all_blocks_are_computed_again(capsys):
+    """Main memory is slower than a block, so it is the last of what costs time and leaves the policy as it is."""
+    few = ["policy.dtype=bf16", "rollout.micro_batch=4", "rollout.keep=host", "policy.runtime={offload: true, vae_slicing: true}"]
+    again = memory_of(load_config("sd3.5-medium/flow_grpo", [*few, "policy.runtime.gradient_checkpointing=true"]))
+    budget = sum(again["update"].values()) - 1
+    found = json.loads(plan(capsys, "sd3.5-medium/flow_grpo", *few, "--memory", str(budget / GIB), "--json"))["fit"]
+    chosen = [row["set"] for row in found["switches"] if row["costs"] == "time"]
+    assert chosen[:2] == ["policy.runtime.gradient_checkpointing=true", "policy.runtime.offload_activations=true"]
+
+
 def test_tiles_help_pictures_that_are_larger_than_one():
     small, large = ({"height": side, "width": side, "guidance_scale": 1.0} for side in (1024, 2048))
     for call, helps in ((small, False), (large, True)):

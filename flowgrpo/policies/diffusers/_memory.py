@@ -10,7 +10,7 @@ from typing import Any
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.paths import locate
 from flowgrpo.policies import Activations, Memory, Work
-from flowgrpo.policies._memory import STORED, TRAINED, gradients, lora_parameters, passing, resting, training
+from flowgrpo.policies._memory import STORED, TRAINED, gradients, lora_parameters, offloaded, passing, resting, training
 from flowgrpo.policies.diffusers import DENOISERS, REMEMBERED, DiffusersConfig, ModelSize, VaeSize
 from flowgrpo.policies.diffusers._size import size_on_disk
 from flowgrpo.policies.diffusers._sizes import SIZES
@@ -127,14 +127,12 @@ def backward_bytes(config: DiffusersConfig, size: ModelSize, states: int) -> int
     `guidance_gradient` says so."""
     denoiser, rows = size.denoiser, rows_of(config, size, states)
     graphed = states if config.guidance_gradient == "conditional" else rows
-    graph = training(
-        STORED[config.dtype],
-        graphed * denoiser.tokens * denoiser.width,
-        denoiser.layers,
-        config.lora is None,
-        int(config.runtime.gradient_checkpointing),
-        denoiser.activations,
-    )
+    stored, unit, whole = STORED[config.dtype], graphed * denoiser.tokens * denoiser.width, config.lora is None
+    every = int(config.runtime.gradient_checkpointing)
+    if config.runtime.offload_activations:
+        graph = offloaded(stored, unit, whole, every > 0, denoiser.activations)
+    else:
+        graph = training(stored, unit, denoiser.layers, whole, every, denoiser.activations)
     return graph + _forward(config, size, rows - graphed)
 
 

@@ -32,6 +32,7 @@ from flowgrpo.policies._compiled import evaluate_as_in_an_update, uncompiled
 from flowgrpo.policies._dtypes import DTYPES, unit_roundoff
 from flowgrpo.policies._fit import loading, require_all
 from flowgrpo.policies._hub import require_reachable
+from flowgrpo.policies._offloaded import offload_activations
 from flowgrpo.policies._sharded import Sharding
 from flowgrpo.policies._weights import attach, digest_of_weights, trainable
 from flowgrpo.policies.diffusers import Compile, DiffusersConfig
@@ -248,6 +249,9 @@ class DiffusersPolicy(PipelineSampler):
         if self.compiled:
             for module in self.modules.values():
                 evaluate_as_in_an_update(module)
+        if config.runtime.offload_activations:
+            for module in self.modules.values():
+                offload_activations(module)
         memoise_encoders(self.pipe)
         self.features = Features(self.modules)
         self.untaught = Loop(self.pipe, self.modules, name in PRIMED)

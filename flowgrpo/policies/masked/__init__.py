@@ -48,7 +48,10 @@ class MaskedConfig(PolicyConfig):
     """
 
     makes: ClassVar[tuple[str, ...]] = ("texts",)
-    switches: ClassVar[dict[str, Cost]] = {f"policy.gradient_checkpointing={every}": "time" for every in (4, 2, "true")}
+    switches: ClassVar[dict[str, Cost]] = {
+        **{f"policy.gradient_checkpointing={every}": "time" for every in (4, 2, "true")},
+        "policy.offload_activations=true": "time",
+    }
 
     model: str
     revision: str | None = None
@@ -66,6 +69,8 @@ class MaskedConfig(PolicyConfig):
     sampler: AnyUnmasking
     lora: LoraAdapter | None = None
     gradient_checkpointing: Recomputed = False
+    offload_activations: bool = False
+    """What an update keeps of activations waits in main memory."""
     parameters: PositiveInt | None = None
     """Of a model that is not on this disk, for `flowgrpo plan`."""
     size: LanguageSize | None = None

@@ -5,7 +5,7 @@ import json
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.paths import locate
 from flowgrpo.policies import Activations, Memory, Work
-from flowgrpo.policies._memory import STORED, count_parameters, gradients, lora_parameters, passing, resting, training
+from flowgrpo.policies._memory import STORED, count_parameters, gradients, lora_parameters, offloaded, passing, resting, training
 from flowgrpo.policies.masked import MaskedConfig
 
 
@@ -31,7 +31,11 @@ def memory(config: MaskedConfig, work: Work) -> Memory:
     size, logits = rows * (config.prompt_length + config.length) * width, 4 * work.states * config.length * ids
     kept = {"predictions": 4 * work.predictions * config.length * ids} if work.predictions else {}
     weights = {"weights": 0 if lora is None else stored * parameters, **resting(trained, work), **kept}
-    deep = training(stored, size, layers, lora is None, int(config.gradient_checkpointing), activations)
+    every = int(config.gradient_checkpointing)
+    if config.offload_activations:
+        deep = offloaded(stored, size, lora is None, every > 0, activations)
+    else:
+        deep = training(stored, size, layers, lora is None, every, activations)
     return {
         "load": {"weights": stored * parameters},
         "rollout": {**weights, "activations": passing(stored, size, activations) + logits},

@@ -20,6 +20,7 @@ from flowgrpo.data.samples import Samples
 from flowgrpo.policies._dtypes import DTYPES, unit_roundoff
 from flowgrpo.policies._fill import fill
 from flowgrpo.policies._fit import loading, pairs_of, peft_state, require_all, require_change
+from flowgrpo.policies._offloaded import offload_activations
 from flowgrpo.policies._pooled import LastBlock, narrowed, pooled
 from flowgrpo.policies._sharded import Sharding
 from flowgrpo.policies._weights import attach, trainable
@@ -117,6 +118,8 @@ class MaskedPolicy(MaskedSampler):
         self.weights = attach({"model": self.model}, config.lora, seed, sharding)
         if config.gradient_checkpointing:
             recompute_layers(self.model, config.model, int(config.gradient_checkpointing))
+        if config.offload_activations:
+            offload_activations(self.model)
         self.posing = self._posing(config.likelihood) if config.likelihood.states else None
 
     def law(self, moves: Sequence[Move], prompts: Sequence[Prompt]) -> UnmaskingLaw:

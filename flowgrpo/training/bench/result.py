@@ -81,6 +81,8 @@ class Bench:
             return "the GPU waits for the host: evaluate more states at once, with a larger rollout.micro_batch"
         if (settings.get("call") or {}).get("guidance_scale", 1.0) > 1.0 and settings.get("guidance_gradient") == "full":
             return "keep no graph of what guidance moves away from (another gradient): policy.guidance_gradient=conditional"
+        if runtime.get("offload_activations"):
+            return "if memory allows, keep activations on the GPU: policy.runtime.offload_activations=false"
         if runtime.get("gradient_checkpointing"):
             return "if memory allows, recompute nothing: policy.runtime.gradient_checkpointing=false"
         largest = max(set(PHASES) - {"rollout", "update"}, key=lambda phase: self.own.spent[phase].wall)
