@@ -30,7 +30,7 @@ Memory = dict[str, dict[str, int]]
 @dataclass(frozen=True)
 class Work:
     """What a process has on its device: `states` in one evaluation and `samples` in one decode; over an update it keeps
-    `latents`, of which so many are `predictions`, and `batches` of prompts. The trained weights have so many `averages`;
+    `latents`, of which so many are `predictions`, and `batches` of prompts. The trained weights have `averages` of these names;
     `sums`: their gradients add up in float64; `referenced`: they are compared to those before training."""
 
     states: int
@@ -38,7 +38,7 @@ class Work:
     latents: int = 0
     predictions: int = 0
     batches: int = 1
-    averages: int = 0
+    averages: tuple[str, ...] = ()
     sums: bool = False
     referenced: bool = False
 
@@ -145,6 +145,10 @@ class PolicyConfig(Component):
     @abstractmethod
     def memory(self, work: Work) -> Memory:
         """Estimated; loads no weights."""
+
+    def copied(self) -> int:
+        """Bytes in main memory of a copy of the weights before training; 0 where adapters are trained, which need none."""
+        return 0
 
     def measured(self) -> Self:
         """The same, with what `memory` estimates from counted on the model's own class; loads no weights.

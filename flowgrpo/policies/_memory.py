@@ -40,7 +40,7 @@ def resting(trained: int, work: Work) -> dict[str, int]:
     return {
         "trained weights": TRAINED * trained,
         "optimizer": 2 * TRAINED * trained,
-        "average": TRAINED * trained * work.averages,
+        **dict.fromkeys(work.averages, TRAINED * trained),
     }
 
 

@@ -224,6 +224,9 @@ class DiffusersConfig(PolicyConfig):
 
         return memory(self, work)
 
+    def copied(self) -> int:
+        return 0 if self.lora else self.memory(Work(states=1, samples=1))["load"]["denoiser"]
+
     def measured(self) -> Self:
         from flowgrpo.policies.diffusers._measure import measured_size
 

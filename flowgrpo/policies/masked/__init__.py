@@ -131,6 +131,9 @@ class MaskedConfig(PolicyConfig):
 
         return memory(self, work)
 
+    def copied(self) -> int:
+        return 0 if self.lora else self.memory(Work(states=1, samples=1))["load"]["weights"]
+
     def measured(self) -> Self:
         from flowgrpo.policies.masked._measure import measured_size
 
