@@ -43,6 +43,11 @@ def bill_of(config: Config, processes: int = 1) -> dict[str, Any]:
         "updates": config.updates,
         "peak_memory_bytes": peak(memory),
         "memory_bytes": memory,
+        **(
+            {"copy_in_main_memory_bytes": copied}
+            if (copied := config.policy.copied() // config.distributed.shared_by(processes))
+            else {}
+        ),
     }
 
 
@@ -72,9 +77,10 @@ def memory_of(config: Config, processes: int = 1) -> Memory:
         latents=(2 + predicted) * transitions,
         predictions=predicted * transitions * max(1, config.policy.posed_together),
         batches=config.blocks_per_step * config.optimizer.steps_per_update,
-        averages=(config.ema is not None) + (config.old is not None),
+        averages=tuple(name for name, kept in (("ema", config.ema), ("old", config.old)) if kept),
         sums=config.sums_blocks,
         referenced=referenced,
+        cards=config.distributed.shared_by(processes),
     )
     memory = config.policy.memory(work)
     if config.teacher is None:

@@ -297,12 +297,14 @@ class OptimizerConfig(Section):
 
 
 class EmaConfig(Section):
-    """Exponential moving average of the trained weights with decay min((1 + k) / (10 + k), decay) at optimizer step k."""
+    """Exponential moving average of the trained weights with decay min((1 + k) / (10 + k), decay) at optimizer step k, or, with a
+    `rate`, min(rate x k, decay) (AWM, arXiv 2509.25050)."""
 
     decay: float = Field(default=0.9, ge=0.0, lt=1.0)
+    rate: NonNegativeFloat | None = None
 
     def decay_at(self, step: int) -> float:
-        return min((1 + step) / (10 + step), self.decay)
+        return min((1 + step) / (10 + step) if self.rate is None else self.rate * step, self.decay)
 
 
 class OldConfig(Section):
@@ -456,6 +458,10 @@ class DistributedConfig(Section):
     @property
     def shares_out(self) -> bool:
         return self.type != "replicate"
+
+    def shared_by(self, processes: int) -> int:
+        """How many of these processes share the weights out."""
+        return (self.cards or processes) if self.shares_out else 1
 
     def complaint(self, policy: PolicyConfig, fleet: FleetConfig) -> str | None:
         """Why the weights can't lie so, or None."""

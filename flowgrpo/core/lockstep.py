@@ -52,19 +52,21 @@ class Lockstep:
         self.aside: list[Tensor] = []
         """What calls for others have answered since the last way back."""
 
-    def add(self, network: nn.Module) -> None:
-        """From now on its calls are made by all. All networks are added before the first call."""
-        number, forward = len(self.forwards), network.forward
-        self.forwards.append(forward)
-        self.given.append(None)
+    def add(self, *networks: nn.Module) -> None:
+        """From now on their calls are made by all. All networks are added before the first call."""
+        for number, network in enumerate(networks, len(self.forwards)):
+            self.forwards.append(network.forward)
+            self.given.append(None)
+            network.forward = self._in_step(number, network.forward)
 
+    def _in_step(self, number: int, forward: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(forward)
         def called(*args: Any, **kwargs: Any) -> Any:
             self.given[number] = Given.now(self.device, args, kwargs)
             self._wait(self._call(number, torch.is_grad_enabled()))
             return forward(*args, **kwargs)
 
-        network.forward = called
+        return called
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of this process's loss, when all go back."""

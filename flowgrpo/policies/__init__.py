@@ -28,23 +28,31 @@ Memory = dict[str, dict[str, int]]
 """Bytes on the device by phase and purpose."""
 
 
-SCALED = "policy.dtype fp16 scales its loss, which goes with whole weights only; take bf16"
+def needs_whole_weights(dtype: str, offload_activations: bool) -> str | None:
+    """Why a process needs all weights, or None."""
+    if dtype == "fp16":
+        return "policy.dtype fp16 scales its loss, which goes with whole weights only; take bf16"
+    if offload_activations:
+        return "offload_activations would copy what comes from other processes; take gradient_checkpointing in its place"
+    return None
 
 
 @dataclass(frozen=True)
 class Work:
     """What a process has on its device: `states` in one evaluation and `samples` in one decode; over an update it keeps
-    `latents`, of which so many are `predictions`, and `batches` of prompts. The trained weights have so many `averages`;
-    `sums`: their gradients add up in float64; `referenced`: they are compared to those before training."""
+    `latents`, of which so many are `predictions`, and `batches` of prompts. The trained weights have `averages` of these names;
+    `sums`: their gradients add up in float64; `referenced`: they are compared to those before training. So many `cards` share
+    the weights of blocks out."""
 
     states: int
     samples: int
     latents: int = 0
     predictions: int = 0
     batches: int = 1
-    averages: int = 0
+    averages: tuple[str, ...] = ()
     sums: bool = False
     referenced: bool = False
+    cards: int = 1
 
 
 class Activations(Section):
@@ -158,6 +166,10 @@ class PolicyConfig(Component):
     @abstractmethod
     def memory(self, work: Work) -> Memory:
         """Estimated; loads no weights."""
+
+    def copied(self) -> int:
+        """Bytes in main memory of a copy of the weights before training; 0 where adapters are trained, which need none."""
+        return 0
 
     def measured(self) -> Self:
         """The same, with what `memory` estimates from counted on the model's own class; loads no weights.

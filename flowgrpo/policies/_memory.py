@@ -35,12 +35,22 @@ def lora_parameters(folder: Path, targets: tuple[str, ...], rank: int) -> int:
     return sum(rank * (shape[0] + prod(shape[1:])) for shape in chosen)
 
 
+def share(weights: int, work: Work, apart: int = 0) -> int:
+    """What a process holds of `weights`, of which so many are outside of blocks."""
+    return apart + (weights - apart) // work.cards
+
+
+def gathered(weights: int, layers: int, stored: int, whole: bool, work: Work) -> dict[str, int]:
+    """Bytes of the one block that a process has whole, with its gradient where all weights are trained."""
+    return {"a block": (2 * TRAINED if whole else stored) * weights // layers} if work.cards > 1 and layers else {}
+
+
 def resting(trained: int, work: Work) -> dict[str, int]:
     """What is kept from update to update for `trained` weights: AdamW has two moments of each."""
     return {
         "trained weights": TRAINED * trained,
         "optimizer": 2 * TRAINED * trained,
-        "average": TRAINED * trained * work.averages,
+        **dict.fromkeys(work.averages, TRAINED * trained),
     }
 
 

@@ -14,7 +14,8 @@ from flowgrpo.policies._compiled import repeated
 
 
 class Sharding:
-    """Over `cards` processes that are neighbours, with copies on the others. From now on the processes go in lockstep.
+    """Over `cards` processes that are neighbours, with copies on the others. The processes go in `lockstep` from now on, which the
+    networks are added to.
 
     Errors: UserError where the processes are no multiple of `cards`.
     """
@@ -42,7 +43,6 @@ class Sharding:
             for block in blocks:
                 _share_out(block, self.mesh)
             network.to(self.device)
-            self.lockstep.add(network)
 
     def gathered(self, state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
         """Whole tensors in main memory, on the main process; None on the others, which take part."""

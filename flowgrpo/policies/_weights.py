@@ -100,20 +100,22 @@ def _add_adapter(name: str, module: Any, peft: LoraConfig) -> None:
 
 
 class FullWeights:
-    """All weights of the modules, in float32; the reference is a copy on the CPU that is swapped in."""
+    """All weights of the modules, in float32; the reference is a copy on the CPU, in the dtypes that they were loaded in, that is
+    swapped in."""
 
     def __init__(self, modules: Mapping[str, Any]) -> None:
+        self.stored = [p.dtype for module in modules.values() for p in module.parameters()]
         self.modules = [module.float().requires_grad_(True) for module in modules.values()]
 
     def remember(self) -> None:
         self.parameters = [p for module in self.modules for p in module.parameters()]
-        self.initial = [own(p).to("cpu", copy=True) for p in self.parameters]
+        self.initial = [own(p).to("cpu", dtype, copy=True) for p, dtype in zip(self.parameters, self.stored, strict=True)]
 
     @contextmanager
     def reference(self) -> Iterator[None]:
         trained = held(self.parameters)
         try:
-            put(self.parameters, [w.to(t.device) for w, t in zip(self.initial, trained, strict=True)])
+            put(self.parameters, [w.to(t.device, t.dtype) for w, t in zip(self.initial, trained, strict=True)])
             yield
         finally:
             put(self.parameters, trained)

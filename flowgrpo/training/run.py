@@ -160,10 +160,10 @@ class Training:
 
     def _built(self) -> Policy:
         config, processes = self.config, self.processes
-        if not config.distributed.shares_out or processes.count == 1:
+        cards = config.distributed.shared_by(processes.count)
+        if cards == 1 or processes.count == 1:
             return config.policy.build(processes.device, config.seed)
-        sharding = Sharding(processes, config.distributed.cards or processes.count)
-        return config.policy.build_sharded(processes.device, config.seed, sharding)
+        return config.policy.build_sharded(processes.device, config.seed, Sharding(processes, cards))
 
     def _open_fleet(self) -> None:
         """Rewards in processes of their own are loaded while this one loads the policy."""

@@ -183,13 +183,25 @@ def test_tiles_help_pictures_that_are_larger_than_one():
 
 
 def test_all_weights_cost_sixteen_bytes_each_and_a_cast_copy():
-    work = Work(states=1, samples=1, averages=1)
+    work = Work(states=1, samples=1, averages=("ema",))
     found = estimate(work, lora=None)["update"]
     count = SIZE["denoiser"]["parameters"]
     assert found["denoiser"] == 0
-    parts = ("trained weights", "optimizer", "average", "gradients")
+    parts = ("trained weights", "optimizer", "ema", "gradients")
     assert [found[part] for part in parts] == [4 * count, 8 * count, 4 * count, 4 * count]
     assert found["activations"] > 2 * count
+
+
+def test_a_plan_names_each_average_and_the_copy_that_waits_in_main_memory(capsys):
+    """SD3.5-medium has 2,243,000,000 weights: an average is float32, the copy as they are stored, in fp16."""
+    whole = json.loads(plan(capsys, "sd3.5-medium", "nft", "policy.lora=null", "--json"))
+    update = whole["memory_bytes"]["update"]
+    assert update["ema"] == update["old"] == 4 * 2_243_000_000 and whole["copy_in_main_memory_bytes"] == 2 * 2_243_000_000
+    assert "copy in main memory bytes            4.2 GiB" in plan(capsys, "sd3.5-medium", "nft", "policy.lora=null")
+    adapters = json.loads(plan(capsys, "sd3.5-medium", "nft", "old=null", "--json"))
+    assert "copy_in_main_memory_bytes" not in adapters and "old" not in adapters["memory_bytes"]["update"]
+    masked = json.loads(plan(capsys, "mini-mdlm", "vrpo", "--json"))
+    assert masked["copy_in_main_memory_bytes"] == masked["memory_bytes"]["load"]["weights"]
 
 
 def test_guidance_doubles_the_rows_unless_the_scale_is_an_input():

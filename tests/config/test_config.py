@@ -15,7 +15,7 @@ from flowgrpo.cli.main import main
 from flowgrpo.config.bill import bill_of
 from flowgrpo.config.recipes import names, shipped
 from flowgrpo.config.run import dump, load_config
-from flowgrpo.config.sections import OptimizerConfig, RewardConfig, RolloutConfig
+from flowgrpo.config.sections import EmaConfig, OptimizerConfig, RewardConfig, RolloutConfig
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.section import Section
 from flowgrpo.objective.bounds.constant import Constant
@@ -43,6 +43,43 @@ def test_published_hyper_parameters_of_sd35():
     assert (bill["prompts_per_update"], bill["group_size"], bill["steps"]) == (48, 24, 10)
     assert bill["network_evaluations_per_sample"] == 10 and bill["trained_transitions_per_sample"] == 9
     assert config.objective.clip == Constant(low=1e-4, high=1e-4) and config.optimizer.lr == 3e-4
+
+
+@pytest.mark.parametrize(
+    ("words", "steps", "levels", "power", "group", "lr"),
+    [
+        ("sd3.5-medium nft", 10, {"type": "uniform", "count": 9, "first": 0, "last": None}, 1.0, (48, 24), 3e-4),
+        ("sd3.5-medium awm geneval", 14, {"type": "stratified", "count": 6, "first": 1, "last": 11}, 0.25, (72, 24), 3e-4),
+        ("sd3.5-medium awm pickscore", 14, {"type": "stratified", "count": 6, "first": 1, "last": 11}, 0.25, (24, 24), 3e-4),
+        ("sd3.5-medium dgpo ocr", 10, {"type": "uniform", "count": 4, "first": 0, "last": 6}, 1.0, (8, 16), 3e-4),
+        ("sd3.5-medium dgpo geneval", 10, {"type": "uniform", "count": 4, "first": 0, "last": 4}, 1.0, (8, 16), 3e-4),
+        ("flux.1-dev nft", 8, {"type": "stratified", "count": 2, "first": 0, "last": 5}, 1.0, (48, 16), 3e-4),
+        ("flux.1-dev awm", 10, {"type": "stratified", "count": 4, "first": 0, "last": 7}, 0.25, (48, 16), 3e-4),
+        ("wan2.1-1.3b nft", 12, {"type": "stratified", "count": 4, "first": 0, "last": 10}, 1.0, (48, 16), 1e-4),
+        ("wan2.2-a14b nft", 12, {"type": "stratified", "count": 2, "first": 0, "last": None}, 1.0, (48, 16), 1e-4),
+    ],
+)
+def test_published_hyper_parameters_of_methods_that_noise_samples(words, steps, levels, power, group, lr):
+    config = load_config(words.split())
+    matching = config.policy.matching
+    assert (config.policy.steps, config.optimizer.lr, matching.power) == (steps, lr, power)
+    assert (config.rollout.prompts_per_update, config.rollout.group_size) == group
+    assert matching.levels.model_dump(exclude={"grid"}) == levels and matching.levels.grid is None
+    assert config.optimizer.steps_per_update == 1
+
+
+def test_what_one_method_adds_is_not_left_in_those_that_build_on_it():
+    for model in ("sd3.5-medium", "flux.1-dev"):
+        for method in ("dgpo", "dpo", "raft"):
+            matching = load_config([model, method]).policy.matching
+            assert (matching.weight, matching.power) == ("one", 1.0)
+        assert load_config([model, "dpo"]).objective.reference == "start"
+        assert load_config([model, "dgpo"]).advantage.clip == 5.0
+
+
+def test_an_average_lags_more_and_more_up_to_its_decay():
+    assert [EmaConfig(decay=0.9).decay_at(step) for step in (0, 10, 1000)] == [0.1, 11 / 20, 0.9]
+    assert [EmaConfig(decay=0.3, rate=0.001).decay_at(step) for step in (0, 100, 1000)] == [0.0, 0.1, 0.3]
 
 
 def test_overrides_are_honoured():

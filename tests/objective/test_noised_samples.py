@@ -47,14 +47,14 @@ def noised(prediction: torch.Tensor, old: torch.Tensor, sample: torch.Tensor) ->
     return Noised(prediction, old, lambda v: v - sample)
 
 
-@pytest.mark.parametrize("weight", [1.0, 0.3])
-def test_the_log_prob_is_the_flow_matching_loss(weight):
+@pytest.mark.parametrize(("weight", "power"), [(1.0, 1.0), (0.3, 1.0), (0.3, 0.25), (0.3, 0.5)])
+def test_the_log_prob_is_the_flow_matching_loss(weight, power):
     generator = torch.Generator().manual_seed(0)
     x0, noise, v = (torch.randn(3, 2, 4, generator=generator) for _ in range(3))
     sigma = torch.tensor([0.2, 0.5, 1.0])
     x = (1 - sigma)[:, None, None] * x0 + sigma[:, None, None] * noise
-    law = MatchingLaw(torch.ones(3), -sigma, torch.full((3,), weight))
-    expected = -weight * ((v - (noise - x0)) ** 2).mean((1, 2))
+    law = MatchingLaw(torch.ones(3), -sigma, torch.full((3,), weight), torch.full((3,), power))
+    expected = -weight * ((v - (noise - x0)) ** 2).mean((1, 2)) ** power / power
     assert torch.allclose(law.log_prob(x, v, x0)[:, 0], expected, atol=1e-5)
     assert torch.allclose(law.error(x, v, x0), x - sigma[:, None, None] * v - x0)
     assert torch.allclose(law.kl(x, v, noise, x0)[:, 0], 0.5 * ((v - noise) ** 2).mean((1, 2)))
@@ -64,9 +64,18 @@ def test_the_log_prob_of_a_noise_prediction_is_the_diffusion_loss():
     generator = torch.Generator().manual_seed(0)
     x0, noise, v = (torch.randn(2, 4, generator=generator) for _ in range(3))
     alpha, sigma = 0.6, 0.8
-    law = MatchingLaw(torch.full((2,), 1 / alpha), torch.full((2,), -sigma / alpha), torch.ones(2))
+    law = MatchingLaw(torch.full((2,), 1 / alpha), torch.full((2,), -sigma / alpha), torch.ones(2), torch.ones(2))
     expected = -((v - noise) ** 2).mean(1)
     assert torch.allclose(law.log_prob(alpha * x0 + sigma * noise, v, x0)[:, 0], expected, atol=1e-5)
+
+
+def test_a_power_divides_the_slope_by_the_size_of_the_error():
+    """Of one number: m = e^2, -(m^p / p)' = -2 e m^(p - 1), and finite where the sample is met."""
+    v = torch.tensor([[0.5], [-0.02], [0.0]], requires_grad=True)
+    zeros, ones = torch.zeros(3, 1), torch.ones(3)
+    law = MatchingLaw(ones, ones, ones, 0.25 * ones)
+    (slope,) = torch.autograd.grad(law.log_prob(zeros, v, zeros).sum(), v)
+    assert slope.flatten().tolist() == pytest.approx([-2 * 0.5**-0.5, 2 * 0.02**-0.5, 0.0], rel=1e-4)
 
 
 def test_nft_by_hand():

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
 from flowgrpo.core.section import Section
-from flowgrpo.policies import SCALED, Activations, Cost, LoraAdapter, Memory, PolicyConfig, Recomputed, Work
+from flowgrpo.policies import Activations, Cost, LoraAdapter, Memory, PolicyConfig, Recomputed, Work, needs_whole_weights
 from flowgrpo.policies.diffusers import _sizes as sizes
 from flowgrpo.sampling.kernels import GaussianKernel, KernelFamily
 from flowgrpo.sampling.matching import Matching
@@ -225,7 +225,7 @@ class DiffusersConfig(PolicyConfig):
     def unshardable(self) -> str | None:
         if self.runtime.quantisation != "none":
             return f"policy.runtime.quantisation '{self.runtime.quantisation}' leaves weights that can't be shared out"
-        return SCALED if self.dtype == "fp16" else None
+        return needs_whole_weights(self.dtype, self.runtime.offload_activations)
 
     def build_sharded(self, device: "torch.device", seed: int, sharding: "Sharding") -> "DiffusersPolicy":
         from flowgrpo.policies.diffusers._policy import DiffusersPolicy
@@ -244,6 +244,9 @@ class DiffusersConfig(PolicyConfig):
         from flowgrpo.policies.diffusers._memory import memory
 
         return memory(self, work)
+
+    def copied(self) -> int:
+        return 0 if self.lora else self.memory(Work(states=1, samples=1))["load"]["denoiser"]
 
     def measured(self) -> Self:
         from flowgrpo.policies.diffusers._measure import measured_size

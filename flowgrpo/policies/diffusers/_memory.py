@@ -10,7 +10,18 @@ from typing import Any
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.paths import locate
 from flowgrpo.policies import Activations, Memory, Work
-from flowgrpo.policies._memory import STORED, TRAINED, gradients, lora_parameters, offloaded, passing, resting, training
+from flowgrpo.policies._memory import (
+    STORED,
+    TRAINED,
+    gathered,
+    gradients,
+    lora_parameters,
+    offloaded,
+    passing,
+    resting,
+    share,
+    training,
+)
 from flowgrpo.policies.diffusers import DENOISERS, REMEMBERED, DiffusersConfig, ModelSize, VaeSize
 from flowgrpo.policies.diffusers._size import size_on_disk
 from flowgrpo.policies.diffusers._sizes import SIZES
@@ -28,10 +39,12 @@ def memory(config: DiffusersConfig, work: Work) -> Memory:
     moments there for good. An update's activations give way to the reference's weights and to the temporary copy of AdamW."""
     size, stored, runtime = model_size(config), STORED[config.dtype], config.runtime
     whole = config.lora is None
-    trained = trained_parameters(config, size)
+    trained = share(trained_parameters(config, size), work)
     weights = _weights(config, size)
+    weights["denoiser"] = share(weights["denoiser"], work)
     waiting = {name: weights.pop(name) for name in ("encoders", "vae")} if runtime.offload else {}
-    rests = {**weights, **({"denoiser": 0} if whole else {}), **resting(trained, work)}
+    block = gathered(size.denoiser.parameters, size.denoiser.layers, stored, whole, work)
+    rests = {**weights, **({"denoiser": 0} if whole else {}), **block, **resting(trained, work)}
     visits = {name: {name: bytes_} for name, bytes_ in waiting.items()}
     casts = cast_bytes(config, trained)
     waiting = {"latents": work.latents * _latent_bytes(size), "prompts": _prompt_bytes(config, size, work)}

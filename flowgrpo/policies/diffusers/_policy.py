@@ -252,6 +252,8 @@ class DiffusersPolicy(PipelineSampler):
         if config.runtime.offload_activations:
             for module in self.modules.values():
                 offload_activations(module)
+        if sharding:
+            sharding.lockstep.add(*self.modules.values())
         memoise_encoders(self.pipe)
         self.features = Features(self.modules)
         self.untaught = Loop(self.pipe, self.modules, name in PRIMED)

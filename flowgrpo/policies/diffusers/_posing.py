@@ -39,7 +39,8 @@ class Posing:
             noise_of = keys if self.matching.noise == "own" else groups
             noises = [Noise((*noise_of[row], "noise", level, visit)).draw(outcomes.shape[1:]) for row in rows]
             weight = self._weight(float(sigmas[level]))
-            states, law = _noised(outcomes[rows], torch.stack(noises).to(outcomes.device), schedule, level, weight)
+            noised = torch.stack(noises).to(outcomes.device)
+            states, law = _noised(outcomes[rows], noised, schedule, level, weight, self.matching.power)
             parent = torch.arange(len(rows), device=outcomes.device)
             yield Posed(states, parent, law, rows, level, 1.0 / self.matching.levels.count)
 
@@ -52,8 +53,10 @@ class Posing:
         return {(place, places[:i].count(place)) for i, place in enumerate(places)}
 
 
-def _noised(x0: Tensor, noises: Tensor, schedule: Schedule, level: int, weight: float) -> tuple[Tensor, MatchingLaw]:
+def _noised(
+    x0: Tensor, noises: Tensor, schedule: Schedule, level: int, weight: float, power: float
+) -> tuple[Tensor, MatchingLaw]:
     a, s = schedule.mixture(level)
     p, q, _, _ = schedule.ends(level)
-    law = MatchingLaw(*(torch.full((len(x0),), value, device=x0.device) for value in (p, q, weight)))
+    law = MatchingLaw(*(torch.full((len(x0),), value, device=x0.device) for value in (p, q, weight, power)))
     return a * x0 + s * schedule.noise * noises, law

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, SerializeAsAny
 
 from flowgrpo.core.section import Section, component
-from flowgrpo.policies import SCALED, Activations, Cost, LoraAdapter, Memory, PolicyConfig, Recomputed, Work
+from flowgrpo.policies import Activations, Cost, LoraAdapter, Memory, PolicyConfig, Recomputed, Work, needs_whole_weights
 from flowgrpo.sampling.kernels import KernelFamily
 from flowgrpo.sampling.kernels._unmasking import UnmaskingKernel
 from flowgrpo.sampling.likelihood import AnyLikelihood
@@ -128,7 +128,7 @@ class MaskedConfig(PolicyConfig):
         return MaskedPolicy(self, device, seed)
 
     def unshardable(self) -> str | None:
-        return SCALED if self.dtype == "fp16" else None
+        return needs_whole_weights(self.dtype, self.offload_activations)
 
     def build_sharded(self, device: "torch.device", seed: int, sharding: "Sharding") -> "MaskedPolicy":
         from flowgrpo.policies.masked._policy import MaskedPolicy
@@ -144,6 +144,9 @@ class MaskedConfig(PolicyConfig):
         from flowgrpo.policies.masked._memory import memory
 
         return memory(self, work)
+
+    def copied(self) -> int:
+        return 0 if self.lora else self.memory(Work(states=1, samples=1))["load"]["weights"]
 
     def measured(self) -> Self:
         from flowgrpo.policies.masked._measure import measured_size

@@ -5,7 +5,18 @@ import json
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.paths import locate
 from flowgrpo.policies import Activations, Memory, Work
-from flowgrpo.policies._memory import STORED, count_parameters, gradients, lora_parameters, offloaded, passing, resting, training
+from flowgrpo.policies._memory import (
+    STORED,
+    count_parameters,
+    gathered,
+    gradients,
+    lora_parameters,
+    offloaded,
+    passing,
+    resting,
+    share,
+    training,
+)
 from flowgrpo.policies.masked import MaskedConfig
 
 
@@ -27,17 +38,21 @@ def memory(config: MaskedConfig, work: Work) -> Memory:
         trained = lora_parameters(folder, lora.targets, lora.rank)
     else:
         trained = layers * len(lora.targets) * 2 * width * lora.rank
+    apart = min(parameters, 2 * width * ids)
+    trained = share(trained, work, apart if lora is None else 0)
+    block = gathered(parameters - apart, layers, stored, lora is None, work)
+    own = stored * share(parameters, work, apart)
     rows = work.states * (1 if config.guidance_scale == 1.0 else 2)
     size, logits = rows * (config.prompt_length + config.length) * width, 4 * work.states * config.length * ids
     kept = {"predictions": 4 * work.predictions * config.length * ids} if work.predictions else {}
-    weights = {"weights": 0 if lora is None else stored * parameters, **resting(trained, work), **kept}
+    weights = {"weights": 0 if lora is None else own, **block, **resting(trained, work), **kept}
     every = int(config.gradient_checkpointing)
     if config.offload_activations:
         deep = offloaded(stored, size, lora is None, every > 0, activations)
     else:
         deep = training(stored, size, layers, lora is None, every, activations)
     return {
-        "load": {"weights": stored * parameters},
+        "load": {"weights": own},
         "rollout": {**weights, "activations": passing(stored, size, activations) + logits},
         "update": {**weights, "gradients": gradients(trained, work), "activations": deep + 3 * logits},
     }

@@ -120,6 +120,8 @@ class MaskedPolicy(MaskedSampler):
             recompute_layers(self.model, config.model, int(config.gradient_checkpointing))
         if config.offload_activations:
             offload_activations(self.model)
+        if sharding:
+            sharding.lockstep.add(self.model)
         self.posing = self._posing(config.likelihood) if config.likelihood.states else None
 
     def law(self, moves: Sequence[Move], prompts: Sequence[Prompt]) -> UnmaskingLaw:

@@ -10,17 +10,22 @@ from torch import Tensor
 
 from flowgrpo.sampling.laws._rows import Rows, like, mean_of
 
+LEAST = 1e-10
+"""Keeps the slope of a root finite, as in the code of AWM."""
+
 
 @dataclass(frozen=True)
 class MatchingLaw(Rows):
     """From the network's output v at x, x0_hat = p x + q v; v* is the output that gives the sample itself. All are [C].
 
-    The log-prob is -w mean((v - v*)^2), one decision a sample and level: no density, but it rises where the sample gets likelier.
+    The log-prob is -w m^`power` / `power` with m = mean((v - v*)^2), one decision a sample and level: no density, but it rises
+    where the sample gets likelier.
     """
 
     p: Tensor
     q: Tensor
     weight: Tensor
+    power: Tensor
 
     @property
     def tau(self) -> Tensor:
@@ -29,8 +34,8 @@ class MatchingLaw(Rows):
     dt = g = tau
 
     def log_prob(self, x: Tensor, prediction: Tensor, x_next: Tensor) -> Tensor:
-        error = self.error(x, prediction, x_next) / like(self.q, x)
-        return -(self.weight * mean_of(error**2))[:, None]
+        m = mean_of((self.error(x, prediction, x_next) / like(self.q, x)) ** 2)
+        return -(self.weight * m * (m + LEAST) ** (self.power - 1.0) / self.power)[:, None]
 
     def kl(self, x: Tensor, prediction: Tensor, other: Tensor, x_next: Tensor) -> Tensor:
         """With the noise scale 1 that a level has here, the KL of two Gaussians."""

@@ -11,8 +11,5 @@ class Uniform(Levels):
     def draw(self, sigmas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         return rng.permutation(len(sigmas))[: self.count]
 
-    def complaint(self, steps: int) -> str | None:
-        levels = self.grid or steps
-        if self.count <= levels:
-            return None
-        return f"count = {self.count} levels can't be drawn from {levels}; set grid, or a smaller count"
+    def most(self, levels: int) -> int | None:
+        return levels
