@@ -17,6 +17,7 @@ from conftest import interruptible
 from flowgrpo.cli.main import main
 from flowgrpo.core.errors import UserError
 from flowgrpo.data.media import save_sample
+from flowgrpo.data.prompts import load_prompts
 from flowgrpo.data.records import Record, write_records
 from flowgrpo.runs.run import Run
 from flowgrpo.runs.voting.ballot import UNTRAINED, ballot
@@ -24,6 +25,7 @@ from flowgrpo.runs.voting.page import vote
 from flowgrpo.runs.voting.result import bradley_terry, result, wilson
 from flowgrpo.runs.voting.summary import as_text
 from flowgrpo.runs.voting.votes import Votes
+from flowgrpo.training.pairs import with_pictures
 
 PROMPTS = ["a red circle", "<script>alert(1)</script>", "two squares & a 'line'", "a cat"]
 
@@ -305,6 +307,9 @@ def test_the_command_exports_and_says_the_result(make, tmp_path, capsys):
     rows = [json.loads(line) for line in (tmp_path / "out" / "prefs.jsonl").read_text().splitlines()]
     assert len(rows) == 2 and all(row.keys() == {"prompt", "chosen", "rejected"} for row in rows)
     assert all((tmp_path / "out" / row[side]).is_file() for row in rows for side in ("chosen", "rejected"))
+    file = str(tmp_path / "out" / "prefs.jsonl")
+    pairs, left_out = with_pictures(load_prompts(file), file)
+    assert len(pairs) == 2 and not left_out, "what rollout.plan=pairs trains on"
     assert main(["vote", str(run), "--result", "--json"]) == 0
     (duel,) = json.loads(capsys.readouterr().out)["duels"]
     assert duel["wins"] + duel["losses"] == 2 and duel["ties"] == 1 and duel["rate"] == (duel["wins"] + 0.5) / 3

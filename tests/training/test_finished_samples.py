@@ -26,12 +26,14 @@ SLOTS = {
     "rollout.plan": ["{type: outcomes, kernel: ode}", "{type: outcomes, kernel: dpmpp_2m}", "{type: outcomes, kernel: cps}"],
     "policy.matching.levels": [
         *("{type: uniform, count: 2}", "{type: uniform, count: 4}", "{type: uniform, count: 4, grid: 8}"),
-        *("{type: stratified, count: 2}", "{type: logit_normal, count: 2, grid: 6}"),
+        *("{type: stratified, count: 2}", "{type: logit_normal, count: 2, grid: 6}", "{type: uniform, count: 2, first: 1}"),
+        "{type: stratified, count: 2, grid: 8, first: 2, last: 5}",
     ],
     "policy.matching.noise": ["own", "shared"],
     "policy.matching.weight": ["one", "sigma", "sigma_squared"],
+    "policy.matching.power": ["1.0", "0.25"],
     "old": ["null", "{rate: 0.1}"],
-    "ema": ["null", "{decay: 0.9}"],
+    "ema": ["null", "{decay: 0.9}", "{decay: 0.3, rate: 0.001}"],
     "advantage.baseline": ["own", "others"],
     "optimizer.epochs": ["1", "2"],
 }
