@@ -18,7 +18,7 @@ from flowgrpo.policies._sharded import Sharding
 from flowgrpo.runs.checkpoint import load_state, save_state
 from trainers import picture_trainer, text_trainer
 
-COMMON = ["optimizer.eps=1e-8", "rollout.group_size=4", "rollout.micro_batch=4"]
+COMMON = ["optimizer.eps=1e-2", "rollout.group_size=4", "rollout.micro_batch=4"]
 UNEQUAL = ["rollout.prompts_per_update=3"]
 """One process has two groups, and the other one."""
 ALONE = [*UNEQUAL, "optimizer.steps_per_update=3"]
