@@ -40,11 +40,12 @@ def brightness(samples):
 
 
 def trainer_of(case, task, **named):
+    shared = ["distributed.type=shard"] if "sharding" in named else []
     if case in PICTURES:
         of, more = PICTURES[case]
-        return picture_trainer(task["models"], *COMMON, *more, of=of, prompts=PROMPTS, reward=brightness, **named)
+        return picture_trainer(task["models"], *COMMON, *shared, *more, of=of, prompts=PROMPTS, reward=brightness, **named)
     more = [*ALONE, "policy.lora=null", "policy.gradient_checkpointing=true"]
-    return text_trainer(task["models"]["mdlm"], *COMMON, *more, prompts=PROMPTS, **named)
+    return text_trainer(task["models"]["mdlm"], *COMMON, *shared, *more, prompts=PROMPTS, **named)
 
 
 def held(trainer):
