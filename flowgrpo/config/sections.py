@@ -258,6 +258,9 @@ class OptimizerConfig(Section):
 
     `exact_sums`: the gradients of the blocks of prompts that share a step add up in float64, so that their sum is the same
     however many processes share the blocks. false saves 8 bytes of each trained weight, and sums depend on their order.
+
+    `join_steps`: states of different steps are evaluated together, as many as `rollout.micro_batch`. Then the first log-ratio is
+    no exact 0 but the rounding of larger batches. It is faster where a step has few states: small groups, trees, combs.
     """
 
     lr: Rate
@@ -268,6 +271,7 @@ class OptimizerConfig(Section):
     steps_per_update: PositiveInt = 1
     epochs: PositiveInt = 1
     exact_sums: bool = True
+    join_steps: bool = False
     warmup: NonNegativeInt = 0
     decay_over: PositiveInt | None = None
 

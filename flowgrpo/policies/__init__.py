@@ -107,6 +107,10 @@ class PolicyConfig(Component):
         """Whether outcomes can be given as texts: the policy is `Answering`, and begins answers as a prompt's `begun` says."""
         return False
 
+    def joining_complaint(self) -> str | None:
+        """Why the policy can't evaluate states of different steps together (`protocol.Joining`), or None."""
+        return f"policy '{self.type}' evaluates the states of one step at a time"
+
     def complaint(self, shape: Shape) -> str | None:
         """Why the policy can't train on trees of this shape, all of its own kernels, or None."""
         return None
