@@ -74,6 +74,7 @@ def memory_of(config: Config, processes: int = 1) -> Memory:
         predictions=predicted * transitions * max(1, config.policy.posed_together),
         batches=config.blocks_per_step * config.optimizer.steps_per_update,
         averages=(config.ema is not None) + (config.old is not None),
+        moment_bits=config.optimizer.bits,
         sums=config.sums_blocks,
         referenced=referenced,
     )
@@ -120,6 +121,7 @@ def _switches(config: Config) -> Iterator[tuple[str, Cost]]:
     yield from ((switch, cost) for switch, cost in switches.items() if cost == "time")
     yield from small
     yield "optimizer.exact_sums=false", "exactness"
+    yield "optimizer.bits=8", "exactness"
     yield from ((switch, cost) for switch, cost in switches.items() if cost == "exactness")
 
 

@@ -30,8 +30,9 @@ Memory = dict[str, dict[str, int]]
 @dataclass(frozen=True)
 class Work:
     """What a process has on its device: `states` in one evaluation and `samples` in one decode; over an update it keeps
-    `latents`, of which so many are `predictions`, and `batches` of prompts. The trained weights have so many `averages`;
-    `sums`: their gradients add up in float64; `referenced`: they are compared to those before training."""
+    `latents`, of which so many are `predictions`, and `batches` of prompts. The trained weights have so many `averages`, and
+    an optimizer with moments of `moment_bits`; `sums`: their gradients add up in float64; `referenced`: they are compared to
+    those before training."""
 
     states: int
     samples: int
@@ -39,6 +40,7 @@ class Work:
     predictions: int = 0
     batches: int = 1
     averages: int = 0
+    moment_bits: int = 32
     sums: bool = False
     referenced: bool = False
 
