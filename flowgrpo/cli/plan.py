@@ -19,6 +19,7 @@ GIB = 2**30
 CURES = {
     "latents": "set rollout.keep=host, lower rollout.prompts_per_update, or share the work among processes (--processes)",
     "optimizer": "train less of it (policy.lora)",
+    "trained weights": "train less of it (policy.lora)",
 }
 """By the largest part of what does not fit."""
 CARDS = (8, 64, 512)

@@ -71,13 +71,15 @@ def memory_of(config: Config, processes: int = 1) -> Memory:
     referenced = objective.needs_reference
     predicted = (objective.needs_old_prediction or config.reads_entropy) + (referenced and config.optimizer.epochs > 1)
     transitions = len(shape.trained) * _visits(config) * prompts
+    most = rollout.micro_batch
     work = Work(
-        states=min(rollout.micro_batch, rollout.prompts_per_block * rollout.group_size),
+        states=most if config.optimizer.join_steps else min(most, rollout.prompts_per_block * rollout.group_size),
         samples=min(rollout.micro_batch, rollout.prompts_per_block * len(shape.leaves)),
         latents=(2 + predicted) * transitions,
         predictions=predicted * transitions * max(1, config.policy.posed_together),
         batches=config.blocks_per_step * config.optimizer.steps_per_update,
         averages=tuple(name for name, kept in (("ema", config.ema), ("old", config.old)) if kept),
+        moment_bits=config.optimizer.bits,
         sums=config.sums_blocks,
         referenced=referenced,
         cards=config.distributed.shared_by(processes),
@@ -125,6 +127,7 @@ def _switches(config: Config) -> Iterator[tuple[str, Cost]]:
     yield from ((switch, cost) for switch, cost in switches.items() if cost == "time")
     yield from small
     yield "optimizer.exact_sums=false", "exactness"
+    yield "optimizer.bits=8", "exactness"
     yield from ((switch, cost) for switch, cost in switches.items() if cost == "exactness")
 
 

@@ -126,10 +126,11 @@ class Config(Section):
             yield "objective.reference: ema is the average that ema keeps; set ema, e.g. ema.decay=0.9"
         if self.calibration:
             yield self.calibration.complaint(self.rollout.plan.kernel, shape)
+        yield self._unjoined()
         yield self.optimizer.complaint(self.rollout.prompts_per_update, self.updates)
         yield self.checkpoints.complaint(self.evaluation)
         yield self.fleet.complaint(self.rewards, self.rollout)
-        yield self.distributed.complaint(self.policy, self.fleet)
+        yield self.distributed.complaint(self.policy, self.optimizer, self.fleet)
         if self.evaluation:
             yield self.evaluation.complaint(self.rewards, self.policy)
         yield self.sentinels.complaint(self.rewards)
@@ -281,6 +282,15 @@ class Config(Section):
                 f"rollout.plan '{plan.type}' trains by the gradient of the rewards alone: there can be no {given}; leave it out"
             )
         return None
+
+    def _unjoined(self) -> str | None:
+        """Why states of different steps can't be evaluated together, or None."""
+        if not self.optimizer.join_steps:
+            return None
+        if self.objective.surrogate.needs_gradient:
+            return "optimizer.join_steps: the gradient of the rewards goes from step to step; set it to false"
+        complaint = self.policy.joining_complaint()
+        return f"optimizer.join_steps: {complaint}; set it to false" if complaint else None
 
     def _torn(self) -> str | None:
         """Why an objective that compares the samples of a group can't, or None."""

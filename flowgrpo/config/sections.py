@@ -251,13 +251,17 @@ class CalibrationConfig(Section):
 
 
 class OptimizerConfig(Section):
-    """AdamW. `steps_per_update` optimizer steps share a rollout, each on its own share of the prompts, `epochs` times over.
+    """AdamW. `steps_per_update` optimizer steps share a rollout, each on its own share of the prompts, `epochs` times over. Its
+    moments have 32 `bits`, or 8 by blocks of 256 numbers (arXiv 2110.02861, by torchao); tensors of fewer than 4096 keep 32.
 
     The learning rate rises linearly over `warmup` updates, and falls linearly to 0 over `decay_over` updates. It depends on the
     number of the update only, so a run that is resumed with more `updates` is the one that had them from the start.
 
     `exact_sums`: the gradients of the blocks of prompts that share a step add up in float64, so that their sum is the same
     however many processes share the blocks. false saves 8 bytes of each trained weight, and sums depend on their order.
+
+    `join_steps`: states of different steps are evaluated together, as many as `rollout.micro_batch`. Then the first log-ratio is
+    no exact 0 but the rounding of larger batches. It is faster where a step has few states: small groups, trees, combs.
     """
 
     lr: Rate
@@ -268,6 +272,8 @@ class OptimizerConfig(Section):
     steps_per_update: PositiveInt = 1
     epochs: PositiveInt = 1
     exact_sums: bool = True
+    join_steps: bool = False
+    bits: Literal[8, 32] = 32
     warmup: NonNegativeInt = 0
     decay_over: PositiveInt | None = None
 
@@ -463,7 +469,7 @@ class DistributedConfig(Section):
         """How many of these processes share the weights out."""
         return (self.cards or processes) if self.shares_out else 1
 
-    def complaint(self, policy: PolicyConfig, fleet: FleetConfig) -> str | None:
+    def complaint(self, policy: PolicyConfig, optimizer: OptimizerConfig, fleet: FleetConfig) -> str | None:
         """Why the weights can't lie so, or None."""
         if (self.type == "hybrid") != (self.cards is not None):
             return (
@@ -473,6 +479,8 @@ class DistributedConfig(Section):
             return None
         if reason := policy.unshardable():
             return f"distributed.type: {self.type}: {reason}"
+        if optimizer.bits != 32:
+            return "optimizer.bits: 8 has one scale for 256 moments, which can't be shared out; set it to 32"
         if fleet.rollout:
             return "fleet.rollout has policies of its own, which take whole weights; set distributed.type to replicate"
         return None

@@ -40,9 +40,9 @@ def needs_whole_weights(dtype: str, offload_activations: bool) -> str | None:
 @dataclass(frozen=True)
 class Work:
     """What a process has on its device: `states` in one evaluation and `samples` in one decode; over an update it keeps
-    `latents`, of which so many are `predictions`, and `batches` of prompts. The trained weights have `averages` of these names;
-    `sums`: their gradients add up in float64; `referenced`: they are compared to those before training. So many `cards` share
-    the weights of blocks out."""
+    `latents`, of which so many are `predictions`, and `batches` of prompts. The trained weights have `averages` of these names,
+    and an optimizer with moments of `moment_bits`; `sums`: their gradients add up in float64; `referenced`: they are compared to
+    those before training. So many `cards` share the weights of blocks out."""
 
     states: int
     samples: int
@@ -50,6 +50,7 @@ class Work:
     predictions: int = 0
     batches: int = 1
     averages: tuple[str, ...] = ()
+    moment_bits: int = 32
     sums: bool = False
     referenced: bool = False
     cards: int = 1
@@ -118,6 +119,10 @@ class PolicyConfig(Component):
     def takes_answers(self) -> bool:
         """Whether outcomes can be given as texts: the policy is `Answering`, and begins answers as a prompt's `begun` says."""
         return False
+
+    def joining_complaint(self) -> str | None:
+        """Why the policy can't evaluate states of different steps together (`protocol.Joining`), or None."""
+        return f"policy '{self.type}' evaluates the states of one step at a time"
 
     def complaint(self, shape: Shape) -> str | None:
         """Why the policy can't train on trees of this shape, all of its own kernels, or None."""

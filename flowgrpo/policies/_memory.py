@@ -46,10 +46,12 @@ def gathered(weights: int, layers: int, stored: int, whole: bool, work: Work) ->
 
 
 def resting(trained: int, work: Work) -> dict[str, int]:
-    """What is kept from update to update for `trained` weights: AdamW has two moments of each."""
+    """What is kept from update to update for `trained` weights: AdamW has two moments of each, those of 8 bits with a scale of 4
+    bytes for 256."""
+    moment = 4.0 if work.moment_bits == 32 else 1.0 + 4 / 256
     return {
         "trained weights": TRAINED * trained,
-        "optimizer": 2 * TRAINED * trained,
+        "optimizer": int(2 * moment * trained),
         **dict.fromkeys(work.averages, TRAINED * trained),
     }
 

@@ -119,6 +119,16 @@ class Posing(Predicts, Protocol):
         ...
 
 
+@runtime_checkable
+class Joining(Protocol):
+    """A policy whose network takes states of different steps at once."""
+
+    def predict_together(self, asked: Sequence[tuple[Tensor, Sequence[Prompt], int]]) -> list[Tensor]:
+        """What `predict` says of each (states, prompts, step), but for the rounding of larger batches. Errors: UserError where
+        the network can't."""
+        ...
+
+
 class Sampler(Protocol):
     def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int], steps: int, latents: bool = False) -> Samples:
         """What a user of the model gets: its own sampler, untouched, one seed per sample; with the `latents` that it

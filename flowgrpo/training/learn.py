@@ -19,7 +19,7 @@ from flowgrpo.core.progress import bar
 from flowgrpo.objective import ObjectiveConfig
 from flowgrpo.objective.batch import LossInputs, Noised
 from flowgrpo.objective.loss import Terms, shares, step_weights, terms
-from flowgrpo.policies.protocol import Choosing, Policy, trained_by
+from flowgrpo.policies.protocol import Choosing, Joining, Policy, trained_by
 from flowgrpo.training.collect import Rollouts, UpdateBlock, kept
 from flowgrpo.training.given import GivenAnswers
 from flowgrpo.training.gradient import RewardGradient
@@ -66,7 +66,7 @@ class Learner:
     ) -> None:
         self.teacher, self.given, self.gradient = teacher, given, gradient
         self.policy, self.weights, self.rollouts, self.processes = policy, weights, rollouts, processes
-        self.objective, self.unit, self.epochs = objective, unit, optimizer.epochs
+        self.objective, self.unit, self.epochs, self.joins = objective, unit, optimizer.epochs, optimizer.join_steps
         self.on_host = rollouts.config.keep == "host"
         self.check: OnPolicyCheck | None = OnPolicyCheck(policy)
         self.begun = False
@@ -129,30 +129,56 @@ class Learner:
         totals: "Totals",
     ) -> None:
         """Add the gradient of this block's part of the loss, the mean by `votes` [P, N] and their `count`."""
-        for waiting, t in self._on_device(trained.batches):
-            at = [(trained.slots[g], node) for g, node in t.places]
-            votes_C, advantage_C = (
-                torch.tensor([table[p] for p in at], device=self.policy.device).float() for table in (votes, advantage)
-            )
-            terms_CD = self._terms(t, advantage_C[:, None], mean_weight)
-            if self.on_host and t.reference is not None:
-                waiting.reference = on_host(t.reference)
-            share_CD = shares(t.decisions, t.share * votes_C, self.objective)
-            loss = (terms_CD.loss * share_CD).sum() / count
-            self.weights.backward(loss)
-            totals.add(terms_CD, share_CD, t.decisions, loss)
+        for pairs in self._together(trained.batches):
+            asked = [t for _, t in pairs]
+            references = self._references(asked) if self.objective.needs_reference else [None] * len(asked)
+            predictions = [None] * len(asked) if self.gradient else self._predicted(asked)
+            losses = []
+            for (waiting, t), prediction, reference in zip(pairs, predictions, references, strict=True):
+                at = [(trained.slots[g], node) for g, node in t.places]
+                votes_C, advantage_C = (
+                    torch.tensor([table[p] for p in at], device=self.policy.device).float() for table in (votes, advantage)
+                )
+                terms_CD = self._terms(t, prediction, reference, advantage_C[:, None], mean_weight)
+                t.reference = reference if self.epochs > 1 else None
+                if self.on_host and t.reference is not None:
+                    waiting.reference = on_host(t.reference)
+                share_CD = shares(t.decisions, t.share * votes_C, self.objective)
+                losses.append((terms_CD.loss * share_CD).sum() / count)
+                totals.add(terms_CD, share_CD, t.decisions, losses[-1])
+            self.weights.backward(sum(losses[1:], losses[0]))
+
+    def _together(self, batches: list[Transitions]) -> Iterator[list[tuple[Transitions, Transitions]]]:
+        """Those that are evaluated at once: one after the other, or as many as are no more states than a batch may have."""
+        group: list[tuple[Transitions, Transitions]] = []
+        most = self.rollouts.config.micro_batch if self.joins else 0
+        for pair in self._on_device(batches):
+            if group and sum(len(t.states) for _, t in [*group, pair]) > most:
+                yield group
+                group = []
+            group.append(pair)
+        if group:
+            yield group
+
+    def _predicted(self, batches: list[Transitions]) -> list[Tensor]:
+        """[B, ...] of each."""
+        if len(batches) == 1:
+            return [trained_by(self.policy).predict(t.states, t.prompts, t.step) for t in batches]
+        assert isinstance(self.policy, Joining), "`Config` asks this of a policy whose steps are joined"
+        return self.policy.predict_together([(t.states, t.prompts, t.step) for t in batches])
 
     def _on_device(self, batches: list[Transitions]) -> Iterator[tuple[Transitions, Transitions]]:
         """Pairs (the batch where it waits, the batch on the device)."""
         yield from zip(batches, ahead(batches, self.policy.device) if self.on_host else batches, strict=True)
 
-    def _terms(self, t: Transitions, advantage_C1: Tensor, mean_weight: float) -> Terms:
-        reference = self._reference(t) if self.objective.needs_reference else None
-        t.reference = reference if self.epochs > 1 else None
+    def _terms(
+        self, t: Transitions, predicted: Tensor | None, reference: Tensor | None, advantage_C1: Tensor, mean_weight: float
+    ) -> Terms:
+        """`predicted` and `reference` [B, ...]."""
         if self.gradient:
             return terms(self.gradient(t, reference), self.objective)
-        x, law = t.states[t.parent], t.law
-        prediction = trained_by(self.policy).predict(t.states, t.prompts, t.step)[t.parent]
+        assert predicted is not None, "only the rewards' own gradient needs no prediction"
+        x, law, prediction = t.states[t.parent], t.law, predicted[t.parent]
         log_prob_CD = law.log_prob(x, prediction, t.next_states)
         if self.check:
             self.check.see(t, prediction, log_prob_CD - t.log_prob)
@@ -198,12 +224,13 @@ class Learner:
         return own * (step_weights(t.law.tau, t.law.g, self.objective) / mean_weight)[:, None]
 
     @torch.no_grad()
-    def _reference(self, t: Transitions) -> Tensor:
-        """[B, ...]: what the reference predicts."""
-        if t.reference is not None:
-            return t.reference
+    def _references(self, batches: list[Transitions]) -> list[Tensor]:
+        """[B, ...] of each: what the reference predicts."""
+        known = [t.reference for t in batches if t.reference is not None]
+        if len(known) == len(batches):
+            return known
         with self._as_reference():
-            return trained_by(self.policy).predict(t.states, t.prompts, t.step)
+            return self._predicted(batches)
 
     def _as_reference(self) -> AbstractContextManager[None]:
         if self.objective.reference == "start":

@@ -13,6 +13,7 @@ from flowgrpo.core.parts import fill, in_parts, whole
 from flowgrpo.core.processes import Processes
 from flowgrpo.policies.protocol import Policy
 from flowgrpo.runs.checkpoint import load_optimizer, optimizer_tensors
+from flowgrpo.training.adamw import adamw, moments, plain, set_rate
 from flowgrpo.training.ema import Ema
 
 
@@ -22,13 +23,7 @@ class TrainedWeights:
     def __init__(self, policy: Policy, config: Config, processes: Processes) -> None:
         self.config, self.processes = config.optimizer, processes
         self.parameters, groups = _grouped(policy.trainable())
-        self.optimizer = torch.optim.AdamW(
-            groups,
-            lr=self.config.lr,
-            betas=self.config.betas,
-            weight_decay=self.config.weight_decay,
-            eps=self.config.eps,
-        )
+        self.optimizer = adamw(groups, self.config, policy.device)
         self.scaler = torch.amp.GradScaler(policy.device.type, enabled=policy.needs_loss_scaling)
         self.ema = Ema(self.parameters, config.ema.decay_at) if config.ema else None
         self.old = Ema(self.parameters, config.old.decay_at) if config.old else None
@@ -93,8 +88,7 @@ class TrainedWeights:
 
     def step(self, update: int) -> bool:
         """One optimizer step; False where the scaler has left it out because scaled gradients overflow."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.lr * self.config.share_of_rate(update)
+        set_rate(self.optimizer, self.config.lr * self.config.share_of_rate(update))
         scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -128,7 +122,7 @@ class TrainedWeights:
         """(named tensors, facts)."""
         tensors: dict[str, dict[str, Tensor]] = {
             "trainable": dict(self.parameters),
-            "optimizer": optimizer_tensors(self.optimizer, list(self.parameters)),
+            "optimizer": plain(optimizer_tensors(self.optimizer, list(self.parameters))),
         }
         tensors |= {name: average.average for name, average in self._averages.items()}
         return tensors, {"optimizer_steps": self.steps, "scaler": self.scaler.state_dict()}
@@ -144,7 +138,7 @@ class TrainedWeights:
             raise ValueError("it has no state of the optimizer")
         for name, parameter in self.parameters.items():
             fill(parameter, tensors["trainable"][name])
-        load_optimizer(self.optimizer, tensors["optimizer"], self.parameters)
+        load_optimizer(self.optimizer, moments(tensors["optimizer"]), self.parameters)
         for kind, average in self._averages.items():
             average.load(tensors[kind])
         self.steps = facts["optimizer_steps"]

@@ -261,7 +261,7 @@ def test_a_smaller_device_needs_more_switches(capsys):
 def test_what_cannot_fit_is_said(capsys):
     out = plan(capsys, "flux.1-dev/dance_grpo", "--memory", "80")
     assert "does not fit in 80.0 GiB: encode, rollout, decode, reward, update" in out
-    assert out.splitlines()[-1] == "no switch is left, and the largest part is 'optimizer': train less of it (policy.lora)"
+    assert out.splitlines()[-1] == "no switch is left, and the largest part is 'trained weights': train less of it (policy.lora)"
     assert "quantisation" not in out
 
 

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import PositiveInt
 
+from flowgrpo.policies import PolicyConfig
 from flowgrpo.policies.diffusers import DiffusersConfig
 from flowgrpo.policies.diffusers._sizes import SIZES
 from flowgrpo.sampling.kernels import KernelFamily
@@ -40,6 +41,9 @@ class AmusedConfig(DiffusersConfig):
     @property
     def chooses_ids(self) -> bool:
         return True
+
+    def joining_complaint(self) -> str | None:
+        return PolicyConfig.joining_complaint(self)
 
     def complaint(self, shape: Shape) -> str | None:
         kernels = [node.kernel for node in shape.nodes if isinstance(node.kernel, UnmaskingKernel)]

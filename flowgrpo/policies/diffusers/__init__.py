@@ -209,6 +209,13 @@ class DiffusersConfig(PolicyConfig):
             return "policy.matching trains finished samples, not the steps that made them: set rollout.plan.type to outcomes"
         return self.matching.complaint(self.steps)
 
+    def joining_complaint(self) -> str | None:
+        if self.matching:
+            return "policy.matching trains finished samples, which have no steps"
+        if self.guidance_gradient == "conditional":
+            return "policy.guidance_gradient 'conditional' is found out step by step"
+        return None
+
     def batch_key(self, prompt: "Prompt") -> Hashable:
         return sizes.size_of(self.call, prompt)
 

@@ -32,6 +32,7 @@ from transformers import PreTrainedModel
 from flowgrpo.core.errors import UserError
 from flowgrpo.policies.diffusers._guidance import Guidance, no_graph
 from flowgrpo.policies.diffusers._idle import Idle
+from flowgrpo.policies.diffusers._joined import Steps
 from flowgrpo.policies.diffusers._recorded import Recordings, anew
 from flowgrpo.policies.diffusers._runtime import decoders
 from flowgrpo.policies.diffusers._state import StateMap, find_state
@@ -53,6 +54,7 @@ class Loop:
         self.guidance = Guidance(denoisers, self.idle)
         self.primed = primed
         self.recordings = Recordings(denoisers, primed)
+        self.side_by_side = Steps()
         self.map: StateMap | None = None
 
     @torch.no_grad()

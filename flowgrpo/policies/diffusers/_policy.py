@@ -50,6 +50,7 @@ from flowgrpo.policies.diffusers._sizes import sized
 from flowgrpo.policies.diffusers._state import StateMap, find_state
 from flowgrpo.policies.diffusers._table import PRIMED, REFUSED, SIGNED, UNCONDITIONED
 from flowgrpo.policies.diffusers._tap import StepCall, Tap, own_randomness, watched
+from flowgrpo.policies.diffusers._trace import NotRecorded
 from flowgrpo.sampling.kernels import Move
 from flowgrpo.sampling.laws.gaussian import GaussianLaw
 from flowgrpo.sampling.levels import Schedule
@@ -341,6 +342,22 @@ class DiffusersPolicy(PipelineSampler):
                 for rows in self.rows.calls(prompts)
             ]
         return predictions[0] if len(predictions) == 1 else torch.cat(predictions)
+
+    def predict_together(self, asked: Sequence[tuple[Tensor, Sequence[Prompt], int]]) -> list[Tensor]:
+        prompts, name = asked[0][1], type(self.pipe).__name__
+        loop = self.loop(prompts)
+        if any(len(self.rows.calls(each)) > 1 for _, each, _ in asked):
+            raise UserError(f"{name} takes one sample a call, so there is nothing to join; set optimizer.join_steps to false")
+
+        def few(samples: int) -> dict[str, Any]:
+            return self._arguments([prompts[0]] * samples, torch.Generator())
+
+        steps = [(states, step, self._arguments(each, torch.Generator())) for states, each, step in asked]
+        try:
+            with self._autocast():
+                return loop.side_by_side.predict(loop, steps, few, self.unit_roundoff)
+        except NotRecorded as reason:
+            raise UserError(f"{name} can't join steps: {reason}; set optimizer.join_steps to false") from reason
 
     def require_watchable(self) -> None:
         self.features.require()

@@ -68,7 +68,7 @@ class Recordings:
             self.reasons[kind] = PRIMED
         if self.reasons.get(kind) or torch.is_inference_mode_enabled():
             return None
-        key = (tuple(state.shape), state.dtype, *((name, _mark(value)) for name, value in arguments.items() if name != GENERATOR))
+        key = _key(arguments, state)
         if key not in self.known:
             self.known[key] = ()
             self._forget()
@@ -87,6 +87,15 @@ class Recordings:
             self._forget()
         self.known.move_to_end(key)
         return programs[step]
+
+    def steps(self, loop: Stepping, state: Tensor, arguments: Call) -> Sequence[Program]:
+        """What all steps of this call do. Errors: NotRecorded where the pipeline has to do one itself."""
+        if not (self.find(loop, state, 0, arguments) or self.find(loop, state, 0, arguments)):
+            raise NotRecorded(self.reasons.get(_kind(arguments, state)) or "no step is recorded in inference mode")
+        programs = self.known[_key(arguments, state)]
+        if not all(program.intact for program in programs):
+            raise NotRecorded("the network writes into what it is given")
+        return programs
 
     def _record(self, loop: Stepping, state: Tensor, step: int, arguments: Call, kind: Hashable) -> Sequence[Program]:
         programs = loop.record(state, arguments)
@@ -206,6 +215,11 @@ def _mark(value: Any) -> Hashable:
     if isinstance(value, dict):
         return tuple((name, _mark(item)) for name, item in value.items())
     return (type(value), value) if isinstance(value, PLAIN) else _Same(value)
+
+
+def _key(arguments: Call, state: Tensor) -> Hashable:
+    """What makes two calls the same."""
+    return tuple(state.shape), state.dtype, *((name, _mark(value)) for name, value in arguments.items() if name != GENERATOR)
 
 
 def _kind(arguments: Call, state: Tensor) -> Hashable:

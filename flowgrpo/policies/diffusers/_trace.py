@@ -90,7 +90,7 @@ class Program:
     def __call__(self, state: Tensor) -> Tensor:
         values = {0: state}
         for line, over in self.lines:
-            result = line.function(*_filled(line.args, values), **_filled(line.kwargs, values))
+            result = line.function(*filled(line.args, values), **filled(line.kwargs, values))
             tensors = [result] if isinstance(result, Tensor) else list(tensors_in(result))
             for place, slot in line.made:
                 values[slot] = tensors[place]
@@ -282,7 +282,7 @@ class Trace(TorchFunctionMode):
 
     def _held(self, tensor: Tensor) -> Tensor:
         """A constant with the same numbers, which takes no more memory, or this one."""
-        return next((known for known, _ in self.constants if _same(known, tensor)), tensor)
+        return next((known for known, _ in self.constants if same(known, tensor)), tensor)
 
     def _hold(self, tensor: Tensor) -> Tensor:
         if not any(known is tensor for known, _ in self.constants):
@@ -335,18 +335,18 @@ def _found(kind: type[T], given: Any) -> Iterator[T]:
             yield from _found(kind, item)
 
 
-def _filled(given: Any, values: Mapping[int, Tensor]) -> Any:
+def filled(given: Any, values: Mapping[int, Tensor]) -> Any:
     kind = type(given)
     if kind is Slot:
         return values[given.number]
     if kind is tuple or kind is list:
-        return kind([_filled(item, values) for item in given])
+        return kind([filled(item, values) for item in given])
     if kind is dict:
-        return {name: _filled(value, values) for name, value in given.items()}
+        return {name: filled(value, values) for name, value in given.items()}
     return given
 
 
-def _same(one: Tensor, other: Tensor) -> bool:
+def same(one: Tensor, other: Tensor) -> bool:
     return one is other or (
         one.shape == other.shape and one.dtype == other.dtype and one.stride() == other.stride() and torch.equal(one, other)
     )
