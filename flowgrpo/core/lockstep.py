@@ -33,10 +33,12 @@ class Given:
     @classmethod
     def now(cls, device: torch.device, args: tuple[Any, ...], kwargs: dict[str, Any]) -> "Given":
         cast = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
-        return cls(*tree_map(_detached, (args, kwargs)), cast)
+        args, kwargs = tree_map(_detached, (args, kwargs))
+        return cls(args, kwargs, cast)
 
     def on(self, device: torch.device) -> "Given":
-        return Given(*send_to_device((self.args, self.kwargs), device), self.precision)
+        args, kwargs = send_to_device((self.args, self.kwargs), device)
+        return Given(args, kwargs, self.precision)
 
     def cast(self, device: torch.device) -> AbstractContextManager[Any]:
         return torch.autocast(device.type, self.precision, enabled=self.precision is not None)
@@ -104,7 +106,7 @@ class Lockstep:
         if not any(row[number] for row in missing):
             return
         own = self.given[number]
-        handed = [own.on(torch.device("cpu")) if own else None]
+        handed: list[Any] = [own.on(torch.device("cpu")) if own else None]
         broadcast_object_list(handed, src=source)
         self.given[number] = own or handed[0].on(self.device)
 

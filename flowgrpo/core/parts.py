@@ -1,5 +1,7 @@
 """Tensors of which each process holds a part (DTensor), and plain ones alike."""
 
+from typing import cast
+
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -11,12 +13,12 @@ def in_parts(tensor: Tensor) -> bool:
 
 def own(tensor: Tensor) -> Tensor:
     """This process's part, in the same memory."""
-    return tensor.detach().to_local() if isinstance(tensor, DTensor) else tensor.detach()
+    return cast(DTensor, tensor.detach()).to_local() if isinstance(tensor, DTensor) else tensor.detach()
 
 
 def whole(tensor: Tensor) -> Tensor:
     """All of it, of which all processes ask together."""
-    return tensor.detach().full_tensor() if isinstance(tensor, DTensor) else tensor.detach()
+    return cast(DTensor, tensor.detach()).full_tensor() if isinstance(tensor, DTensor) else tensor.detach()
 
 
 @torch.no_grad()

@@ -95,7 +95,7 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _failure(run: Path, final: Path, error: Exception) -> str:
+def _failure(run: Path, final: Path, error: BaseException) -> str:
     whole = RunFolder(run).checkpoints
     last = f"the last good checkpoint is {whole[-1]}" if whole else "there is no earlier checkpoint"
     return f"{final} could not be written ({error}); {last}; free some space and go on with --resume"
