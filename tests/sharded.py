@@ -23,12 +23,14 @@ UNEQUAL = ["rollout.prompts_per_update=3"]
 """One process has two groups, and the other one."""
 ALONE = [*UNEQUAL, "optimizer.steps_per_update=3"]
 """In each step a process has nothing to do."""
+ONE = ["rollout.prompts_per_update=1"]
+"""A process has nothing to do from the beginning."""
 AGAIN = ["policy.runtime.gradient_checkpointing=2"]
 KL = ["objective.kl.coefficient=0.1", "ema={decay: 0.5}"]
 PICTURES = {
     "sd3": ("sd3", [*UNEQUAL, *AGAIN]),
-    "flux": ("flux", [*ALONE, *KL]),
-    "wan": ("wan", ["policy.lora=null", *KL]),
+    "flux": ("flux", [*ALONE, *KL, "old={rate: 0.5}"]),
+    "wan": ("wan", ["policy.lora=null", *ONE, *KL]),
     "wan22": ("wan22", ["policy.dtype=bf16"]),
 }
 PROMPTS = ["1+2=:", "7:", "4+4=:"]

@@ -2,14 +2,15 @@
 
 Processes have unequal work. So each says what it is about to do, and all do the same: those that have something else to do, or
 nothing, go along with what they were given last, and nothing comes of it. Calls without a graph go first, then calls with one,
-then the way back through them: before a process goes back all have made the same calls.
+then the way back through them: before a process goes back all have made the same calls. A call also says which weights it is made
+with, trained ones or others (an average, those before training), and all hold these meanwhile.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from accelerate.utils import send_to_device
@@ -17,9 +18,21 @@ from torch import Tensor, nn
 from torch.distributed import all_gather, broadcast_object_list
 from torch.utils._pytree import tree_leaves, tree_map
 
-DONE, BACKWARD = 0, 1
-CALLS = 2
-"""From here on: calls of each network with a graph, then without one."""
+DONE, BACKWARD, GRAPH, NO_GRAPH = range(4)
+Act = tuple[int, int, int]
+"""What a process does, the largest first: one of the above, a network's number, and that of the weights, 0 for trained ones."""
+
+
+class Other(Protocol):
+    """Other weights than the trained ones."""
+
+    def enter(self) -> None:
+        """From now on this process's parts of the networks hold them."""
+        ...
+
+    def leave(self) -> None:
+        """They hold the trained ones again."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -53,6 +66,9 @@ class Lockstep:
         self.given: list[Given | None] = []
         self.aside: list[Tensor] = []
         """What calls for others have answered since the last way back."""
+        self.others: list[Other] = []
+        self.wanted = self.held = 0
+        """Which weights this process is about to compute with, and which it has."""
 
     def add(self, *networks: nn.Module) -> None:
         """From now on their calls are made by all. All networks are added before the first call."""
@@ -61,47 +77,59 @@ class Lockstep:
             self.given.append(None)
             network.forward = self._in_step(number, network.forward)
 
+    def add_weights(self, other: Other) -> int:
+        """Their number. All processes add the same ones in one order."""
+        self.others.append(other)
+        return len(self.others)
+
+    @contextmanager
+    def using(self, weights: int) -> Iterator[None]:
+        """Inside, this process computes with weights of this number."""
+        before, self.wanted = self.wanted, weights
+        try:
+            yield
+        finally:
+            self.wanted = before
+
     def _in_step(self, number: int, forward: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(forward)
         def called(*args: Any, **kwargs: Any) -> Any:
             self.given[number] = Given.now(self.device, args, kwargs)
-            self._wait(self._call(number, torch.is_grad_enabled()))
+            self._wait((GRAPH if torch.is_grad_enabled() else NO_GRAPH, number, self.wanted))
             return forward(*args, **kwargs)
 
         return called
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of this process's loss, when all go back."""
-        self._wait(BACKWARD)
+        self._wait((BACKWARD, 0, 0))
         self._go_back(loss)
 
     def finish(self) -> None:
-        """Go along until no process has anything to do."""
-        self._wait(DONE)
+        """Go along until no process has anything to do; then hold the weights that are wanted here, which all want."""
+        self._wait((DONE, 0, self.wanted))
 
-    def _call(self, number: int, graph: bool) -> int:
-        return CALLS + number + (0 if graph else len(self.forwards))
-
-    def _wait(self, own: int) -> None:
+    def _wait(self, own: Act) -> None:
         """Do what others are about to do until it is this one's turn."""
         while True:
             asked, missing = self._ask(own)
             now = max(asked)
-            if now >= CALLS:
-                self._hand_out(asked.index(now), (now - CALLS) % len(self.forwards), missing)
+            if now[0] in (GRAPH, NO_GRAPH):
+                self._hand_out(asked.index(now), now[1], missing)
+            self._hold(now[2])
             if now == own:
                 return
             self._go_along(now)
 
-    def _ask(self, own: int) -> tuple[list[int], list[list[bool]]]:
-        """What each process is about to do, and which networks it has not been given anything for."""
-        row = torch.tensor([own, *(given is None for given in self.given)], device=self.device)
+    def _ask(self, own: Act) -> tuple[list[Act], list[list[int]]]:
+        """What each process is about to do, and for which networks it has not been given anything."""
+        row = torch.tensor([*own, *(given is None for given in self.given)], device=self.device)
         rows = [torch.empty_like(row) for _ in range(self.count)]
         all_gather(rows, row)
         asked = torch.stack(rows).tolist()
-        return [row[0] for row in asked], [[bool(lacks) for lacks in row[1:]] for row in asked]
+        return [(row[0], row[1], row[2]) for row in asked], [row[3:] for row in asked]
 
-    def _hand_out(self, source: int, number: int, missing: list[list[bool]]) -> None:
+    def _hand_out(self, source: int, number: int, missing: list[list[int]]) -> None:
         """A process that a network has not been given anything in takes what the one that calls it was given."""
         if not any(row[number] for row in missing):
             return
@@ -110,21 +138,31 @@ class Lockstep:
         broadcast_object_list(handed, src=source)
         self.given[number] = own or handed[0].on(self.device)
 
-    def _go_along(self, now: int) -> None:
-        if now == BACKWARD:
+    def _hold(self, weights: int) -> None:
+        if weights == self.held:
+            return
+        if self.held:
+            self.others[self.held - 1].leave()
+        if weights:
+            self.others[weights - 1].enter()
+        self.held = weights
+
+    def _go_along(self, now: Act) -> None:
+        what, number, _ = now
+        if what == BACKWARD:
             self._go_back(None)
             return
-        number, graph = (now - CALLS) % len(self.forwards), now < CALLS + len(self.forwards)
         given = self.given[number]
-        assert given is not None
-        with torch.set_grad_enabled(graph), given.cast(self.device):
+        assert given is not None and what != DONE, "processes that are done want the same weights"
+        with torch.set_grad_enabled(what == GRAPH), given.cast(self.device):
             answer = self.forwards[number](*given.args, **given.kwargs)
-        if graph:
+        if what == GRAPH:
             self.aside += [leaf for leaf in tree_leaves(answer) if isinstance(leaf, Tensor) and leaf.requires_grad]
 
     def _go_back(self, loss: Tensor | None) -> None:
         """Through all calls since the last time; those for others add zeros."""
-        zeros = [0.0 * answer.sum() for answer in self.aside]
+        with torch.enable_grad():
+            zeros = [0.0 * answer.sum() for answer in self.aside]
         self.aside = []
         if whole := zeros if loss is None else [loss, *zeros]:
             torch.autograd.backward(whole)

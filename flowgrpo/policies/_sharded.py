@@ -47,6 +47,7 @@ class Sharding:
 
     def gathered(self, state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
         """Whole tensors in main memory, on the main process; None on the others, which take part."""
+        self.lockstep.finish()
         on_main = {}
         for name, tensor in state.items():
             value = whole(tensor)

@@ -1,7 +1,7 @@
 """What is trained of a model: low-rank adapters, or all weights of some modules."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from hashlib import sha256
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ from torch import nn
 from flowgrpo.core.digests import digest_of
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.keys import seed_of
+from flowgrpo.core.lockstep import Lockstep
 from flowgrpo.core.parts import in_parts, own
 from flowgrpo.core.signals import uninterrupted
 from flowgrpo.policies import LoraAdapter
@@ -20,7 +21,7 @@ from flowgrpo.policies._sharded import Sharding
 
 
 class Weights(Protocol):
-    def remember(self) -> None:
+    def remember(self, lockstep: Lockstep | None) -> None:
         """Today's weights are those before training."""
         ...
 
@@ -37,7 +38,7 @@ def attach(modules: Mapping[str, Any], lora: LoraAdapter | None, seed: int, shar
     weights: Weights = LoraWeights(modules, lora, seed) if lora else FullWeights(modules)
     if sharding:
         sharding(modules)
-    weights.remember()
+    weights.remember(sharding.lockstep if sharding else None)
     return weights
 
 
@@ -66,7 +67,7 @@ class LoraWeights:
             for name, module in modules.items():
                 _add_adapter(name, module, peft)
 
-    def remember(self) -> None:
+    def remember(self, lockstep: Lockstep | None) -> None:
         """Without adapters they are."""
 
     @contextmanager
@@ -107,33 +108,57 @@ class FullWeights:
         self.stored = [p.dtype for module in modules.values() for p in module.parameters()]
         self.modules = [module.float().requires_grad_(True) for module in modules.values()]
 
-    def remember(self) -> None:
-        self.parameters = [p for module in self.modules for p in module.parameters()]
-        self.initial = [own(p).to("cpu", dtype, copy=True) for p, dtype in zip(self.parameters, self.stored, strict=True)]
+    def remember(self, lockstep: Lockstep | None) -> None:
+        parameters = [p for module in self.modules for p in module.parameters()]
+        initial = [own(p).to("cpu", dtype, copy=True) for p, dtype in zip(parameters, self.stored, strict=True)]
+        self.initial = Swap(parameters, initial, lockstep)
+
+    def reference(self) -> AbstractContextManager[None]:
+        return self.initial.applied()
+
+
+class Swap:
+    """Other `values` for parameters; of those in parts, this process's. These are swapped when the processes in lockstep need it,
+    in place, since others know their memory."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter], values: Sequence[torch.Tensor], lockstep: Lockstep | None) -> None:
+        pairs = [(p, own(value)) for p, value in zip(parameters, values, strict=True)]
+        self.whole = [pair for pair in pairs if not in_parts(pair[0])]
+        self.parts = [(own(p), value) for p, value in pairs if in_parts(p)]
+        self.trained: list[torch.Tensor] = []
+        self.lockstep = lockstep
+        self.number = lockstep.add_weights(self) if lockstep else 0
 
     @contextmanager
-    def reference(self) -> Iterator[None]:
-        trained = held(self.parameters)
-        try:
-            put(self.parameters, [w.to(t.device, t.dtype) for w, t in zip(self.initial, trained, strict=True)])
-            yield
-        finally:
-            put(self.parameters, trained)
+    def applied(self) -> Iterator[None]:
+        """Inside, the parameters hold the values."""
+        parameters = [p for p, _ in self.whole]
+        trained = [p.data for p in parameters]
+        with self.lockstep.using(self.number) if self.lockstep else nullcontext():
+            try:
+                put(parameters, [value.to(p.device, p.dtype) for p, value in self.whole])
+                yield
+            finally:
+                put(parameters, trained)
 
+    def enter(self) -> None:
+        self.trained = [part.clone() for part, _ in self.parts]
+        with uninterrupted():
+            for part, value in self.parts:
+                part.copy_(value)
 
-def held(parameters: Iterable[nn.Parameter]) -> list[torch.Tensor]:
-    """What `put` brings back; of a parameter in parts, this process's."""
-    return [own(p).clone() if in_parts(p) else p.data for p in parameters]
+    def leave(self) -> None:
+        with uninterrupted():
+            for (part, _), trained in zip(self.parts, self.trained, strict=True):
+                part.copy_(trained)
+        self.trained = []
 
 
 def put(parameters: Iterable[nn.Parameter], values: Iterable[torch.Tensor]) -> None:
-    """Let each parameter hold its value, all of them or none. One in parts keeps its memory, which others know."""
+    """Let each parameter hold its value, all of them or none."""
     with uninterrupted():
         for parameter, value in zip(parameters, values, strict=True):
-            if in_parts(parameter):
-                own(parameter).copy_(own(value))
-            else:
-                parameter.data = value
+            parameter.data = value
 
 
 def digest_of_weights(weights: Mapping[str, torch.Tensor]) -> str:

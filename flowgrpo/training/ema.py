@@ -1,21 +1,28 @@
 """Exponential moving averages of the trained weights."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
 
+from flowgrpo.core.lockstep import Lockstep
 from flowgrpo.core.parts import fill
-from flowgrpo.policies._weights import held, put
+from flowgrpo.policies._weights import Swap, put
 
 
 class Ema:
     """Averages named parameters; `decay_at` a step is what is left of the average."""
 
-    def __init__(self, parameters: Mapping[str, torch.nn.Parameter], decay_at: Callable[[int], float]) -> None:
+    def __init__(
+        self,
+        parameters: Mapping[str, torch.nn.Parameter],
+        decay_at: Callable[[int], float],
+        lockstep: Lockstep | None = None,
+    ) -> None:
         self.parameters, self.decay_at = parameters, decay_at
         self.average = {name: p.detach().clone() for name, p in parameters.items()}
+        self.swap = Swap([*parameters.values()], [*self.average.values()], lockstep)
 
     @torch.no_grad()
     def update(self, step: int) -> None:
@@ -30,13 +37,6 @@ class Ema:
         """From now on the parameters hold the average."""
         put([self.parameters[name] for name in self.average], self.average.values())
 
-    @contextmanager
-    def applied(self) -> Iterator[None]:
+    def applied(self) -> AbstractContextManager[None]:
         """Inside, the parameters hold the average."""
-        parameters = [self.parameters[name] for name in self.average]
-        raw = held(parameters)
-        try:
-            put(parameters, self.average.values())
-            yield
-        finally:
-            put(parameters, raw)
+        return self.swap.applied()

@@ -423,6 +423,7 @@ class Training:
         self.written = time.monotonic()
         if not main and writers is LONE:
             return
+        writers.finish()
 
         def write(target: Path) -> None:
             tensors, facts = self.trainer.state()

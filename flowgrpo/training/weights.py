@@ -25,8 +25,8 @@ class TrainedWeights:
         self.parameters, groups = _grouped(policy.trainable())
         self.optimizer = adamw(groups, self.config, policy.device)
         self.scaler = torch.amp.GradScaler(policy.device.type, enabled=policy.needs_loss_scaling)
-        self.ema = Ema(self.parameters, config.ema.decay_at) if config.ema else None
-        self.old = Ema(self.parameters, config.old.decay_at) if config.old else None
+        self.ema = Ema(self.parameters, config.ema.decay_at, processes.lockstep) if config.ema else None
+        self.old = Ema(self.parameters, config.old.decay_at, processes.lockstep) if config.old else None
         self.sums: list[Tensor] | None = None
         self.exact = config.sums_blocks
         self.steps = 0

@@ -76,13 +76,15 @@ def apply(pipe: DiffusionPipeline, config: DiffusersConfig, device: torch.device
             _attend(module, runtime.attention, config.dtype)
         if runtime.gradient_checkpointing:
             _checkpoint(module, int(runtime.gradient_checkpointing))
-    staying = {*denoisers(pipe)} if shared_out else {*()}
+    staying = denoisers(pipe) if shared_out else {}
     if runtime.offload:
         offload(pipe, device, staying)
-        return
-    for name, module in pipe.components.items():
-        if isinstance(module, nn.Module) and name not in staying:
-            module.to(device)
+    elif staying:
+        for name, module in pipe.components.items():
+            if isinstance(module, nn.Module) and name not in staying:
+                module.to(device)
+    else:
+        pipe.to(device)
 
 
 def denoisers(pipe: DiffusionPipeline) -> dict[str, Any]:
