@@ -10,6 +10,7 @@ from flowgrpo.cli.main import main
 from flowgrpo.config.bill import bill_of
 from flowgrpo.config.recipes import METHODS, RULES, TASKS, fitting, models, name_of, names, read_recipe, shipped
 from flowgrpo.config.run import dump, load_config
+from flowgrpo.config.sections import FleetConfig
 from flowgrpo.core.errors import UserError
 
 ROWS = gzip.decompress(Path(__file__).with_name("recipes.jsonl.gz").read_bytes()).splitlines()
@@ -226,6 +227,11 @@ def test_a_file_with_blanks_in_its_name_is_one_word(tmp_path):
 
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "dense_credit"
+
+
+def test_the_recipe_that_is_one_update_behind_is_the_quickstart_but_for_that():
+    behind = load_config(str(EXAMPLES.parent / "fleet" / "one_behind.yaml"))
+    assert behind.fleet.lag == 1 and behind.model_copy(update={"fleet": FleetConfig()}) == load_config("quickstart")
 
 
 @pytest.mark.parametrize("file", sorted(set(EXAMPLES.glob("*.yaml")) - {EXAMPLES / "six_steps.yaml"}), ids=lambda file: file.stem)
