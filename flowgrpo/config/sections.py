@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from flowgrpo.core.errors import UserError
 from flowgrpo.core.keys import Key, numpy_generator
 from flowgrpo.core.plugins import nearest
 from flowgrpo.core.section import Section, or_else
@@ -466,8 +467,13 @@ class DistributedConfig(Section):
         return self.type != "replicate"
 
     def shared_by(self, processes: int) -> int:
-        """How many of these processes share the weights out."""
-        return (self.cards or processes) if self.shares_out else 1
+        """How many of these processes share the weights out. Errors: UserError where they are no multiple of `cards`."""
+        if not self.shares_out or processes == 1:
+            return 1
+        cards = self.cards or processes
+        if processes % cards:
+            raise UserError(f"distributed.cards = {cards}, and {processes} processes are no multiple of it; set another number")
+        return cards
 
     def complaint(self, policy: PolicyConfig, optimizer: OptimizerConfig, fleet: FleetConfig) -> str | None:
         """Why the weights can't lie so, or None."""

@@ -16,15 +16,11 @@ from flowgrpo.policies._compiled import repeated
 class Sharding:
     """Over `cards` processes that are neighbours, with copies on the others. From now on the processes go in `lockstep`, and the
     networks are added to it.
-
-    Errors: UserError where the processes are no multiple of `cards`.
     """
 
     def __init__(self, processes: Processes, cards: int) -> None:
         count, device = processes.count, processes.device
         assert processes.lockstep is None, "one policy of a process is shared out"
-        if count % cards:
-            raise UserError(f"distributed.cards = {cards}, and {count} processes are no multiple of it; set another number")
         shape, names = ((cards,), ("shard",)) if cards == count else ((count // cards, cards), ("copy", "shard"))
         self.mesh: DeviceMesh = init_device_mesh(device.type, shape, mesh_dim_names=names)
         self.is_main, self.device, self.lockstep = processes.is_main, device, Lockstep(count, device)

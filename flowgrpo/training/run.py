@@ -161,7 +161,7 @@ class Training:
     def _built(self) -> Policy:
         config, processes = self.config, self.processes
         cards = config.distributed.shared_by(processes.count)
-        if cards == 1 or processes.count == 1:
+        if cards == 1:
             return config.policy.build(processes.device, config.seed)
         return config.policy.build_sharded(processes.device, config.seed, Sharding(processes, cards))
 

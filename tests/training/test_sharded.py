@@ -12,9 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from flowgrpo.config.run import load_config
+from flowgrpo.config.sections import DistributedConfig
 from flowgrpo.core.errors import UserError
-from flowgrpo.core.processes import Processes
-from flowgrpo.policies._sharded import Sharding
 from flowgrpo.runs.checkpoint import load_state, save_state
 from sharded import PICTURES, trainer_of
 
@@ -130,4 +129,4 @@ def test_what_can_not_lie_so_is_refused(overrides, words):
 
 def test_processes_that_are_no_multiple_of_the_cards_are_refused():
     with pytest.raises(UserError, match="no multiple"):
-        Sharding(Processes(0, 3, torch.device("cpu")), 2)
+        DistributedConfig(type="hybrid", cards=2).shared_by(3)
