@@ -11,8 +11,9 @@ without), L ids to fill, V ids of the codebook.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from math import log, pi
 from pathlib import Path
@@ -140,9 +141,14 @@ class CoGrpoPolicy(CoGrpoSampler, AmusedPolicy):
         with super().reference(), self.learned.reference():
             yield
 
-    def export(self, folder: Path) -> None:
-        super().export(folder)
-        self.learned.save(folder)
+    def export(self) -> Callable[[Path], None]:
+        write, learned = super().export(), deepcopy(self.learned)
+
+        def written(folder: Path) -> None:
+            write(folder)
+            learned.save(folder)
+
+        return written
 
 
 class LearnedSchedule(nn.Module):

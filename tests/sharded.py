@@ -16,7 +16,7 @@ from flowgrpo.core.parts import own
 from flowgrpo.core.processes import Processes
 from flowgrpo.policies._sharded import Sharding
 from flowgrpo.runs.checkpoint import load_state, save_state
-from trainers import picture_trainer, text_trainer
+from trainers import picture_trainer, roll_out_here, text_trainer, with_rollers
 
 COMMON = ["optimizer.eps=1e-2", "rollout.group_size=4", "rollout.micro_batch=4"]
 UNEQUAL = ["rollout.prompts_per_update=3"]
@@ -27,11 +27,14 @@ ONE = ["rollout.prompts_per_update=1"]
 """A process has nothing to do from the beginning."""
 AGAIN = ["policy.runtime.gradient_checkpointing=2"]
 KL = ["objective.kl.coefficient=0.1", "ema={decay: 0.5}"]
+FLEET = "fleet"
+"""Another process rolls out for each."""
 PICTURES = {
     "sd3": ("sd3", [*UNEQUAL, *AGAIN]),
     "flux": ("flux", [*ALONE, *KL, "old={rate: 0.5}"]),
     "wan": ("wan", ["policy.lora=null", *ONE, *KL]),
     "wan22": ("wan22", ["policy.dtype=bf16"]),
+    FLEET: ("sd3", ["policy.lora=null", *UNEQUAL, *KL, "old={rate: 0.5}"]),
 }
 PROMPTS = ["1+2=:", "7:", "4+4=:"]
 
@@ -62,20 +65,23 @@ def main(file):
     task = json.loads(Path(file).read_text())
     out = Path(task["out"])
     processes = Processes.of(Accelerator(cpu=True))
+    roll_out_here(setattr)
     for case in task["cases"]:
         processes.lockstep = None
         sharding = Sharding(processes, task["cards"])
         trainer = trainer_of(case, task, processes=processes, sharding=sharding)
+        if case == FLEET:
+            trainer = with_rollers(trainer, count=2)
         if case in task["given"]:
             trainer.load(*load_state(Path(task["given"][case]), trainer.kinds))
         metrics, _, scored = trainer.update()
         told = processes.gather([held(trainer)])
         tensors, facts = trainer.state()
         save_state(out / case / "checkpoint" / "state", tensors, facts, processes)
+        write = trainer.policy.export()
         if processes.is_main:
             (out / case / "export").mkdir()
-        trainer.policy.export(out / case / "export")
-        if processes.is_main:
+            write(out / case / "export")
             (out / case / "told.json").write_text(json.dumps({"metrics": metrics, "held": told, "total": scored.total.tolist()}))
     assert isinstance(processes.lockstep, Lockstep) and torch.distributed.is_initialized()
     torch.distributed.destroy_process_group()

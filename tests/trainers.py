@@ -1,7 +1,9 @@
 """Trainers of tiny random models, with adapters that have left 0 where there are any, and a reward of one's own."""
 
-from concurrent.futures import ThreadPoolExecutor
+import json
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import cycle
 from threading import Barrier, Lock
 
 import numpy as np
@@ -13,6 +15,8 @@ from flowgrpo.core.processes import Processes
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.policies import tiny
 from flowgrpo.scoring.scorer import load_reward
+from flowgrpo.training.fleet import rollouts
+from flowgrpo.training.fleet.rollouts import Rollers
 from flowgrpo.training.learn import Totals
 from flowgrpo.training.trainer import Trainer
 
@@ -135,3 +139,43 @@ def gradient(trainer, blocks, scored):
         trainer.weights.end_block()
     trainer.weights.gradient_norm()
     return trainer.weights.taken_gradient(), sum(float(sums[1]) for sums in totals.sums)
+
+
+class Here:
+    """In place of an actor: it is asked with what has been packed for another process."""
+
+    def __init__(self, kind, make, arguments, gpus, patience):
+        self.inside = make(*json.loads(json.dumps(arguments)))
+
+    def ask(self, job):
+        return self.inside.answer(job)
+
+
+class InTurn:
+    """In place of a pool: its workers do each job as soon as it is given, one after the other."""
+
+    def __init__(self, kind, start, count):
+        self.workers = cycle([start(number) for number in range(count)])
+
+    def submit(self, job):
+        future = Future()
+        future.set_result(next(self.workers).ask(job))
+        return future
+
+
+def roll_out_here(put):
+    """From now on what rolls out for a trainer is in its process. `put` is setattr, or one that is undone."""
+    for name, stand_in in {"OnRay": Here, "Pool": InTurn, "shared": same, "fetched": same}.items():
+        put(rollouts, name, stand_in)
+
+
+def same(content):
+    return content
+
+
+def with_rollers(trainer, count=2, lag=0):
+    """The same trainer, but so many processes roll out for it."""
+    fleet = trainer.config.fleet.model_copy(update={"rollout": count, "lag": lag})
+    config = trainer.config.model_copy(update={"fleet": fleet, "updates": 4})
+    prompts, scorer, processes = trainer.order.prompts, trainer.collector.beside.scorer, trainer.processes
+    return Trainer(config, trainer.policy, prompts, scorer, processes, rollers=Rollers(config, processes))

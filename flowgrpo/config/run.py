@@ -130,7 +130,7 @@ class Config(Section):
         yield self.optimizer.complaint(self.rollout.prompts_per_update, self.updates)
         yield self.checkpoints.complaint(self.evaluation)
         yield self.fleet.complaint(self.rewards, self.rollout)
-        yield self.distributed.complaint(self.policy, self.optimizer, self.fleet)
+        yield self.distributed.complaint(self.policy, self.optimizer)
         if self.evaluation:
             yield self.evaluation.complaint(self.rewards, self.policy)
         yield self.sentinels.complaint(self.rewards)

@@ -475,7 +475,7 @@ class DistributedConfig(Section):
             raise UserError(f"distributed.cards = {cards}, and {processes} processes are no multiple of it; set another number")
         return cards
 
-    def complaint(self, policy: PolicyConfig, optimizer: OptimizerConfig, fleet: FleetConfig) -> str | None:
+    def complaint(self, policy: PolicyConfig, optimizer: OptimizerConfig) -> str | None:
         """Why the weights can't lie so, or None."""
         if (self.type == "hybrid") != (self.cards is not None):
             return (
@@ -487,8 +487,6 @@ class DistributedConfig(Section):
             return f"distributed.type: {self.type}: {reason}"
         if optimizer.bits != 32:
             return "optimizer.bits: 8 has one scale for 256 moments, which can't be shared out; set it to 32"
-        if fleet.rollout:
-            return "fleet.rollout has policies of its own, which take whole weights; set distributed.type to replicate"
         return None
 
 
@@ -496,13 +494,15 @@ class CheckpointConfig(Section):
     """When the state of a run is written, and how much of it is kept.
 
     After `every` updates, or once `minutes` have passed since the last, whichever comes first; and when the run ends or is
-    stopped. The newest `keep_last` stay, and the `keep_best` of those that a held-out evaluation found best.
+    stopped. The newest `keep_last` stay, and the `keep_best` of those that a held-out evaluation found best. `background`:
+    training goes on while it is written, and main memory holds a copy of it meanwhile.
     """
 
     every: PositiveInt = 25
     minutes: PositiveFloat = 30.0
     keep_last: PositiveInt = 2
     keep_best: NonNegativeInt = 0
+    background: bool = True
 
     def complaint(self, evaluation: EvaluationConfig | None) -> str | None:
         """Why the best can't be told by this evaluation, or None."""

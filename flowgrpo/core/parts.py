@@ -1,5 +1,6 @@
 """Tensors of which each process holds a part (DTensor), and plain ones alike."""
 
+from collections.abc import Mapping
 from typing import cast
 
 import torch
@@ -19,6 +20,18 @@ def own(tensor: Tensor) -> Tensor:
 def whole(tensor: Tensor) -> Tensor:
     """All of it, of which all processes ask together."""
     return cast(DTensor, tensor.detach()).full_tensor() if isinstance(tensor, DTensor) else tensor.detach()
+
+
+def copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """As they are now, in main memory, those in parts in the same ones. What has several names is copied once."""
+    made: dict[tuple[int, torch.Size], Tensor] = {}
+    kept = {}
+    for name, tensor in tensors.items():
+        place = own(tensor).data_ptr(), tensor.shape
+        if not tensor.numel() or place not in made:
+            made[place] = tensor.detach().to("cpu", copy=True)
+        kept[name] = made[place]
+    return kept
 
 
 @torch.no_grad()

@@ -1,14 +1,13 @@
 """One process or many. Everything that crosses processes goes through here."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
+from torch.distributed import ProcessGroup, all_gather_object, all_reduce, broadcast_object_list, new_group
 
-from flowgrpo.core.errors import UserError
 from flowgrpo.core.lockstep import Lockstep
 
 T = TypeVar("T")
@@ -17,20 +16,8 @@ BUCKET = 1 << 25
 
 
 def once(make: Callable[[], T]) -> T:
-    """What the main process makes, on all of them; a UserError of it is raised on all."""
-    state = PartialState(cpu=not torch.cuda.is_available())
-    if state.num_processes == 1:
-        return make()
-    results: list[Any] = [None]
-    if state.is_main_process:
-        try:
-            results = [make()]
-        except UserError as error:
-            results = [error]
-    (result,) = broadcast_object_list(results)
-    if isinstance(result, UserError):
-        raise result
-    return result
+    """What the main process makes, on all of them, however they were started."""
+    return Processes.of(PartialState(cpu=not torch.cuda.is_available())).once(make)
 
 
 class Processes:
@@ -38,24 +25,43 @@ class Processes:
     hold parts of networks, and go along with one another until all want to exchange something."""
 
     lockstep: Lockstep | None = None
+    group: ProcessGroup | None = None
+    """Through which they exchange things; None for the one that all begin with."""
 
     def __init__(self, rank: int, count: int, device: torch.device) -> None:
         self.rank, self.count, self.device = rank, count, device
         self.is_main = rank == 0
 
     @classmethod
-    def of(cls, accelerator: Accelerator) -> "Processes":
-        return cls(accelerator.process_index, accelerator.num_processes, accelerator.device)
+    def of(cls, state: Accelerator | PartialState) -> "Processes":
+        return cls(state.process_index, state.num_processes, state.device)
 
     @classmethod
     def alone(cls) -> "Processes":
         """This process, on a GPU where there is one."""
         return cls(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
+    def beside(self) -> "Processes":
+        """The same ones, for a thread of each that exchanges other things meanwhile, in main memory. All ask for it together."""
+        others = Processes(self.rank, self.count, torch.device("cpu"))
+        others.group = cast(ProcessGroup, new_group(backend="gloo")) if self.count > 1 else None
+        return others
+
     def once(self, make: Callable[[], T]) -> T:
-        """What the main process makes, on all of them; a UserError of it is raised on all."""
+        """What the main process makes, on all of them; an error of it is raised on all."""
         self.finish()
-        return once(make) if self.count > 1 else make()
+        if self.count == 1:
+            return make()
+        results: list[Any] = [None]
+        if self.is_main:
+            try:
+                results = [make()]
+            except Exception as error:
+                results = [error]
+        broadcast_object_list(results, group=self.group)
+        if isinstance(results[0], Exception):
+            raise results[0]
+        return results[0]
 
     def rounds(self, items: Sequence[T]) -> list[Sequence[T]]:
         """As many at a time as there are processes."""
@@ -72,7 +78,11 @@ class Processes:
     def gather(self, items: list[Any]) -> list[Any]:
         """The lists of all processes, joined, on every process."""
         self.finish()
-        return gather_object(items) if self.count > 1 else items
+        if self.count == 1:
+            return items
+        lists: list[Any] = [None] * self.count
+        all_gather_object(lists, items, group=self.group)
+        return [item for held in lists for item in held]
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of a loss of this process's."""
@@ -93,7 +103,7 @@ class Processes:
             return
         for bucket in _buckets(tensors):
             flat = torch.cat([t.flatten() for t in bucket])
-            torch.distributed.all_reduce(flat)
+            all_reduce(flat, group=self.group)
             for tensor, part in zip(bucket, flat.split([t.numel() for t in bucket]), strict=True):
                 tensor.copy_(part.view_as(tensor))
 

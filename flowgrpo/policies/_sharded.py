@@ -8,7 +8,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.lockstep import Lockstep
-from flowgrpo.core.parts import whole
+from flowgrpo.core.parts import copies, whole
 from flowgrpo.core.processes import Processes
 from flowgrpo.policies._compiled import repeated
 
@@ -41,15 +41,15 @@ class Sharding:
                 _share_out(block, self.mesh)
             network.to(self.device)
 
-    def gathered(self, state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-        """Whole tensors in main memory, on the main process; None on the others, which take part."""
+    def gathered(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Copies of whole tensors in main memory, on the main process; none on the others, which take part."""
         self.lockstep.finish()
-        on_main = {}
+        on_main: dict[str, Tensor] = {}
         for name, tensor in state.items():
             value = whole(tensor)
             if self.is_main:
-                on_main[name] = value.cpu()
-        return on_main or None
+                on_main |= copies({name: value})
+        return on_main
 
 
 def _share_out(block: nn.Module, mesh: DeviceMesh) -> None:

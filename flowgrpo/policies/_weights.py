@@ -51,6 +51,11 @@ def trainable(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
     }
 
 
+def saved(module: nn.Module, lora: bool) -> dict[str, torch.Tensor]:
+    """What a file of the module holds: all weights, or those of adapters."""
+    return {name: value for name, value in module.state_dict().items() if not lora or ".lora_" in name}
+
+
 class LoraWeights:
     """Adapters in float32 on frozen modules; the reference is the modules with adapters switched off."""
 

@@ -4,7 +4,7 @@ Shapes: B states, C transitions of D decisions each (a Gaussian step is one deci
 sets). States and predictions are tensors whose first dimension is the batch.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -220,9 +220,9 @@ class Policy(Predicts, Sampler, Protocol):
         """Inside, the policy is the one before training."""
         ...
 
-    def export(self, folder: Path) -> None:
-        """Write what was trained in the format that the model's own library loads. Where weights are shared out, all processes
-        ask for it, and the main one writes."""
+    def export(self) -> Callable[[Path], None]:
+        """What was trained, as it is now: the way to write it to a folder, whatever is trained meanwhile, in the format that the
+        model's own library loads. Where weights are shared out, all processes ask for it, and the main one writes."""
         ...
 
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,36 @@ STEP = "step"
 
 def update_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix(PREFIX))
+
+
+class Writer:
+    """Writes, one thing after the other: each in a thread while the run goes on, or where `at_once` before it does."""
+
+    def __init__(self, at_once: bool) -> None:
+        self.at_once = at_once
+        self.worker = ThreadPoolExecutor(1)
+        self.writing: Future[None] | None = None
+
+    def __call__(self, write: Callable[[], None]) -> None:
+        """Errors: those of what was written before."""
+        self.settle()
+        if self.at_once:
+            write()
+        else:
+            self.writing = self.worker.submit(write)
+
+    def check(self) -> None:
+        """Errors: those of what has been written, as soon as they are known."""
+        if self.writing and self.writing.done():
+            self.settle()
+
+    def settle(self) -> None:
+        """Wait until all is written. Errors: those of it, once."""
+        if self.writing:
+            error = self.writing.exception()
+            self.writing = None
+            if error:
+                raise error
 
 
 def write_checkpoint(run: Path, update: int, write: Callable[[Path], None], writers: Processes = LONE) -> None:
@@ -104,25 +135,30 @@ def _failure(run: Path, final: Path, error: BaseException) -> str:
 def save_state(
     folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, Any], writers: Processes = LONE
 ) -> None:
-    """One safetensors file per name, and `trainer.json`; tensors in parts are written by all `writers` together.
-
-    Errors: NotFinite for weights that no run could go on from.
-    """
-    named = ((kind, name, value) for kind, values in tensors.items() for name, value in values.items())
-    broken = next(((kind, name) for kind, name, value in named if not bool(torch.isfinite(own(value)).all())), None)
-    if found := next(filter(None, writers.gather([broken])), None):
-        raise NotFinite(
-            f"{found[0]} '{found[1]}' holds NaN or infinity, so no checkpoint was written; go on from the last one with --resume "
-            "and a lower optimizer.lr"
-        )
+    """One safetensors file per name, and `trainer.json`; tensors in parts are written by all `writers` together."""
     writers.once(partial(folder.mkdir, parents=True))
     for kind, values in tensors.items():
         file = folder / f"{kind}.safetensors"
         if any(map(in_parts, values.values())):
             _save_together(values, file, writers)
-        elif writers.is_main:
-            save_file({name: value.detach().cpu().contiguous() for name, value in values.items()}, file)
+        else:
+            writers.once(partial(_save, values, file))
     writers.once(lambda: (folder / "trainer.json").write_text(json.dumps(facts, indent=2)))
+
+
+def require_finite(tensors: Mapping[str, Mapping[str, Tensor]], processes: Processes) -> None:
+    """Errors: NotFinite for a state that no run could go on from."""
+    named = ((kind, name, value) for kind, values in tensors.items() for name, value in values.items())
+    broken = next(((kind, name) for kind, name, value in named if not bool(torch.isfinite(own(value)).all())), None)
+    if found := next(filter(None, processes.gather([broken])), None):
+        raise NotFinite(
+            f"{found[0]} '{found[1]}' holds NaN or infinity, so no checkpoint was written; go on from the last one with --resume "
+            "and a lower optimizer.lr"
+        )
+
+
+def _save(values: Mapping[str, Tensor], file: Path) -> None:
+    save_file({name: value.detach().cpu().contiguous() for name, value in values.items()}, file)
 
 
 def _save_together(values: Mapping[str, Tensor], file: Path, writers: Processes) -> None:
@@ -133,7 +169,7 @@ def _save_together(values: Mapping[str, Tensor], file: Path, writers: Processes)
     assert all(value.ndim for value in values.values())
     parts = file.with_suffix(".parts")
     storage = HuggingFaceStorageWriter(str(parts), save_distributed=True, enable_consolidation=True)
-    torch.distributed.checkpoint.save(dict(values), storage_writer=storage)
+    torch.distributed.checkpoint.save(dict(values), storage_writer=storage, process_group=writers.group)
     writers.once(lambda: _take_out(parts, file))
 
 

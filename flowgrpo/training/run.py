@@ -2,8 +2,9 @@
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, nullcontext
+from copy import deepcopy
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from accelerate import Accelerator
 
 from flowgrpo.config.run import Config, dump
 from flowgrpo.core.errors import NotFinite, UserError, short
+from flowgrpo.core.parts import copies
 from flowgrpo.core.pin import renew
 from flowgrpo.core.processes import LONE, Processes
 from flowgrpo.core.progress import bar
@@ -27,7 +29,18 @@ from flowgrpo.evaluation.held_out import compare, scores_by_label
 from flowgrpo.policies._sharded import Sharding
 from flowgrpo.policies.prompt_check import check_files, tell
 from flowgrpo.policies.protocol import Policy
-from flowgrpo.runs.checkpoint import damaged, load_state, newest_whole, retain, save_state, set_aside, tidy, write_checkpoint
+from flowgrpo.runs.checkpoint import (
+    Writer,
+    damaged,
+    load_state,
+    newest_whole,
+    require_finite,
+    retain,
+    save_state,
+    set_aside,
+    tidy,
+    write_checkpoint,
+)
 from flowgrpo.runs.folder import PREFIX, When
 from flowgrpo.runs.model_card import model_card
 from flowgrpo.runs.provenance import Provenance, Resumed
@@ -50,6 +63,7 @@ SLOPE_PROMPTS = 8
 """Fewer, since a gradient takes memory."""
 
 
+Tensors = Mapping[str, Mapping[str, torch.Tensor]]
 OnUpdate = Callable[[Mapping[str, Any]], object]
 """Sees the metrics of every update; what it returns is compared with STOP."""
 STOP = "stop"
@@ -98,6 +112,7 @@ class Training:
         """What there is to know of training rows that can't be used."""
         self.written = time.monotonic()
         """When the last checkpoint was."""
+        self.writer, self.writers = Writer(at_once=not config.checkpoints.background), LONE
 
     def __call__(self) -> Run:
         with self.signals, ExitStack() as self.held:
@@ -163,7 +178,9 @@ class Training:
         cards = config.distributed.shared_by(processes.count)
         if cards == 1:
             return config.policy.build(processes.device, config.seed)
-        return config.policy.build_sharded(processes.device, config.seed, Sharding(processes, cards))
+        sharding = Sharding(processes, cards)
+        self.writers = processes.beside()
+        return config.policy.build_sharded(processes.device, config.seed, sharding)
 
     def _open_fleet(self) -> None:
         """Rewards in processes of their own are loaded while this one loads the policy."""
@@ -338,7 +355,12 @@ class Training:
     def _writes(self, done: int, evaluated: bool) -> bool:
         when = self.config.checkpoints
         overdue = time.monotonic() - self.written > 60.0 * when.minutes
-        return done % when.every == 0 or overdue or (evaluated and when.keep_best > 0) or self._last(done)
+        writes = done % when.every == 0 or overdue or (evaluated and when.keep_best > 0) or self._last(done)
+        if writes:
+            self.writer.settle()
+        else:
+            self.writer.check()
+        return writes
 
     def _busy(self) -> bool:
         """Whether an update is neither undone nor done."""
@@ -347,6 +369,7 @@ class Training:
     def _keep(self) -> str:
         """Save, where this process can do so alone; how to go on."""
         try:
+            self.writer.settle()
             if self.processes.lockstep is None:
                 self._save()
         except UserError as error:
@@ -355,8 +378,10 @@ class Training:
 
     def _save(self) -> None:
         """Write a checkpoint of what is done, if the last one is older."""
+        self.writer.settle()
         if self.settled and not self._busy() and not (self.run.path / f"{PREFIX}{self.settled:06d}").is_dir():
             self._checkpoint()
+            self.writer.settle()
 
     def _paused(self, pause: Paused) -> Paused:
         """Saved, with the sentence of the main process. Errors: UserError where that could not be written."""
@@ -417,32 +442,46 @@ class Training:
             )
 
     def _checkpoint(self) -> None:
-        """The main process writes, or where weights are shared out all of them; `ema/` holds the averaged weights in the same
-        format."""
-        main, writers = self.processes.is_main, self.processes if self.processes.lockstep else LONE
+        """The main process writes, or where weights are shared out all of them."""
         self.written = time.monotonic()
-        if not main and writers is LONE:
+        if self.writers is LONE and not self.processes.is_main:
             return
-        writers.finish()
+        tensors, facts = self.trainer.state()
+        require_finite(tensors, self.processes if self.processes.lockstep else LONE)
+        parts = self._parts(tensors, {**facts, "seconds": self.seconds})
+        self.writer(partial(self._write, self.settled, parts if self.writer.at_once else [*parts], self._scores()))
 
-        def write(target: Path) -> None:
-            tensors, facts = self.trainer.state()
-            save_state(target / "state", tensors, {**facts, "seconds": self.seconds}, writers)
-            self.policy.export(target)
-            if self.trainer.ema is not None:
-                with self.trainer.ema.applied():
-                    self.policy.export(target / "ema")
-            if main:
-                write_text(target / "config.yaml", dump(self.config))
-                (target / "README.md").write_text(model_card(self.config, self.trainer.updates))
+    def _parts(self, tensors: Tensors, facts: dict[str, Any]) -> Iterator[Callable[[Path], object]]:
+        """Ways to write what a checkpoint holds, each made when it is asked for, and then of what was trained until then. `ema/`
+        holds the averaged weights in the format of the trained ones."""
+        once, updates = self.writers.once, self.trainer.updates
+        if not self.writer.at_once:
+            tensors, facts = {kind: copies(values) for kind, values in tensors.items()}, deepcopy(facts)
+        yield lambda folder: save_state(folder / "state", tensors, facts, self.writers)
+        trained = self.policy.export()
+        yield lambda folder: once(lambda: trained(folder))
+        if self.trainer.ema:
+            with self.trainer.ema.applied():
+                average = self.policy.export()
+            yield lambda folder: once(lambda: average(folder / "ema"))
+        yield lambda folder: once(lambda: self._describe(folder, updates))
 
-        write_checkpoint(self.run.path, self.settled, write, writers)
-        if main:
-            retain(self.run.path, self.config.checkpoints, self._scores())
+    def _describe(self, checkpoint: Path, updates: int) -> None:
+        write_text(checkpoint / "config.yaml", dump(self.config))
+        (checkpoint / "README.md").write_text(model_card(self.config, updates))
+
+    def _write(self, update: int, parts: Iterable[Callable[[Path], object]], scores: Mapping[int, float]) -> None:
+        def fill(checkpoint: Path) -> None:
+            for part in parts:
+                part(checkpoint)
+
+        write_checkpoint(self.run.path, update, fill, self.writers)
+        if self.processes.is_main:
+            retain(self.run.path, self.config.checkpoints, scores)
 
     def _scores(self) -> dict[int, float]:
-        """Held-out scores between updates, by number of updates."""
-        if not self.config.evaluation:
+        """Held-out scores between updates, by number of updates, on the main process."""
+        if not (self.config.evaluation and self.processes.is_main):
             return {}
         label = f"held_out/{self.config.evaluation.metric}"
         return {row["update"] + 1: row[label] for row in self.run.metrics if label in row}
@@ -450,6 +489,7 @@ class Training:
     def _finish(self) -> Run:
         if self.config.evaluation:
             self._evaluate("after", self.held_out)
+        self.writer.settle()
         self.accelerator.end_training()
         if self.processes.is_main:
             self._conclude()

@@ -144,6 +144,7 @@ class Trainer:
         """The rollouts that begin now are made with today's weights, or after a pause with those that were published before."""
         if self.rollers:
             with self.weights.sampling():
+                self.processes.finish()
                 self.rollers.publish(self.behind or self.weights.parameters)
             self.behind = None
 

@@ -37,7 +37,7 @@ def trained(pipelines, tmp_path_factory):
     policy = config.build(CPU, 0)
     nudge(policy)
     folder = tmp_path_factory.mktemp("trained")
-    policy.export(folder)
+    policy.export()(folder)
     write_config(folder, config)
     return config, folder
 
@@ -157,7 +157,7 @@ def test_a_runs_config_says_which_layers_its_adapter_has(pipelines, tmp_path):
     config = config_of(pipelines, lora={"targets": ["transformer_blocks.0.attn.to_q"], "rank": 2})
     policy = config.build(CPU, 0)
     nudge(policy)
-    policy.export(tmp_path)
+    policy.export()(tmp_path)
     if len([n for n, _ in denoisers(policy.pipe)["transformer"].named_modules() if n.endswith("attn.to_q")]) > 1:
         with pytest.raises(UserError, match="is not whole; if it is meant so"):
             config.build_sampler(CPU, tmp_path)
@@ -170,7 +170,7 @@ def test_an_adapter_of_other_trainers_names_loads_whole_or_not_at_all(pipelines,
     config = config_of(pipelines, "sd15")
     policy = config.build(CPU, 0)
     nudge(policy)
-    policy.export(tmp_path / "ours")
+    policy.export()(tmp_path / "ours")
     theirs = {}
     for key, value in load_file(tmp_path / "ours" / adapters.FILE).items():
         layer, _, half = key.removesuffix(".weight").rpartition(".lora_")
@@ -194,7 +194,7 @@ def language(mdlm, tmp_path_factory):
     policy = config.build(CPU, 0)
     nudge(policy)
     folder = tmp_path_factory.mktemp("language")
-    policy.export(folder)
+    policy.export()(folder)
     return config, folder
 
 
@@ -208,9 +208,9 @@ def test_a_wrong_adapter_of_a_language_model_is_refused(language, tmp_path, chan
 
 def test_all_weights_of_a_checkpoint_are_there_or_it_is_refused(pipelines, mdlm, tmp_path):
     config = config_of(pipelines, lora=None)
-    config.build(CPU, 0).export(tmp_path / "pipeline")
+    config.build(CPU, 0).export()(tmp_path / "pipeline")
     language = MaskedConfig(model=str(mdlm), prompt_length=6, length=4, steps=4, sampler={"type": "threshold"})
-    language.build(CPU, 0).export(tmp_path / "language")
+    language.build(CPU, 0).export()(tmp_path / "language")
     for sampler, folder in ((config, tmp_path / "pipeline" / "transformer"), (language, tmp_path / "language")):
         sampler.build_sampler(CPU, tmp_path / folder.relative_to(tmp_path).parts[0])
         file = next(folder.glob("*.safetensors"))

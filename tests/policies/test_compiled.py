@@ -157,7 +157,7 @@ def test_names_of_weights_and_exported_files_are_those_of_an_uncompiled_model(pi
     for name, policy in (("compiled", compiled), ("plain", plain)):
         Cycle(policy)()
         (tmp_path / name).mkdir()
-        policy.export(tmp_path / name)
+        policy.export()(tmp_path / name)
     files = [{file.name for file in (tmp_path / name).iterdir()} for name in ("compiled", "plain")]
     states = [load_file(next((tmp_path / name).glob("*.safetensors"))) for name in ("compiled", "plain")]
     assert files[0] == files[1] and states[0].keys() == states[1].keys()

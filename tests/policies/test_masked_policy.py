@@ -302,7 +302,7 @@ def test_the_reference_is_the_policy_before_training_and_exports_load(mdlm, lora
         with policy.reference():
             assert torch.equal(policy.predict(x, PROMPTS, 0), before)
         assert torch.equal(policy.predict(x, PROMPTS, 0), after) and not torch.equal(before, after)
-        policy.export(tmp_path)
+        policy.export()(tmp_path)
         sampler = policy.config.build_sampler(CPU, tmp_path)
         assert torch.equal(sampler.predict(x, PROMPTS, 0), after)
         untrained = policy.config.build_sampler(CPU, None)

@@ -1,9 +1,6 @@
 """A run whose groups are rolled out, and scored, by other processes is that of a lone process."""
 
-import json
 import socket
-from concurrent.futures import Future
-from itertools import cycle
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,10 +13,9 @@ from flowgrpo.config.sections import FleetConfig
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.processes import Processes
 from flowgrpo.runs.folder import RunFolder
-from flowgrpo.training.fleet import on_ray, rollouts
+from flowgrpo.training.fleet import on_ray
 from flowgrpo.training.fleet.on_ray import cards, connect, spare_cards
-from flowgrpo.training.fleet.rollouts import Rollers
-from trainers import picture_trainer, text_trainer
+from trainers import picture_trainer, roll_out_here, text_trainer, with_rollers
 
 MANY_BLOCKS = ["rollout.prompts_per_update=2", "rollout.group_size=4", "rollout.micro_batch=4"]
 METHODS = {
@@ -31,45 +27,9 @@ METHODS = {
 }
 
 
-class Here:
-    """In place of an actor: it is asked with what has been packed for another process."""
-
-    def __init__(self, kind, make, arguments, gpus, patience):
-        self.inside = make(*json.loads(json.dumps(arguments)))
-
-    def ask(self, job):
-        return self.inside.answer(job)
-
-
-class InTurn:
-    """In place of a pool: its workers do each job as soon as it is given, one after the other."""
-
-    def __init__(self, kind, start, count):
-        self.workers = cycle([start(number) for number in range(count)])
-
-    def submit(self, job):
-        future = Future()
-        future.set_result(next(self.workers).ask(job))
-        return future
-
-
 @pytest.fixture
-def with_rollers(monkeypatch):
-    """Gives a trainer processes that roll out for it."""
-    monkeypatch.setattr(rollouts, "OnRay", Here)
-    monkeypatch.setattr(rollouts, "Pool", InTurn)
-    monkeypatch.setattr(rollouts, "shared", lambda content: content)
-    monkeypatch.setattr(rollouts, "fetched", lambda content: content)
-
-    def give(trainer, count=2, lag=0):
-        fleet = trainer.config.fleet.model_copy(update={"rollout": count, "lag": lag})
-        config = trainer.config.model_copy(update={"fleet": fleet, "updates": 4})
-        prompts, scorer = trainer.order.prompts, trainer.collector.beside.scorer
-        return type(trainer)(
-            config, trainer.policy, prompts, scorer, trainer.processes, rollers=Rollers(config, trainer.processes)
-        )
-
-    return give
+def here(monkeypatch):
+    roll_out_here(monkeypatch.setattr)
 
 
 def updated(trainer, count):
@@ -87,8 +47,9 @@ def assert_same_state(one, other):
             assert torch.equal(torch.as_tensor(value), torch.as_tensor(others[kind][name])), (kind, name)
 
 
+@pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("what", METHODS)
-def test_groups_that_others_roll_out_train_the_same_bits(what, request, with_rollers):
+def test_groups_that_others_roll_out_train_the_same_bits(what, request):
     make, model, named = METHODS[what]
     alone, trained = (make(request.getfixturevalue(model), *MANY_BLOCKS, **named) for _ in range(2))
     fleet = with_rollers(trained)
@@ -96,7 +57,8 @@ def test_groups_that_others_roll_out_train_the_same_bits(what, request, with_rol
     assert_same_state(fleet, alone)
 
 
-def test_with_lag_a_rollout_has_the_weights_before_the_update_before(pipelines, with_rollers):
+@pytest.mark.usefixtures("here")
+def test_with_lag_a_rollout_has_the_weights_before_the_update_before(pipelines):
     untrained = picture_trainer(pipelines, *MANY_BLOCKS)
     fleet = with_rollers(picture_trainer(pipelines, *MANY_BLOCKS), lag=1)
     metrics = updated(fleet, 1)
@@ -110,13 +72,15 @@ def test_with_lag_a_rollout_has_the_weights_before_the_update_before(pipelines, 
     assert metrics[0]["staleness"] == 0
 
 
-def test_with_lag_the_ratio_sees_the_update_between(pipelines, with_rollers):
+@pytest.mark.usefixtures("here")
+def test_with_lag_the_ratio_sees_the_update_between(pipelines):
     metrics = updated(with_rollers(picture_trainer(pipelines, *MANY_BLOCKS), lag=1), 3)
     assert [row["staleness"] for row in metrics] == [0, 1, 1]
     assert [row["ratio/first_log_abs_max"] > 0.0 for row in metrics] == [False, True, True]
 
 
-def test_with_lag_two_updates_and_two_after_a_pause_are_four(pipelines, with_rollers):
+@pytest.mark.usefixtures("here")
+def test_with_lag_two_updates_and_two_after_a_pause_are_four(pipelines):
     four = with_rollers(picture_trainer(pipelines, *MANY_BLOCKS), lag=1)
     begun, resumed = (with_rollers(picture_trainer(pipelines, *MANY_BLOCKS), lag=1) for _ in range(2))
     first = updated(begun, 2)

@@ -15,9 +15,10 @@ from flowgrpo.config.run import load_config
 from flowgrpo.config.sections import DistributedConfig
 from flowgrpo.core.errors import UserError
 from flowgrpo.runs.checkpoint import load_state, save_state
-from sharded import PICTURES, trainer_of
+from sharded import FLEET, PICTURES, trainer_of
 
 CASES = [*PICTURES, "mdlm"]
+GIVEN = ["flux", FLEET]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
 
 
@@ -40,11 +41,11 @@ def alone(task):
 
 @pytest.fixture(scope="module")
 def two(task, alone):
-    """What two processes made: the first update of each case, and the second of one that goes on from a lone process."""
-    tensors, facts = alone["flux"][0].state()
-    save_state(Path(task["out"]) / "given" / "state", tensors, facts)
+    """What two processes made: the first update of each case, and the second of those that go on from a lone process."""
+    given = {case: str(Path(task["out"]) / "given" / case) for case in GIVEN}
+    for case, folder in given.items():
+        save_state(Path(folder) / "state", *alone[case][0].state())
     file = Path(task["out"]) / "task.json"
-    given = {"flux": str(Path(task["out"]) / "given")}
     file.write_text(json.dumps({**task, "cases": CASES, "cards": 2, "given": given}))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     script = Path(__file__).parents[1] / "sharded.py"
@@ -61,7 +62,7 @@ def apart(one, other):
 @pytest.mark.parametrize("case", CASES)
 def test_rollouts_are_the_same_to_the_bit_and_updates_to_rounding(case, alone, two):
     trainer, before, (metrics, _, scored) = alone[case]
-    if case == "flux":
+    if case in GIVEN:
         before = {name: value.detach().clone() for name, value in trainer.weights.parameters.items()}
         metrics, _, scored = trainer.update()
     told = json.loads((two[case] / "told.json").read_text())
@@ -119,7 +120,6 @@ def same(policy, sampler, prompts):
         (["policy.dtype=fp16", "distributed.type=shard"], "take bf16"),
         (["distributed.type=hybrid"], "distributed.cards"),
         (["distributed.cards=2"], "distributed.cards"),
-        (["distributed.type=shard", "fleet.rollout=1"], "set distributed.type to replicate"),
     ],
 )
 def test_what_can_not_lie_so_is_refused(overrides, words):

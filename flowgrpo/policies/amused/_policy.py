@@ -3,7 +3,7 @@
 Shapes: B states; a state is [ROWS, L] (`sampling.canvas`, without a prompt), L = h x w image ids; V ids of the codebook.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,8 +116,8 @@ class AmusedPolicy(AmusedSampler, DiffusersPolicy):
     def law(self, moves: Sequence[Move], prompts: Sequence[Prompt]) -> UnmaskingLaw:  # type: ignore[override]
         return self.unmasking(moves)
 
-    def export(self, folder: Path) -> None:
+    def _write(self, states: Mapping[str, dict[str, Tensor]], folder: Path) -> None:
         if self.config.lora is None:
-            self.pipe.transformer.save_pretrained(str(folder / "transformer"))
+            super()._write(states, folder)
         else:
-            self.pipe.transformer.save_lora_adapter(str(folder))
+            adapters.save_layers(self.pipe.transformer, states["transformer"], folder)

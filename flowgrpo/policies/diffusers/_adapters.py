@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusers import DiffusionPipeline
+from diffusers.loaders.lora_base import LoraBaseMixin
 from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
@@ -35,6 +36,12 @@ def save(
     pipe.save_lora_weights(str(folder), **{f"{name}_lora_layers": layers[name] for name in first})
     for name in modules.keys() - first:
         pipe.save_lora_weights(str(folder), **{f"{first[0]}_lora_layers": layers[name]}, weight_name=_own_file(name))
+
+
+def save_layers(module: Any, state: dict[str, Tensor], folder: Path) -> None:
+    """The adapter of a denoiser whose pipeline has no loader, as `load_lora_adapter` of the denoiser reads it."""
+    layers, facts = get_peft_model_state_dict(module, state), module.peft_config["default"].to_dict()
+    LoraBaseMixin.write_lora_layers(layers, str(folder), True, FILE, None, True, facts)
 
 
 def load(pipe: DiffusionPipeline, modules: Mapping[str, nn.Module], folder: Path) -> None:

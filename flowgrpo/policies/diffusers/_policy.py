@@ -5,7 +5,7 @@ import inspect
 import json
 import sys
 from collections import deque
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.held import OBJECT, held, hold
 from flowgrpo.core.keys import Key, torch_generator
+from flowgrpo.core.parts import copies
 from flowgrpo.core.paths import ASSET, locate
 from flowgrpo.core.section import checked
 from flowgrpo.data.prompts import Prompt
@@ -34,7 +35,7 @@ from flowgrpo.policies._fit import loading, require_all
 from flowgrpo.policies._hub import require_reachable
 from flowgrpo.policies._offloaded import offload_activations
 from flowgrpo.policies._sharded import Sharding
-from flowgrpo.policies._weights import attach, digest_of_weights, trainable
+from flowgrpo.policies._weights import attach, digest_of_weights, saved, trainable
 from flowgrpo.policies.diffusers import Compile, DiffusersConfig
 from flowgrpo.policies.diffusers import _adapters as adapters
 from flowgrpo.policies.diffusers._conditions import NEGATIVE, Rows
@@ -418,26 +419,21 @@ class DiffusersPolicy(PipelineSampler):
     def reference(self) -> AbstractContextManager[None]:
         return self.weights.reference()
 
-    def export(self, folder: Path) -> None:
-        lora, modules = self.config.lora, self.modules
-        states = {name: _saved(module, lora is not None) for name, module in modules.items()}
-        if self.sharding:
-            gathered = {name: self.sharding.gathered(state) for name, state in states.items()}
-            states = {name: state for name, state in gathered.items() if state}
-        for name, state in states.items() if lora is None else ():
-            saved = _unshared(modules[name], state) if self.sharding else modules[name]
-            saved.save_pretrained(str(folder / name))
-        if states and lora:
-            adapters.save(self.pipe, modules, states, lora.alpha / lora.rank, folder)
+    def export(self) -> Callable[[Path], None]:
+        kept = self.sharding.gathered if self.sharding else copies
+        states = {name: kept(saved(module, self.config.lora is not None)) for name, module in self.modules.items()}
+        return partial(self._write, states)
+
+    def _write(self, states: Mapping[str, dict[str, Tensor]], folder: Path) -> None:
+        if lora := self.config.lora:
+            adapters.save(self.pipe, self.modules, states, lora.alpha / lora.rank, folder)
+        else:
+            for name, state in states.items():
+                holding(self.modules[name], state).save_pretrained(str(folder / name))
 
 
-def _saved(module: nn.Module, lora: bool) -> dict[str, Tensor]:
-    """All weights, or those of adapters."""
-    return {name: value for name, value in module.state_dict().items() if not lora or ".lora_" in name}
-
-
-def _unshared(module: Any, state: Mapping[str, Tensor]) -> Any:
-    """The same module with these weights, in main memory."""
+def holding(module: Any, state: Mapping[str, Tensor]) -> Any:
+    """Another such module, with these weights."""
     with torch.device("meta"):
         copy = type(module).from_config(module.config)
     copy.load_state_dict(state, assign=True)

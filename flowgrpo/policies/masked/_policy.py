@@ -3,8 +3,9 @@
 Shapes: B states; a state is [ROWS, P + L] (`sampling.canvas`), P prompt positions and L to fill.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.keys import Key
+from flowgrpo.core.parts import copies
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.data.samples import Samples
 from flowgrpo.policies._dtypes import DTYPES, unit_roundoff
@@ -23,7 +25,7 @@ from flowgrpo.policies._fit import loading, pairs_of, peft_state, require_all, r
 from flowgrpo.policies._offloaded import offload_activations
 from flowgrpo.policies._pooled import LastBlock, narrowed, pooled
 from flowgrpo.policies._sharded import Sharding
-from flowgrpo.policies._weights import attach, trainable
+from flowgrpo.policies._weights import attach, saved, trainable
 from flowgrpo.policies.masked import MaskedConfig
 from flowgrpo.policies.masked._adapter import Adapter, load_model, load_tokenizer, vocabulary_of
 from flowgrpo.policies.masked._posing import Posing
@@ -158,11 +160,12 @@ class MaskedPolicy(MaskedSampler):
     def reference(self) -> AbstractContextManager[None]:
         return self.weights.reference()
 
-    def export(self, folder: Path) -> None:
+    def export(self) -> Callable[[Path], None]:
         """What transformers loads: the model, or its adapter where only that is trained; and the tokenizer."""
-        state = self.sharding.gathered(self.model.state_dict()) if self.sharding else self.model.state_dict()
-        if state is None:
-            return
+        kept = self.sharding.gathered if self.sharding else copies
+        return partial(self._write, kept(saved(self.model, self.config.lora is not None)))
+
+    def _write(self, state: dict[str, Tensor], folder: Path) -> None:
         self.model.save_pretrained(str(folder), state_dict=state)
         self.tokenizer.save_pretrained(str(folder))
 

@@ -257,7 +257,7 @@ def _lora(policy: DiffusersPolicy, config: DiffusersConfig, prompt: Prompt) -> s
     """What was exported, in a fresh pipeline, generates what the policy does."""
     prompts, seeds = [prompt] * SAMPLES, list(range(SAMPLES))
     with tempfile.TemporaryDirectory() as folder:
-        policy.export(Path(folder))
+        policy.export()(Path(folder))
         trained = config.build_sampler(DEVICE, Path(folder))
     with_one_step_scheduler(trained.pipe)
     loaded, expected = (s.generate(prompts, seeds, config.steps).outputs for s in (trained, policy))

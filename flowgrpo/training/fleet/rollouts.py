@@ -7,6 +7,7 @@ from torch import Tensor
 
 from flowgrpo.config.run import Config
 from flowgrpo.core.keys import Key
+from flowgrpo.core.parts import whole
 from flowgrpo.core.processes import Processes
 from flowgrpo.core.section import checked
 from flowgrpo.data.prompts import Prompt
@@ -37,8 +38,8 @@ class Rollers:
         self.reference: Any = None
 
     def publish(self, weights: Mapping[str, Tensor]) -> None:
-        """Roll out with copies of these from now on."""
-        self.held = {name: weight.detach().to("cpu", copy=True) for name, weight in weights.items()}
+        """Roll out with copies of these from now on. All trainers ask for it together where they hold parts of weights."""
+        self.held = {name: whole(weight).to("cpu", copy=True) for name, weight in weights.items()}
         self.number += 1
         self.reference = shared(packed(self.held))
 
