@@ -377,6 +377,7 @@ def test_the_command_prints_a_table_or_one_json_object(tmp_path, capsys):
         (["--fleet", "short"], "train it for a few updates more"),
         (["--fleet", "list.json"], "no seconds_per_sample"),
         (["--fleet", "half.json"], "no seconds_per_sample"),
+        (["--fleet", "notes.txt"], "take a bench.json of flowgrpo bench"),
         (["--fleet", "minus.json"], "seconds_per_sample.update is -1, which is no number of seconds"),
         (["--fleet", "good.json", "--assume", "bandwith=3"], "did you mean 'bandwidth'"),
         (["--fleet", "good.json", "--assume", "bandwidth=0"], "--assume: bandwidth"),
@@ -394,6 +395,7 @@ def test_bad_input_is_one_sentence(tmp_path, monkeypatch, capsys, words, says):
     good = {"rollout": 1.0, "reward": 0.0, "update": 1.0}
     (tmp_path / "good.json").write_text(json.dumps({"seconds_per_sample": good}))
     (tmp_path / "minus.json").write_text(json.dumps({"seconds_per_sample": {**good, "update": -1}}))
+    (tmp_path / "notes.txt").write_text("a note")
     (tmp_path / "half.json").write_text(json.dumps({"seconds_per_sample": {"rollout": 1.0}}))
     (tmp_path / "list.json").write_text("[1]")
     assert main(["plan", *SMALL, *words]) == 2

@@ -1,6 +1,7 @@
 """The work of an update from what was measured on cards that did everything in turn: a run's folder, or what `flowgrpo bench` has
 written."""
 
+import json
 import math
 import statistics
 from collections.abc import Mapping
@@ -11,7 +12,6 @@ from typing import Any
 from flowgrpo.config.bill import memory_of
 from flowgrpo.config.run import Config
 from flowgrpo.core.errors import UserError
-from flowgrpo.core.whole import read_json
 from flowgrpo.runs.folder import Row, RunFolder
 from flowgrpo.training.fleet_size.work import Assumptions, UpdateWork
 
@@ -66,7 +66,10 @@ def _of_sample(config: Config, row: Row, phases: tuple[str, ...], blocks: tuple[
 
 def of_bench(path: Path) -> SampleSeconds:
     """Its `seconds_per_sample`, by phase; `reward` may also be a mapping of labels. Errors: UserError."""
-    said = read_json(path)
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        said = None
     phases = said.get("seconds_per_sample") if isinstance(said, dict) else None
     if not isinstance(phases, dict) or not {"rollout", "reward", "update"} <= phases.keys():
         raise UserError(
