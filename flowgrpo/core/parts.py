@@ -1,7 +1,7 @@
 """Tensors of which each process holds a part (DTensor), and plain ones alike."""
 
 from collections.abc import Mapping
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -24,10 +24,10 @@ def whole(tensor: Tensor) -> Tensor:
 
 def copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """As they are now, in main memory, those in parts in the same ones. What has several names is copied once."""
-    made: dict[tuple[int, torch.Size], Tensor] = {}
+    made: dict[tuple[Any, ...], Tensor] = {}
     kept = {}
     for name, tensor in tensors.items():
-        place = own(tensor).data_ptr(), tensor.shape
+        place = own(tensor).data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
         if not tensor.numel() or place not in made:
             made[place] = tensor.detach().to("cpu", copy=True)
         kept[name] = made[place]

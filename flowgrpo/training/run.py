@@ -122,7 +122,7 @@ class Training:
                 self._loop()
                 return self._finish()
             except NotFinite as error:
-                raise NotFinite(joined(str(error), self._way_on())) from error
+                raise NotFinite(joined(str(error), self._keep(saving=False))) from error
             except UserError as error:
                 raise UserError(joined(str(error), self._keep())) from error
             except OSError as error:
@@ -366,11 +366,11 @@ class Training:
         """Whether an update is neither undone nor done."""
         return not (self.trainer.whole and self.trainer.updates == self.settled)
 
-    def _keep(self) -> str:
-        """Save, where this process can do so alone; how to go on."""
+    def _keep(self, saving: bool = True) -> str:
+        """Save, where this process can do so alone; how to go on, once all is written."""
         try:
             self.writer.settle()
-            if self.processes.lockstep is None:
+            if saving and self.processes.lockstep is None:
                 self._save()
         except UserError as error:
             return str(error)

@@ -1,6 +1,7 @@
 """Checkpoints that are written while training goes on hold what was trained when they were due, and a fault of theirs is said."""
 
 import json
+import re
 from pathlib import Path
 from threading import Event
 
@@ -18,11 +19,12 @@ from flowgrpo.policies.masked import MaskedConfig
 from flowgrpo.runs import checkpoint
 from flowgrpo.runs.checkpoint import Writer
 from flowgrpo.runs.run import Run
+from flowgrpo.sampling.laws.gaussian import GaussianLaw
 
 CPU = torch.device("cpu")
 LORA = {"targets": ["q_proj", "v_proj"]}
 RECIPE = [
-    *("mini/flow_grpo", "rollout.prompts_per_update=1", "rollout.group_size=4", "rollout.micro_batch=4", "updates=3"),
+    *("mini/flow_grpo", "rollout.prompts_per_update=2", "rollout.group_size=4", "rollout.micro_batch=4", "updates=3"),
     *("ema.decay=0.5", "optimizer.lr=1e-3", "optimizer.steps_per_update=1", "evaluation=null"),
     "checkpoints={every: 1, keep_last: 9}",
 ]
@@ -138,3 +140,24 @@ def test_a_disk_that_fills_meanwhile_ends_the_run_which_goes_on_from_the_last_ch
     monkeypatch.setattr(checkpoint, "_sync", sync)
     assert main(["train", *RECIPE, f"output={tmp_path / 'full'}", "--resume", str(run)]) == 0
     assert [json.loads(line)["update"] for line in Path(run, "metrics.jsonl").read_text().splitlines()] == [0, 1, 2]
+
+
+def test_numbers_that_are_not_finite_end_a_run_once_the_checkpoint_before_is_there(tmp_path, capsys, monkeypatch):
+    sync, log_prob = checkpoint._sync, GaussianLaw.log_prob
+
+    def slow_sync(path):
+        if path.name == "trainer.json":
+            Event().wait(1.0)
+        sync(path)
+
+    def poison(self, x, prediction, x_next):
+        later = any((tmp_path / "nan").glob("*/metrics.jsonl"))
+        return log_prob(self, x, prediction, x_next) * (float("nan") if later and prediction.requires_grad else 1.0)
+
+    monkeypatch.setattr(checkpoint, "_sync", slow_sync)
+    monkeypatch.setattr(GaussianLaw, "log_prob", poison)
+    assert train(tmp_path / "nan") == 2
+    (run,) = (tmp_path / "nan").iterdir()
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    done = int(re.search(r"update (\d): the loss or its gradient is not finite", said)[1])
+    assert done > 0 and f"checkpoint-{done:06d} is kept" in said and len(Run(run).checkpoints) == done
