@@ -67,7 +67,7 @@ class Rank(Processes):
         super().__init__(rank, len(board), CPU)
         self.board, self.barrier = board, barrier
 
-    def gather(self, items):
+    def gather_all(self, items):
         self.board[self.rank] = items
         self.barrier.wait(60)
         everything = [item for row in self.board for item in row]

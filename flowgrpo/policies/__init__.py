@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from flowgrpo.core.processes import Processes
     from flowgrpo.data.prompts import Prompt
     from flowgrpo.policies._sharded import Sharding
     from flowgrpo.policies.protocol import Policy, Sampler
@@ -163,6 +164,14 @@ class PolicyConfig(Component):
         """As `build`, with the blocks of its networks shared out before they come to the device. Exports are of all processes
         together then."""
         raise AssertionError(self.unshardable())
+
+    def unsplittable(self) -> str | None:
+        """Why a team of processes can't compute a sequence together, or None."""
+        return f"policy '{self.type}' has no sequence that processes could divide"
+
+    def build_split(self, device: "torch.device", seed: int, processes: "Processes") -> "Policy":
+        """As `build`, for a team of these processes: each computes its own part of a sequence, and all have the prediction."""
+        raise AssertionError(self.unsplittable())
 
     @abstractmethod
     def build_sampler(self, device: "torch.device", trained: "Path | None") -> "Sampler":

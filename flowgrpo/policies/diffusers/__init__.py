@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from flowgrpo.core.processes import Processes
     from flowgrpo.data.prompts import Prompt
     from flowgrpo.policies._sharded import Sharding
     from flowgrpo.policies.diffusers._policy import DiffusersPolicy, PipelineSampler
@@ -238,6 +239,19 @@ class DiffusersConfig(PolicyConfig):
         from flowgrpo.policies.diffusers._policy import DiffusersPolicy
 
         return DiffusersPolicy(self, device, seed, sharding)
+
+    def unsplittable(self) -> str | None:
+        if self.runtime.compile == "blocks":
+            return "policy.runtime.compile 'blocks' compiles no block whose attention goes over several processes; set it to off"
+        return None
+
+    def build_split(self, device: "torch.device", seed: int, processes: "Processes") -> "DiffusersPolicy":
+        from flowgrpo.policies.diffusers._policy import DiffusersPolicy
+        from flowgrpo.policies.diffusers._split import Splitting
+
+        runtime = self.runtime.model_copy(update={"compile": "off"})
+        uncompiled = self.model_copy(update={"runtime": runtime})
+        return DiffusersPolicy(uncompiled, device, seed, splitting=Splitting(processes))
 
     def build_sampler(self, device: "torch.device", trained: "Path | None") -> "PipelineSampler":
         from flowgrpo.policies.diffusers._policy import PipelineSampler
