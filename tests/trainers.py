@@ -110,7 +110,12 @@ def text_trainer(mdlm, *more, method="trajectory", rule=None, reward=sevens, **n
 def made(recipe, overrides, reward, prompts=("1+2=:", "7:"), processes=None, sharding=None):
     config = load_config(recipe, overrides)
     with BUILDING:
-        policy = config.policy.build_sharded(CPU, config.seed, sharding) if sharding else config.policy.build(CPU, config.seed)
+        if sharding:
+            policy = config.policy.build_sharded(CPU, config.seed, sharding)
+        elif processes and processes.team > 1:
+            policy = config.policy.build_split(CPU, config.seed, processes)
+        else:
+            policy = config.policy.build(CPU, config.seed)
     generator = torch.Generator().manual_seed(0)
     for parameter in policy.trainable().values():
         noise = 0.05 * torch.randn(parameter.shape, generator=generator)

@@ -250,7 +250,7 @@ class DiffusersPolicy(PipelineSampler):
         self.modules = denoisers(self.pipe)
         self.weights = attach(self.modules, config.lora, seed, sharding)
         if splitting:
-            splitting(self.modules)
+            splitting(self.pipe, self.modules)
         if self.compiled:
             for module in self.modules.values():
                 evaluate_as_in_an_update(module)

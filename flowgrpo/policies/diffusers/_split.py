@@ -11,16 +11,19 @@ from functools import wraps
 from typing import Any
 
 import torch
-from diffusers import ContextParallelConfig
+from diffusers import ContextParallelConfig, DiffusionPipeline
 from diffusers.hooks.context_parallel import apply_context_parallel
 from diffusers.models._modeling_parallel import ParallelConfig
 from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
 from torch import nn
+from torch.distributed._functional_collectives import AsyncCollectiveTensor
 from torch.distributed.device_mesh import init_device_mesh
+from torch.utils._pytree import tree_map
 
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.processes import Processes
-from flowgrpo.policies.diffusers._table import DIVIDED
+from flowgrpo.policies.diffusers._loop import helpers
+from flowgrpo.policies.diffusers._table import DIVIDED, PRIMED
 
 UNEVEN = "must be divisible by mesh size"
 """What diffusers says of a sequence that can't be divided."""
@@ -36,14 +39,18 @@ class Splitting:
         self.parallel = ParallelConfig(context_parallel_config=ContextParallelConfig(ulysses_degree=self.team, mesh=mesh))
         self.parallel.setup(torch.distributed.get_rank(), torch.distributed.get_world_size(), device, mesh=mesh)
 
-    def __call__(self, networks: Mapping[str, nn.Module]) -> None:
-        """From now on the team computes these networks together. Errors: UserError where it can't."""
+    def __call__(self, pipe: DiffusionPipeline, networks: Mapping[str, nn.Module]) -> None:
+        """From now on the team computes these networks of a pipeline together. Errors: UserError where it can't."""
+        beside, name = helpers(pipe, networks), type(pipe).__name__
+        if beside or name in PRIMED:
+            why = f"has a {next(iter(beside))}, which answers for" if beside else "keeps of its first step"
+            raise UserError(f"{name} {why} whole sequences; set distributed.context to 1")
         for network in networks.values():
             self._require(network)
             for layer in _attentions(network):
                 layer.processor._parallel_config = self.parallel
             apply_context_parallel(network, self.parallel.context_parallel_config, network._cp_plan)
-            network.forward = self._evenly(type(network).__name__, network.forward)
+            network.forward = self._called(type(network).__name__, network.forward)
 
     def _require(self, network: nn.Module) -> None:
         kind = type(network).__name__
@@ -65,11 +72,11 @@ class Splitting:
                     "or distributed.context to 1"
                 )
 
-    def _evenly(self, kind: str, forward: Callable[..., Any]) -> Callable[..., Any]:
+    def _called(self, kind: str, forward: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(forward)
         def called(*args: Any, **kwargs: Any) -> Any:
             try:
-                return forward(*args, **kwargs)
+                return tree_map(_arrived, forward(*args, **kwargs))
             except AssertionError as error:
                 if UNEVEN not in str(error):
                     raise
@@ -79,6 +86,11 @@ class Splitting:
                 ) from error
 
         return called
+
+
+def _arrived(leaf: Any) -> Any:
+    """What has been put together, once it is there."""
+    return leaf.clone() if isinstance(leaf, AsyncCollectiveTensor) else leaf
 
 
 def _attentions(network: nn.Module) -> Iterator[Any]:
