@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import save_file
 
+from flowgrpo.core.errors import UserError
 from flowgrpo.core.keys import torch_generator
 from flowgrpo.core.processes import Processes
 from flowgrpo.policies import tiny
@@ -64,6 +65,38 @@ def gradients(name, folder, out, processes=None):
     return predicted.detach(), sums
 
 
+REFUSED = {
+    "a network that was not compared": ("sd3", 2, {}, "not one of the networks whose sequences can be divided"),
+    "a control net": ("qwen_controlnet", 2, {}, "has a controlnet, which answers for whole sequences"),
+    "a cache of the first step": ("flux2_klein_kv", 2, {}, "keeps of its first step whole sequences"),
+    "a text of 15 tokens": ("flux", 2, {"max_sequence_length": 15}, "2 processes can't divide evenly"),
+    "two heads": ("flux", 4, {}, "2 attention heads, which 4 processes can't divide"),
+    "an attention of another kind": (
+        "flux",
+        2,
+        {"attention": "_native_math"},
+        "'_native_math' is not made for divided sequences",
+    ),
+}
+"""By what is wrong: the pipeline, the team, changes of its call or its attention, and words of the sentence."""
+
+
+def refusal(case, models, out):
+    """What a team that can't is told."""
+    name, team, changes, _ = REFUSED[case]
+    entry, changes = tiny.pipelines()[name], {**changes}
+    config = config_of(entry, Path(models[name]))
+    runtime = config.runtime.model_copy(update={"attention": changes.pop("attention", None)})
+    config = config.model_copy(update={"call": {**config.call, **changes}, "runtime": runtime})
+    prompts = [prompt_of(entry, out)]
+    try:
+        policy = config.build_split(CPU, 0, Processes.of(Accelerator(cpu=True), team))
+        policy.predict(policy.start(prompts, [("k", 0)]), prompts, 0)
+    except UserError as error:
+        return str(error)
+    return "it is not refused"
+
+
 def pictures(policy, prompts):
     """What held-out prompts would be answered with, by content."""
     samples = policy.generate(prompts, [0] * len(prompts), policy.config.steps)
@@ -92,6 +125,10 @@ def main(file):
             save_file(parameters, out / f"{case} trained.safetensors")
             rows = {"metrics": metrics, "processes": told, "total": scored.total.tolist()}
             (out / f"{case}.json").write_text(json.dumps(rows))
+    for case in task["refused"]:
+        folder = out / f"{case} {number}"
+        folder.mkdir()
+        (folder / "said").write_text(refusal(case, task["models"], folder))
     torch.distributed.destroy_process_group()
 
 

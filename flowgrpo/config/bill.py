@@ -65,8 +65,8 @@ def memory_of(config: Config, processes: int = 1) -> Memory:
     """Of one of the processes, by phase and purpose."""
     rollout, objective = config.rollout, config.objective
     shape = config.shape()
-    teams = processes // config.distributed.team(processes)
-    prompts = -(-(rollout.prompts_per_update + rollout.most_added) // teams)
+    team = config.distributed.team(processes)
+    prompts = -(-(rollout.prompts_per_update + rollout.most_added) * team // processes)
     if rollout.keep == "host":
         prompts = min(prompts, rollout.prompts_per_block)
     referenced = objective.needs_reference
@@ -84,6 +84,7 @@ def memory_of(config: Config, processes: int = 1) -> Memory:
         sums=config.sums_blocks,
         referenced=referenced,
         cards=config.distributed.shared_by(processes),
+        team=team,
     )
     memory = config.policy.memory(work)
     if config.teacher is None:

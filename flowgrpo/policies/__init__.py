@@ -43,7 +43,7 @@ class Work:
     """What a process has on its device: `states` in one evaluation and `samples` in one decode; over an update it keeps
     `latents`, of which so many are `predictions`, and `batches` of prompts. The trained weights have `averages` of these names,
     and an optimizer with moments of `moment_bits`; `sums`: their gradients add up in float64; `referenced`: they are compared to
-    those before training. So many `cards` share the weights of blocks out."""
+    those before training. So many `cards` share the weights of blocks out, and a `team` of so many divides the sequences."""
 
     states: int
     samples: int
@@ -55,6 +55,7 @@ class Work:
     sums: bool = False
     referenced: bool = False
     cards: int = 1
+    team: int = 1
 
 
 class Activations(Section):
