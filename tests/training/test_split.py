@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from conftest import REPLAYED
+from flowgrpo.cli.main import main
 from flowgrpo.config.bill import bill_of
 from flowgrpo.config.run import load_config
 from flowgrpo.config.sections import DistributedConfig
@@ -20,17 +21,22 @@ from flowgrpo.core.processes import Processes
 from flowgrpo.policies import tiny
 from flowgrpo.policies.diffusers._runtime import denoisers
 from flowgrpo.policies.diffusers._table import DIVIDED
+from flowgrpo.runs.provenance import Provenance
+from flowgrpo.runs.run import Run
+from flowgrpo.training.run import Training
 from split import CASES, CPU, NETWORKS, REFUSED, Counted, gradients, trainer_of
 
 ROUNDED = {"wan": 1e-3, "flux": 1e-3, "wan22": 0.1}
 """How far an update may be from a lone process's, relative to the update; bf16 rounds more."""
 
 
-def launched(file, processes):
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone"]
+SCRIPT = str(Path(__file__).parents[1] / "split.py")
+
+
+def launched(processes, *command):
+    launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    script = Path(__file__).parents[1] / "split.py"
-    done = subprocess.run([*command, str(script), str(file)], capture_output=True, text=True, env=environment, timeout=400)
+    done = subprocess.run([*launcher, *command], capture_output=True, text=True, env=environment, timeout=400)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
@@ -44,7 +50,7 @@ def made_by(processes, team, models, out, **task):
     file = out / "task.json"
     nothing = {"networks": [], "cases": [], "refused": []}
     file.write_text(json.dumps({"out": str(out), "models": models, "team": team, **nothing, **task}))
-    launched(file, processes)
+    launched(processes, SCRIPT, str(file))
     return out
 
 
@@ -174,3 +180,25 @@ def test_the_first_of_a_team_speaks_for_it(monkeypatch):
     assert [one.gather_all([7]) for one in (first, second)] == [[7], [7]]
     asked = []
     assert [one.gather_made(lambda: asked.append(1) or [7]) for one in (first, second)] == [[7], []] and asked == [1]
+
+
+def test_a_run_of_a_team_is_written_once_and_a_lone_process_goes_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small = ["rollout.prompts_per_update=2", "rollout.group_size=4", "rollout.micro_batch=4", "evaluation.limit=2"]
+    options = ["train", "mini-wan", "dance_grpo", *small]
+    launched(2, "-m", "flowgrpo", *options, "updates=1", "distributed.context=2")
+    (run,) = Path("runs").iterdir()
+    assert main([*options, "updates=2", "distributed.context=1", "--resume", str(run)]) == 0
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["update"] for row in rows] == [0, 1] and rows[0]["network_evaluations"] == rows[1]["network_evaluations"]
+    assert all(row["ratio/first_log_abs_max"] <= REPLAYED for row in rows)
+    for when in ("before", "after"):
+        lines = Run(run).scores_file(when).read_text().splitlines()
+        assert len(lines) == len({(record.row, record.sample) for record in Run(run).records(when)}) == 2
+
+
+def test_a_policy_of_ones_own_is_not_divided(monkeypatch):
+    monkeypatch.setattr("flowgrpo.training.run.Processes.of", lambda *_: Processes(0, 2, CPU, team=2))
+    config = load_config(["mini", "flow_grpo"], ["distributed.context=2"])
+    with pytest.raises(UserError, match="train\\(\\) was given another"):
+        Training(config, Provenance("mini", {}, {}, {}), None, policy=object())()
