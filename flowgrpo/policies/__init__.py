@@ -168,7 +168,7 @@ class PolicyConfig(Component):
 
     def unsplittable(self) -> str | None:
         """Why a team of processes can't compute a sequence together, or None."""
-        return f"policy '{self.type}' has no sequence that processes could divide"
+        return f"policy '{self.type}' has no sequence that processes could divide; set it to 1"
 
     def build_split(self, device: "torch.device", seed: int, processes: "Processes") -> "Policy":
         """As `build`, for a team of these processes: each computes its own part of a sequence, and all have the prediction."""

@@ -141,8 +141,9 @@ def test_a_team_that_can_not_is_told_so_in_each_process(case, two, four):
         (["mini", "flow_grpo"], ["policy.runtime.compile=blocks"], "set it to off"),
         (["mini-wan", "draft"], [], "goes back through whole states"),
         (["mini-wan", "dense_grpo"], ["calibration={}"], "calibration asks the rewards in each process"),
-        (["mini", "flow_grpo"], ["rollout.plan.completion={type: learned}"], "learned reads whole sequences"),
+        (["mini-wan", "flow_grpo"], ["rollout.plan.completion={type: learned}"], "learned reads whole sequences"),
         (["mini-mdlm", "trajectory"], [], "has no sequence that processes could divide"),
+        (["mini", "flow_grpo"], [], "SD3Transformer2DModel is not one of the networks whose sequences can be divided"),
     ],
 )
 def test_what_needs_whole_sequences_is_refused(recipe, overrides, words):
@@ -199,6 +200,6 @@ def test_a_run_of_a_team_is_written_once_and_a_lone_process_goes_on(tmp_path, mo
 
 def test_a_policy_of_ones_own_is_not_divided(monkeypatch):
     monkeypatch.setattr("flowgrpo.training.run.Processes.of", lambda *_: Processes(0, 2, CPU, team=2))
-    config = load_config(["mini", "flow_grpo"], ["distributed.context=2"])
+    config = load_config(["mini-wan", "flow_grpo"], ["distributed.context=2"])
     with pytest.raises(UserError, match="train\\(\\) was given another"):
         Training(config, Provenance("mini", {}, {}, {}), None, policy=object())()

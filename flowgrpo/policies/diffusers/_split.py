@@ -1,4 +1,4 @@
-"""Networks that a team of processes computes together, each with its own part of the tokens.
+"""Networks that a team of processes computes together, each with its own part of the tokens (context parallel).
 
 Between two attentions a process has so many tokens and all heads, inside them all tokens and so many heads (DeepSpeed Ulysses,
 arXiv 2309.14509). Where the tokens are divided, and where the prediction is put together again, is diffusers' own plan of the
@@ -22,8 +22,9 @@ from torch.utils._pytree import tree_map
 
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.processes import Processes
+from flowgrpo.policies.diffusers import undivided
 from flowgrpo.policies.diffusers._loop import helpers
-from flowgrpo.policies.diffusers._table import DIVIDED, PRIMED
+from flowgrpo.policies.diffusers._table import PRIMED
 
 UNEVEN = "must be divisible by mesh size"
 """What diffusers says of a sequence that can't be divided."""
@@ -43,8 +44,8 @@ class Splitting:
         """From now on the team computes these networks of a pipeline together. Errors: UserError where it can't."""
         beside, name = helpers(pipe, networks), type(pipe).__name__
         if beside or name in PRIMED:
-            why = f"has a {next(iter(beside))}, which answers for" if beside else "keeps of its first step"
-            raise UserError(f"{name} {why} whole sequences; set distributed.context to 1")
+            why = f"has a {next(iter(beside))}, which answers for whole" if beside else "keeps of its first step whole"
+            raise UserError(f"distributed.context: {name} {why} sequences; set it to 1")
         for network in networks.values():
             self._require(network)
             for layer in _attentions(network):
@@ -54,11 +55,8 @@ class Splitting:
 
     def _require(self, network: nn.Module) -> None:
         kind = type(network).__name__
-        if kind not in DIVIDED:
-            raise UserError(
-                f"{kind} is not one of the networks whose sequences can be divided ({', '.join(sorted(DIVIDED))}); set "
-                "distributed.context to 1"
-            )
+        if reason := undivided(kind):
+            raise UserError(f"distributed.context: {reason}")
         for layer in _attentions(network):
             if layer.heads % self.team:
                 raise UserError(
