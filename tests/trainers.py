@@ -71,7 +71,7 @@ class Rank(Processes):
         super().__init__(rank, len(board), CPU)
         self.board, self.barrier = board, barrier
 
-    def gather(self, items):
+    def gather_all(self, items):
         self.board[self.rank] = items
         self.barrier.wait(60)
         everything = [item for row in self.board for item in row]
@@ -114,7 +114,12 @@ def text_trainer(mdlm, *more, method="trajectory", rule=None, reward=sevens, **n
 def made(recipe, overrides, reward, prompts=("1+2=:", "7:"), processes=None, sharding=None):
     config = load_config(recipe, overrides)
     with BUILDING:
-        policy = config.policy.build_sharded(CPU, config.seed, sharding) if sharding else config.policy.build(CPU, config.seed)
+        if sharding:
+            policy = config.policy.build_sharded(CPU, config.seed, sharding)
+        elif processes and processes.team > 1:
+            policy = config.policy.build_split(CPU, config.seed, processes)
+        else:
+            policy = config.policy.build(CPU, config.seed)
     generator = torch.Generator().manual_seed(0)
     for parameter in policy.trainable().values():
         noise = 0.05 * torch.randn(parameter.shape, generator=generator)

@@ -19,7 +19,7 @@ def bill_of(config: Config, processes: int = 1) -> dict[str, Any]:
     """What an update costs; where the plan changes over training, its first update; where a visit may need less, at most."""
     rollout, optimizer = config.rollout, config.optimizer
     shape = config.shape()
-    blocks = config.blocks_per_step
+    blocks, team = config.blocks_per_step, config.distributed.team(processes)
     memory = memory_of(config, processes)
     per_group = shape.network_evaluations + config.policy.posed_states * len(shape.trained)
     per_group += sum(turn.network_evaluations for turn in rollout.turns(config.policy.steps))
@@ -39,7 +39,7 @@ def bill_of(config: Config, processes: int = 1) -> dict[str, Any]:
         "network_evaluations_before_training": _calibration(config, shape),
         "optimizer_steps_per_update": optimizer.steps_per_update * optimizer.epochs,
         "blocks_per_optimizer_step": blocks,
-        "idle_processes": max(0, processes - blocks),
+        "idle_processes": max(0, processes - team * blocks),
         "updates": config.updates,
         "peak_memory_bytes": peak(memory),
         "memory_bytes": memory,
@@ -65,7 +65,8 @@ def memory_of(config: Config, processes: int = 1) -> Memory:
     """Of one of the processes, by phase and purpose."""
     rollout, objective = config.rollout, config.objective
     shape = config.shape()
-    prompts = -(-(rollout.prompts_per_update + rollout.most_added) // processes)
+    team = config.distributed.team(processes)
+    prompts = -(-(rollout.prompts_per_update + rollout.most_added) * team // processes)
     if rollout.keep == "host":
         prompts = min(prompts, rollout.prompts_per_block)
     referenced = objective.needs_reference
@@ -83,6 +84,7 @@ def memory_of(config: Config, processes: int = 1) -> Memory:
         sums=config.sums_blocks,
         referenced=referenced,
         cards=config.distributed.shared_by(processes),
+        team=team,
     )
     memory = config.policy.memory(work)
     if config.teacher is None:

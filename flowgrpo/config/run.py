@@ -37,6 +37,7 @@ from flowgrpo.objective.ratio.plain import Plain
 from flowgrpo.objective.selection import AnySelection
 from flowgrpo.objective.transform import AnyTransform
 from flowgrpo.policies import AnyPolicy
+from flowgrpo.sampling.completion.learned import LearnedValues
 from flowgrpo.sampling.kernels import KernelFamily
 from flowgrpo.sampling.plans import Spread
 from flowgrpo.sampling.shape import Shape
@@ -131,6 +132,8 @@ class Config(Section):
         yield self.checkpoints.complaint(self.evaluation)
         yield self.fleet.complaint(self.rewards, self.rollout)
         yield self.distributed.complaint(self.policy, self.optimizer)
+        yield self.distributed.splitting_complaint(self.policy, self.fleet)
+        yield self._undivided()
         if self.evaluation:
             yield self.evaluation.complaint(self.rewards, self.policy)
         yield self.sentinels.complaint(self.rewards)
@@ -169,6 +172,17 @@ class Config(Section):
                 "whose rewards are equal; set it to keep"
             )
         return None
+
+    def _undivided(self) -> str | None:
+        """What a team of processes can't do together, or None."""
+        surrogate, completion = self.objective.surrogate, self.rollout.plan.completion
+        alone = {
+            f"objective.surrogate '{surrogate.type}' goes back through whole states": surrogate.needs_gradient,
+            "rollout.plan.completion: learned reads whole sequences": isinstance(completion, LearnedValues),
+            "calibration asks the rewards in each process": self.calibration is not None,
+        }
+        reason = next((reason for reason, asked in alone.items() if asked), None)
+        return f"{reason}; set distributed.context to 1" if reason and self.distributed.context > 1 else None
 
     def _of_no_ids(self) -> str | None:
         if self.policy.chooses_ids or not (setting := self.objective.weighs_ids):

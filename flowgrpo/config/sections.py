@@ -457,10 +457,14 @@ class DistributedConfig(Section):
     `replicate`: each has all of them. `shard`: each has a part of every block of the network, of its gradients and of the
     optimizer's state, and a block whole while it is computed. `hybrid`: parts within `cards` processes that are neighbours, such
     as those of a machine, and copies of them on the others. Rollouts are the same bit for bit, updates to rounding.
+
+    `context` neighbours are a team, which computes each sequence together: a process has all weights, and a part of the tokens of
+    a long clip. Rollouts and updates are the same to rounding.
     """
 
     type: Literal["replicate", "shard", "hybrid"] = "replicate"
     cards: Annotated[int, Field(ge=2)] | None = None
+    context: PositiveInt = 1
 
     @property
     def shares_out(self) -> bool:
@@ -474,6 +478,28 @@ class DistributedConfig(Section):
         if processes % cards:
             raise UserError(f"distributed.cards = {cards}, and {processes} processes are no multiple of it; set another number")
         return cards
+
+    def team(self, processes: int) -> int:
+        """How many of these processes compute a sequence together. Errors: UserError where they are no multiple of `context`."""
+        if processes == 1:
+            return 1
+        if processes % self.context:
+            raise UserError(
+                f"distributed.context = {self.context}, and {processes} processes are no multiple of it; set another number"
+            )
+        return self.context
+
+    def splitting_complaint(self, policy: PolicyConfig, fleet: FleetConfig) -> str | None:
+        """Why processes can't compute a sequence together, or None."""
+        if self.context == 1:
+            return None
+        if self.shares_out:
+            return f"distributed.context does not go with distributed.type: {self.type}; set it to 1, or the type to replicate"
+        if fleet.wanted:
+            return "a fleet's processes belong to one trainer each, and distributed.context makes teams of those; set it to 1"
+        if reason := policy.unsplittable():
+            return f"distributed.context: {reason}"
+        return None
 
     def complaint(self, policy: PolicyConfig, optimizer: OptimizerConfig) -> str | None:
         """Why the weights can't lie so, or None."""

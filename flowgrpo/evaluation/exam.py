@@ -110,9 +110,10 @@ def answer(
     records = [known[question.key] for batch in exam.batches if _whole(batch, known) for question in batch]
     if missing:
         processes.once(partial(write_records, file, records))
-        answered = partial(_answers, exam, build(), scorer, patience > 0)
+        sampler, answered = build(), partial(_answers, exam, scorer, patience > 0)
         for rounds in bar(processes.rounds(missing), phase, processes.is_main):
-            answers = processes.gather([a for batch in processes.share(rounds) for a in answered(batch)])
+            made = [(batch, exam.samples(batch, sampler, scorer.reads_latents)) for batch in processes.share(rounds)]
+            answers = processes.gather_made(partial(answered, made))
             records += processes.once(partial(_write, exam, answers, file))
             _refuse_if_hopeless(records, scorer, min(patience, exam.count))
             meet()
@@ -123,8 +124,11 @@ def _whole(batch: Sequence[Question], known: Mapping[tuple[int, int], Record]) -
     return all(question.key in known and not known[question.key].errors for question in batch)
 
 
-def _answers(exam: Exam, sampler: Sampler, scorer: Scorer, tolerant: bool, batch: Sequence[Question]) -> list[Answer]:
-    samples = exam.samples(batch, sampler, scorer.reads_latents)
+def _answers(exam: Exam, scorer: Scorer, tolerant: bool, made: Sequence[tuple[Sequence[Question], Samples]]) -> list[Answer]:
+    return [answer for batch, samples in made for answer in _of_batch(exam, scorer, tolerant, batch, samples)]
+
+
+def _of_batch(exam: Exam, scorer: Scorer, tolerant: bool, batch: Sequence[Question], samples: Samples) -> list[Answer]:
     scores = _scores(scorer, tolerant, samples)
     rows = [{label: values[i] for label, values in scores.items()} for i in range(len(batch))]
     keeps = [exam.keeps(question, samples.kind) for question in batch]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from flowgrpo.core.processes import Processes
     from flowgrpo.data.prompts import Prompt
     from flowgrpo.policies._sharded import Sharding
     from flowgrpo.policies.protocol import Policy, Sampler
@@ -42,7 +43,7 @@ class Work:
     """What a process has on its device: `states` in one evaluation and `samples` in one decode; over an update it keeps
     `latents`, of which so many are `predictions`, and `batches` of prompts. The trained weights have `averages` of these names,
     and an optimizer with moments of `moment_bits`; `sums`: their gradients add up in float64; `referenced`: they are compared to
-    those before training. So many `cards` share the weights of blocks out."""
+    those before training. So many `cards` share the weights of blocks out, and a `team` of so many divides the sequences."""
 
     states: int
     samples: int
@@ -54,6 +55,7 @@ class Work:
     sums: bool = False
     referenced: bool = False
     cards: int = 1
+    team: int = 1
 
 
 class Activations(Section):
@@ -163,6 +165,14 @@ class PolicyConfig(Component):
         """As `build`, with the blocks of its networks shared out before they come to the device. Exports are of all processes
         together then."""
         raise AssertionError(self.unshardable())
+
+    def unsplittable(self) -> str | None:
+        """Why a team of processes can't compute a sequence together, or None."""
+        return f"policy '{self.type}' has no sequence that processes could divide; set it to 1"
+
+    def build_split(self, device: "torch.device", seed: int, processes: "Processes") -> "Policy":
+        """As `build`, for a team of these processes: each computes its own part of a sequence, and all have the prediction."""
+        raise AssertionError(self.unsplittable())
 
     @abstractmethod
     def build_sampler(self, device: "torch.device", trained: "Path | None") -> "Sampler":

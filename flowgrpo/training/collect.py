@@ -106,7 +106,9 @@ class Collector:
         return [self._scored(slots, made()) for slots, made in bar(begun, "roll out", self.processes.is_main)]
 
     def _scored(self, slots: list[int], block: Block) -> UpdateBlock:
-        """Its scores are on their way."""
+        """Its scores are on their way, to the process that speaks for its team."""
+        if not self.processes.speaks:
+            return UpdateBlock(slots, block, _asked_elsewhere)
         return UpdateBlock(slots, block, self.beside.scores(block.samples), partial(on_the_way, self.beside.scorer, block))
 
     def extend(self, blocks: Sequence[UpdateBlock], shapes: Sequence[Shape | None], update: int) -> list[UpdateBlock]:
@@ -124,8 +126,12 @@ class Collector:
 
     def score(self, blocks: Sequence[UpdateBlock]) -> list[Group]:
         """[P]: the groups of all processes."""
-        groups = dict(self.processes.gather([row for block in blocks for row in _groups(block, self.rollouts)]))
+        groups = dict(self.processes.gather_made(lambda: [row for block in blocks for row in _groups(block, self.rollouts)]))
         return [groups[slot] for slot in sorted(groups)]
+
+
+def _asked_elsewhere() -> dict[str, np.ndarray]:
+    raise AssertionError("another process of the team asks for the scores")
 
 
 def scored_trees(

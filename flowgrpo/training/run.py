@@ -143,7 +143,12 @@ class Training:
             project_dir=config.output,
             cpu=not torch.cuda.is_available(),
         )
-        self.processes = Processes.of(self.accelerator)
+        self.processes = Processes.of(self.accelerator, config.distributed.team(self.accelerator.num_processes))
+        if self.given and (self.processes.team > 1 or config.distributed.shared_by(self.processes.count) > 1):
+            raise UserError(
+                "distributed divides a policy that the config names, and train() was given another; set distributed.type to "
+                "replicate and distributed.context to 1"
+            )
         if self.processes.is_main:
             require_writable(config.output, "output")
             if self.started:
@@ -155,6 +160,8 @@ class Training:
         notes = check_files(config.policy, files)
         self.policy: Policy = self.given or self._built()
         notes = check_files(config.policy, files) if notes is None else notes
+        if self.processes.team > 1:
+            self._try_sizes(row for rows in files.values() for row in rows)
         if self.started is None and (probed := self.held_out if config.rollout.plan.columns else prompts):
             self._probe(probed)
         if self.started is None:
@@ -175,12 +182,20 @@ class Training:
 
     def _built(self) -> Policy:
         config, processes = self.config, self.processes
+        if processes.team > 1:
+            return config.policy.build_split(processes.device, config.seed, processes)
         cards = config.distributed.shared_by(processes.count)
         if cards == 1:
             return config.policy.build(processes.device, config.seed)
         sharding = Sharding(processes, cards)
         self.writers = processes.beside()
         return config.policy.build_sharded(processes.device, config.seed, sharding)
+
+    def _try_sizes(self, prompts: Iterable[Prompt]) -> None:
+        """That a sequence can't be divided shows when it is computed: once for each size, before the first update."""
+        for prompt in {self.config.policy.batch_key(prompt): prompt for prompt in prompts}.values():
+            with torch.no_grad():
+                self.policy.predict(self.policy.start([prompt], [("sizes",)]), [prompt], 0)
 
     def _open_fleet(self) -> None:
         """Rewards in processes of their own are loaded while this one loads the policy."""
@@ -329,7 +344,7 @@ class Training:
 
     def _meet(self) -> None:
         """All processes are here: they end together, after the same update."""
-        self.signals.meet(self.processes.gather)
+        self.signals.meet(self.processes.gather_all)
 
     def _update(self) -> None:
         """One update and all that is said of it. The rollout is gone when it ends."""

@@ -1,13 +1,16 @@
 """Any diffusers pipeline as a policy."""
 
+import json
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
+from flowgrpo.core.paths import locate
 from flowgrpo.core.section import Section
 from flowgrpo.policies import Activations, Cost, LoraAdapter, Memory, PolicyConfig, Recomputed, Work, needs_whole_weights
 from flowgrpo.policies.diffusers import _sizes as sizes
+from flowgrpo.policies.diffusers._table import DIVIDED
 from flowgrpo.sampling.kernels import GaussianKernel, KernelFamily
 from flowgrpo.sampling.matching import Matching
 from flowgrpo.sampling.shape import Shape
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from flowgrpo.core.processes import Processes
     from flowgrpo.data.prompts import Prompt
     from flowgrpo.policies._sharded import Sharding
     from flowgrpo.policies.diffusers._policy import DiffusersPolicy, PipelineSampler
@@ -36,6 +40,13 @@ ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "ad
 
 
 Compile = Literal["off", "blocks"]
+
+
+def undivided(network: str) -> str | None:
+    """Why processes can't divide the sequences of a network of this class, or None."""
+    if network in DIVIDED:
+        return None
+    return f"{network} is not one of the networks whose sequences can be divided ({', '.join(sorted(DIVIDED))}); set it to 1"
 
 
 def _words(value: Any) -> Any:
@@ -238,6 +249,22 @@ class DiffusersConfig(PolicyConfig):
         from flowgrpo.policies.diffusers._policy import DiffusersPolicy
 
         return DiffusersPolicy(self, device, seed, sharding)
+
+    def unsplittable(self) -> str | None:
+        if self.runtime.compile == "blocks":
+            return "policy.runtime.compile 'blocks' compiles no block whose attention goes over several processes; set it to off"
+        index = locate(self.model) / "model_index.json"
+        classes = json.loads(index.read_text()) if index.is_file() else {}
+        kinds = [classes[name][1] for name in DENOISERS if name in classes]
+        return next((undivided(kind) for kind in kinds if kind and undivided(kind)), None)
+
+    def build_split(self, device: "torch.device", seed: int, processes: "Processes") -> "DiffusersPolicy":
+        from flowgrpo.policies.diffusers._policy import DiffusersPolicy
+        from flowgrpo.policies.diffusers._split import Splitting
+
+        runtime = self.runtime.model_copy(update={"compile": "off"})
+        uncompiled = self.model_copy(update={"runtime": runtime})
+        return DiffusersPolicy(uncompiled, device, seed, splitting=Splitting(processes))
 
     def build_sampler(self, device: "torch.device", trained: "Path | None") -> "PipelineSampler":
         from flowgrpo.policies.diffusers._policy import PipelineSampler

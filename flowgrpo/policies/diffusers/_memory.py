@@ -49,8 +49,9 @@ def memory(config: DiffusersConfig, work: Work) -> Memory:
     casts = cast_bytes(config, trained)
     waiting = {"latents": work.latents * _latent_bytes(size), "prompts": _prompt_bytes(config, size, work)}
     texts = work.states * size.encoders.tokens * size.encoders.width
-    forward = _forward(config, size, rows_of(config, size, work.states)) + casts
-    backward = backward_bytes(config, size, work.states) + casts
+    part = _divided(size, work.team)
+    forward = _forward(config, part, rows_of(config, size, work.states)) + casts
+    backward = backward_bytes(config, part, work.states) + casts
     reference = forward + TRAINED * trained if work.referenced and whole else 0
     return {
         "load": weights,
@@ -78,6 +79,12 @@ def model_size(config: DiffusersConfig) -> ModelSize:
     if (folder / "model_index.json").is_file():
         return size_on_disk(folder, largest(config.call))
     raise UserError(f"model '{config.model}' is not on this disk; give policy.size so that memory can be estimated")
+
+
+def _divided(size: ModelSize, team: int) -> ModelSize:
+    """With the tokens that one of a team's processes has of a sample."""
+    denoiser = size.denoiser.model_copy(update={"tokens": -(-size.denoiser.tokens // team)})
+    return size.model_copy(update={"denoiser": denoiser})
 
 
 def largest(call: dict[str, Any]) -> dict[str, Any]:

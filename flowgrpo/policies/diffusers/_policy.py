@@ -48,6 +48,7 @@ from flowgrpo.policies.diffusers._posing import Posing
 from flowgrpo.policies.diffusers._runtime import apply, compiles, denoisers, quantised
 from flowgrpo.policies.diffusers._schedule import read_schedule, with_one_step_scheduler
 from flowgrpo.policies.diffusers._sizes import sized
+from flowgrpo.policies.diffusers._split import Splitting
 from flowgrpo.policies.diffusers._state import StateMap, find_state
 from flowgrpo.policies.diffusers._table import PRIMED, REFUSED, SIGNED, UNCONDITIONED
 from flowgrpo.policies.diffusers._tap import StepCall, Tap, own_randomness, watched
@@ -232,6 +233,7 @@ class DiffusersPolicy(PipelineSampler):
         device: torch.device | str | None = None,
         seed: int = 0,
         sharding: Sharding | None = None,
+        splitting: Splitting | None = None,
         **settings: Any,
     ) -> None:
         config = config_of(model, settings)
@@ -248,6 +250,8 @@ class DiffusersPolicy(PipelineSampler):
                 vars(module).setdefault("gradient_checkpointing", False)  # control nets that read it without having set it
         self.modules = denoisers(self.pipe)
         self.weights = attach(self.modules, config.lora, seed, sharding)
+        if splitting:
+            splitting(self.pipe, self.modules)
         if self.compiled:
             for module in self.modules.values():
                 evaluate_as_in_an_update(module)

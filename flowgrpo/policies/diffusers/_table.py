@@ -142,3 +142,15 @@ UNCONDITIONED = {
     "Cosmos2_5_PredictBasePipeline": "it takes the velocity of its conditioning frames from the noise that it started with",
 }
 """Pipelines whose steps are such only without pictures and clips to work from, and why."""
+
+DIVIDED = frozenset(
+    {
+        "ChronoEditTransformer3DModel",
+        "Flux2Transformer2DModel",
+        "FluxTransformer2DModel",
+        "QwenImageTransformer2DModel",
+        "WanTransformer3DModel",
+    }
+)
+"""Networks whose gradient, summed over processes that divide its sequences, is the whole one: a test compares them. Others have a
+plan in diffusers too, which is made for predictions alone."""
