@@ -37,6 +37,12 @@ def needs_whole_weights(dtype: str, offload_activations: bool) -> str | None:
     return None
 
 
+def autocasts(dtype: str, whole: bool) -> bool:
+    """Whether operations choose their types: in fp16, which is not safe for all of them, and in bf16 where all weights are
+    trained, which are float32. A network in bf16 with adapters computes as it does for its users."""
+    return dtype == "fp16" or (dtype == "bf16" and whole)
+
+
 @dataclass(frozen=True)
 class Work:
     """What a process has on its device: `states` in one evaluation and `samples` in one decode; over an update it keeps

@@ -27,7 +27,7 @@ from flowgrpo.core.paths import ASSET, locate
 from flowgrpo.core.section import checked
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.data.samples import Latents, Samples
-from flowgrpo.policies import _finite
+from flowgrpo.policies import _finite, autocasts
 from flowgrpo.policies._compiled import evaluate_as_in_an_update, uncompiled
 from flowgrpo.policies._dtypes import DTYPES, unit_roundoff
 from flowgrpo.policies._fit import loading, require_all
@@ -187,8 +187,8 @@ class PipelineSampler:
         return ((pixels + 1.0) / 2.0 if type(self.pipe).__name__ in SIGNED else pixels).clamp(0.0, 1.0)
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        dtype = DTYPES[self.config.dtype]
-        return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
+        config = self.config
+        return torch.autocast(self.device.type, DTYPES[config.dtype], enabled=autocasts(config.dtype, config.lora is None))
 
     def _arguments(self, prompts: Sequence[Prompt], generator: Any, steps: int | None = None) -> dict[str, Any]:
         """Of the pipeline's call, with as many steps as a rollout has when it does not matter otherwise.
