@@ -3,9 +3,9 @@
 from abc import abstractmethod
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, SerializeAsAny
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, SerializeAsAny
 
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.section import Component, Section, component, or_else
@@ -24,6 +24,15 @@ if TYPE_CHECKING:
 
 Recomputed = Annotated[bool | PositiveInt, or_else("must be true, false, or a number n: every n-th block is computed again")]
 Cost = Literal["nothing", "time", "exactness"]
+Compile = Literal["off", "blocks"]
+
+
+def _words(value: Any) -> Any:
+    """YAML reads `off` as false."""
+    return {False: "off", True: "blocks"}[value] if isinstance(value, bool) else value
+
+
+Compiled = Annotated[Compile, BeforeValidator(_words)]
 Memory = dict[str, dict[str, int]]
 """Bytes on the device by phase and purpose."""
 

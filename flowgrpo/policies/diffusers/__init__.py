@@ -1,12 +1,22 @@
 """Any diffusers pipeline as a policy."""
 
 from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from flowgrpo.core.section import Section
-from flowgrpo.policies import Activations, Cost, LoraAdapter, Memory, PolicyConfig, Recomputed, Work, needs_whole_weights
+from flowgrpo.policies import (
+    Activations,
+    Compiled,
+    Cost,
+    LoraAdapter,
+    Memory,
+    PolicyConfig,
+    Recomputed,
+    Work,
+    needs_whole_weights,
+)
 from flowgrpo.policies.diffusers import _sizes as sizes
 from flowgrpo.sampling.kernels import GaussianKernel, KernelFamily
 from flowgrpo.sampling.matching import Matching
@@ -33,14 +43,6 @@ COMPUTES = {
 }
 """The dtypes that quantised weights compute in."""
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
-
-
-Compile = Literal["off", "blocks"]
-
-
-def _words(value: Any) -> Any:
-    """YAML reads `off` as false."""
-    return {False: "off", True: "blocks"}[value] if isinstance(value, bool) else value
 
 
 class AttentionLora(LoraAdapter):
@@ -70,7 +72,7 @@ class Runtime(Section):
     quantisation: Literal["none", "nf4", "int8", "int8_weight_only", "float8_weight_only"] = "none"
     quantise_encoders: bool = False
     attention: str | None = None
-    compile: Annotated[Compile, BeforeValidator(_words)] | None = None
+    compile: Compiled | None = None
 
     @model_validator(mode="after")
     def _encoders_follow(self) -> Self:

@@ -27,15 +27,15 @@ from flowgrpo.core.paths import ASSET, locate
 from flowgrpo.core.section import checked
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.data.samples import Latents, Samples
-from flowgrpo.policies import _finite, autocasts
-from flowgrpo.policies._compiled import evaluate_as_in_an_update, uncompiled
+from flowgrpo.policies import Compile, _finite, autocasts
+from flowgrpo.policies._compiled import compiles, evaluate_as_in_an_update, uncompiled
 from flowgrpo.policies._dtypes import DTYPES, unit_roundoff
 from flowgrpo.policies._fit import loading, require_all
 from flowgrpo.policies._hub import require_reachable
 from flowgrpo.policies._offloaded import offload_activations
 from flowgrpo.policies._sharded import Sharding
 from flowgrpo.policies._weights import attach, digest_of_weights, trainable
-from flowgrpo.policies.diffusers import Compile, DiffusersConfig
+from flowgrpo.policies.diffusers import DiffusersConfig
 from flowgrpo.policies.diffusers import _adapters as adapters
 from flowgrpo.policies.diffusers._conditions import NEGATIVE, Rows
 from flowgrpo.policies.diffusers._encode import Encoder, find_encoder
@@ -44,7 +44,7 @@ from flowgrpo.policies.diffusers._idle import Idle
 from flowgrpo.policies.diffusers._loop import Loop
 from flowgrpo.policies.diffusers._memo import memoise_encoders
 from flowgrpo.policies.diffusers._posing import Posing
-from flowgrpo.policies.diffusers._runtime import apply, compiles, denoisers, quantised
+from flowgrpo.policies.diffusers._runtime import apply, denoisers, quantised
 from flowgrpo.policies.diffusers._schedule import read_schedule, with_one_step_scheduler
 from flowgrpo.policies.diffusers._sizes import sized
 from flowgrpo.policies.diffusers._state import StateMap, find_state
@@ -127,7 +127,8 @@ class PipelineSampler:
     def __init__(self, config: DiffusersConfig, device: torch.device, sharding: Sharding | None = None) -> None:
         self.config, self.device, self.sharding = config, device, sharding
         self.pipe = load_pipeline(config, device, sharding)
-        self.compiled = compiles(config, denoisers(self.pipe), device, self.by_default(device))
+        networks, default = denoisers(self.pipe).values(), self.by_default(device)
+        self.compiled = compiles("policy.runtime.compile", config.runtime.compile, default, networks, device)
         self.parameters = inspect.signature(type(self.pipe).__call__).parameters
         self.rows = Rows(type(self.pipe).__name__, self.parameters)
         self.maps: dict[Hashable, StateMap] = {}
