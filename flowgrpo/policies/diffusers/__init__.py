@@ -128,8 +128,8 @@ class DiffusersConfig(PolicyConfig):
     """`model`: a pipeline folder, `asset:NAME`, or a hub id. `call` goes to every pipeline call as it is; of `sizes` in it, a
     list of [height, width], each prompt's row draws one. A row may have a `negative_prompt` of its own.
 
-    `dtype` is what the frozen weights are stored and computed in; trained weights are float32. `lora: null` trains all
-    weights of the denoiser. `size` is only for `flowgrpo plan`; a model on this disk needs none.
+    `dtype` is what the frozen weights are stored and computed in; trained weights are float32, and adapters compute in the
+    `dtype`. `lora: null` trains all weights of the denoiser. `size` is only for `flowgrpo plan`; a model on this disk needs none.
     `spacing` `uniform` gives the call sigmas 1, 1 - 1/S, .. 1/S, before the scheduler's shift, instead of the pipeline's own.
     Some pipelines (SD3) go to sigma < 0.01 in the step before the last, so the noise of that step stays in the picture.
     With `guidance_gradient` `conditional`, predictions that guidance moves away from get no gradient and keep no graph; some code
