@@ -16,7 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
 from flowgrpo.config.run import Config, load_config
-from flowgrpo.policies import Activations, LoraAdapter
+from flowgrpo.policies import Activations, LoraAdapter, autocasts
 from flowgrpo.policies._counting import count, saved_bytes, shapes_only, without_memory
 from flowgrpo.policies._dtypes import DTYPES
 from flowgrpo.policies._weights import attach
@@ -108,9 +108,9 @@ def counted(model: Model, policy: DiffusersConfig, rows: int, checkpointing: boo
     assert policy.size is not None
     made = denoiser(geometry(model), policy.lora, policy.dtype, checkpointing)
     parameters = sum(p.numel() for name, p in made.named_parameters() if "lora_" not in name)
-    with shapes_only(DTYPES[policy.dtype]) as mode:
+    with shapes_only(DTYPES[policy.dtype], autocasts(policy.dtype, policy.lora is None)) as mode:
         module = without_memory(made, mode)
-        given = inputs(module, rows, grid(model, policy), policy.size.encoders.tokens)
+        given = inputs(module, rows, grid(model, policy), policy.size.encoders.tokens, DTYPES[policy.dtype])
         return saved_bytes(module, given), parameters
 
 
@@ -136,13 +136,14 @@ def row(name: str, method: str) -> str:
 
 
 def held(name: str) -> str:
-    """Of the model's own recipe, in 16 bits."""
+    """Of the model's own recipe, in 16 bits: those that it says, or bf16."""
     model = MODELS[name]
     policy = load_config(f"{name}/{model.methods[0]}").policy
     assert isinstance(policy, DiffusersConfig) and policy.size is not None
     size = policy.size.denoiser
     unit, text = size.tokens * size.width, policy.size.encoders.tokens
-    found = activations(geometry(model), grid(model, policy), text, unit, size.layers, "bf16", policy.lora)
+    dtype = "bf16" if policy.dtype == "fp32" else policy.dtype
+    found = activations(geometry(model), grid(model, policy), text, unit, size.layers, dtype, policy.lora)
     return _shown(name, found)
 
 

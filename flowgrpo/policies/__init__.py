@@ -3,9 +3,9 @@
 from abc import abstractmethod
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, SerializeAsAny
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, SerializeAsAny
 
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.section import Component, Section, component, or_else
@@ -25,6 +25,15 @@ if TYPE_CHECKING:
 
 Recomputed = Annotated[bool | PositiveInt, or_else("must be true, false, or a number n: every n-th block is computed again")]
 Cost = Literal["nothing", "time", "exactness"]
+Compile = Literal["off", "blocks"]
+
+
+def _words(value: Any) -> Any:
+    """YAML reads `off` as false."""
+    return {False: "off", True: "blocks"}[value] if isinstance(value, bool) else value
+
+
+Compiled = Annotated[Compile, BeforeValidator(_words)]
 Memory = dict[str, dict[str, int]]
 """Bytes on the device by phase and purpose."""
 
@@ -36,6 +45,12 @@ def needs_whole_weights(dtype: str, offload_activations: bool) -> str | None:
     if offload_activations:
         return "offload_activations would copy what comes from other processes; take gradient_checkpointing in its place"
     return None
+
+
+def autocasts(dtype: str, whole: bool) -> bool:
+    """Whether operations choose their types: in fp16, which is not safe for all of them, and in bf16 where all weights are
+    trained, which are float32. A network in bf16 with adapters computes as it does for its users."""
+    return dtype == "fp16" or (dtype == "bf16" and whole)
 
 
 @dataclass(frozen=True)

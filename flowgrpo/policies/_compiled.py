@@ -4,7 +4,7 @@ A block's `forward` is compiled, and what goes around it (hooks, gradient checkp
 case: with or without a graph, with adapters or without them, and for shapes that differ.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from shutil import which
@@ -18,10 +18,38 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._pytree import tree_map
 from torch.utils._triton import has_triton
 
+from flowgrpo.core.errors import UserError
+from flowgrpo.policies import Compile
+from flowgrpo.policies.prompt_check import tell
+
 CASES = 128
 """Codes of a class at most; beyond them torch says so, and computes without."""
 FORWARDS: dict[type[nn.Module], Any] = {}
 """What is compiled in this process, by the class of the blocks."""
+
+
+def compiles(
+    setting: str, asked: Compile | None, default: Compile, networks: Collection[nn.Module], device: torch.device
+) -> bool:
+    """Compile the blocks of these networks if this setting, or the default where it is left open, says so; whether it does.
+
+    Errors: UserError where it was asked for and can't be done; where it is the default, a line says so.
+    """
+    if (asked or default) == "off":
+        return False
+    missing = lacks(device) or next((f"a list of blocks in {_kind(n)}" for n in networks if not any(repeated(n))), None)
+    if missing and asked:
+        raise UserError(f"{setting} 'blocks' needs {missing}; set it to off")
+    if missing:
+        tell([f"no blocks are compiled, which needs {missing}"])
+        return False
+    counts = ", ".join(f"{compile_blocks(network)} of {_kind(network)}" for network in networks)
+    tell([f"blocks ({counts}) are compiled when they first run, which can take minutes; {setting}=off goes without"])
+    return True
+
+
+def _kind(network: nn.Module) -> str:
+    return type(network).__name__
 
 
 def compile_blocks(network: nn.Module) -> int:

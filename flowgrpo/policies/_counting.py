@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from flowgrpo.core.errors import UserError, short
-from flowgrpo.policies import Activations
+from flowgrpo.policies import Activations, autocasts
 from flowgrpo.policies._dtypes import DTYPES
 
 GPU = torch.device("cuda", 0)
@@ -34,17 +34,18 @@ def count(
 ) -> Activations:
     """What so many `layers` hold of `unit` tokens x width a row. Casts of weights are left out: more rows add none."""
 
-    def held(bytes_: Callable[[nn.Module, Inputs], int], module: nn.Module) -> float:
-        with shapes_only(DTYPES[dtype]) as mode:
+    def held(bytes_: Callable[[nn.Module, Inputs], int], trains_all: bool, again: bool = False) -> float:
+        module = network(trains_all, again)
+        with shapes_only(DTYPES[dtype], autocasts(dtype, trains_all)) as mode:
             here = without_memory(module, mode)
             _, fewer, more = (bytes_(here, inputs(here, rows)) for rows in ROWS)
         return (more - fewer) / ((ROWS[2] - ROWS[1]) * unit)
 
     return Activations(
-        lora=held(saved_bytes, network(False, False)) / layers,
-        whole=held(saved_bytes, network(True, False)) / layers,
-        passing=held(passing_bytes, network(False, False)),
-        checkpointed=held(saved_bytes, network(whole, True)) / layers,
+        lora=held(saved_bytes, False) / layers,
+        whole=held(saved_bytes, True) / layers,
+        passing=held(passing_bytes, False),
+        checkpointed=held(saved_bytes, whole, again=True) / layers,
         bits=32 if dtype == "fp32" else 16,
     )
 
@@ -68,10 +69,10 @@ def foreign(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def shapes_only(dtype: torch.dtype) -> Iterator[FakeTensorMode]:
-    """Inside, tensors have no memory, and autocast computes in `dtype` unless that is float32."""
+def shapes_only(dtype: torch.dtype, casts: bool) -> Iterator[FakeTensorMode]:
+    """Inside, tensors have no memory, and autocast, where it `casts`, computes in `dtype`."""
     before = torch.is_autocast_enabled(GPU.type), torch.get_autocast_dtype(GPU.type)
-    torch.set_autocast_enabled(GPU.type, dtype != torch.float32)
+    torch.set_autocast_enabled(GPU.type, casts)
     torch.set_autocast_dtype(GPU.type, dtype)
     try:
         with FakeTensorMode(allow_non_fake_inputs=True) as mode, Fused(), GPU:

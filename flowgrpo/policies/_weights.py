@@ -3,10 +3,12 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from hashlib import sha256
+from types import MethodType
 from typing import Any, Protocol
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
@@ -57,7 +59,11 @@ def saved(module: nn.Module, lora: bool) -> dict[str, torch.Tensor]:
 
 
 class LoraWeights:
-    """Adapters in float32 on frozen modules; the reference is the modules with adapters switched off."""
+    """Adapters on frozen modules; the reference is the modules with adapters switched off.
+
+    They are trained in float32, whose steps may be far smaller than what 16 bits tell apart, and compute in the type of what they
+    are given, with a copy that a graph goes back through: no sum of gradients has fewer bits than the weights.
+    """
 
     def __init__(self, modules: Mapping[str, Any], config: LoraAdapter, seed: int) -> None:
         self.modules = modules
@@ -103,6 +109,24 @@ def _add_adapter(name: str, module: Any, peft: LoraConfig) -> None:
     for parameter in module.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+    for layer in module.modules():
+        if isinstance(layer, LoraLayer):
+            _compute_as_given(layer)
+
+
+def _compute_as_given(layer: LoraLayer) -> None:
+    """peft casts what a layer is given to the type of its adapter instead."""
+    layer.cast_input_dtype_enabled = False
+    for factor in (*layer.lora_A.values(), *layer.lora_B.values()):
+        factor.forward = MethodType(_linear if isinstance(factor, nn.Linear) else _convolution, factor)
+
+
+def _linear(factor: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+    return nn.functional.linear(x, factor.weight.to(x.dtype))
+
+
+def _convolution(factor: Any, x: torch.Tensor) -> Any:
+    return factor._conv_forward(x, factor.weight.to(x.dtype), None)
 
 
 class FullWeights:

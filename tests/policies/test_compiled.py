@@ -17,12 +17,16 @@ from flowgrpo.policies import _compiled, tiny
 from flowgrpo.policies._compiled import compile_blocks, evaluate_as_in_an_update, repeated
 from flowgrpo.policies.diffusers import AttentionLora, DiffusersConfig, Runtime, _policy, _runtime
 from flowgrpo.policies.diffusers._policy import DiffusersPolicy, PipelineSampler
+from flowgrpo.policies.masked import MaskedConfig
+from flowgrpo.policies.tiny.mdlm import make_model, save
 from flowgrpo.sampling.kernels.flow_sde import FlowSde
+from flowgrpo.sampling.kernels.orders import LowConfidence
 from flowgrpo.training.ema import Ema
 from flowgrpo.training.rollout import rollout
 
 CPU = torch.device("cpu")
 PROMPTS = [Prompt(0, "a red circle"), Prompt(1, "a blue square")]
+QUESTIONS = [Prompt(0, "1+2=:"), Prompt(1, "7:")]
 LORA = AttentionLora(rank=2, targets=("to_q", "to_k", "to_v"))
 KERNELS = [FlowSde(noise_level=0.5)] * 4
 
@@ -92,6 +96,46 @@ def test_rollout_update_reference_and_evaluation_make_no_code_anew(pipelines, na
         assert cycle() == 0.0
     assert 0 < cycle.codes[0] == cycle.codes[1]
     assert all(p.grad is not None for p in cycle.policy.trainable().values())
+
+
+LANGUAGE = [
+    {"lora": {"rank": 2, "targets": ("q_proj", "v_proj")}, "dtype": "bf16"},
+    {"gradient_checkpointing": 2},
+]
+
+
+@pytest.mark.parametrize("settings", LANGUAGE, ids=str)
+def test_layers_of_a_language_model_are_compiled_once_for_rows_and_lengths_that_change(tmp_path, settings):
+    """Prompts of two lengths, whose answers are done at different steps: a call has one row or a few."""
+    model = save(tmp_path, make_model(layers=3))
+    sampler = {"type": "low_confidence", "temperature": 0.0}
+    config = {"model": str(model), "prompt_length": 5, "length": 4, "steps": 2, "sampler": sampler, "compile": "blocks"}
+    policy = MaskedConfig(**config, **settings).build(CPU, 0)
+    made = []
+    for update in range(4):
+        kernels = [LowConfidence(temperature=1.0)] * 2
+        block = rollout(policy, QUESTIONS, [trajectories(kernels, 3, True)] * 2, (0, update), 4, False)
+        for t in block.transitions:
+            with torch.no_grad(), policy.reference():
+                policy.predict(t.states, t.prompts, t.step)
+            logits = policy.predict(t.states, t.prompts, t.step)[t.parent]
+            log_prob = t.law.log_prob(t.states[t.parent], logits, t.next_states)
+            assert torch.equal(log_prob.detach(), t.log_prob)
+            log_prob.mean().backward()
+        policy.generate(QUESTIONS, [0, 1], 2)
+        made.append(codes())
+    assert made[0] > 0 and made[1] == made[-1]
+    assert all(p.grad is not None for p in policy.trainable().values())
+
+
+def test_a_compiled_language_model_says_what_it_says_uncompiled(mdlm, capsys):
+    sampler = {"type": "low_confidence", "temperature": 0.0}
+    config = {"model": str(mdlm), "prompt_length": 5, "length": 4, "steps": 2, "sampler": sampler}
+    compiled, plain = (MaskedConfig(**config, compile=compile).build(CPU, 0) for compile in ("blocks", "off"))
+    states = plain.start(QUESTIONS, [])
+    torch.testing.assert_close(compiled.predict(states, QUESTIONS, 0), plain.predict(states, QUESTIONS, 0))
+    assert capsys.readouterr().err.count("blocks (1 of MiniMdlm) are compiled") == 1
+    assert codes() > 0 and compiled.compiled and not plain.compiled
 
 
 class Block(nn.Module):
@@ -216,7 +260,7 @@ def test_by_default_what_can_not_be_compiled_is_told(pipelines, monkeypatch, cap
     monkeypatch.setattr(DiffusersPolicy, "by_default", staticmethod(lambda device: "blocks"))
     policy = DiffusersPolicy(without_blocks(pipelines), CPU, steps=4, call=CALLS["sd3"])
     assert not policy.compiled and "no blocks are compiled, which needs a list of blocks" in capsys.readouterr().err
-    monkeypatch.setattr(_runtime, "lacks", lambda device: "Triton")
+    monkeypatch.setattr(_compiled, "lacks", lambda device: "Triton")
     assert not built(pipelines["sd3"], "sd3", compile=None).compiled
     assert capsys.readouterr().err.count("no blocks are compiled, which needs Triton") == 1
 

@@ -154,9 +154,9 @@ def test_a_gpus_numbers_are_estimated():
 
 def test_nothing_is_left_of_a_device_that_was_not_there():
     before = torch.is_autocast_enabled(GPU.type), torch.get_autocast_dtype(GPU.type)
-    with shapes_only(torch.bfloat16) as mode, torch.device("meta"):
+    with shapes_only(torch.bfloat16, True) as mode, torch.device("meta"):
         module = nn.Linear(4, 4)
-    with shapes_only(torch.bfloat16) as mode:
+    with shapes_only(torch.bfloat16, True) as mode:
         made = without_memory(module, mode)
         assert made(torch.randn(2, 4)).dtype == torch.bfloat16 and made.weight.device == GPU
     assert (torch.is_autocast_enabled(GPU.type), torch.get_autocast_dtype(GPU.type)) == before

@@ -20,6 +20,7 @@ from trainers import picture_trainer, roll_out_here, text_trainer, with_rollers
 MANY_BLOCKS = ["rollout.prompts_per_update=2", "rollout.group_size=4", "rollout.micro_batch=4"]
 METHODS = {
     "flow_grpo": (picture_trainer, "pipelines", {"method": "flow_grpo"}),
+    "adapters in bf16": (picture_trainer, "pipelines", {"method": "flow_grpo"}, "policy.dtype=bf16", "ema={decay: 0.5}"),
     "completions": (picture_trainer, "pipelines", {"method": "dense_grpo"}),
     "an average makes the samples": (picture_trainer, "pipelines", {"method": "nft"}),
     "learned values": (picture_trainer, "pipelines", {"method": "learned_value"}),
@@ -50,8 +51,8 @@ def assert_same_state(one, other):
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("what", METHODS)
 def test_groups_that_others_roll_out_train_the_same_bits(what, request):
-    make, model, named = METHODS[what]
-    alone, trained = (make(request.getfixturevalue(model), *MANY_BLOCKS, **named) for _ in range(2))
+    make, model, named, *more = METHODS[what]
+    alone, trained = (make(request.getfixturevalue(model), *MANY_BLOCKS, *more, **named) for _ in range(2))
     fleet = with_rollers(trained)
     assert updated(fleet, 2) == updated(alone, 2)
     assert_same_state(fleet, alone)

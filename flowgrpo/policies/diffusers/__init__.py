@@ -2,13 +2,23 @@
 
 import json
 from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from flowgrpo.core.paths import locate
 from flowgrpo.core.section import Section
-from flowgrpo.policies import Activations, Cost, LoraAdapter, Memory, PolicyConfig, Recomputed, Work, needs_whole_weights
+from flowgrpo.policies import (
+    Activations,
+    Compiled,
+    Cost,
+    LoraAdapter,
+    Memory,
+    PolicyConfig,
+    Recomputed,
+    Work,
+    needs_whole_weights,
+)
 from flowgrpo.policies.diffusers import _sizes as sizes
 from flowgrpo.policies.diffusers._table import DIVIDED
 from flowgrpo.sampling.kernels import GaussianKernel, KernelFamily
@@ -39,19 +49,11 @@ COMPUTES = {
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 
 
-Compile = Literal["off", "blocks"]
-
-
 def undivided(network: str) -> str | None:
     """Why processes can't divide the sequences of a network of this class, or None."""
     if network in DIVIDED:
         return None
     return f"{network} is not one of the networks whose sequences can be divided ({', '.join(sorted(DIVIDED))}); set it to 1"
-
-
-def _words(value: Any) -> Any:
-    """YAML reads `off` as false."""
-    return {False: "off", True: "blocks"}[value] if isinstance(value, bool) else value
 
 
 class AttentionLora(LoraAdapter):
@@ -81,7 +83,7 @@ class Runtime(Section):
     quantisation: Literal["none", "nf4", "int8", "int8_weight_only", "float8_weight_only"] = "none"
     quantise_encoders: bool = False
     attention: str | None = None
-    compile: Annotated[Compile, BeforeValidator(_words)] | None = None
+    compile: Compiled | None = None
 
     @model_validator(mode="after")
     def _encoders_follow(self) -> Self:
@@ -137,8 +139,8 @@ class DiffusersConfig(PolicyConfig):
     """`model`: a pipeline folder, `asset:NAME`, or a hub id. `call` goes to every pipeline call as it is; of `sizes` in it, a
     list of [height, width], each prompt's row draws one. A row may have a `negative_prompt` of its own.
 
-    `dtype` is what the frozen weights are stored and computed in; trained weights are float32. `lora: null` trains all
-    weights of the denoiser. `size` is only for `flowgrpo plan`; a model on this disk needs none.
+    `dtype` is what the frozen weights are stored and computed in; trained weights are float32, and adapters compute in the
+    `dtype`. `lora: null` trains all weights of the denoiser. `size` is only for `flowgrpo plan`; a model on this disk needs none.
     `spacing` `uniform` gives the call sigmas 1, 1 - 1/S, .. 1/S, before the scheduler's shift, instead of the pipeline's own.
     Some pipelines (SD3) go to sigma < 0.01 in the step before the last, so the noise of that step stays in the picture.
     With `guidance_gradient` `conditional`, predictions that guidance moves away from get no gradient and keep no graph; some code

@@ -41,7 +41,10 @@ def activations(
     def network(whole: bool, checkpointing: bool) -> nn.Module:
         return denoiser(geometry, None if whole else lora or AttentionLora(), dtype, checkpointing)
 
-    return count(network, lambda module, rows: inputs(module, rows, grid, text), unit, layers, lora is None, dtype)
+    def given(module: nn.Module, rows: int) -> dict[str, Any]:
+        return inputs(module, rows, grid, text, DTYPES[dtype])
+
+    return count(network, given, unit, layers, lora is None, dtype)
 
 
 def denoiser(geometry: dict[str, Any], lora: LoraAdapter | None, dtype: str, checkpointing: bool) -> nn.Module:

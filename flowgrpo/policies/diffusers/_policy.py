@@ -28,15 +28,15 @@ from flowgrpo.core.paths import ASSET, locate
 from flowgrpo.core.section import checked
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.data.samples import Latents, Samples
-from flowgrpo.policies import _finite
-from flowgrpo.policies._compiled import evaluate_as_in_an_update, uncompiled
+from flowgrpo.policies import Compile, _finite, autocasts
+from flowgrpo.policies._compiled import compiles, evaluate_as_in_an_update, uncompiled
 from flowgrpo.policies._dtypes import DTYPES, unit_roundoff
 from flowgrpo.policies._fit import loading, require_all
 from flowgrpo.policies._hub import require_reachable
 from flowgrpo.policies._offloaded import offload_activations
 from flowgrpo.policies._sharded import Sharding
 from flowgrpo.policies._weights import attach, digest_of_weights, saved, trainable
-from flowgrpo.policies.diffusers import Compile, DiffusersConfig
+from flowgrpo.policies.diffusers import DiffusersConfig
 from flowgrpo.policies.diffusers import _adapters as adapters
 from flowgrpo.policies.diffusers._conditions import NEGATIVE, Rows
 from flowgrpo.policies.diffusers._encode import Encoder, find_encoder
@@ -45,7 +45,7 @@ from flowgrpo.policies.diffusers._idle import Idle
 from flowgrpo.policies.diffusers._loop import Loop
 from flowgrpo.policies.diffusers._memo import memoise_encoders
 from flowgrpo.policies.diffusers._posing import Posing
-from flowgrpo.policies.diffusers._runtime import apply, compiles, denoisers, quantised
+from flowgrpo.policies.diffusers._runtime import apply, denoisers, quantised
 from flowgrpo.policies.diffusers._schedule import read_schedule, with_one_step_scheduler
 from flowgrpo.policies.diffusers._sizes import sized
 from flowgrpo.policies.diffusers._split import Splitting
@@ -129,7 +129,8 @@ class PipelineSampler:
     def __init__(self, config: DiffusersConfig, device: torch.device, sharding: Sharding | None = None) -> None:
         self.config, self.device, self.sharding = config, device, sharding
         self.pipe = load_pipeline(config, device, sharding)
-        self.compiled = compiles(config, denoisers(self.pipe), device, self.by_default(device))
+        networks, default = denoisers(self.pipe).values(), self.by_default(device)
+        self.compiled = compiles("policy.runtime.compile", config.runtime.compile, default, networks, device)
         self.parameters = inspect.signature(type(self.pipe).__call__).parameters
         self.rows = Rows(type(self.pipe).__name__, self.parameters)
         self.maps: dict[Hashable, StateMap] = {}
@@ -189,8 +190,8 @@ class PipelineSampler:
         return ((pixels + 1.0) / 2.0 if type(self.pipe).__name__ in SIGNED else pixels).clamp(0.0, 1.0)
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        dtype = DTYPES[self.config.dtype]
-        return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
+        config = self.config
+        return torch.autocast(self.device.type, DTYPES[config.dtype], enabled=autocasts(config.dtype, config.lora is None))
 
     def _arguments(self, prompts: Sequence[Prompt], generator: Any, steps: int | None = None) -> dict[str, Any]:
         """Of the pipeline's call, with as many steps as a rollout has when it does not matter otherwise.

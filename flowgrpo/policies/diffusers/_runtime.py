@@ -1,6 +1,6 @@
-"""A pipeline's memory and speed: quantised weights, offload, VAE in pieces, attention backends, compiled blocks."""
+"""A pipeline's memory and speed: quantised weights, offload, VAE in pieces, attention backends."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from importlib.util import find_spec
 from typing import Any
 
@@ -17,10 +17,8 @@ from transformers import TorchAoConfig as EncoderTorchAoConfig
 
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.plugins import nearest
-from flowgrpo.policies._compiled import compile_blocks, lacks, repeated
 from flowgrpo.policies._dtypes import DTYPES
-from flowgrpo.policies.diffusers import DENOISERS, Compile, DiffusersConfig
-from flowgrpo.policies.prompt_check import tell
+from flowgrpo.policies.diffusers import DENOISERS, DiffusersConfig
 
 PACKAGES = {"nf4": "bitsandbytes", "int8": "bitsandbytes", "int8_weight_only": "torchao", "float8_weight_only": "torchao"}
 HALF_ONLY = ("flash", "sage", "aiter", "cudnn")
@@ -141,29 +139,6 @@ def _checkpoint(module: Any, every: int) -> None:
     except ValueError as error:
         name = type(module).__name__
         raise UserError(f"{name} can't recompute its layers; set policy.runtime.gradient_checkpointing to false") from error
-
-
-def compiles(config: DiffusersConfig, modules: Mapping[str, nn.Module], device: torch.device, default: Compile) -> bool:
-    """Compile the blocks of these denoisers if the config says so; whether it does.
-
-    Errors: UserError where it was asked for and can't be done; where it is the default, a line says so.
-    """
-    asked = config.runtime.compile
-    if (asked or default) == "off":
-        return False
-    missing = lacks(device) or next((f"a list of blocks in {_kind(m)}" for m in modules.values() if not any(repeated(m))), None)
-    if missing and asked:
-        raise UserError(f"policy.runtime.compile 'blocks' needs {missing}; set it to off")
-    if missing:
-        tell([f"no blocks are compiled, which needs {missing}"])
-        return False
-    counts = ", ".join(f"{compile_blocks(module)} of {_kind(module)}" for module in modules.values())
-    tell([f"blocks ({counts}) are compiled when they first run, which can take minutes; policy.runtime.compile=off goes without"])
-    return True
-
-
-def _kind(module: nn.Module) -> str:
-    return type(module).__name__
 
 
 def offload(pipe: DiffusionPipeline, device: torch.device, staying: Collection[str] = ()) -> None:

@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, SerializeAsAny
 
 from flowgrpo.core.section import Section, component
-from flowgrpo.policies import Activations, Cost, LoraAdapter, Memory, PolicyConfig, Recomputed, Work, needs_whole_weights
+from flowgrpo.policies import (
+    Activations,
+    Compiled,
+    Cost,
+    LoraAdapter,
+    Memory,
+    PolicyConfig,
+    Recomputed,
+    Work,
+    needs_whole_weights,
+)
 from flowgrpo.sampling.kernels import KernelFamily
 from flowgrpo.sampling.kernels._unmasking import UnmaskingKernel
 from flowgrpo.sampling.likelihood import AnyLikelihood
@@ -71,6 +81,8 @@ class MaskedConfig(PolicyConfig):
     gradient_checkpointing: Recomputed = False
     offload_activations: bool = False
     """What an update keeps of activations waits in main memory."""
+    compile: Compiled = "off"
+    """`blocks`: the model's layers are compiled, once for all of a class."""
     parameters: PositiveInt | None = None
     """Of a model that is not on this disk, for `flowgrpo plan`."""
     size: LanguageSize | None = None

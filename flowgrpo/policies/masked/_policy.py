@@ -19,6 +19,7 @@ from flowgrpo.core.keys import Key
 from flowgrpo.core.parts import copies
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.data.samples import Samples
+from flowgrpo.policies._compiled import compiles, evaluate_as_in_an_update
 from flowgrpo.policies._dtypes import DTYPES, unit_roundoff
 from flowgrpo.policies._fill import fill
 from flowgrpo.policies._fit import loading, pairs_of, peft_state, require_all, require_change
@@ -50,6 +51,7 @@ class MaskedSampler:
         self.model = self._load(trained).to("cpu" if sharding else device).eval()
         self.vocabulary = vocabulary_of(config, self.tokenizer, self._size())
         self.adapter = Adapter(config, self.model, self.vocabulary)
+        self.compiled = compiles("policy.compile", config.compile, "off", [self.model], device)
 
     def _load(self, trained: Path | None) -> Any:
         if trained is None or self.config.lora is None:
@@ -118,6 +120,8 @@ class MaskedPolicy(MaskedSampler):
         self.needs_loss_scaling = config.dtype == "fp16"
         self.unit_roundoff = unit_roundoff(DTYPES[config.dtype])
         self.weights = attach({"model": self.model}, config.lora, seed, sharding)
+        if self.compiled:
+            evaluate_as_in_an_update(self.model)
         if config.gradient_checkpointing:
             recompute_layers(self.model, config.model, int(config.gradient_checkpointing))
         if config.offload_activations:

@@ -1,13 +1,16 @@
 """Flow-GRPO's published loop, as a baseline: its algorithm as a plain diffusers loop over Stable Diffusion 3."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from flowgrpo.core.errors import UserError
 from flowgrpo.data.prompts import Prompt
+from flowgrpo.policies._dtypes import DTYPES
 from flowgrpo.policies.diffusers import DiffusersConfig
 from flowgrpo.policies.diffusers._policy import DiffusersPolicy
 
@@ -18,7 +21,8 @@ KNOWN = {"height", "width", "guidance_scale", "max_sequence_length", "negative_p
 
 class PublishedLoop(DiffusersPolicy):
     """Evaluates the denoiser as the loop of Flow-GRPO (arXiv 2505.05470) does: prompts are encoded once, a guided step is one
-    forward pass of twice the batch with a graph through both halves, the reference is a pass of its own, nothing is compiled.
+    forward pass of twice the batch with a graph through both halves, the reference is a pass of its own, nothing is compiled, and
+    16 bits are by autocast.
 
     What it is asked for comes from the same trainer. Errors: UserError for another pipeline, or other arguments of its call.
     """
@@ -42,6 +46,10 @@ class PublishedLoop(DiffusersPolicy):
         else:
             scheduler.set_timesteps(steps, device=self.device)
         return torch.as_tensor(scheduler.timesteps)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        dtype = DTYPES[self.config.dtype]
+        return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
 
     def predict(self, states: Tensor, prompts: Sequence[Prompt], step: int) -> Tensor:
         with self._autocast():

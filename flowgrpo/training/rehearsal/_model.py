@@ -97,6 +97,7 @@ class Model:
             "trust_remote_code": False,
             "prompt_length": BYTES * policy["prompt_length"],
             "mask_id": AutoTokenizer.from_pretrained(folder).mask_token_id,
+            "compile": "off",
         }
         section = without(policy, "revision", "parameters") | changes
         said = (
