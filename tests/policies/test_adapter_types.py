@@ -174,7 +174,7 @@ def test_what_is_exported_are_the_weights_in_float32(saved, tmp_path):
     with torch.no_grad():
         for parameter in policy.trainable().values():
             parameter += SPACING / 64.0 * parameter
-    policy.export(tmp_path)
+    policy.export()(tmp_path)
     (file,) = tmp_path.glob("*.safetensors")
     kept = load_file(file)
     lora, scale = policy.config.lora, policy.config.lora.alpha / policy.config.lora.rank
