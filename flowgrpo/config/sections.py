@@ -472,22 +472,11 @@ class DistributedConfig(Section):
 
     def shared_by(self, processes: int) -> int:
         """How many of these processes share the weights out. Errors: UserError where they are no multiple of `cards`."""
-        if not self.shares_out or processes == 1:
-            return 1
-        cards = self.cards or processes
-        if processes % cards:
-            raise UserError(f"distributed.cards = {cards}, and {processes} processes are no multiple of it; set another number")
-        return cards
+        return _together("cards", self.cards or processes, processes) if self.shares_out else 1
 
     def team(self, processes: int) -> int:
         """How many of these processes compute a sequence together. Errors: UserError where they are no multiple of `context`."""
-        if processes == 1:
-            return 1
-        if processes % self.context:
-            raise UserError(
-                f"distributed.context = {self.context}, and {processes} processes are no multiple of it; set another number"
-            )
-        return self.context
+        return _together("context", self.context, processes)
 
     def splitting_complaint(self, policy: PolicyConfig, fleet: FleetConfig) -> str | None:
         """Why processes can't compute a sequence together, or None."""
@@ -514,6 +503,15 @@ class DistributedConfig(Section):
         if optimizer.bits != 32:
             return "optimizer.bits: 8 has one scale for 256 moments, which can't be shared out; set it to 32"
         return None
+
+
+def _together(key: str, number: int, processes: int) -> int:
+    """So many of the processes, or a lone one. Errors: UserError where they are no multiple of it."""
+    if processes == 1:
+        return 1
+    if processes % number:
+        raise UserError(f"distributed.{key} = {number}, and {processes} processes are no multiple of it; set another number")
+    return number
 
 
 class CheckpointConfig(Section):

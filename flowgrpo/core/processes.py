@@ -1,6 +1,7 @@
 """One process or many. Everything that crosses processes goes through here."""
 
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from typing import Any, TypeVar, cast
 
 import torch
@@ -47,7 +48,8 @@ class Processes:
 
     def beside(self) -> "Processes":
         """The same ones, for a thread of each that exchanges other things meanwhile, in main memory. All ask for it together."""
-        others = Processes(self.rank, self.count, torch.device("cpu"))
+        others = copy(self)
+        others.device, others.lockstep = torch.device("cpu"), None
         others.group = cast(ProcessGroup, new_group(backend="gloo")) if self.several else None
         return others
 

@@ -8,7 +8,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.lockstep import Lockstep
-from flowgrpo.core.parts import copies, whole
+from flowgrpo.core.parts import whole
 from flowgrpo.core.processes import Processes
 from flowgrpo.policies._compiled import repeated
 
@@ -44,11 +44,11 @@ class Sharding:
     def gathered(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Copies of whole tensors in main memory, on the main process; none on the others, which take part."""
         self.lockstep.finish()
-        on_main: dict[str, Tensor] = {}
+        on_main = {}
         for name, tensor in state.items():
             value = whole(tensor)
             if self.is_main:
-                on_main |= copies({name: value})
+                on_main[name] = value.to("cpu", copy=True)
         return on_main
 
 

@@ -1,6 +1,5 @@
 """Any diffusers pipeline as a policy."""
 
-import json
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -20,6 +19,7 @@ from flowgrpo.policies import (
     needs_whole_weights,
 )
 from flowgrpo.policies.diffusers import _sizes as sizes
+from flowgrpo.policies.diffusers._index import index_of
 from flowgrpo.policies.diffusers._table import DIVIDED
 from flowgrpo.sampling.kernels import GaussianKernel, KernelFamily
 from flowgrpo.sampling.matching import Matching
@@ -255,8 +255,7 @@ class DiffusersConfig(PolicyConfig):
     def unsplittable(self) -> str | None:
         if self.runtime.compile == "blocks":
             return "policy.runtime.compile 'blocks' compiles no block whose attention goes over several processes; set it to off"
-        index = locate(self.model) / "model_index.json"
-        classes = json.loads(index.read_text()) if index.is_file() else {}
+        classes = index_of(locate(self.model))
         kinds = [classes[name][1] for name in DENOISERS if name in classes]
         return next((undivided(kind) for kind in kinds if kind and undivided(kind)), None)
 

@@ -1,6 +1,5 @@
 """`flowgrpo plan --measure`: what a denoiser of this class and size holds, counted without memory and without weights."""
 
-import json
 from typing import Any
 
 import diffusers
@@ -8,6 +7,7 @@ import torch
 from torch import nn
 
 from flowgrpo.core.paths import locate
+from flowgrpo.core.whole import read_json
 from flowgrpo.policies import Activations, LoraAdapter
 from flowgrpo.policies._counting import count, foreign, not_here
 from flowgrpo.policies._dtypes import DTYPES
@@ -25,7 +25,7 @@ def measured_size(config: DiffusersConfig) -> ModelSize:
         raise not_here(config.model, "config files, which are")
     call = largest(config.call)
     size, (grid, denoiser) = size_on_disk(folder, call), grid_on_disk(folder, call)
-    geometry = json.loads((denoiser / "config.json").read_text())
+    geometry = read_json(denoiser / "config.json")
     unit = size.denoiser.tokens * size.denoiser.width
     text = max(1, size.encoders.tokens)
     with foreign(geometry["_class_name"]):

@@ -2,7 +2,6 @@
 
 import copy
 import inspect
-import json
 import sys
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -42,6 +41,7 @@ from flowgrpo.policies.diffusers._conditions import NEGATIVE, Rows
 from flowgrpo.policies.diffusers._encode import Encoder, find_encoder
 from flowgrpo.policies.diffusers._features import Features, by_state
 from flowgrpo.policies.diffusers._idle import Idle
+from flowgrpo.policies.diffusers._index import index_of
 from flowgrpo.policies.diffusers._loop import Loop
 from flowgrpo.policies.diffusers._memo import memoise_encoders
 from flowgrpo.policies.diffusers._posing import Posing
@@ -95,9 +95,7 @@ def _from_files(config: DiffusersConfig, device: torch.device) -> DiffusionPipel
 
 def _absent(folder: Path) -> dict[str, None]:
     """Components that the folder lists as null; diffusers wants to be told of those that its class does not call optional."""
-    index = folder / "model_index.json"
-    entries = json.loads(index.read_text()) if index.is_file() else {}
-    return {name: None for name, value in entries.items() if value == [None, None]}
+    return {name: None for name, value in index_of(folder).items() if value == [None, None]}
 
 
 def config_of(model: DiffusersConfig | DiffusionPipeline | Path | str, settings: Mapping[str, Any]) -> DiffusersConfig:

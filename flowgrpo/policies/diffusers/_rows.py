@@ -6,7 +6,6 @@ number in their code (`_table.CUTS`). What a pipeline puts around a prompt is no
 """
 
 import inspect
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +17,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixi
 
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.held import OBJECT, held
+from flowgrpo.core.whole import read_json
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.policies._hub import on_this_disk
 from flowgrpo.policies.diffusers import DiffusersConfig
 from flowgrpo.policies.diffusers._conditions import Rows
+from flowgrpo.policies.diffusers._index import index_of
 from flowgrpo.policies.diffusers._table import CUTS, REFUSES_LONG
 
 LENGTH = "max_sequence_length"
@@ -75,7 +76,7 @@ def _loaded(pipe: diffusers.DiffusionPipeline) -> Encoders:
 
 def _on_disk(folder: Path) -> Encoders | None:
     """None for a pipeline whose class is not one of diffusers."""
-    index = json.loads((folder / "model_index.json").read_text())
+    index = index_of(folder)
     if index["_class_name"] not in dir(diffusers):
         return None
     tokenizers, geometries = {}, {}
@@ -83,7 +84,7 @@ def _on_disk(folder: Path) -> Encoders | None:
         if name.startswith("tokenizer") and stated[0] == "transformers" and (folder / name).is_dir():
             tokenizers[name] = getattr(transformers, stated[1]).from_pretrained(str(folder / name))
             file = folder / _encoder(name) / "config.json"
-            geometries[name] = json.loads(file.read_text()) if file.is_file() else {}
+            geometries[name] = read_json(file) if file.is_file() else {}
     return Encoders(getattr(diffusers, index["_class_name"]), tokenizers, geometries)
 
 

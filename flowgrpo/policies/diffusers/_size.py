@@ -3,12 +3,12 @@
 Denoisers are the components named so, the VAE is what is an autoencoder by its class, encoders are the other components.
 """
 
-import json
 from math import ceil, prod
 from pathlib import Path
 from typing import Any
 
 from flowgrpo.core.errors import UserError
+from flowgrpo.core.whole import read_json
 from flowgrpo.policies._memory import count_parameters
 from flowgrpo.policies.diffusers import DENOISERS, DenoiserSize, EncoderSize, ModelSize, VaeSize
 from flowgrpo.policies.diffusers._table import DECODERS
@@ -30,7 +30,7 @@ Grid = tuple[int, int, int]
 
 def size_on_disk(folder: Path, call: Call) -> ModelSize:
     """For pictures and clips of the size in `call`."""
-    classes = json.loads((folder / "model_index.json").read_text())
+    classes = read_json(folder / "model_index.json")
     folders = {component.name: component for component in sorted(folder.iterdir()) if any(component.glob("*.safetensors"))}
     denoisers = [folders.pop(name) for name in DENOISERS if name in folders]
     if not denoisers:
@@ -46,7 +46,7 @@ def size_on_disk(folder: Path, call: Call) -> ModelSize:
 
 
 def _config(folder: Path) -> Geometry:
-    return json.loads((folder / "config.json").read_text())
+    return read_json(folder / "config.json")
 
 
 def _decodes(name: str) -> bool:
@@ -55,7 +55,7 @@ def _decodes(name: str) -> bool:
 
 def grid_on_disk(folder: Path, call: Call) -> tuple[Grid, Path]:
     """The grid of image tokens, and the folder of the denoiser."""
-    classes = json.loads((folder / "model_index.json").read_text())
+    classes = read_json(folder / "model_index.json")
     denoiser = next(folder / name for name in DENOISERS if (folder / name / "config.json").is_file())
     vaes = [file.name for file in sorted(folder.iterdir()) if file.name in classes and _decodes(classes[file.name][1] or "")]
     return _grid(_config(denoiser), _config(folder / vaes[0]) if vaes else {}, call), denoiser
