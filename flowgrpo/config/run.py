@@ -202,6 +202,12 @@ class Config(Section):
         return several and self.optimizer.exact_sums and not self.distributed.shares_out
 
     @property
+    def keeps_against(self) -> bool:
+        """Whether rollouts keep what guidance moves away from: they are made where an update is, with the weights that it has at
+        first, and it evaluates their states again."""
+        return self.policy.keeps_against and not (self.old or self.fleet.rollout or self.objective.surrogate.needs_gradient)
+
+    @property
     def reads_entropy(self) -> bool:
         """Whether somebody asks how undecided the policy was at the rollout."""
         return any(rule.needs_entropy for rule in self.selection)

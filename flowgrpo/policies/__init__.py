@@ -137,6 +137,11 @@ class PolicyConfig(Component):
         """Whether outcomes can be given as texts: the policy is `Answering`, and begins answers as a prompt's `begun` says."""
         return False
 
+    @property
+    def keeps_against(self) -> bool:
+        """Whether a rollout keeps what guidance moves away from at trained states (`protocol.Guided`)."""
+        return False
+
     def joining_complaint(self) -> str | None:
         """Why the policy can't evaluate states of different steps together (`protocol.Joining`), or None."""
         return f"policy '{self.type}' evaluates the states of one step at a time"

@@ -129,6 +129,20 @@ class Joining(Protocol):
         ...
 
 
+@runtime_checkable
+class Guided(Protocol):
+    """A policy whose guidance moves away from predictions that have no gradient."""
+
+    def predict_both(self, states: Tensor, prompts: Sequence[Prompt], step: int) -> tuple[Tensor, Tensor | None]:
+        """What `predict` says, and the K predictions of each state [B, K, ...] that guidance moves away from; None where there
+        are none, or none that can be told apart."""
+        ...
+
+    def predict_from(self, states: Tensor, prompts: Sequence[Prompt], step: int, against: Tensor) -> Tensor:
+        """What `predict` says, bit for bit while weights are the same, with those given instead of evaluated."""
+        ...
+
+
 class Sampler(Protocol):
     def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int], steps: int, latents: bool = False) -> Samples:
         """What a user of the model gets: its own sampler, untouched, one seed per sample; with the `latents` that it

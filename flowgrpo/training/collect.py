@@ -38,12 +38,13 @@ class Rollouts:
     keep_predictions: bool = False
     texts: bool = False
     entropies: bool = False
+    keep_against: bool = False
 
     @classmethod
     def of(cls, config: Config, policy: Policy, keep_predictions: bool = False) -> "Rollouts":
         texts = any(rule.reads_texts for rule in config.advantage.modifiers)
         keep = keep_predictions or config.reads_entropy
-        return cls(policy, config.rollout, config.policy.batch_key, keep, texts, config.reads_entropy)
+        return cls(policy, config.rollout, config.policy.batch_key, keep, texts, config.reads_entropy, config.keeps_against)
 
     def blocks(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """The prompts, by number, that are rolled out together."""
@@ -53,7 +54,9 @@ class Rollouts:
         """A group for each prompt of a block, of the shape beside it."""
         if column := self.config.wordings:
             prompts = [prompt.in_wordings(column) for prompt in prompts]
-        block = rollout(self.policy, prompts, shapes, key, self.config.micro_batch, self.keep_predictions)
+        block = rollout(
+            self.policy, prompts, shapes, key, self.config.micro_batch, self.keep_predictions, keep_against=self.keep_against
+        )
         block.transitions = [kept(t, self.config.keep) for t in block.transitions]
         return block
 

@@ -19,7 +19,7 @@ from flowgrpo.core.progress import bar
 from flowgrpo.objective import ObjectiveConfig
 from flowgrpo.objective.batch import LossInputs, Noised
 from flowgrpo.objective.loss import Terms, shares, step_weights, terms
-from flowgrpo.policies.protocol import Choosing, Joining, Policy, trained_by
+from flowgrpo.policies.protocol import Choosing, Guided, Joining, Policy, trained_by
 from flowgrpo.training.collect import Rollouts, UpdateBlock, kept
 from flowgrpo.training.given import GivenAnswers
 from flowgrpo.training.gradient import RewardGradient
@@ -48,8 +48,8 @@ class TrainedBlock:
 
 
 class Learner:
-    """Takes the optimizer steps of an update. `begun`: something was learned of an update that has not ended; `unit` is that of
-    the policy's log-ratios."""
+    """Takes the optimizer steps of an update. `begun`: something was learned of an update that has not ended; `moved`: its
+    rollouts had other weights; `unit` is that of the policy's log-ratios."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Learner:
         self.objective, self.unit, self.epochs, self.joins = objective, unit, optimizer.epochs, optimizer.join_steps
         self.on_host = rollouts.config.keep == "host"
         self.check: OnPolicyCheck | None = OnPolicyCheck(policy)
-        self.begun = False
+        self.begun = self.moved = False
 
     def __call__(
         self,
@@ -81,6 +81,7 @@ class Learner:
     ) -> dict[str, float]:
         """All epochs of an update; its metrics. `thinned`: a selection has dropped transitions."""
         totals = Totals()
+        self.moved = False
         trained, mean_weight = self.prepared(blocks, scored, thinned)
         steps = [slots for _ in range(self.epochs) for slots in minibatches]
         for slots in bar(steps, "optimise", self.processes.is_main):
@@ -132,7 +133,7 @@ class Learner:
         for pairs in self._together(trained.batches):
             asked = [t for _, t in pairs]
             references = self._references(asked) if self.objective.needs_reference else [None] * len(asked)
-            predictions = [None] * len(asked) if self.gradient else self._predicted(asked)
+            predictions = [None] * len(asked) if self.gradient else self._replayed(asked)
             losses = []
             for (waiting, t), prediction, reference in zip(pairs, predictions, references, strict=True):
                 at = [(trained.slots[g], node) for g, node in t.places]
@@ -159,6 +160,15 @@ class Learner:
             group.append(pair)
         if group:
             yield group
+
+    def _replayed(self, batches: list[Transitions]) -> list[Tensor]:
+        """[B, ...] of each. While the weights are those of the rollout, what it kept without a gradient is not evaluated again,
+        once the check has seen that it would be the same."""
+        t = batches[0]
+        if t.against is None or self.moved or self.check:
+            return self._predicted(batches)
+        assert isinstance(self.policy, Guided), "others keep nothing"
+        return [self.policy.predict_from(t.states, t.prompts, t.step, t.against)]
 
     def _predicted(self, batches: list[Transitions]) -> list[Tensor]:
         """[B, ...] of each."""
@@ -244,7 +254,7 @@ class Learner:
             self.check = None
         norm = self.weights.gradient_norm()
         self.weights.require_finite(totals.finite, norm, update)
-        self.begun = True
+        self.begun = self.moved = True
         if self.weights.step(update):
             totals.norms.append(float(norm))
 

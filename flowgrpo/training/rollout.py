@@ -16,7 +16,7 @@ from flowgrpo.core.keys import Key, Noise
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.data.samples import Outputs, Samples, Undecoded
 from flowgrpo.policies._finite import numbers
-from flowgrpo.policies.protocol import Law, Policy, Posing, Watchable
+from flowgrpo.policies.protocol import Guided, Law, Policy, Posing, Watchable
 from flowgrpo.sampling.kernels import Kernel, Move
 from flowgrpo.sampling.shape import Node, Shape
 from flowgrpo.training.host import on_host
@@ -24,7 +24,7 @@ from flowgrpo.training.pairs import encoded
 
 Place = tuple[int, int]
 """(group in the block, node in the shape)."""
-LARGE = ("states", "next_states", "prediction", "reference")
+LARGE = ("states", "next_states", "prediction", "reference", "against")
 """What of `Transitions` has the size of a state."""
 
 
@@ -36,7 +36,8 @@ class Transitions:
     `parent` holds rows of `states`, [C], or [C, K] for outcomes that are scored as wholes at K states each. `log_prob` and
     `decisions` are [C, D]; decisions with 0 are in no loss. `prediction` and `reference` are [B, ...] and present only when the
     objective needs them, as is the `weight` [C, D] of decisions. Of the vote of its place in the loss a transition has the
-    `share`. `tails` [C] are what the gradient of the rewards goes back through, where that is what trains.
+    `share`. `tails` [C] are what the gradient of the rewards goes back through, where that is what trains. `against` [B, K, ...]
+    is what guidance moved away from, where that has no gradient.
     A state that forks is evaluated once and left several times; B = 2, C = 3:
 
         states        next_states         parent = [0, 0, 1]
@@ -59,6 +60,7 @@ class Transitions:
     share: float = 1.0
     weight: Tensor | None = None
     tails: list[tuple[Move, ...]] = field(default_factory=list)
+    against: Tensor | None = None
 
     def take(self, rows: list[int]) -> "Transitions":
         """These transitions, and only the states that they leave."""
@@ -80,6 +82,7 @@ class Transitions:
             self.share,
             None if self.weight is None else self.weight[index],
             [self.tails[i] for i in rows] if self.tails else [],
+            None if self.against is None else self.against[state_rows],
         )
 
     def on_host(self) -> "Transitions":
@@ -144,6 +147,7 @@ class _Run:
     shapes: list[Shape]
     key: Key
     keep_predictions: bool
+    keep_against: bool
     states: dict[Place, Tensor] = field(default_factory=dict)
     valued: dict[Place, Tensor] = field(default_factory=dict)
     features: dict[Place, np.ndarray] = field(default_factory=dict)
@@ -179,13 +183,19 @@ class _Run:
 
 @torch.no_grad()
 def rollout(
-    policy: Policy, prompts: Sequence[Prompt], shapes: Sequence[Shape], key: Key, micro_batch: int, keep_predictions: bool
+    policy: Policy,
+    prompts: Sequence[Prompt],
+    shapes: Sequence[Shape],
+    key: Key,
+    micro_batch: int,
+    keep_predictions: bool,
+    keep_against: bool = False,
 ) -> Block:
     """Roll out a group for each prompt, of the shape beside it; all prompts have one `batch_key`, `key` is (run seed, update).
 
     At most `micro_batch` states are evaluated, and at most as many decoded, at once.
     """
-    run = _Run(policy, list(prompts), list(shapes), key, keep_predictions)
+    run = _Run(policy, list(prompts), list(shapes), key, keep_predictions, keep_against)
     _start(run, micro_batch)
     for step in range(max(node.step for shape in shapes for node in shape.nodes)):
         for places in _evaluations(run, step, micro_batch):
@@ -226,7 +236,8 @@ def _advance(run: _Run, step: int, places: list[Place]) -> None:
     prompts = [run.prompt(place) for place in places]
     run.valued |= {place: run.states[place] for place in places if run.node(place).scored}
     states = torch.stack([run.states.pop(place) for place in places])
-    prediction = numbers(_evaluated(run, states, prompts, step, places), step)
+    said, against = _evaluated(run, states, prompts, step, places)
+    prediction = numbers(said, step)
     run.evaluations += len(places)
     children = [(row, (g, child)) for row, (g, i) in enumerate(places) for child in run.shapes[g].children[i]]
     parent = torch.tensor([row for row, _ in children], device=states.device)
@@ -247,17 +258,21 @@ def _advance(run: _Run, step: int, places: list[Place]) -> None:
         if not backward:
             _require_density(trained_law, run.node(trained_places[0]).kernel, step)
         _record(run, step, prompts, states, parent[rows], trained_places, trained_law, prediction, next_states[rows], tails=tails)
+        run.transitions[-1].against = against
 
 
-def _evaluated(run: _Run, states: Tensor, prompts: list[Prompt], step: int, places: list[Place]) -> Tensor:
-    """What the network says of the states at these places; the features of those that are watched are kept."""
+def _evaluated(run: _Run, states: Tensor, prompts: list[Prompt], step: int, places: list[Place]) -> tuple[Tensor, Tensor | None]:
+    """What the network says of the states at these places, and what guidance moved away from where that is kept; the features of
+    those that are watched are kept."""
     if not any(run.node(place).watched for place in places):
-        return run.policy.predict(states, prompts, step)
+        if run.keep_against and isinstance(run.policy, Guided):
+            return run.policy.predict_both(states, prompts, step)
+        return run.policy.predict(states, prompts, step), None
     assert isinstance(run.policy, Watchable), "`Critic` asks this of a policy before it is rolled out"
     prediction, features = run.policy.watch(states, prompts, step)
     rows = zip(places, features.cpu().numpy(), strict=True)
     run.features |= {place: row for place, row in rows if run.node(place).watched}
-    return prediction
+    return prediction, None
 
 
 def _record(

@@ -44,7 +44,7 @@ def uninductive(monkeypatch, request):
 
 def built(folder, name, compile="blocks", **settings) -> DiffusersPolicy:
     runtime = Runtime(compile=compile, **settings.pop("runtime", {}))
-    settings = {"steps": 4, "call": CALLS[name], "lora": LORA, "runtime": runtime} | settings
+    settings = {"steps": 4, "call": tiny.pipelines()[name].call, "lora": LORA, "runtime": runtime} | settings
     policy = DiffusersConfig(model=str(folder), **settings).build(CPU, seed=0)
     for key, parameter in policy.trainable().items():
         if "lora_B" in key:
@@ -85,13 +85,15 @@ CASES = [
     ("flux", {"lora": None}),
     ("wan", {"runtime": {"gradient_checkpointing": True, "offload": True}}),
     ("sd15", {"lora": None}),
+    ("sdxl", {}),
+    ("sdxl", {"runtime": {"gradient_checkpointing": 2}}),
     ("sd3", {"guidance_gradient": "conditional", "dtype": "bf16"}),
 ]
 
 
 @pytest.mark.parametrize(("name", "settings"), CASES)
-def test_rollout_update_reference_and_evaluation_make_no_code_anew(pipelines, name, settings):
-    cycle = Cycle(built(pipelines[name], name, **settings))
+def test_rollout_update_reference_and_evaluation_make_no_code_anew(saved, name, settings):
+    cycle = Cycle(built(saved(name), name, **settings))
     for _ in range(2):
         assert cycle() == 0.0
     assert 0 < cycle.codes[0] == cycle.codes[1]

@@ -56,9 +56,9 @@ def build(saved: Callable[[str], Path]) -> Callable[..., DiffusersPolicy]:
     return make
 
 
-def gradient(policy: DiffusersPolicy, states: Tensor, step: int) -> Tensor:
+def gradient(policy: DiffusersPolicy, states: Tensor, step: int, against: Tensor | None = None) -> Tensor:
     """Of a random linear function of the prediction, in all trained weights."""
-    v = policy.predict(states, PROMPTS, step)
+    v = policy.predict(states, PROMPTS, step) if against is None else policy.predict_from(states, PROMPTS, step, against)
     found = torch.autograd.grad(
         (v * torch.randn(v.shape, generator=torch_generator(("direction",)))).sum(),
         list(policy.trainable().values()),
@@ -181,3 +181,26 @@ def test_rows_that_were_not_seen_with_one_sample_are_refused():
         Halves([], samples=2)(network, (torch.zeros(4, 3),), {})
     with pytest.raises(UserError, match="which rows"):
         Halves([Call(2, frozenset({0}), {})], samples=2)(network, (torch.zeros(4, 3),), {})
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", AWAY)
+def test_what_guidance_moves_away_from_can_be_given(build, name, dtype):
+    policy = build(name, "conditional", dtype=dtype)
+    x = policy.start(PROMPTS, KEYS)
+    for step, away in enumerate(AWAY[name]):
+        with torch.no_grad():
+            prediction, against = policy.predict_both(x, PROMPTS, step)
+        assert torch.equal(prediction, policy.predict(x, PROMPTS, step))
+        if not any(away):
+            assert against is None
+            continue
+        assert against is not None and against.shape[:2] == (len(PROMPTS), sum(map(len, away)))
+        assert torch.equal(policy.predict_from(x, PROMPTS, step, against), prediction)
+        assert torch.equal(gradient(policy, x, step, against), gradient(policy, x, step))
+        assert not torch.equal(policy.predict_from(x, PROMPTS, step, against + 1.0), prediction)
+
+
+def test_with_the_whole_gradient_nothing_can_be_given(build):
+    policy = build("sd3", "full")
+    assert policy.predict_both(policy.start(PROMPTS, KEYS), PROMPTS, 0)[1] is None

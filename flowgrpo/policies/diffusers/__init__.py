@@ -222,6 +222,10 @@ class DiffusersConfig(PolicyConfig):
             return "policy.matching trains finished samples, not the steps that made them: set rollout.plan.type to outcomes"
         return self.matching.complaint(self.steps)
 
+    @property
+    def keeps_against(self) -> bool:
+        return self.guidance_gradient == "conditional" and self.matching is None
+
     def joining_complaint(self) -> str | None:
         if self.matching:
             return "policy.matching trains finished samples, which have no steps"

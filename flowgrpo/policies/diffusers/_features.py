@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from flowgrpo.core.errors import UserError
 from flowgrpo.policies._pooled import LastBlock, narrowed, pooled
-from flowgrpo.policies.diffusers._guidance import rows_of
+from flowgrpo.policies.diffusers._blocks import rows_of
 from flowgrpo.policies.diffusers._idle import Idle
 
 

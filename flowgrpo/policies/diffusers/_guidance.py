@@ -11,11 +11,12 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import KeyPath, tree_leaves, tree_leaves_with_path, tree_map, tree_map_with_path
+from torch.utils._pytree import KeyPath, tree_map
 
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.keys import torch_generator
 from flowgrpo.policies._dtypes import ROUNDINGS
+from flowgrpo.policies.diffusers._blocks import Form, has, is_list, rows_of, taken, with_rows
 from flowgrpo.policies.diffusers._idle import Idle
 
 MOVE = 0.125
@@ -32,15 +33,41 @@ Block = tuple[int, int]
 @dataclass(frozen=True)
 class Call:
     """R `blocks`, and those that guidance moves `away` from. `rowed`: the arguments that have a row for each block, and whether
-    they are lists of tensors that have them."""
+    they are lists of tensors that have them. `form` is that of an answer that is one tensor, or one list, of rows."""
 
     blocks: int
     away: frozenset[int]
     rowed: Mapping[KeyPath, bool]
+    form: Form | None = None
 
     @property
     def split(self) -> bool:
         return 0 < len(self.away) < self.blocks
+
+
+class Against:
+    """What the calls of an iteration say of the K blocks in all that guidance moves away from: noted as it is evaluated, or
+    `given`, [B, K, ...], and not evaluated."""
+
+    def __init__(self, given: Tensor | None = None) -> None:
+        self.given = None if given is None else iter(given.unbind(1))
+        self.noted: list[Tensor] = []
+
+    def __call__(self, call: Call, evaluate: Callable[[], Any]) -> Any:
+        if call.form and self.given:
+            return call.form.answer(torch.cat([next(self.given) for _ in call.away]))
+        with no_graph():
+            answer = evaluate()
+        if call.form:
+            self.noted += call.form.rows(answer).chunk(len(call.away))
+        return answer
+
+    @property
+    def rows(self) -> Tensor | None:
+        """[B, K, ...]; None where nothing was noted, or not all that was is alike."""
+        if len({row.shape for row in self.noted}) != 1:
+            return None
+        return torch.stack(self.noted, 1)
 
 
 class Role(Protocol):
@@ -57,6 +84,7 @@ class Guidance:
         self.steps: dict[int, Sequence[Call]] = {}
         self.trial: Role | None = None
         self.role: Role | None = None
+        self.against = Against()
         for module in modules.values():
             module.forward = self._shadow(module.forward)
 
@@ -64,11 +92,20 @@ class Guidance:
     def __call__(self, step: int, samples: int) -> Iterator[None]:
         """Around the evaluation of B samples at a step."""
         learned = self.steps.get(step)
-        self.role = self.trial or (Halves(learned, samples) if learned else None)
+        self.role = self.trial or (Halves(learned, samples, self.against) if learned else None)
         try:
             yield
         finally:
             self.role = None
+
+    @contextmanager
+    def exchanging(self, against: Against) -> Iterator[None]:
+        """Inside, what an evaluation says of that which guidance moves away from is noted here, or taken from here."""
+        self.against = against
+        try:
+            yield
+        finally:
+            self.against = Against()
 
     @torch.no_grad()
     def learn(self, steps: int, evaluate: Evaluate, unit_roundoff: float) -> None:
@@ -121,9 +158,9 @@ class Guidance:
         if not torch.equal(self._tried(MadeUp(self.idle, lambda block: False), step, evaluate), base):
             raise _refusal("the pipeline remembers its earlier predictions")
         calls = []
-        for number, (blocks, rowed) in enumerate(first.calls):
+        for number, (blocks, rowed, form) in enumerate(first.calls):
             away = frozenset(i for i in range(blocks) if weights[number, i] < -NOTICED)
-            calls.append(Call(blocks, away, rowed))
+            calls.append(Call(blocks, away, rowed, form))
         return calls, sum(map(abs, weights.values()))
 
     def _compare(self, calls: Sequence[Call], step: int, evaluate: Evaluate, tolerance: float) -> None:
@@ -142,33 +179,33 @@ class MadeUp:
 
     def __init__(self, idle: Idle, moves: Callable[[Block], bool]) -> None:
         self.idle, self.moves = idle, moves
-        self.calls: list[tuple[int, dict[KeyPath, bool]]] = []
+        self.calls: list[tuple[int, dict[KeyPath, bool], Form | None]] = []
 
     @property
     def blocks(self) -> list[Block]:
-        return [(number, i) for number, (blocks, _) in enumerate(self.calls) for i in range(blocks)]
+        return [(number, i) for number, (blocks, _, _) in enumerate(self.calls) for i in range(blocks)]
 
     def __call__(self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         with self.idle():
             answer = forward(*args, **kwargs)
         number, rows = len(self.calls), rows_of(answer)
-        self.calls.append((rows, _rowed((args, kwargs), rows)))
+        self.calls.append((rows, with_rows((args, kwargs), rows), Form.of(answer, rows)))
         sizes = [MOVE * self.moves((number, i)) for i in range(rows)]
 
         def fill(leaf: Any) -> Any:
-            if not _has(leaf, rows):
+            if not has(leaf, rows):
                 return leaf
             answers = [_normal(row, 0) + size * _normal(row, 1) for row, size in zip(leaf, sizes, strict=True)]
             return torch.stack(answers) if isinstance(leaf, Tensor) else answers
 
-        return tree_map(fill, answer, is_leaf=_is_list)
+        return tree_map(fill, answer, is_leaf=is_list)
 
 
 class Halves:
     """The calls of an iteration for B samples, those blocks without a graph that guidance moves away from."""
 
-    def __init__(self, calls: Sequence[Call], samples: int) -> None:
-        self.calls, self.samples = iter(calls), samples
+    def __init__(self, calls: Sequence[Call], samples: int, against: Against | None = None) -> None:
+        self.calls, self.samples, self.against = iter(calls), samples, against or Against()
 
     def __call__(self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         call = next(self.calls, None)
@@ -178,40 +215,25 @@ class Halves:
             return self._apart(call, forward, (args, kwargs))
         if not call.away:
             return forward(*args, **kwargs)
-        with no_graph():
-            return forward(*args, **kwargs)
+        return self.against(call, lambda: forward(*args, **kwargs))
 
     def _apart(self, call: Call, forward: Callable[..., Any], given: Any) -> Any:
         away_rows = [row for block in sorted(call.away) for row in self._rows(block)]
         toward_rows = [row for block in range(call.blocks) if block not in call.away for row in self._rows(block)]
         total = len(toward_rows) + len(away_rows)
-        toward = _evaluated(forward, _taken(given, total, call.rowed, toward_rows), toward_rows)
-        with no_graph():
-            against = _evaluated(forward, _taken(given, total, call.rowed, away_rows), away_rows)
+        toward = _evaluated(forward, taken(given, total, call.rowed, toward_rows), toward_rows)
+        against = self.against(call, lambda: _evaluated(forward, taken(given, total, call.rowed, away_rows), away_rows))
         order = sorted(range(total), key=[*toward_rows, *away_rows].__getitem__)
 
         def join(a: Any, b: Any) -> Any:
-            if not _has(a, len(toward_rows)):
+            if not has(a, len(toward_rows)):
                 return a
             return torch.cat([a, b])[order] if isinstance(a, Tensor) else [[*a, *b][i] for i in order]
 
-        return tree_map(join, toward, against, is_leaf=_is_list)
+        return tree_map(join, toward, against, is_leaf=is_list)
 
     def _rows(self, block: int) -> range:
         return range(block * self.samples, (block + 1) * self.samples)
-
-
-def _taken(given: Any, total: int, rowed: Mapping[KeyPath, bool], rows: Sequence[int]) -> Any:
-    """Arguments of a call, with these rows of all."""
-
-    def take(path: KeyPath, leaf: Any) -> Any:
-        if path not in rowed or not (_each_has if rowed[path] else _has)(leaf, total):
-            return leaf
-        if rowed[path]:
-            return [x[rows] for x in leaf]
-        return leaf[rows] if isinstance(leaf, Tensor) else [leaf[i] for i in rows]
-
-    return tree_map_with_path(take, given, is_leaf=_is_list)
 
 
 def _evaluated(forward: Callable[..., Any], given: Any, rows: Sequence[int]) -> Any:
@@ -220,28 +242,6 @@ def _evaluated(forward: Callable[..., Any], given: Any, rows: Sequence[int]) -> 
     if rows_of(answer) != len(rows):
         raise _refusal("the network's arguments don't show which rows it evaluates")
     return answer
-
-
-def rows_of(answer: Any) -> int:
-    """Rows of an answer: those of the first tensor or list in it."""
-    return len(tree_leaves(answer, is_leaf=_is_list)[0])
-
-
-def _rowed(given: Any, rows: int) -> dict[KeyPath, bool]:
-    leaves = tree_leaves_with_path(given, is_leaf=_is_list)
-    return {path: _each_has(leaf, rows) for path, leaf in leaves if _has(leaf, rows) or _each_has(leaf, rows)}
-
-
-def _has(leaf: Any, rows: int) -> bool:
-    return len(leaf) == rows if isinstance(leaf, list) else isinstance(leaf, Tensor) and leaf.shape[:1] == (rows,)
-
-
-def _each_has(leaf: Any, rows: int) -> bool:
-    return isinstance(leaf, list) and bool(leaf) and all(isinstance(x, Tensor) and _has(x, rows) for x in leaf)
-
-
-def _is_list(node: Any) -> bool:
-    return isinstance(node, list)
 
 
 def _normal(like: Tensor, number: int) -> Tensor:

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from flowgrpo.core.errors import UserError
-from flowgrpo.policies.diffusers._guidance import Guidance, no_graph
+from flowgrpo.policies.diffusers._guidance import Against, Guidance, no_graph
 from flowgrpo.policies.diffusers._idle import Idle
 from flowgrpo.policies.diffusers._joined import Steps
 from flowgrpo.policies.diffusers._recorded import Recordings, anew
@@ -83,10 +83,11 @@ class Loop:
         self.tap.run(arguments, stop, note, _unreachable)
         return self.known.gather(prepared), self.tap.spans[0]
 
-    def predict(self, state: Tensor, step: int, arguments: dict[str, Any]) -> Tensor:
+    def predict(self, state: Tensor, step: int, arguments: dict[str, Any], against: Against | None = None) -> Tensor:
         """The model output that the pipeline gives its scheduler at `step` when its latents are these."""
         program = self.recordings.find(self, state, step, arguments)
-        return self.called(state, step, arguments) if program is None else self.replayed(state, step, program)
+        with self.guidance.exchanging(against or Against()):
+            return self.called(state, step, arguments) if program is None else self.replayed(state, step, program)
 
     def replayed(self, state: Tensor, step: int, program: Program) -> Tensor:
         """The same, by what was written down of a call."""

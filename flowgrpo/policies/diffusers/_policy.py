@@ -40,6 +40,7 @@ from flowgrpo.policies.diffusers import _adapters as adapters
 from flowgrpo.policies.diffusers._conditions import NEGATIVE, Rows
 from flowgrpo.policies.diffusers._encode import Encoder, find_encoder
 from flowgrpo.policies.diffusers._features import Features, by_state
+from flowgrpo.policies.diffusers._guidance import Against
 from flowgrpo.policies.diffusers._idle import Idle
 from flowgrpo.policies.diffusers._index import index_of
 from flowgrpo.policies.diffusers._loop import Loop
@@ -339,11 +340,23 @@ class DiffusersPolicy(PipelineSampler):
             loop.guidance.learn(self.config.steps, evaluate, self.unit_roundoff)
 
     def predict(self, states: Tensor, prompts: Sequence[Prompt], step: int) -> Tensor:
+        return self._predicted(states, prompts, step, [Against() for _ in self.rows.calls(prompts)])
+
+    def predict_both(self, states: Tensor, prompts: Sequence[Prompt], step: int) -> tuple[Tensor, Tensor | None]:
+        against = [Against() for _ in self.rows.calls(prompts)]
+        prediction, noted = self._predicted(states, prompts, step, against), [each.rows for each in against]
+        found = [rows for rows in noted if rows is not None]
+        return prediction, torch.cat(found) if len(found) == len(noted) and not self.untaught.primed else None
+
+    def predict_from(self, states: Tensor, prompts: Sequence[Prompt], step: int, against: Tensor) -> Tensor:
+        return self._predicted(states, prompts, step, [Against(against[rows]) for rows in self.rows.calls(prompts)])
+
+    def _predicted(self, states: Tensor, prompts: Sequence[Prompt], step: int, against: Sequence[Against]) -> Tensor:
         loop = self.loop(prompts)
         with self._autocast():
             predictions = [
-                loop.predict(states[rows], step, self._arguments(prompts[rows], torch.Generator()))
-                for rows in self.rows.calls(prompts)
+                loop.predict(states[rows], step, self._arguments(prompts[rows], torch.Generator()), each)
+                for rows, each in zip(self.rows.calls(prompts), against, strict=True)
             ]
         return predictions[0] if len(predictions) == 1 else torch.cat(predictions)
 

@@ -113,7 +113,7 @@ class Timed:
         return timed
 
     def warm_up(self) -> None:
-        """Until an update compiles nothing."""
+        """Until an update compiles nothing; the first evaluates more than the others, for the on-policy check."""
         for _ in range(WARM_UPS):
             metrics, blocks, _ = self.trainer.update()
             if self.latents is None and blocks[0].rollout.transitions:
