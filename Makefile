@@ -15,6 +15,7 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	rm -rf build/typed && mkdir -p build/typed && cp -r flowgrpo build/typed
 	cp -r rewards eval configs assets build/typed/flowgrpo
+	cp -r tools build/typed
 	cd build/typed && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache
 
 docs: .venv/documented

@@ -1,6 +1,5 @@
 """Run the notebooks of the documentation and keep what they print: `python tools/notebooks.py`."""
 
-import sys
 import tempfile
 from pathlib import Path
 
@@ -39,4 +38,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

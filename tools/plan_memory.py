@@ -118,7 +118,7 @@ def row(name: str, method: str) -> str:
     config: Config = load_config(f"{name}/{method}")
     policy = config.policy
     assert isinstance(policy, DiffusersConfig) and policy.size is not None
-    size, model, again = policy.size, MODELS[name], policy.runtime.gradient_checkpointing
+    size, model, again = policy.size, MODELS[name], policy.runtime.gradient_checkpointing > 0
     states = min(config.rollout.micro_batch, config.rollout.prompts_per_block * config.rollout.group_size)
     rows = rows_of(policy, size, states)
     saved, parameters = counted(model, policy, rows, again)
@@ -162,7 +162,7 @@ def held_by_language_model(name: str) -> str:
             else:
                 attach({"model": model}, LoraAdapter(rank=128, targets=targets), 0)
         if checkpointing:
-            recompute_layers(model, name)
+            recompute_layers(model, name, 1)
         return model
 
     def given(_: Any, rows: int) -> dict[str, Any]:
@@ -173,7 +173,7 @@ def held_by_language_model(name: str) -> str:
 
 
 def _shown(name: str, found: Activations) -> str:
-    numbers = ", ".join(f"{key}: {value:.1f}" for key, value in found.model_dump(exclude={"bits"}).items())
+    numbers = ", ".join(f"{key}: {value:.1f}" for key, value in found.model_dump(exclude={"dtype"}).items())
     return f"{name:<14} activations: {{{numbers}}}"
 
 

@@ -97,7 +97,7 @@ def flaw(run: Path) -> str:
 def table(found: Sequence[Found]) -> str:
     """A row for each model; below, the sentences of what went wrong."""
     failures = list(dict.fromkeys(one.failure for one in found if one.failure))
-    lines = [("model", "methods", "tasks", "both", "seconds of one core")]
+    lines: list[tuple[str, ...]] = [("model", "methods", "tasks", "both", "seconds of one core")]
     for model in dict.fromkeys(one.case.model for one in found):
         mine = [one for one in found if one.case.model == model]
         first = next(method for method in FIRST if method in fitting(model, METHODS))

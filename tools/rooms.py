@@ -83,8 +83,8 @@ def main() -> int:
     found = arrows(checkout)
     knots = knotted(found)
     print(f"{len(found)} rooms, {sum(map(len, found.values()))} arrows, {len(knots)} knots")
-    for rooms in knots:
-        print(f"knot: {', '.join(sorted(rooms))}")
+    for knot in knots:
+        print(f"knot: {', '.join(sorted(knot))}")
     for floor, rooms in reversed(list(enumerate(floors(found), 1)) if not knots else []):
         print(f"{floor:2}  {', '.join(rooms)}")
     return 0

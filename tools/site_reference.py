@@ -330,10 +330,8 @@ def model_table() -> str:
     rows = []
     for name in models():
         about, tree = facts(name), read_recipe([name]).tree
-        fit = len(fitting(name, METHODS)), len(fitting(name, TASKS))
-        rows.append(
-            [code(name), code(tree["policy"].get("model", "yours")), about.makes, about.licence, f"{fit[0]}", f"{fit[1]}"]
-        )
+        said = code(name), code(tree["policy"].get("model", "yours")), about.makes or "", about.licence or ""
+        rows.append([*said, *(f"{len(fitting(name, kind))}" for kind in (METHODS, TASKS))])
     return table(["model", "weights", "makes", "licence", "methods", "tasks"], rows)
 
 

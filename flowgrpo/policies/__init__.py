@@ -74,18 +74,18 @@ class Work:
 
 
 class Activations(Section):
-    """Bytes that a network of L blocks holds per token and unit of width, in `bits` under autocast on a GPU.
+    """Bytes that a network of L blocks holds per token and unit of width on a GPU, in this `dtype`.
 
     A block keeps `lora` for its backward pass where adapters are trained, `whole` where all weights are, and `checkpointed` where
     it is computed again; `passing` are alive at once where nothing is kept. The defaults are those of a transformer of diffusers
-    or transformers in the middle; they are between 36 and 81, 56 and 121, 23 and 65 (`python tools/plan_memory.py`).
+    or transformers in the middle; they are between 26 and 78, 56 and 107, 24 and 87 (`python tools/plan_memory.py`).
     """
 
-    lora: PositiveFloat = 57.0
+    lora: PositiveFloat = 47.0
     whole: PositiveFloat = 77.0
     passing: PositiveFloat = 34.0
     checkpointed: PositiveFloat = 2.1
-    bits: Literal[16, 32] = 16
+    dtype: Literal["bf16", "fp16", "fp32"] = "bf16"
 
 
 class LoraAdapter(Section):

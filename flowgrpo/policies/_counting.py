@@ -46,7 +46,7 @@ def count(
         whole=held(saved_bytes, True) / layers,
         passing=held(passing_bytes, False),
         checkpointed=held(saved_bytes, whole, again=True) / layers,
-        bits=32 if dtype == "fp32" else 16,
+        dtype=dtype,
     )
 
 

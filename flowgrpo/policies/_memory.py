@@ -11,8 +11,14 @@ from flowgrpo.policies import Activations, Work
 STORED = {"fp32": 4, "bf16": 2, "fp16": 2}
 TRAINED = 4
 """Bytes of a trained weight: float32."""
-WIDER = Activations(lora=4 / 3, whole=3 / 2, passing=2, checkpointed=2)
-"""What float32 takes of 16 bits under autocast, which computes norms and sums in float32 anyway."""
+OF_BF16 = {
+    "bf16": Activations(lora=1.0, whole=1.0, passing=1.0, checkpointed=1.0),
+    "fp16": Activations(lora=1.3, whole=1.0, passing=1.0, checkpointed=1.0),
+    "fp32": Activations(lora=1.9, whole=1.5, passing=2.0, checkpointed=2.0),
+}
+"""What a network holds in other types, of what it holds in bf16. Adapters compute in bf16 without autocast, whose casts fp16 has
+beside them; where all weights are trained, both have. Autocast computes norms and sums in float32 anyway. Of five models 1.2 to
+1.4 and 1.5 to 2.0 for adapters."""
 
 
 def count_parameters(folder: Path) -> int:
@@ -61,29 +67,28 @@ def gradients(trained: int, work: Work) -> int:
     return (TRAINED + (8 if work.sums else 0)) * trained
 
 
-def passing(stored: int, size: int, activations: Activations) -> int:
+def passing(dtype: str, size: int, activations: Activations) -> int:
     """Activations without a backward pass; `size` is rows x tokens x width."""
-    return int(_held("passing", stored, activations) * size)
+    return int(_held("passing", dtype, activations) * size)
 
 
-def training(stored: int, size: int, layers: int, whole: bool, every: int, activations: Activations) -> int:
+def training(dtype: str, size: int, layers: int, whole: bool, every: int, activations: Activations) -> int:
     """Activations for a backward pass through `layers` blocks. With checkpointing every n-th keeps its input only, and one at a
     time is computed again (arXiv 1604.06174); 0: none does."""
-    block = _held("whole" if whole else "lora", stored, activations)
+    block = _held("whole" if whole else "lora", dtype, activations)
     if not every:
         return int(size * layers * block)
     again = -(-layers // every)
-    return int(size * (again * _held("checkpointed", stored, activations) + (layers - again + 1) * block))
+    return int(size * (again * _held("checkpointed", dtype, activations) + (layers - again + 1) * block))
 
 
-def offloaded(stored: int, size: int, whole: bool, again: bool, activations: Activations) -> int:
+def offloaded(dtype: str, size: int, whole: bool, again: bool, activations: Activations) -> int:
     """Activations on the device of an update whose others wait in main memory: a block that is computed `again`, or as many as
     pass where none is."""
-    block = _held("whole" if whole else "lora", stored, activations)
-    return int(block * size) if again else passing(stored, size, activations)
+    block = _held("whole" if whole else "lora", dtype, activations)
+    return int(block * size) if again else passing(dtype, size, activations)
 
 
-def _held(what: str, stored: int, activations: Activations) -> float:
-    wider = stored * 8 / activations.bits == 2
-    value: float = activations.model_dump()[what]
-    return value * WIDER.model_dump()[what] if wider else value
+def _held(what: str, dtype: str, activations: Activations) -> float:
+    counted, wanted, known = (each.model_dump()[what] for each in (activations, OF_BF16[dtype], OF_BF16[activations.dtype]))
+    return float(counted * wanted / known)

@@ -161,8 +161,8 @@ class DiffusersConfig(PolicyConfig):
         "policy.runtime.quantisation=nf4": "exactness",
         "policy.runtime.quantise_encoders=true": "exactness",
     }
-    """A block of width W is computed again by 24 W^2 operations a token, and keeps 57 W bytes, which go to main memory and back:
-    0.6 and 7 microseconds for W = 1536, at an assumed 100 TFLOP/s and 25 GB/s (PCIe 4.0). The inputs that are left where all
+    """A block of width W is computed again by 24 W^2 operations a token, and keeps 47 W bytes, which go to main memory and back:
+    0.6 and 6 microseconds for W = 1536, at an assumed 100 TFLOP/s and 25 GB/s (PCIe 4.0). The inputs that are left where all
     blocks are computed again take 0.3, so they are moved last."""
 
     model: str

@@ -58,7 +58,7 @@ def memory(config: DiffusersConfig, work: Work) -> Memory:
         "encode": {
             **rests,
             **visits.get("encoders", {}),
-            "activations": passing(stored, texts, Activations()),
+            "activations": passing(config.dtype, texts, Activations()),
         },
         "rollout": {**rests, **waiting, "activations": forward},
         "decode": {**rests, **visits.get("vae", {}), **waiting, "activations": decode_bytes(config, size.vae, work.samples)},
@@ -139,7 +139,7 @@ def cast_bytes(config: DiffusersConfig, trained: int) -> int:
 
 def _forward(config: DiffusersConfig, size: ModelSize, rows: int) -> int:
     denoiser = size.denoiser
-    return passing(STORED[config.dtype], rows * denoiser.tokens * denoiser.width, denoiser.activations)
+    return passing(config.dtype, rows * denoiser.tokens * denoiser.width, denoiser.activations)
 
 
 def backward_bytes(config: DiffusersConfig, size: ModelSize, states: int) -> int:
@@ -147,12 +147,12 @@ def backward_bytes(config: DiffusersConfig, size: ModelSize, states: int) -> int
     `guidance_gradient` says so."""
     denoiser, rows = size.denoiser, rows_of(config, size, states)
     graphed = states if config.guidance_gradient == "conditional" else rows
-    stored, unit, whole = STORED[config.dtype], graphed * denoiser.tokens * denoiser.width, config.lora is None
+    unit, whole = graphed * denoiser.tokens * denoiser.width, config.lora is None
     every = int(config.runtime.gradient_checkpointing)
     if config.runtime.offload_activations:
-        graph = offloaded(stored, unit, whole, every > 0, denoiser.activations)
+        graph = offloaded(config.dtype, unit, whole, every > 0, denoiser.activations)
     else:
-        graph = training(stored, unit, denoiser.layers, whole, every, denoiser.activations)
+        graph = training(config.dtype, unit, denoiser.layers, whole, every, denoiser.activations)
     return graph + _forward(config, size, rows - graphed)
 
 

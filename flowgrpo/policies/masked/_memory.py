@@ -48,12 +48,12 @@ def memory(config: MaskedConfig, work: Work) -> Memory:
     weights = {"weights": 0 if lora is None else own, **block, **resting(trained, work), **kept}
     every = int(config.gradient_checkpointing)
     if config.offload_activations:
-        deep = offloaded(stored, size, lora is None, every > 0, activations)
+        deep = offloaded(config.dtype, size, lora is None, every > 0, activations)
     else:
-        deep = training(stored, size, layers, lora is None, every, activations)
+        deep = training(config.dtype, size, layers, lora is None, every, activations)
     return {
         "load": {"weights": own},
-        "rollout": {**weights, "activations": passing(stored, size, activations) + logits},
+        "rollout": {**weights, "activations": passing(config.dtype, size, activations) + logits},
         "update": {**weights, "gradients": gradients(trained, work), "activations": deep + 3 * logits},
     }
 
