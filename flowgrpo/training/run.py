@@ -2,25 +2,22 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, nullcontext
-from copy import deepcopy
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 
-from flowgrpo.config.run import Config, dump
+from flowgrpo.config.run import Config
 from flowgrpo.core.errors import NotFinite, UserError, short
-from flowgrpo.core.parts import copies
 from flowgrpo.core.pin import renew
-from flowgrpo.core.processes import LONE, Processes
+from flowgrpo.core.processes import Processes
 from flowgrpo.core.progress import bar
 from flowgrpo.core.signals import Paused, Signals, Stopped
-from flowgrpo.core.whole import require_writable, write_text
+from flowgrpo.core.whole import require_writable
 from flowgrpo.data.prompts import Prompt, load_prompts
 from flowgrpo.data.records import Record
 from flowgrpo.data.samples import spread
@@ -29,26 +26,15 @@ from flowgrpo.evaluation.held_out import compare, scores_by_label
 from flowgrpo.policies._sharded import Sharding
 from flowgrpo.policies.prompt_check import check_files, tell
 from flowgrpo.policies.protocol import Policy
-from flowgrpo.runs.checkpoint import (
-    Writer,
-    damaged,
-    load_state,
-    newest_whole,
-    require_finite,
-    retain,
-    save_state,
-    set_aside,
-    tidy,
-    write_checkpoint,
-)
+from flowgrpo.runs.checkpoint import damaged, load_state, newest_whole, set_aside, tidy
 from flowgrpo.runs.folder import PREFIX, When
-from flowgrpo.runs.model_card import model_card
 from flowgrpo.runs.provenance import Provenance, Resumed
 from flowgrpo.runs.report import write_report
 from flowgrpo.runs.run import Run
 from flowgrpo.scoring.combine import sum_range
 from flowgrpo.scoring.scorer import Scorer, constant, probe, require_slope
 from flowgrpo.training.calibration import calibrate, with_levels
+from flowgrpo.training.checkpoints import Checkpoints
 from flowgrpo.training.fleet.on_ray import connect
 from flowgrpo.training.fleet.rewards import Judges, judges_of
 from flowgrpo.training.fleet.rollouts import Rollers
@@ -62,8 +48,6 @@ PROBE_PROMPTS = 32
 SLOPE_PROMPTS = 8
 """Fewer, since a gradient takes memory."""
 
-
-Tensors = Mapping[str, Mapping[str, torch.Tensor]]
 OnUpdate = Callable[[Mapping[str, Any]], object]
 """Sees the metrics of every update; what it returns is compared with STOP."""
 STOP = "stop"
@@ -110,9 +94,7 @@ class Training:
         self.sentinels = Sentinels(config.sentinels, config.rewards)
         self.left_out: list[str] = []
         """What there is to know of training rows that can't be used."""
-        self.written = time.monotonic()
-        """When the last checkpoint was."""
-        self.writer, self.writers = Writer(at_once=not config.checkpoints.background), LONE
+        self.checkpoints = Checkpoints(config, self.processes)
 
     def __call__(self) -> Run:
         with self.signals, ExitStack() as self.held:
@@ -149,6 +131,7 @@ class Training:
                 "distributed divides a policy that the config names, and train() was given another; set distributed.type to "
                 "replicate and distributed.context to 1"
             )
+        self.checkpoints = Checkpoints(config, self.processes)
         if self.processes.is_main:
             require_writable(config.output, "output")
             if self.started:
@@ -187,9 +170,7 @@ class Training:
         cards = config.distributed.shared_by(processes.count)
         if cards == 1:
             return config.policy.build(processes.device, config.seed)
-        sharding = Sharding(processes, cards)
-        self.writers = processes.beside()
-        return config.policy.build_sharded(processes.device, config.seed, sharding)
+        return config.policy.build_sharded(processes.device, config.seed, Sharding(processes, cards))
 
     def _try_sizes(self, prompts: Iterable[Prompt]) -> None:
         """That a sequence can't be divided shows when it is computed: once for each size, before the first update."""
@@ -339,8 +320,8 @@ class Training:
             done = self.trainer.updates
             if evaluated := self._evaluates(done):
                 self._evaluate_between()
-            if self.processes.once(partial(self._writes, done, evaluated)):
-                self._checkpoint()
+            if self.processes.once(partial(self.checkpoints.due, done, evaluated, self._last(done))):
+                self.checkpoints(self.run, self.trainer, self.seconds)
 
     def _meet(self) -> None:
         """All processes are here: they end together, after the same update."""
@@ -367,16 +348,6 @@ class Training:
         evaluation = self.config.evaluation
         return bool(done and evaluation and evaluation.every and done % evaluation.every == 0 and not self._last(done))
 
-    def _writes(self, done: int, evaluated: bool) -> bool:
-        when = self.config.checkpoints
-        overdue = time.monotonic() - self.written > 60.0 * when.minutes
-        writes = done % when.every == 0 or overdue or (evaluated and when.keep_best > 0) or self._last(done)
-        if writes:
-            self.writer.settle()
-        else:
-            self.writer.check()
-        return writes
-
     def _busy(self) -> bool:
         """Whether an update is neither undone nor done."""
         return not (self.trainer.whole and self.trainer.updates == self.settled)
@@ -384,7 +355,7 @@ class Training:
     def _keep(self, saving: bool = True) -> str:
         """Save, where this process can do so alone; how to go on, once all is written."""
         try:
-            self.writer.settle()
+            self.checkpoints.settle()
             if saving and self.processes.lockstep is None:
                 self._save()
         except UserError as error:
@@ -393,10 +364,10 @@ class Training:
 
     def _save(self) -> None:
         """Write a checkpoint of what is done, if the last one is older."""
-        self.writer.settle()
+        self.checkpoints.settle()
         if self.settled and not self._busy() and not (self.run.path / f"{PREFIX}{self.settled:06d}").is_dir():
-            self._checkpoint()
-            self.writer.settle()
+            self.checkpoints(self.run, self.trainer, self.seconds)
+            self.checkpoints.settle()
 
     def _paused(self, pause: Paused) -> Paused:
         """Saved, with the sentence of the main process. Errors: UserError where that could not be written."""
@@ -456,55 +427,10 @@ class Training:
                 exam, lambda: self.policy, self.scorer, self.run.scores_file(when), "evaluate", self.processes, meet=self._meet
             )
 
-    def _checkpoint(self) -> None:
-        """The main process writes, or where weights are shared out all of them."""
-        self.written = time.monotonic()
-        if self.writers is LONE and not self.processes.is_main:
-            return
-        tensors, facts = self.trainer.state()
-        require_finite(tensors, self.processes if self.processes.lockstep else LONE)
-        parts = self._parts(tensors, {**facts, "seconds": self.seconds})
-        self.writer(partial(self._write, self.settled, parts if self.writer.at_once else [*parts], self._scores()))
-
-    def _parts(self, tensors: Tensors, facts: dict[str, Any]) -> Iterator[Callable[[Path], object]]:
-        """Ways to write what a checkpoint holds, each made when it is asked for, and then of what was trained until then. `ema/`
-        holds the averaged weights in the format of the trained ones."""
-        once, updates = self.writers.once, self.trainer.updates
-        if not self.writer.at_once:
-            tensors, facts = {kind: copies(values) for kind, values in tensors.items()}, deepcopy(facts)
-        yield lambda folder: save_state(folder / "state", tensors, facts, self.writers)
-        trained = self.policy.export()
-        yield lambda folder: once(lambda: trained(folder))
-        if self.trainer.ema:
-            with self.trainer.ema.applied():
-                average = self.policy.export()
-            yield lambda folder: once(lambda: average(folder / "ema"))
-        yield lambda folder: once(lambda: self._describe(folder, updates))
-
-    def _describe(self, checkpoint: Path, updates: int) -> None:
-        write_text(checkpoint / "config.yaml", dump(self.config))
-        (checkpoint / "README.md").write_text(model_card(self.config, updates))
-
-    def _write(self, update: int, parts: Iterable[Callable[[Path], object]], scores: Mapping[int, float]) -> None:
-        def fill(checkpoint: Path) -> None:
-            for part in parts:
-                part(checkpoint)
-
-        write_checkpoint(self.run.path, update, fill, self.writers)
-        if self.processes.is_main:
-            retain(self.run.path, self.config.checkpoints, scores)
-
-    def _scores(self) -> dict[int, float]:
-        """Held-out scores between updates, by number of updates, on the main process."""
-        if not (self.config.evaluation and self.processes.is_main):
-            return {}
-        label = f"held_out/{self.config.evaluation.metric}"
-        return {row["update"] + 1: row[label] for row in self.run.metrics if label in row}
-
     def _finish(self) -> Run:
         if self.config.evaluation:
             self._evaluate("after", self.held_out)
-        self.writer.settle()
+        self.checkpoints.settle()
         self.accelerator.end_training()
         if self.processes.is_main:
             self._conclude()
