@@ -17,6 +17,7 @@ from flowgrpo.policies.prompt_check import check_files, tell
 
 GIB = 2**30
 CURES = {
+    "graphs": "set rollout.keep=device",
     "latents": "set rollout.keep=host, lower rollout.prompts_per_update, or share the work among processes (--processes)",
     "optimizer": "train less of it (policy.lora)",
     "trained weights": "train less of it (policy.lora)",

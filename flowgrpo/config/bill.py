@@ -85,6 +85,7 @@ def memory_of(config: Config, processes: int = 1) -> Memory:
         referenced=referenced,
         cards=config.distributed.shared_by(processes),
         team=team,
+        graphed=transitions * max(1, config.policy.posed_together) if rollout.keep == "graph" else 0,
     )
     memory = config.policy.memory(work)
     if config.teacher is None:
@@ -107,7 +108,7 @@ def fitting(config: Config, budget: int, processes: int = 1) -> list[tuple[str, 
         memory = memory_of(config, processes)
         if peak(memory) <= budget:
             break
-        if (candidate := _possible(config, switch)) is None:
+        if (candidate := possible(config, switch)) is None:
             continue
         after = memory_of(candidate, processes)
         too_large = {phase: sum(purposes.values()) for phase, purposes in memory.items() if sum(purposes.values()) > budget}
@@ -125,6 +126,8 @@ def _switches(config: Config) -> Iterator[tuple[str, Cost]]:
     switches = config.policy.switches
     yield from ((switch, cost) for switch, cost in switches.items() if cost == "nothing")
     yield from large
+    if config.rollout.keep == "graph":
+        yield "rollout.keep=device", "time"
     yield "rollout.keep=host", "time"
     yield from ((switch, cost) for switch, cost in switches.items() if cost == "time")
     yield from small
@@ -141,7 +144,12 @@ def changed(config: Config, overrides: list[str]) -> Config:
     return checked(Config, with_overrides(config.model_dump(mode="json"), overrides), ", ".join(overrides))
 
 
-def _possible(config: Config, switch: str) -> Config | None:
+def evaluating_anew(config: Config) -> Config:
+    """Whose updates evaluate again what their rollouts have evaluated."""
+    return changed(config, ["rollout.keep=device"]) if config.rollout.keep == "graph" else config
+
+
+def possible(config: Config, switch: str) -> Config | None:
     """The config with an override, or None where it can't have it."""
     try:
         return changed(config, [switch])

@@ -128,6 +128,7 @@ class Config(Section):
         if self.calibration:
             yield self.calibration.complaint(self.rollout.plan.kernel, shape)
         yield self._unjoined()
+        yield self._ungraphed()
         yield self.optimizer.complaint(self.rollout.prompts_per_update, self.updates)
         yield self.checkpoints.complaint(self.evaluation)
         yield self.fleet.complaint(self.rewards, self.rollout)
@@ -311,6 +312,27 @@ class Config(Section):
             return "optimizer.join_steps: the gradient of the rewards goes from step to step; set it to false"
         complaint = self.policy.joining_complaint()
         return f"optimizer.join_steps: {complaint}; set it to false" if complaint else None
+
+    def _ungraphed(self) -> str | None:
+        """Why rollouts can't keep graphs for the update, or None."""
+        steps, plan = self.optimizer.steps_per_update, self.rollout.plan
+        evaluated_anew = {
+            f"optimizer.steps_per_update: {steps}": steps > 1,
+            "optimizer.join_steps": self.optimizer.join_steps,
+            "selection": bool(self.selection),
+            "old": self.old is not None,
+            "fleet.rollout": self.fleet.rollout > 0,
+            f"distributed.type: {self.distributed.type}": self.distributed.shares_out,
+            "distributed.context": self.distributed.context > 1,
+            "rollout.plan.completion: learned": isinstance(plan.completion, LearnedValues),
+            f"rollout.plan: {plan.type}": self.objective.surrogate.needs_gradient or bool(plan.columns),
+        }
+        if self.rollout.keep != "graph" or not (setting := next((name for name, on in evaluated_anew.items() if on), None)):
+            return None
+        return (
+            "rollout.keep: graph is of what this process evaluates in a rollout, with the weights of the update's only optimizer "
+            f"step, and {setting} is not; set rollout.keep to device"
+        )
 
     def _torn(self) -> str | None:
         """Why an objective that compares the samples of a group can't, or None."""

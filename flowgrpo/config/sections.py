@@ -95,6 +95,9 @@ class RewardConfig(Section):
         return None
 
 
+Keep = Literal["device", "host", "graph"]
+
+
 class RolloutConfig(Section):
     """P = `prompts_per_update` prompts with G = `group_size` samples each; `micro_batch` states per network evaluation.
 
@@ -115,14 +118,15 @@ class RolloutConfig(Section):
     itself in turn.
 
     Prompts go through the model in blocks of whole groups, so results do not depend on the number of processes. States wait for
-    the update on the device, or where `keep` says `host` in main memory.
+    the update on the device, or where `keep` says `host` in main memory. With `graph` what the network said of trained states
+    waits too, with its graph: the first optimizer step evaluates nothing again, and comes to the same bits.
     """
 
     prompts: str
     prompts_per_update: Count
     group_size: Count
     micro_batch: Count = 64
-    keep: Literal["device", "host"] = "device"
+    keep: Keep = "device"
     allocate: Literal["equal", "adaptive", "interval"] = "equal"
     phases: PositiveInt = 1
     prompt_sampler: AnyPromptSampler = Shuffled()

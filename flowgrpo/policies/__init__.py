@@ -58,7 +58,8 @@ class Work:
     """What a process has on its device: `states` in one evaluation and `samples` in one decode; over an update it keeps
     `latents`, of which so many are `predictions`, and `batches` of prompts. The trained weights have `averages` of these names,
     and an optimizer with moments of `moment_bits`; `sums`: their gradients add up in float64; `referenced`: they are compared to
-    those before training. So many `cards` share the weights of blocks out, and a `team` of so many divides the sequences."""
+    those before training. So many `cards` share the weights of blocks out, and a `team` of so many divides the sequences. The
+    rollout keeps the graphs of `graphed` states."""
 
     states: int
     samples: int
@@ -71,6 +72,7 @@ class Work:
     referenced: bool = False
     cards: int = 1
     team: int = 1
+    graphed: int = 0
 
 
 class Activations(Section):

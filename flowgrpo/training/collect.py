@@ -6,12 +6,11 @@ P prompts (groups) of an update, N nodes of a group.
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
 
 import numpy as np
 
 from flowgrpo.config.run import Config
-from flowgrpo.config.sections import RewardConfig, RolloutConfig
+from flowgrpo.config.sections import Keep, RewardConfig, RolloutConfig
 from flowgrpo.core.keys import Key
 from flowgrpo.core.processes import Processes
 from flowgrpo.core.progress import bar
@@ -55,13 +54,20 @@ class Rollouts:
         if column := self.config.wordings:
             prompts = [prompt.in_wordings(column) for prompt in prompts]
         block = rollout(
-            self.policy, prompts, shapes, key, self.config.micro_batch, self.keep_predictions, keep_against=self.keep_against
+            self.policy,
+            prompts,
+            shapes,
+            key,
+            self.config.micro_batch,
+            self.keep_predictions,
+            keep_against=self.keep_against,
+            keep_graphs=self.config.keep == "graph",
         )
         block.transitions = [kept(t, self.config.keep) for t in block.transitions]
         return block
 
 
-def kept(transitions: Transitions, keep: Literal["device", "host"]) -> Transitions:
+def kept(transitions: Transitions, keep: Keep) -> Transitions:
     """The transitions where they wait for the update."""
     return transitions.on_host() if keep == "host" else transitions
 

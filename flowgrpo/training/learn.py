@@ -165,7 +165,11 @@ class Learner:
         """[B, ...] of each. While the weights are those of the rollout, what it kept without a gradient is not evaluated again,
         once the check has seen that it would be the same."""
         t = batches[0]
-        if t.against is None or self.moved or self.check:
+        if self.moved or self.check:
+            return self._predicted(batches)
+        if t.graphed is not None:
+            return [t.graphed]
+        if t.against is None:
             return self._predicted(batches)
         assert isinstance(self.policy, Guided), "others keep nothing"
         return [self.policy.predict_from(t.states, t.prompts, t.step, t.against)]

@@ -37,7 +37,8 @@ class Transitions:
     `decisions` are [C, D]; decisions with 0 are in no loss. `prediction` and `reference` are [B, ...] and present only when the
     objective needs them, as is the `weight` [C, D] of decisions. Of the vote of its place in the loss a transition has the
     `share`. `tails` [C] are what the gradient of the rewards goes back through, where that is what trains. `against` [B, K, ...]
-    is what guidance moved away from, where that has no gradient.
+    is what guidance moved away from, where that has no gradient; `graphed` [B, ...] the prediction with its graph, where that is
+    kept.
     A state that forks is evaluated once and left several times; B = 2, C = 3:
 
         states        next_states         parent = [0, 0, 1]
@@ -61,9 +62,10 @@ class Transitions:
     weight: Tensor | None = None
     tails: list[tuple[Move, ...]] = field(default_factory=list)
     against: Tensor | None = None
+    graphed: Tensor | None = None
 
     def take(self, rows: list[int]) -> "Transitions":
-        """These transitions, and only the states that they leave."""
+        """These transitions, and only the states that they leave, without a graph."""
         index = torch.tensor(rows, device=self.parent.device)
         left, parent = torch.unique(self.parent[index], return_inverse=True)
         state_rows, transition_rows = left.to(self.states.device), index.to(self.states.device)
@@ -148,6 +150,7 @@ class _Run:
     key: Key
     keep_predictions: bool
     keep_against: bool
+    keep_graphs: bool
     states: dict[Place, Tensor] = field(default_factory=dict)
     valued: dict[Place, Tensor] = field(default_factory=dict)
     features: dict[Place, np.ndarray] = field(default_factory=dict)
@@ -190,12 +193,13 @@ def rollout(
     micro_batch: int,
     keep_predictions: bool,
     keep_against: bool = False,
+    keep_graphs: bool = False,
 ) -> Block:
     """Roll out a group for each prompt, of the shape beside it; all prompts have one `batch_key`, `key` is (run seed, update).
 
     At most `micro_batch` states are evaluated, and at most as many decoded, at once.
     """
-    run = _Run(policy, list(prompts), list(shapes), key, keep_predictions, keep_against)
+    run = _Run(policy, list(prompts), list(shapes), key, keep_predictions, keep_against, keep_graphs)
     _start(run, micro_batch)
     for step in range(max(node.step for shape in shapes for node in shape.nodes)):
         for places in _evaluations(run, step, micro_batch):
@@ -226,9 +230,14 @@ def _evaluations(run: _Run, step: int, micro_batch: int) -> Iterator[list[Place]
             (g, i)
             for g, shape in enumerate(run.shapes)
             for i, (node, children) in enumerate(zip(shape.nodes, shape.children, strict=True))
-            if node.step == step and children and any(shape.nodes[c].trained for c in children) == trained
+            if node.step == step and children and _is_left_trained(shape, i) == trained
         ]
         yield from _chunks(places, micro_batch)
+
+
+def _is_left_trained(shape: Shape, node: int) -> bool:
+    """Whether a trained transition leaves it."""
+    return any(shape.nodes[child].trained for child in shape.children[node])
 
 
 def _advance(run: _Run, step: int, places: list[Place]) -> None:
@@ -237,7 +246,7 @@ def _advance(run: _Run, step: int, places: list[Place]) -> None:
     run.valued |= {place: run.states[place] for place in places if run.node(place).scored}
     states = torch.stack([run.states.pop(place) for place in places])
     said, against = _evaluated(run, states, prompts, step, places)
-    prediction = numbers(said, step)
+    prediction = numbers(said.detach(), step)
     run.evaluations += len(places)
     children = [(row, (g, child)) for row, (g, i) in enumerate(places) for child in run.shapes[g].children[i]]
     parent = torch.tensor([row for row, _ in children], device=states.device)
@@ -257,14 +266,17 @@ def _advance(run: _Run, step: int, places: list[Place]) -> None:
         tails = [run.shapes[g].tail(node) for g, node in trained_places] if backward else []
         if not backward:
             _require_density(trained_law, run.node(trained_places[0]).kernel, step)
-        _record(run, step, prompts, states, parent[rows], trained_places, trained_law, prediction, next_states[rows], tails=tails)
-        run.transitions[-1].against = against
+        chosen = parent[rows], trained_places, trained_law, said, next_states[rows]
+        _record(run, step, prompts, states, *chosen, tails=tails, against=against)
 
 
 def _evaluated(run: _Run, states: Tensor, prompts: list[Prompt], step: int, places: list[Place]) -> tuple[Tensor, Tensor | None]:
     """What the network says of the states at these places, and what guidance moved away from where that is kept; the features of
     those that are watched are kept."""
     if not any(run.node(place).watched for place in places):
+        if run.keep_graphs and run.policy.posing is None and any(_is_left_trained(run.shapes[g], i) for g, i in places):
+            with torch.enable_grad():
+                return run.policy.predict(states, prompts, step), None
         if run.keep_against and isinstance(run.policy, Guided):
             return run.policy.predict_both(states, prompts, step)
         return run.policy.predict(states, prompts, step), None
@@ -283,12 +295,13 @@ def _record(
     parent: Tensor,
     places: list[Place],
     law: Law,
-    prediction: Tensor,
+    said: Tensor,
     next_states: Tensor,
     share: float = 1.0,
     tails: Sequence[tuple[Move, ...]] = (),
+    against: Tensor | None = None,
 ) -> None:
-    x = states[parent]
+    x, prediction = states[parent], said.detach()
     log_prob = x.new_zeros(len(x), 1) if tails else law.log_prob(x, prediction[parent], next_states)
     old = prediction if run.keep_predictions else None
     run.transitions.append(
@@ -305,6 +318,8 @@ def _record(
             old,
             share=share,
             tails=[*tails],
+            against=against,
+            graphed=said if said.requires_grad else None,
         )
     )
 
@@ -317,10 +332,12 @@ def _pose(run: _Run, posing: Posing, micro_batch: int) -> None:
         for posed in posing(outcomes, prompts, keys, groups):
             rows = range(len(chunk)) if posed.rows is None else posed.rows
             asked = [prompts[row] for row in rows for _ in range(len(posed.states) // len(rows))]
-            prediction = numbers(posing.predict(posed.states, asked, posed.step), posed.step)
+            with torch.set_grad_enabled(run.keep_graphs):
+                said = posing.predict(posed.states, asked, posed.step)
+            numbers(said.detach(), posed.step)
             run.evaluations += len(posed.states)
             places, finished = [chunk[row] for row in rows], outcomes[list(rows)]
-            _record(run, posed.step, asked, posed.states, posed.parent, places, posed.law, prediction, finished, posed.share)
+            _record(run, posed.step, asked, posed.states, posed.parent, places, posed.law, said, finished, posed.share)
 
 
 def _whole_groups(shapes: Sequence[Shape], size: int) -> Iterator[list[Place]]:

@@ -86,6 +86,15 @@ def test_an_update_is_told_apart_by_phase(bench, tmp_path):
     assert "times as fast as Flow-GRPO's published loop" in markdown(bench)
 
 
+def test_an_update_of_the_rollouts_graph_counts_only_the_way_back(bench):
+    """The baseline evaluates again."""
+    kept = measure(config_of(["mini"], [*GUIDED, "rollout.keep=graph"]), updates=1, baseline=True)
+    assert kept.operations["rollout"] == bench.operations["rollout"] and kept.apart == bench.apart
+    # Two of three steps are trained.
+    forward = bench.operations["rollout"] * 2 // 3
+    assert bench.operations["update"] - kept.operations["update"] == forward
+
+
 def test_what_is_in_a_phase_inside_counts_there(monkeypatch):
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr(phases_module, "time", SimpleNamespace(perf_counter=lambda: clock.now, process_time=lambda: 0.0))
@@ -175,7 +184,9 @@ def test_one_sentence_says_what_would_help():
     assert "gradient_checkpointing=false" in adviser("policy.runtime.gradient_checkpointing=true", idle=None)
     assert "offload_activations=false" in adviser("policy.runtime.offload_activations=true", idle=None)
     assert "'reward'" in adviser(idle=None, reward=1.0)
-    assert "nothing stands out" in adviser(idle=None, rollout=1.0, update=2.0)
+    assert "rollout.keep=graph" in adviser(idle=None, rollout=1.0, update=2.0)
+    assert "nothing stands out" in adviser("rollout.keep=graph", idle=None, rollout=1.0, update=2.0)
+    assert "nothing stands out" in adviser("optimizer.steps_per_update=2", idle=None, rollout=1.0, update=2.0)
 
 
 def test_shares_are_of_what_products_of_matrices_reach():

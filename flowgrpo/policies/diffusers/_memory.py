@@ -47,9 +47,11 @@ def memory(config: DiffusersConfig, work: Work) -> Memory:
     rests = {**weights, **({"denoiser": 0} if whole else {}), **block, **resting(trained, work)}
     visits = {name: {name: bytes_} for name, bytes_ in waiting.items()}
     casts = cast_bytes(config, trained)
-    waiting = {"latents": work.latents * _latent_bytes(size), "prompts": _prompt_bytes(config, size, work)}
-    texts = work.states * size.encoders.tokens * size.encoders.width
     part = _divided(size, work.team)
+    waiting = {"latents": work.latents * _latent_bytes(size), "prompts": _prompt_bytes(config, size, work)}
+    if work.graphed:
+        waiting["graphs"] = graph_bytes(config, part, graphed_rows(config, part, work.graphed))
+    texts = work.states * size.encoders.tokens * size.encoders.width
     forward = _forward(config, part, rows_of(config, size, work.states)) + casts
     backward = backward_bytes(config, part, work.states) + casts
     reference = forward + TRAINED * trained if work.referenced and whole else 0
@@ -145,15 +147,20 @@ def _forward(config: DiffusersConfig, size: ModelSize, rows: int) -> int:
 def backward_bytes(config: DiffusersConfig, size: ModelSize, states: int) -> int:
     """What guidance moves away from is evaluated after the rest, beside its graph, and keeps none of its own where
     `guidance_gradient` says so."""
-    denoiser, rows = size.denoiser, rows_of(config, size, states)
-    graphed = states if config.guidance_gradient == "conditional" else rows
-    unit, whole = graphed * denoiser.tokens * denoiser.width, config.lora is None
-    every = int(config.runtime.gradient_checkpointing)
+    graphed = graphed_rows(config, size, states)
+    return graph_bytes(config, size, graphed) + _forward(config, size, rows_of(config, size, states) - graphed)
+
+
+def graphed_rows(config: DiffusersConfig, size: ModelSize, states: int) -> int:
+    return states if config.guidance_gradient == "conditional" else rows_of(config, size, states)
+
+
+def graph_bytes(config: DiffusersConfig, size: ModelSize, rows: int) -> int:
+    denoiser, whole, every = size.denoiser, config.lora is None, int(config.runtime.gradient_checkpointing)
+    unit = rows * denoiser.tokens * denoiser.width
     if config.runtime.offload_activations:
-        graph = offloaded(config.dtype, unit, whole, every > 0, denoiser.activations)
-    else:
-        graph = training(config.dtype, unit, denoiser.layers, whole, every, denoiser.activations)
-    return graph + _forward(config, size, rows - graphed)
+        return offloaded(config.dtype, unit, whole, every > 0, denoiser.activations)
+    return training(config.dtype, unit, denoiser.layers, whole, every, denoiser.activations)
 
 
 def _latent_bytes(size: ModelSize) -> int:

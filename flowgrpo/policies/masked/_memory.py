@@ -51,6 +51,8 @@ def memory(config: MaskedConfig, work: Work) -> Memory:
         deep = offloaded(config.dtype, size, lora is None, every > 0, activations)
     else:
         deep = training(config.dtype, size, layers, lora is None, every, activations)
+    if work.graphed:
+        weights["graphs"] = (deep + logits) * work.graphed // work.states
     return {
         "load": {"weights": own},
         "rollout": {**weights, "activations": passing(config.dtype, size, activations) + logits},

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from flowgrpo.config.bill import changed
+from flowgrpo.config.bill import changed, evaluating_anew
 from flowgrpo.config.recipes import read_recipe
 from flowgrpo.config.run import Config, load_config
 from flowgrpo.core.errors import UserError
@@ -54,7 +54,7 @@ def measure(config: Config, updates: int = 3, baseline: bool = False, random: bo
     scorer.check(prompts, config.rollout.prompts)
     made = partial(with_random_weights, config, device) if random else lambda: config
     own = Timed(config, made().policy.build(device, config.seed), prompts, scorer)
-    other = Timed(config, published(made(), device), prompts, scorer) if baseline else None
+    other = Timed(evaluating_anew(config), published(made(), device), prompts, scorer) if baseline else None
     sides = [side for side in (own, other) if side]
     for side in sides:
         side.warm_up()

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from flowgrpo.config.bill import possible
 from flowgrpo.config.run import Config
 from flowgrpo.training.bench.phases import PHASES, Spent
 
@@ -88,6 +89,8 @@ class Bench:
         largest = max(set(PHASES) - {"rollout", "update"}, key=lambda phase: self.own.spent[phase].wall)
         if self.own.spent[largest].wall > LARGE * self.own.wall:
             return f"most of what is beside rollout and update is '{largest}': {HELPS[largest]}"
+        if self.config.rollout.keep == "device" and possible(self.config, "rollout.keep=graph"):
+            return "if memory allows (flowgrpo plan), let the update use the rollout's own graphs: rollout.keep=graph"
         return "nothing stands out: fewer trained steps or network evaluations (flowgrpo plan) are what is left"
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
+from flowgrpo.config.bill import evaluating_anew
 from flowgrpo.config.recipes import METHODS, fitting, name_of, read_recipe, words_of
 from flowgrpo.config.run import Config, load_config
 from flowgrpo.config.tree import merge
@@ -35,16 +36,19 @@ class LeftOut:
 
 def named(model: str, methods: Sequence[str], overrides: Sequence[str]) -> list[Scheme]:
     """`MODEL METHOD` of each method, a name or a file, as `flowgrpo train` reads it. Errors: UserError for one that is none."""
-    return [Scheme(name_of(method), load_config([*words_of(model), *words_of(method)], overrides)) for method in methods]
+    return [
+        Scheme(name_of(method), evaluating_anew(load_config([*words_of(model), *words_of(method)], overrides)))
+        for method in methods
+    ]
 
 
 def base(model: str, overrides: Sequence[str]) -> Scheme:
     """What a standard set is built on: a whole recipe itself, or the plain method of a model. Errors: UserError."""
     words = words_of(model)
     if "optimizer" in read_recipe(words).tree:
-        return Scheme(name_of(model), load_config(words, overrides))
+        return Scheme(name_of(model), evaluating_anew(load_config(words, overrides)))
     method = plain(words)
-    return Scheme(method, load_config([*words, method], overrides))
+    return Scheme(method, evaluating_anew(load_config([*words, method], overrides)))
 
 
 def plain(words: list[str]) -> str:
