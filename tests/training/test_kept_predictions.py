@@ -26,6 +26,8 @@ GRAPHS = {
     "computed again, in bf16": (64, ["policy.runtime.gradient_checkpointing=2", "policy.dtype=bf16"]),
     "half the gradient": (32, ["policy.guidance_gradient=conditional"]),
     "all weights": (64, ["policy.lora=null"]),
+    "all weights, KL": (64, ["policy.lora=null", "objective.kl.coefficient=0.1"]),
+    "KL to the average": (64, ["objective.kl.coefficient=0.1", "objective.reference=ema", "ema.decay=0.5"]),
     "forks": (8, FORKS),
 }
 """Rows that the update need not evaluate; guidance makes two of a state, one of which is not evaluated anyway where it has no
