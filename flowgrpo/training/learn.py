@@ -162,8 +162,8 @@ class Learner:
             yield group
 
     def _replayed(self, batches: list[Transitions]) -> list[Tensor]:
-        """[B, ...] of each. While the weights are those of the rollout, what it has kept is not evaluated again, once the check has
-        seen that it would be the same."""
+        """[B, ...] of each. While the weights are those of the rollout, what it has kept is not evaluated again, once the check
+        has seen that it would be the same."""
         t = batches[0]
         if self.moved or self.check:
             return self._predicted(batches)
