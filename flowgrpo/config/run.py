@@ -330,8 +330,8 @@ class Config(Section):
         if self.rollout.keep != "graph" or not (setting := next((name for name, on in evaluated_anew.items() if on), None)):
             return None
         return (
-            "rollout.keep: graph is of what this process evaluates in a rollout, with the weights of the update's only optimizer "
-            f"step, and {setting} is not; set rollout.keep to device"
+            "rollout.keep: graph lets an update use what its rollout has evaluated here, with the weights of its only optimizer "
+            f"step; with {setting} that is something else: set rollout.keep to device"
         )
 
     def _torn(self) -> str | None:
