@@ -1,13 +1,15 @@
 """Policies: where to start, what the network predicts at a state, what a final state looks like."""
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, SerializeAsAny
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, SerializeAsAny, model_validator
 
 from flowgrpo.core.errors import UserError
+from flowgrpo.core.moved import GOES
 from flowgrpo.core.section import Component, Section, component, or_else
 from flowgrpo.sampling.kernels import KernelFamily
 from flowgrpo.sampling.shape import Shape
@@ -75,6 +77,9 @@ class Work:
     graphed: int = 0
 
 
+OF_BITS = {16: "fp16", 32: "fp32"}
+
+
 class Activations(Section):
     """Bytes that a network of L blocks holds per token and unit of width on a GPU, in this `dtype`.
 
@@ -88,6 +93,16 @@ class Activations(Section):
     passing: PositiveFloat = 34.0
     checkpointed: PositiveFloat = 2.1
     dtype: Literal["bf16", "fp16", "fp32"] = "bf16"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_bits(cls, data: Any) -> Any:
+        """What was counted in so many `bits` had the casts of autocast, as fp16 has."""
+        if not (isinstance(data, dict) and data.get("bits") in OF_BITS):
+            return data
+        bits, dtype = data["bits"], OF_BITS[data["bits"]]
+        warnings.warn(f"bits: {bits} is now dtype: {dtype}; the old name goes with version {GOES}", FutureWarning, stacklevel=2)
+        return {**{key: value for key, value in data.items() if key != "bits"}, "dtype": dtype}
 
 
 class LoraAdapter(Section):

@@ -25,7 +25,7 @@ MAY_CHANGE = (
     *("updates", "output", "tracker", "checkpoints", "sentinels", "evaluation.every", "evaluation.limit_between"),
     *("optimizer.lr", "optimizer.rates", "optimizer.warmup", "optimizer.decay_over"),
     *("fleet.rollout", "fleet.rewards", "fleet.gpus", "fleet.patience", "distributed.type", "distributed.cards"),
-    "distributed.context",
+    *("distributed.context", "policy.size"),
 )
 """What a run may go on with another value of."""
 

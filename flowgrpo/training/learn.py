@@ -164,15 +164,13 @@ class Learner:
     def _replayed(self, batches: list[Transitions]) -> list[Tensor]:
         """[B, ...] of each. While the weights are those of the rollout, what it has kept is not evaluated again, once the check
         has seen that it would be the same."""
-        t = batches[0]
-        if self.moved or self.check:
-            return self._predicted(batches)
-        if t.graphed is not None:
+        t, same = batches[0], not (self.moved or self.check)
+        if same and t.graphed is not None:
             return [t.graphed]
-        if t.against is None:
-            return self._predicted(batches)
-        assert isinstance(self.policy, Guided), "others keep nothing"
-        return [self.policy.predict_from(t.states, t.prompts, t.step, t.against)]
+        if same and t.against is not None:
+            assert isinstance(self.policy, Guided), "others keep nothing"
+            return [self.policy.predict_from(t.states, t.prompts, t.step, t.against)]
+        return self._predicted(batches)
 
     def _predicted(self, batches: list[Transitions]) -> list[Tensor]:
         """[B, ...] of each."""

@@ -231,3 +231,11 @@ def test_a_language_model_of_the_hub_is_known_by_its_size():
     assert found["activations"] == training("bf16", 512 * 4096, 32, False, False, Activations()) + logits
     with pytest.raises(UserError, match=r"config file, which is not on this disk; leave it out"):
         config.measured()
+
+
+@pytest.mark.parametrize(("bits", "dtype"), [(16, "fp16"), (32, "fp32")])
+def test_the_old_name_of_a_type_is_understood(bits, dtype):
+    with pytest.warns(FutureWarning, match=f"bits: {bits} is now dtype: {dtype}"):
+        assert Activations.model_validate({"lora": 55.0, "bits": bits}) == Activations(lora=55.0, dtype=dtype)
+    with pytest.raises(ValueError, match="unknown key 'bits'"):
+        Activations.model_validate({"bits": 8})

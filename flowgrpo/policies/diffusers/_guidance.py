@@ -51,7 +51,7 @@ class Against:
 
     def __init__(self, given: Tensor | None = None) -> None:
         self.given = None if given is None else iter(given.unbind(1))
-        self.noted: list[Tensor] = []
+        self.noted: list[tuple[Form, int, Any]] = []
 
     def __call__(self, call: Call, evaluate: Callable[[], Any]) -> Any:
         if call.form and self.given:
@@ -59,15 +59,14 @@ class Against:
         with no_graph():
             answer = evaluate()
         if call.form:
-            self.noted += call.form.rows(answer).chunk(len(call.away))
+            self.noted.append((call.form, len(call.away), answer))
         return answer
 
     @property
     def rows(self) -> Tensor | None:
         """[B, K, ...]; None where nothing was noted, or not all that was is alike."""
-        if len({row.shape for row in self.noted}) != 1:
-            return None
-        return torch.stack(self.noted, 1)
+        blocks = [block for form, count, answer in self.noted for block in form.rows(answer).chunk(count)]
+        return torch.stack(blocks, 1) if len({block.shape for block in blocks}) == 1 else None
 
 
 class Role(Protocol):
@@ -84,7 +83,7 @@ class Guidance:
         self.steps: dict[int, Sequence[Call]] = {}
         self.trial: Role | None = None
         self.role: Role | None = None
-        self.against = Against()
+        self.against: Against | None = None
         for module in modules.values():
             module.forward = self._shadow(module.forward)
 
@@ -99,13 +98,13 @@ class Guidance:
             self.role = None
 
     @contextmanager
-    def exchanging(self, against: Against) -> Iterator[None]:
+    def exchanging(self, against: Against | None) -> Iterator[None]:
         """Inside, what an evaluation says of that which guidance moves away from is noted here, or taken from here."""
         self.against = against
         try:
             yield
         finally:
-            self.against = Against()
+            self.against = None
 
     @torch.no_grad()
     def learn(self, steps: int, evaluate: Evaluate, unit_roundoff: float) -> None:

@@ -86,7 +86,7 @@ class Loop:
     def predict(self, state: Tensor, step: int, arguments: dict[str, Any], against: Against | None = None) -> Tensor:
         """The model output that the pipeline gives its scheduler at `step` when its latents are these."""
         program = self.recordings.find(self, state, step, arguments)
-        with self.guidance.exchanging(against or Against()):
+        with self.guidance.exchanging(against):
             return self.called(state, step, arguments) if program is None else self.replayed(state, step, program)
 
     def replayed(self, state: Tensor, step: int, program: Program) -> Tensor:

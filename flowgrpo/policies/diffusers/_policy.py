@@ -340,23 +340,30 @@ class DiffusersPolicy(PipelineSampler):
             loop.guidance.learn(self.config.steps, evaluate, self.unit_roundoff)
 
     def predict(self, states: Tensor, prompts: Sequence[Prompt], step: int) -> Tensor:
-        return self._predicted(states, prompts, step, [Against() for _ in self.rows.calls(prompts)])
+        return self._predicted(states, prompts, step, lambda rows: None)
 
     def predict_both(self, states: Tensor, prompts: Sequence[Prompt], step: int) -> tuple[Tensor, Tensor | None]:
-        against = [Against() for _ in self.rows.calls(prompts)]
-        prediction, noted = self._predicted(states, prompts, step, against), [each.rows for each in against]
-        found = [rows for rows in noted if rows is not None]
-        return prediction, torch.cat(found) if len(found) == len(noted) and not self.untaught.primed else None
+        against: list[Against] = []
+
+        def noting(rows: slice) -> Against:
+            against.append(Against())
+            return against[-1]
+
+        prediction = self._predicted(states, prompts, step, noting)
+        found = [rows for each in against if (rows := each.rows) is not None]
+        return prediction, torch.cat(found) if len(found) == len(against) and not self.untaught.primed else None
 
     def predict_from(self, states: Tensor, prompts: Sequence[Prompt], step: int, against: Tensor) -> Tensor:
-        return self._predicted(states, prompts, step, [Against(against[rows]) for rows in self.rows.calls(prompts)])
+        return self._predicted(states, prompts, step, lambda rows: Against(against[rows]))
 
-    def _predicted(self, states: Tensor, prompts: Sequence[Prompt], step: int, against: Sequence[Against]) -> Tensor:
+    def _predicted(
+        self, states: Tensor, prompts: Sequence[Prompt], step: int, against: Callable[[slice], Against | None]
+    ) -> Tensor:
         loop = self.loop(prompts)
         with self._autocast():
             predictions = [
-                loop.predict(states[rows], step, self._arguments(prompts[rows], torch.Generator()), each)
-                for rows, each in zip(self.rows.calls(prompts), against, strict=True)
+                loop.predict(states[rows], step, self._arguments(prompts[rows], torch.Generator()), against(rows))
+                for rows in self.rows.calls(prompts)
             ]
         return predictions[0] if len(predictions) == 1 else torch.cat(predictions)
 

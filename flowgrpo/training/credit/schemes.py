@@ -36,19 +36,21 @@ class LeftOut:
 
 def named(model: str, methods: Sequence[str], overrides: Sequence[str]) -> list[Scheme]:
     """`MODEL METHOD` of each method, a name or a file, as `flowgrpo train` reads it. Errors: UserError for one that is none."""
-    return [
-        Scheme(name_of(method), evaluating_anew(load_config([*words_of(model), *words_of(method)], overrides)))
-        for method in methods
-    ]
+    return [_loaded(name_of(method), [*words_of(model), *words_of(method)], overrides) for method in methods]
 
 
 def base(model: str, overrides: Sequence[str]) -> Scheme:
     """What a standard set is built on: a whole recipe itself, or the plain method of a model. Errors: UserError."""
     words = words_of(model)
     if "optimizer" in read_recipe(words).tree:
-        return Scheme(name_of(model), evaluating_anew(load_config(words, overrides)))
+        return _loaded(name_of(model), words, overrides)
     method = plain(words)
-    return Scheme(method, evaluating_anew(load_config([*words, method], overrides)))
+    return _loaded(method, [*words, method], overrides)
+
+
+def _loaded(name: str, words: Sequence[str], overrides: Sequence[str]) -> Scheme:
+    """Weights stay as they are, and gradients are made group by group: a graph that all groups share is of no use."""
+    return Scheme(name, evaluating_anew(load_config([*words], overrides)))
 
 
 def plain(words: list[str]) -> str:
