@@ -120,6 +120,15 @@ def test_what_may_not_change_is_refused_by_name(override, names, run, capsys):
     assert f"began with {names}" in refused(capsys, "e.yaml", "updates=6", override, "--resume", str(run))
 
 
+def test_a_size_that_is_counted_anew_is_no_other_run(run):
+    """It is for the plan only."""
+    parts = "encoders: {parameters: 9, width: 8, tokens: 1}, vae: {parameters: 9, width: 8}"
+    size = f"policy.size={{denoiser: {{parameters: 1000, layers: 2, width: 8, tokens: 16}}, {parts}}}"
+    assert main(["train", "e.yaml", "updates=6", size, "--resume", str(run)]) == 0
+    assert Run(run).config.policy.size.denoiser.parameters == 1000
+    assert max(row["update"] for row in rows(run) if "loss" in row) == 5
+
+
 def test_another_recipe_is_refused(run, capsys):
     assert "is a run of 'e', not of 'mini-cps'" in refused(capsys, "mini/cps", "--resume", str(run))
 
