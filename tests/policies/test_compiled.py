@@ -88,6 +88,7 @@ CASES = [
     ("sdxl", {}),
     ("sdxl", {"runtime": {"gradient_checkpointing": 2}}),
     ("sd3", {"guidance_gradient": "conditional", "dtype": "bf16"}),
+    ("sd3", {"dtype": "bf16", "runtime": {"attention": "_native_math"}}),
 ]
 
 

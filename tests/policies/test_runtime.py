@@ -10,6 +10,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import gpu_figures
 from conftest import CALLS, assert_replayed, trajectories
@@ -18,7 +19,7 @@ from flowgrpo.core.errors import UserError
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.policies.diffusers import AttentionLora, DiffusersConfig, Runtime
 from flowgrpo.policies.diffusers._policy import load_pipeline
-from flowgrpo.policies.diffusers._runtime import apply, quantised
+from flowgrpo.policies.diffusers._runtime import apply, denoisers, quantised
 from flowgrpo.sampling.kernels.flow_sde import FlowSde
 from flowgrpo.sampling.kernels.ode import Ode
 from flowgrpo.training.rollout import rollout
@@ -179,12 +180,45 @@ def test_attention_backends_reach_the_denoiser(pipelines, backend):
     pipe.transformer.set_attention_backend("native")
 
 
+class Called(TorchDispatchMode):
+    """Names of what torch computes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ["sd3", "sd15"])
+@pytest.mark.parametrize("recomputed", [False, True])
+def test_kernels_of_torch_are_chosen_where_layers_call_it_themselves(pipelines, name, recomputed):
+    """Also where blocks are computed again for the gradient, and all of a class share one forward, as compiled ones need."""
+    found = {}
+    for kernel in (None, "_native_math"):
+        policy = config_of(pipelines, name, attention=kernel, gradient_checkpointing=recomputed).build(CPU, seed=0)
+        states = policy.start(PROMPTS, [("a",), ("b",)])
+        with Called() as called:
+            prediction = policy.predict(states, PROMPTS, 0)
+            prediction.square().mean().backward()
+        found[kernel] = prediction.detach(), any("flash" in one for one in called.names)
+    (denoiser,) = denoisers(policy.pipe).values()
+    assert len({layer.forward.__func__ for layer in denoiser.modules() if "processor" in dir(layer)}) == 1
+    assert found[None][1] and not found["_native_math"][1]
+    torch.testing.assert_close(found[None][0], found["_native_math"][0], atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("name", "backend", "dtype", "words"),
     [
         ("flux", "flsh", "bf16", "diffusers has no backend 'flsh' (did you mean 'flash'?"),
         ("flux", "flash", "fp32", "'flash' computes in 16 bits; set policy.dtype to bf16 or fp16"),
-        ("sd15", "native", "fp32", "UNet2DConditionModel leaves no choice of attention; set policy.runtime.attention to null"),
+        ("sd15", "native", "fp32", "UNet2DConditionModel calls torch's own attention, which has _native_math, _native_flash"),
+        ("sd3", "xformers", "bf16", "SD3Transformer2DModel calls torch's own attention, which has _native_math, _native_flash"),
+        ("sd3", "_native_cudnn", "bf16", "torch has no '_native_cudnn' for bf16 on this cpu; set it to null"),
+        ("flux", "_native_efficient", "bf16", "torch has no '_native_efficient' for bf16 on this cpu; set it to null"),
     ],
 )
 def test_attention_backends_that_cannot_be_had_are_refused(pipelines, name, backend, dtype, words):

@@ -183,6 +183,8 @@ def test_one_sentence_says_what_would_help():
     assert "guidance_gradient=conditional" in adviser("policy.call.guidance_scale=4.5", idle=None)
     assert "gradient_checkpointing=false" in adviser("policy.runtime.gradient_checkpointing=true", idle=None)
     assert "offload_activations=false" in adviser("policy.runtime.offload_activations=true", idle=None)
+    assert "attention=_native_math" in adviser("policy.dtype=bf16", idle=None)
+    assert "attention" not in adviser("policy.dtype=bf16", "policy.runtime.attention=_native_math", idle=None)
     assert "'reward'" in adviser(idle=None, reward=1.0)
     assert "rollout.keep=graph" in adviser(idle=None, rollout=1.0, update=2.0)
     assert "nothing stands out" in adviser("rollout.keep=graph", idle=None, rollout=1.0, update=2.0)

@@ -19,11 +19,14 @@ TEXTS = [
 ]
 DENSE = ["calibration={rounds: 1, prompts: 2}"]
 CONDITIONAL = ["policy.lora=null", "policy.guidance_gradient=conditional", "policy.call.guidance_scale=4.5"]
+PRODUCTS = "policy.runtime.attention=_native_math"
 RUNS = {
     "calibrated levels and completions": ("mini/dense_grpo", [*SMALL, *DENSE]),
     "calibrated levels and completions, bf16": ("mini/dense_grpo", [*SMALL, *DENSE, "policy.dtype=bf16"]),
     "two sides of guidance apart": ("mini/flow_grpo", [*SMALL, *CONDITIONAL]),
     "two sides of guidance apart, bf16": ("mini/flow_grpo", [*SMALL, *CONDITIONAL, "policy.dtype=bf16"]),
+    "attention as plain products": ("mini/flow_grpo", [*SMALL, PRODUCTS]),
+    "attention as plain products, bf16": ("mini/flow_grpo", [*SMALL, PRODUCTS, "policy.dtype=bf16"]),
     "posed outcomes": ("mini-mdlm/coupled_grpo", TEXTS),
     "posed outcomes, bf16": ("mini-mdlm/coupled_grpo", [*TEXTS, "policy.dtype=bf16"]),
 }

@@ -71,8 +71,9 @@ class Runtime(Section):
     `vae_slicing` decodes one sample at a time, `vae_tiling` in tiles that overlap. `quantisation` stores the frozen weights of
     the denoiser, and with `quantise_encoders` those of the text encoders, in fewer bits: `nf4` and `int8` through bitsandbytes
     (on a GPU), `int8_weight_only` and `float8_weight_only` through torchao. `attention` is a backend of diffusers' dispatcher:
-    native, flash, xformers, ... `compile` `blocks` compiles the denoiser's repeated blocks; a training does so by default on a
-    GPU.
+    native, flash, xformers, ...; a denoiser that calls torch's attention itself (SD3, SDXL) has torch's kernels to choose from:
+    _native_math, which keeps the scores of all pairs of tokens, _native_flash, _native_efficient and _native_cudnn.
+    `compile` `blocks` compiles the denoiser's repeated blocks; a training does so by default on a GPU.
     """
 
     gradient_checkpointing: Recomputed = False

@@ -1,7 +1,9 @@
 """A pipeline's memory and speed: quantised weights, offload, VAE in pieces, attention backends."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection
+from functools import cache
 from importlib.util import find_spec
+from types import MethodType
 from typing import Any
 
 import torch
@@ -10,6 +12,8 @@ from accelerate.utils import send_to_device
 from diffusers import BitsAndBytesConfig, DiffusionPipeline, PipelineQuantizationConfig, TorchAoConfig
 from diffusers.models.attention_dispatch import AttentionBackendName
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 from transformers import BitsAndBytesConfig as EncoderBitsAndBytesConfig
 from transformers import PreTrainedModel
@@ -23,6 +27,13 @@ from flowgrpo.policies.diffusers import DENOISERS, DiffusersConfig
 PACKAGES = {"nf4": "bitsandbytes", "int8": "bitsandbytes", "int8_weight_only": "torchao", "float8_weight_only": "torchao"}
 HALF_ONLY = ("flash", "sage", "aiter", "cudnn")
 """Attention kernels whose names hold one of these take no float32."""
+TORCH_KERNELS = {
+    "_native_math": SDPBackend.MATH,
+    "_native_flash": SDPBackend.FLASH_ATTENTION,
+    "_native_efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "_native_cudnn": SDPBackend.CUDNN_ATTENTION,
+}
+"""Those of torch's own attention, as diffusers' dispatcher names them."""
 
 
 def quantised(config: DiffusersConfig, device: torch.device, source: str) -> dict[str, Any]:
@@ -71,7 +82,7 @@ def apply(pipe: DiffusionPipeline, config: DiffusersConfig, device: torch.device
         _decode_in(pipe, "tiling")
     for module in denoisers(pipe).values():
         if runtime.attention is not None:
-            _attend(module, runtime.attention, config.dtype)
+            _attend(module, runtime.attention, config.dtype, device)
         if runtime.gradient_checkpointing:
             _checkpoint(module, int(runtime.gradient_checkpointing))
     staying = denoisers(pipe) if shared_out else {}
@@ -107,22 +118,59 @@ def _decode_in(pipe: DiffusionPipeline, pieces: str) -> None:
         setattr(module, f"use_{pieces}", True)
 
 
-def _attend(module: Any, backend: str, dtype: str) -> None:
+def _attend(module: Any, backend: str, dtype: str, device: torch.device) -> None:
+    """Through diffusers' dispatcher; where the layers call torch's attention themselves, its kernels can be chosen."""
     known = [name.value for name in AttentionBackendName]
     if backend not in known:
         raise UserError(f"policy.runtime.attention: diffusers has no backend '{backend}' ({nearest(backend, known)})")
     if dtype == "fp32" and any(name in backend for name in HALF_ONLY):
         raise UserError(f"policy.runtime.attention '{backend}' computes in 16 bits; set policy.dtype to bf16 or fp16")
-    if not any("_attention_backend" in dir(processor) for processor in _processors(module)):
+    kernel = TORCH_KERNELS.get(backend)
+    if kernel is not None and not _runs(kernel, DTYPES[dtype], device):
+        raise UserError(f"policy.runtime.attention: torch has no '{backend}' for {dtype} on this {device.type}; set it to null")
+    layers = [layer for layer in module.modules() if "processor" in dir(layer)]
+    calling_torch = [layer for layer in layers if _calls_torch(layer.processor)]
+    if any("_attention_backend" in dir(layer.processor) for layer in layers):
+        try:
+            module.set_attention_backend(backend)
+        except RuntimeError as error:
+            raise UserError(f"policy.runtime.attention '{backend}': {' '.join(str(error).split())}") from error
+    elif not calling_torch:
         raise UserError(f"{type(module).__name__} leaves no choice of attention; set policy.runtime.attention to null")
+    elif kernel is None:
+        raise UserError(
+            f"policy.runtime.attention '{backend}': {type(module).__name__} calls torch's own attention, which has "
+            f"{', '.join(TORCH_KERNELS)}; set it to one of these, or to null"
+        )
+    if kernel is not None:
+        for layer in calling_torch:
+            layer.forward = MethodType(_attending(kernel), layer)
+
+
+@cache
+def _attending(kernel: SDPBackend) -> Callable[..., Any]:
+    """A forward for all layers, so that compiled blocks share their code. The kernel is chosen inside of a layer, which blocks
+    that are computed again for a gradient go through as well."""
+
+    def forward(layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        with sdpa_kernel(kernel):
+            return type(layer).forward(layer, *args, **kwargs)
+
+    return forward
+
+
+def _runs(kernel: SDPBackend, dtype: torch.dtype, device: torch.device) -> bool:
+    q = torch.zeros(1, 1, 64, 64, dtype=dtype, device=device)
     try:
-        module.set_attention_backend(backend)
-    except RuntimeError as error:
-        raise UserError(f"policy.runtime.attention '{backend}': {' '.join(str(error).split())}") from error
+        with sdpa_kernel(kernel):
+            scaled_dot_product_attention(q, q, q)
+    except RuntimeError:
+        return False
+    return True
 
 
-def _processors(module: nn.Module) -> Iterable[Any]:
-    return (layer.processor for layer in module.modules() if "processor" in dir(layer))
+def _calls_torch(processor: Any) -> bool:
+    return scaled_dot_product_attention.__name__ in type(processor).__call__.__code__.co_names
 
 
 def _checkpoint(module: Any, every: int) -> None:

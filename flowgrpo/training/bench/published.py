@@ -21,14 +21,14 @@ KNOWN = {"height", "width", "guidance_scale", "max_sequence_length", "negative_p
 
 class PublishedLoop(DiffusersPolicy):
     """Evaluates the denoiser as the loop of Flow-GRPO (arXiv 2505.05470) does: prompts are encoded once, a guided step is one
-    forward pass of twice the batch with a graph through both halves, the reference is a pass of its own, nothing is compiled, and
-    16 bits are by autocast.
+    forward pass of twice the batch with a graph through both halves, the reference is a pass of its own, nothing is compiled,
+    attention is as torch chooses, and 16 bits are by autocast.
 
     What it is asked for comes from the same trainer. Errors: UserError for another pipeline, or other arguments of its call.
     """
 
     def __init__(self, config: DiffusersConfig, device: torch.device, seed: int) -> None:
-        plain = config.runtime.model_copy(update={"compile": "off"})
+        plain = config.runtime.model_copy(update={"compile": "off", "attention": None})
         super().__init__(config.model_copy(update={"runtime": plain, "guidance_gradient": "full"}), device, seed)
         if (name := type(self.pipe).__name__) != "StableDiffusion3Pipeline":
             raise UserError(f"--baseline is a loop for StableDiffusion3Pipeline, and this is a {name}; leave it out")

@@ -78,6 +78,8 @@ class Bench:
             return "compile the blocks: policy.runtime.compile=blocks"
         if self.on_gpu and settings.get("dtype") == "fp32":
             return "compute in 16 bits: policy.dtype=bf16"
+        if not self.on_gpu and settings.get("dtype") in ("bf16", "fp16") and runtime and not runtime["attention"]:
+            return "torch's attention goes back slowly in 16 bits on a CPU: policy.runtime.attention=_native_math"
         if self.idle is not None and self.idle > WAITS:
             return "the GPU waits for the host: evaluate more states at once, with a larger rollout.micro_batch"
         if (settings.get("call") or {}).get("guidance_scale", 1.0) > 1.0 and settings.get("guidance_gradient") == "full":
