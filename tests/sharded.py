@@ -27,6 +27,8 @@ ONE = ["rollout.prompts_per_update=1"]
 """A process has nothing to do from the beginning."""
 AGAIN = ["policy.runtime.gradient_checkpointing=2"]
 KL = ["objective.kl.coefficient=0.1", "ema={decay: 0.5}"]
+HALF = "half"
+"""The update goes back through one side of guidance, and takes the other from its rollout."""
 FLEET = "fleet"
 """Another process rolls out for each."""
 PICTURES = {
@@ -34,6 +36,7 @@ PICTURES = {
     "flux": ("flux", [*ALONE, *KL, "old={rate: 0.5}"]),
     "wan": ("wan", ["policy.lora=null", *ONE, *KL]),
     "wan22": ("wan22", ["policy.dtype=bf16"]),
+    HALF: ("sd3", [*UNEQUAL, "policy.guidance_gradient=conditional", "policy.call.guidance_scale=4.5"]),
     FLEET: ("sd3", ["policy.lora=null", *UNEQUAL, *KL, "old={rate: 0.5}"]),
 }
 PROMPTS = ["1+2=:", "7:", "4+4=:"]
@@ -48,7 +51,10 @@ def trainer_of(case, task, **named):
     shared = ["distributed.type=shard"] if "sharding" in named else []
     if case in PICTURES:
         of, more = PICTURES[case]
-        return picture_trainer(task["models"], *COMMON, *shared, *more, of=of, prompts=PROMPTS, reward=brightness, **named)
+        trainer = picture_trainer(task["models"], *COMMON, *shared, *more, of=of, prompts=PROMPTS, reward=brightness, **named)
+        if case == HALF:
+            trainer.learner.check = None
+        return trainer
     more = [*ALONE, "policy.lora=null", "policy.gradient_checkpointing=true"]
     return text_trainer(task["models"]["mdlm"], *COMMON, *shared, *more, prompts=PROMPTS, **named)
 
