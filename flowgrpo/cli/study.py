@@ -1,11 +1,18 @@
-"""`flowgrpo study CONFIG... [--seeds 0 1 2] [--evaluations N] [--points 5] [--workers 1] [--out DIR] [a.b=c ...]`."""
+"""`flowgrpo study CONFIG... [--seeds 0 1 2] [--evaluations N] [--points 5] [--grid KEY VALUE...] [--out DIR] [a.b=c ...]`."""
 
 import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flowgrpo.cli._numbers import positive, seed
 from flowgrpo.cli._parser import with_old_spelling
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.whole import require_writable
+
+if TYPE_CHECKING:
+    from flowgrpo.runs.grid import Grid
+    from flowgrpo.runs.study import Trial
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,26 +25,72 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--points", type=positive, default=5, help="held-out evaluations along each run (5)")
     parser.add_argument("--workers", type=positive, default=1, help="runs at a time, sharing the CPU cores (1)")
     parser.add_argument("--out", default="study", help="folder for runs, logs and the comparison (study)")
+    parser.add_argument(
+        "--grid",
+        nargs="+",
+        metavar="KEY VALUE",
+        help="a setting and values: each recipe is compared with the one that is best for it",
+    )
+    parser.add_argument("--grid-prompts", metavar="FILE", help="with --grid: held-out prompts to choose by")
+    parser.add_argument(
+        "--grid-seeds", nargs="+", type=seed, default=[1000], metavar="SEED", help="with --grid: seeds to choose by (1000)"
+    )
     parser.add_argument("--set", nargs="+", action="extend", default=[], help=argparse.SUPPRESS)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from flowgrpo.runs.compare_page import markdown, write_comparison
-    from flowgrpo.runs.study import comparison_of, plan, train
+    from flowgrpo.runs.grid import choose
+    from flowgrpo.runs.study import plan
 
-    out = require_writable(arguments.out, "--out")
-    overrides = with_old_spelling(arguments.overrides, arguments.set)
-    trials = plan(arguments.configs, arguments.seeds, arguments.evaluations, arguments.points, overrides, out)
+    sources, workers, out = arguments.configs, arguments.workers, require_writable(arguments.out, "--out")
+    overrides, budget = with_old_spelling(arguments.overrides, arguments.set), (arguments.evaluations, arguments.points)
+    trials = plan(sources, arguments.seeds, *budget, overrides, out)
+    if grid := _grid(arguments, overrides):
+        tried = {
+            value: plan(sources, grid.seeds, *budget, grid.overrides(overrides, value), grid.folder(out, value))
+            for value in grid.values
+        }
+        for value, those in tried.items():
+            _train(those, workers, grid.folder(out, value))
+        choice = choose(grid, tried)
+        choice.write(out)
+        print(f"{choice.markdown()}\n")
+        trials = plan(sources, arguments.seeds, *budget, overrides, out, choice.overrides)
+    _train(trials, workers, out, prints=True)
+    return 0
+
+
+def _grid(arguments: argparse.Namespace, overrides: Sequence[str]) -> "Grid | None":
+    from flowgrpo.runs.grid import Grid
+
+    if not arguments.grid:
+        if arguments.grid_prompts:
+            raise UserError("--grid-prompts go with --grid; name a setting and values, as in --grid optimizer.lr 1e-4 3e-4")
+        return None
+    if not arguments.grid_prompts:
+        raise UserError("--grid needs --grid-prompts: a file of prompts to choose by, other ones than the comparison has")
+    key, *values = arguments.grid
+    grid = Grid(key, list(dict.fromkeys(values)), arguments.grid_prompts, arguments.grid_seeds)
+    if complaint := grid.complaint(arguments.configs, arguments.seeds, overrides):
+        raise UserError(complaint)
+    return grid
+
+
+def _train(trials: "Sequence[Trial]", workers: int, out: Path, prints: bool = False) -> None:
+    """And compare what is finished. Errors: UserError where runs failed."""
+    from flowgrpo.runs.compare_page import markdown, write_comparison
+    from flowgrpo.runs.study import comparison_of, train
+
     try:
-        train(trials, arguments.workers)
+        train(trials, workers)
     except KeyboardInterrupt as error:
         raise UserError("interrupted; the same command goes on with the runs that are missing") from error
     failed = [trial for trial in trials if not trial.finished()]
     if len(failed) < len(trials):
         comparison = comparison_of(trials)
         write_comparison(comparison, out)
-        print(markdown(comparison))
+        if prints:
+            print(markdown(comparison))
     if failed:
         logs = ", ".join(str(trial.log) for trial in failed)
         raise UserError(f"{len(failed)} of {len(trials)} runs failed; mend what the end of {logs} says and repeat the command")
-    return 0

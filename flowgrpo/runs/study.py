@@ -1,6 +1,7 @@
 """A study: every recipe with every seed at an equal budget of network evaluations, each run a process of its own.
 
-A study folder holds `runs/`, `logs/`, `study.json` (how far every run is; a record, never read back) and the comparison.
+A study folder holds `runs/`, `logs/`, `study.json` (how far every run is; a record, never read back) and the comparison. Below
+`grid/` are such folders of the values that were tried first, if any were.
 A run folder belongs to a trial if its resolved config is the trial's and its prompts, model and rewards are today's, so a study
 goes on where it stopped, and another budget or override makes other runs.
 """
@@ -10,7 +11,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -73,17 +74,28 @@ class Trial:
 
 
 def plan(
-    sources: Sequence[str], seeds: Sequence[int], evaluations: int | None, points: int, overrides: Sequence[str], out: Path
+    sources: Sequence[str],
+    seeds: Sequence[int],
+    evaluations: int | None,
+    points: int,
+    overrides: Sequence[str],
+    out: Path,
+    own: Mapping[str, Sequence[str]] = {},
 ) -> list[Trial]:
-    """The trials, the first seed of all recipes first. `evaluations` of the network each; None: the cheapest recipe's own."""
-    configs = {source: load_config(source, overrides) for source in sources}
+    """The trials, the first seed of all recipes first. `evaluations` of the network each; None: the cheapest recipe's own.
+
+    `own` are overrides of one recipe, after those of all.
+    """
+    every = {source: [*overrides, *own.get(source, ())] for source in sources}
+    configs = {source: load_config(source, every[source]) for source in sources}
     _check(configs)
     bills = {source: bill_of(config) for source, config in configs.items()}
     costs = {source: bill["network_evaluations_per_update"] for source, bill in bills.items()}
     first = {source: bill["network_evaluations_before_training"] for source, bill in bills.items()}
     budget = evaluations or min(first[source] + config.updates * costs[source] for source, config in configs.items())
     updates = {source: max(1, round((budget - first[source]) / cost)) for source, cost in costs.items()}
-    return [_trial(source, seed, updates[source], points, overrides, out) for seed in dict.fromkeys(seeds) for source in configs]
+    each = [(source, seed) for seed in dict.fromkeys(seeds) for source in configs]
+    return [_trial(source, seed, updates[source], points, every[source], out) for source, seed in each]
 
 
 def _trial(source: str, seed: int, updates: int, points: int, overrides: Sequence[str], out: Path) -> Trial:

@@ -368,6 +368,69 @@ def test_a_run_of_other_prompts_or_another_reward_is_not_the_trials(study, tmp_p
     assert trial.finished() is None
 
 
+def test_each_recipe_takes_the_value_that_is_best_for_it_on_other_prompts(study, capsys, monkeypatch):
+    gains = {("whole", 1e-4): 0.0, ("whole", 3e-4): 0.25, ("broken", 1e-4): -0.25, ("broken", 3e-4): -0.5}
+
+    def train(trials, workers):
+        for trial in trials:
+            (trial.out / "runs").mkdir(parents=True, exist_ok=True)
+            run = make_run(trial.out / "runs", trial.name, gain=gains[trial.name, trial.config.optimizer.lr])
+            Run(run).save_config(trial.config)
+            Provenance.of(trial.source, trial.config).save(run)
+            (run / "report.html").touch()
+
+    monkeypatch.setattr("flowgrpo.runs.study.train", train)
+    others, per_update = (
+        "asset:mini-sd3/prompts/train.jsonl.gz",
+        bill_of(load_config("whole.yaml"))["network_evaluations_per_update"],
+    )
+    grid = ["--grid", "optimizer.lr", "1e-4", "3e-4", "1e-4", "--grid-prompts", others, "--grid-seeds", "7", "8"]
+    assert main([*study, *grid, "--evaluations", str(4 * per_update)]) == 0
+    told = capsys.readouterr().out
+    assert told.index("| takes |") < told.index("| against whole") and "seeds 7 8" in told
+    chosen = json.loads(Path("out/grid.json").read_text())
+    assert (chosen["key"], chosen["prompts"], chosen["metric"]) == ("optimizer.lr", others, "strict")
+    assert {name: recipe["takes"] for name, recipe in chosen["recipes"].items()} == {"whole": "3e-4", "broken": "1e-4"}
+    start = np.mean(BEFORE)
+    assert chosen["recipes"]["broken"]["scores"] == pytest.approx({"1e-4": start - 0.25, "3e-4": start - 0.5})
+    settings = [Run(run).settings for run in Path("out/runs").iterdir()]
+    assert sorted((config["seed"], config["optimizer"]["lr"]) for config in settings) == [(3, 1e-4), (3, 3e-4)]
+    for value in ("1e-4", "3e-4"):
+        assert Path(f"out/grid/{value}/compare.html").is_file()
+        tried = [Run(run).settings for run in Path(f"out/grid/{value}/runs").iterdir()]
+        assert [config["evaluation"]["prompts"] for config in tried] == [others] * 4
+        assert sorted(config["seed"] for config in tried) == [7, 7, 8, 8]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--grid", "optimizer.lr", "1e-4", "1e-4", "--grid-prompts", "p.jsonl"], "needs at least two values"),
+        (["--grid", "optimizer.lr", "1e-4", "1e-3"], "--grid needs --grid-prompts"),
+        (["--grid-prompts", "p.jsonl"], "--grid-prompts go with --grid"),
+        (
+            ["--grid", "optimizer.lr", "1e-4", "1e-3", "--grid-prompts", "p.jsonl", "--grid-seeds", "3"],
+            "seed 3 is in --seeds and in",
+        ),
+        (
+            ["--grid", "optimizer.lr", "1e-4", "1e-3", "--grid-prompts", "p.jsonl", "optimizer.lr=1e-5"],
+            "optimizer.lr is given twice",
+        ),
+        (["--grid", "optimizer.lt", "1e-4", "1e-3", "--grid-prompts", "p.jsonl"], "unknown key 'lt'"),
+        (["--grid", "optimizer.lr", "1e-4", "x", "--grid-prompts", "p.jsonl"], "optimizer.lr"),
+        (
+            ["--grid", "optimizer.lr", "1e-4", "1e-3", "--grid-prompts", "asset:mini-sd3/prompts/held_out.jsonl.gz"],
+            "by other prompts",
+        ),
+        (["--grid", "optimizer.lr", "1e-4", "1e-3", "--grid-prompts", "q.jsonl"], "q.jsonl"),
+    ],
+)
+def test_a_grid_that_can_not_choose_is_refused_before_anything_is_trained(study, capsys, options, words):
+    Path("p.jsonl").write_text('{"prompt": "a red circle"}\n')
+    assert main([*study, *options]) == 2
+    assert words in capsys.readouterr().err and not Path("out").exists()
+
+
 def test_an_interrupt_ends_the_children(study, capsys, monkeypatch):
     children: list[subprocess.Popen] = []
     begin = Trial.begin
