@@ -28,7 +28,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--grid",
         nargs="+",
-        metavar="KEY VALUE",
+        metavar=("KEY", "VALUE"),
         help="a setting and values: each recipe is compared with the one that is best for it",
     )
     parser.add_argument("--grid-prompts", metavar="FILE", help="with --grid: held-out prompts to choose by")
