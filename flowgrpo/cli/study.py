@@ -11,8 +11,11 @@ from flowgrpo.core.errors import UserError
 from flowgrpo.core.whole import require_writable
 
 if TYPE_CHECKING:
+    from flowgrpo.runs.compare import Comparison
     from flowgrpo.runs.grid import Grid
     from flowgrpo.runs.study import Trial
+
+GRID_SEED = 1000
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,30 +36,27 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--grid-prompts", metavar="FILE", help="with --grid: held-out prompts to choose by")
     parser.add_argument(
-        "--grid-seeds", nargs="+", type=seed, default=[1000], metavar="SEED", help="with --grid: seeds to choose by (1000)"
+        "--grid-seeds", nargs="+", type=seed, default=[], metavar="SEED", help=f"with --grid: seeds to choose by ({GRID_SEED})"
     )
     parser.add_argument("--set", nargs="+", action="extend", default=[], help=argparse.SUPPRESS)
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from flowgrpo.config.run import load_config
     from flowgrpo.runs.grid import choose
-    from flowgrpo.runs.study import plan
+    from flowgrpo.runs.study import budget_of, plan
 
-    sources, workers, out = arguments.configs, arguments.workers, require_writable(arguments.out, "--out")
-    overrides, budget = with_old_spelling(arguments.overrides, arguments.set), (arguments.evaluations, arguments.points)
-    trials = plan(sources, arguments.seeds, *budget, overrides, out)
+    sources, workers, points = arguments.configs, arguments.workers, arguments.points
+    out, overrides = require_writable(arguments.out, "--out"), with_old_spelling(arguments.overrides, arguments.set)
+    evaluations = arguments.evaluations or budget_of(load_config(source, overrides) for source in sources)
+    trials = plan(sources, arguments.seeds, evaluations, points, overrides, out)
     if grid := _grid(arguments, overrides):
-        tried = {
-            value: plan(sources, grid.seeds, *budget, grid.overrides(overrides, value), grid.folder(out, value))
-            for value in grid.values
-        }
-        for value, those in tried.items():
-            _train(those, workers, grid.folder(out, value))
-        choice = choose(grid, tried)
+        tried = grid.trials(sources, evaluations, points, overrides, out)
+        choice = choose(grid, {value: _compared(those, workers, grid.folder(out, value)) for value, those in tried.items()})
         choice.write(out)
         print(f"{choice.markdown()}\n")
-        trials = plan(sources, arguments.seeds, *budget, overrides, out, choice.overrides)
-    _train(trials, workers, out, prints=True)
+        trials = plan(sources, arguments.seeds, evaluations, points, overrides, out, choice.overrides)
+    _compared(trials, workers, out, prints=True)
     return 0
 
 
@@ -64,20 +64,21 @@ def _grid(arguments: argparse.Namespace, overrides: Sequence[str]) -> "Grid | No
     from flowgrpo.runs.grid import Grid
 
     if not arguments.grid:
-        if arguments.grid_prompts:
-            raise UserError("--grid-prompts go with --grid; name a setting and values, as in --grid optimizer.lr 1e-4 3e-4")
+        if arguments.grid_prompts or arguments.grid_seeds:
+            name = "--grid-prompts" if arguments.grid_prompts else "--grid-seeds"
+            raise UserError(f"{name} go with --grid; name a setting and values, as in --grid optimizer.lr 1e-4 3e-4")
         return None
     if not arguments.grid_prompts:
         raise UserError("--grid needs --grid-prompts: a file of prompts to choose by, other ones than the comparison has")
     key, *values = arguments.grid
-    grid = Grid(key, list(dict.fromkeys(values)), arguments.grid_prompts, arguments.grid_seeds)
+    grid = Grid(key, list(dict.fromkeys(values)), arguments.grid_prompts, arguments.grid_seeds or [GRID_SEED])
     if complaint := grid.complaint(arguments.configs, arguments.seeds, overrides):
         raise UserError(complaint)
     return grid
 
 
-def _train(trials: "Sequence[Trial]", workers: int, out: Path, prints: bool = False) -> None:
-    """And compare what is finished. Errors: UserError where runs failed."""
+def _compared(trials: "Sequence[Trial]", workers: int, out: Path, prints: bool = False) -> "Comparison":
+    """Train, and compare what is finished. Errors: UserError where runs failed."""
     from flowgrpo.runs.compare_page import markdown, write_comparison
     from flowgrpo.runs.study import comparison_of, train
 
@@ -86,11 +87,14 @@ def _train(trials: "Sequence[Trial]", workers: int, out: Path, prints: bool = Fa
     except KeyboardInterrupt as error:
         raise UserError("interrupted; the same command goes on with the runs that are missing") from error
     failed = [trial for trial in trials if not trial.finished()]
-    if len(failed) < len(trials):
-        comparison = comparison_of(trials)
-        write_comparison(comparison, out)
-        if prints:
-            print(markdown(comparison))
+    logs = ", ".join(str(trial.log) for trial in failed)
+    failure = UserError(f"{len(failed)} of {len(trials)} runs failed; mend what the end of {logs} says and repeat the command")
+    if len(failed) == len(trials):
+        raise failure
+    comparison = comparison_of(trials)
+    write_comparison(comparison, out)
+    if prints:
+        print(markdown(comparison))
     if failed:
-        logs = ", ".join(str(trial.log) for trial in failed)
-        raise UserError(f"{len(failed)} of {len(trials)} runs failed; mend what the end of {logs} says and repeat the command")
+        raise failure
+    return comparison

@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -84,18 +84,24 @@ def plan(
 ) -> list[Trial]:
     """The trials, the first seed of all recipes first. `evaluations` of the network each; None: the cheapest recipe's own.
 
-    `own` are overrides of one recipe, after those of all.
+    `own` are overrides of one recipe, by its name, after those of all.
     """
-    every = {source: [*overrides, *own.get(source, ())] for source in sources}
+    every = {source: [*overrides, *own.get(name_of(source), ())] for source in sources}
     configs = {source: load_config(source, every[source]) for source in sources}
     _check(configs)
     bills = {source: bill_of(config) for source, config in configs.items()}
     costs = {source: bill["network_evaluations_per_update"] for source, bill in bills.items()}
     first = {source: bill["network_evaluations_before_training"] for source, bill in bills.items()}
-    budget = evaluations or min(first[source] + config.updates * costs[source] for source, config in configs.items())
+    budget = evaluations or budget_of(configs.values())
     updates = {source: max(1, round((budget - first[source]) / cost)) for source, cost in costs.items()}
     each = [(source, seed) for seed in dict.fromkeys(seeds) for source in configs]
     return [_trial(source, seed, updates[source], points, every[source], out) for source, seed in each]
+
+
+def budget_of(configs: Iterable[Config]) -> int:
+    """Network evaluations of the cheapest training."""
+    bills = [(bill_of(config), config.updates) for config in configs]
+    return min(b["network_evaluations_before_training"] + updates * b["network_evaluations_per_update"] for b, updates in bills)
 
 
 def _trial(source: str, seed: int, updates: int, points: int, overrides: Sequence[str], out: Path) -> Trial:
@@ -120,12 +126,12 @@ def _check(configs: dict[str, Config]) -> None:
     for first, second in combinations(configs, 2):
         if name_of(first) == name_of(second):
             raise UserError(f"{first} and {second} would both be called '{name_of(first)}'; rename one of the files")
-        if differ := _differences(configs[first], configs[second]):
+        if differ := differences(configs[first], configs[second]):
             fields = ", ".join(f"evaluation.{key}" for key in differ)
             raise UserError(f"{first} and {second} differ in {fields}; give both the same: {fields.split(', ')[0]}=...")
 
 
-def _differences(one: Config, other: Config) -> list[str]:
+def differences(one: Config, other: Config) -> list[str]:
     """Fields of the held-out evaluation that decide what is measured."""
     assert one.evaluation and other.evaluation
     left, right = (evaluation.model_dump(exclude=NOT_EXAM) for evaluation in (one.evaluation, other.evaluation))

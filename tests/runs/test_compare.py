@@ -18,6 +18,7 @@ from flowgrpo.config.bill import bill_of
 from flowgrpo.config.run import load_config
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.intervals import mean_interval, percentiles, resampled_means, t_interval
+from flowgrpo.data.prompts import load_prompts
 from flowgrpo.data.records import Record, write_records
 from flowgrpo.pages.line_plots import plot
 from flowgrpo.pages.plot import Line, Panel, apart, figure
@@ -408,6 +409,17 @@ def test_each_recipe_takes_the_value_that_is_best_for_it_on_other_prompts(study,
         (["--grid", "optimizer.lr", "1e-4", "1e-4", "--grid-prompts", "p.jsonl"], "needs at least two values"),
         (["--grid", "optimizer.lr", "1e-4", "1e-3"], "--grid needs --grid-prompts"),
         (["--grid-prompts", "p.jsonl"], "--grid-prompts go with --grid"),
+        (["--grid-seeds", "7"], "--grid-seeds go with --grid"),
+        (
+            ["--grid", "optimizer.lr", "1e-4", "1e-3", "--grid-prompts", "copy.jsonl"],
+            "1 of the --grid-prompts are prompts on which",
+        ),
+        (["--grid", "optimizer.lr", "1e-4", "1.0e-4", "--grid-prompts", "p.jsonl"], "is the same with 1e-4 and 1.0e-4"),
+        (["--grid", "seed", "1", "2", "--grid-prompts", "p.jsonl"], "is the same with 1 and 2"),
+        (["--grid", "updates", "3", "4", "--grid-prompts", "p.jsonl"], "is the same with 3 and 4"),
+        (["--grid", "evaluation.prompts", "a", "b", "--grid-prompts", "p.jsonl"], "is the same with a and b"),
+        (["--grid", "evaluation.metric", "bright", "strict", "--grid-prompts", "p.jsonl"], "changes what is measured of whole"),
+        (["--grid", "evaluation.steps", "3", "4", "--grid-prompts", "p.jsonl"], "changes what is measured of whole"),
         (
             ["--grid", "optimizer.lr", "1e-4", "1e-3", "--grid-prompts", "p.jsonl", "--grid-seeds", "3"],
             "seed 3 is in --seeds and in",
@@ -426,7 +438,9 @@ def test_each_recipe_takes_the_value_that_is_best_for_it_on_other_prompts(study,
     ],
 )
 def test_a_grid_that_can_not_choose_is_refused_before_anything_is_trained(study, capsys, options, words):
-    Path("p.jsonl").write_text('{"prompt": "a red circle"}\n')
+    Path("p.jsonl").write_text('{"prompt": "a prompt that is nowhere else"}\n')
+    compared = load_prompts("asset:mini-sd3/prompts/held_out.jsonl.gz")[3]
+    Path("copy.jsonl").write_text(json.dumps(compared.metadata) + "\n" + Path("p.jsonl").read_text())
     assert main([*study, *options]) == 2
     assert words in capsys.readouterr().err and not Path("out").exists()
 
