@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from flowgrpo.core.digests import digest_of
 from flowgrpo.core.errors import UserError, user_code
-from flowgrpo.core.sources import forget_changed, source_digest, user_module
+from flowgrpo.core.sources import forget_changed, look_anew, source_digest, user_module
 
 T = TypeVar("T")
 
@@ -97,7 +97,7 @@ def import_user_module(name: str) -> ModuleType:
     """A module by its name, as it is now if it is the user's own."""
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
-    importlib.invalidate_caches()
+    look_anew()
     if file := user_module(name):
         forget_changed(file, name)
     try:

@@ -4,11 +4,10 @@ What is installed, and flowgrpo itself, are not the user's.
 """
 
 import ast
-import importlib
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from importlib.machinery import ModuleSpec
+from importlib.machinery import FileFinder, ModuleSpec
 from importlib.util import cache_from_source
 from pathlib import Path
 
@@ -19,12 +18,22 @@ _held: dict[str, str] = {}
 """The digest of each user's module when it was loaded."""
 
 
+def look_anew() -> None:
+    """Let Python see the modules that were written since it last listed their folders.
+
+    Its own `importlib.invalidate_caches` fails when another thread imports something meanwhile.
+    """
+    for finder in sys.path_importer_cache.copy().values():
+        if isinstance(finder, FileFinder):
+            finder.invalidate_caches()
+
+
 def user_modules(file: Path, name: str = "") -> dict[str, Path]:
     """The user's modules that a Python file imports, and those that they import, by name; imports inside of functions too.
 
     `name` is what the file itself is imported by, if it is: then it and its packages are among them.
     """
-    importlib.invalidate_caches()
+    look_anew()
     modules = dict(_resolved(name))
     waiting = [(file, _package(name, file)), *((path, _package(module, path)) for module, path in modules.items())]
     while waiting:

@@ -36,7 +36,7 @@ from flowgrpo.scoring.scorer import Scorer, constant, probe, require_slope
 from flowgrpo.training.calibration import calibrate, with_levels
 from flowgrpo.training.checkpoints import Checkpoints
 from flowgrpo.training.fleet.on_ray import connect
-from flowgrpo.training.fleet.rewards import Judges, judges_of
+from flowgrpo.training.fleet.rewards import Judges
 from flowgrpo.training.fleet.rollouts import Rollers
 from flowgrpo.training.pairs import judged_by_files, require_pictures, with_pictures
 from flowgrpo.training.required import require_read
@@ -188,9 +188,9 @@ class Training:
         if short := config.fleet.lacks(self.processes.count):
             raise UserError(short)
         self.held.callback(connect(self.processes))
-        self.elsewhere = judges_of(config.rewards, config.fleet, self.processes)
-        for judges in self.elsewhere.values():
-            self.held.callback(judges.close)
+        for label in config.fleet.rewards:
+            self.elsewhere[label] = Judges(label, config.rewards[label], config.fleet, self.processes)
+            self.held.callback(self.elsewhere[label].close)
 
     def _rollers(self, config: Config) -> Rollers | None:
         """They load the policy while the untrained one is evaluated."""

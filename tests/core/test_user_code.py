@@ -1,14 +1,16 @@
 """A user's code is loaded as it is now, however often it is edited and whatever else has its name."""
 
+import gc
 import pickle
 import sys
+from itertools import count
 
 import pytest
 
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.identity import named
 from flowgrpo.core.plugins import load_file, resolve
-from flowgrpo.core.sources import source_digest, user_modules
+from flowgrpo.core.sources import look_anew, source_digest, user_modules
 
 DATACLASS = """
 from __future__ import annotations
@@ -44,6 +46,18 @@ def test_an_edited_module_is_loaded_as_it_is_now(desk):
     for value in range(3):
         (desk / "edited_module.py").write_text(f"value = {value}\n")
         assert value_of("edited_module:value") == value
+
+
+def test_what_others_import_meanwhile_is_no_matter(monkeypatch):
+    """Other code runs whenever Python collects garbage, and it may import."""
+    numbers, before = count(), gc.get_threshold()
+    monkeypatch.setattr(sys, "path_importer_cache", {f"/none/{next(numbers)}": None for _ in range(1000)})
+    monkeypatch.setattr(gc, "callbacks", [lambda *_: sys.path_importer_cache.update({f"/none/{next(numbers)}": None})])
+    gc.set_threshold(1)
+    try:
+        look_anew()
+    finally:
+        gc.set_threshold(*before)
 
 
 @pytest.mark.parametrize("spec", ["uses_helper.py:value", "uses_helper:value"])

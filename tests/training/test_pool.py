@@ -12,17 +12,20 @@ SOON = 20.0
 
 
 class Squares:
-    """A worker that squares, after it did `first` with the job."""
+    """A worker that squares, after it did `first` with the job, and is ready after `begin`."""
 
-    def __init__(self, first=lambda job: None):
-        self.first, self.stopped = first, False
+    def __init__(self, first=lambda job: None, begin=lambda: None):
+        self.first, self.begin, self.gone = first, begin, threading.Event()
+
+    def ready(self):
+        self.begin()
 
     def ask(self, job):
         self.first(job)
         return job * job
 
     def stop(self):
-        self.stopped = True
+        self.gone.set()
 
 
 @pytest.fixture
@@ -153,17 +156,46 @@ def test_what_no_worker_can_be_started_for_is_told_to_all_jobs(pool):
 
 
 def test_a_closed_pool_stops_its_workers_and_cancels_the_rest():
-    released, workers = threading.Event(), []
-
-    def start(number):
-        workers.append(Squares(lambda job: released.wait(SOON)))
-        return workers[-1]
-
-    one = Pool("worker", start, 1)
+    worker = Squares(lambda job: worker.gone.wait(SOON))
+    one = Pool("worker", lambda number: worker, 1)
     futures = [one.submit(job) for job in range(3)]
     while not one.running:
         time.sleep(0.001)
     one.close()
-    released.set()
     assert all(future.cancelled() for future in futures)
-    assert workers[0].stopped
+    assert worker.gone.is_set()
+
+
+def test_a_closed_pool_has_no_thread_left_that_waits_for_a_worker(capsys):
+    def begin():
+        waits.set()
+        if worker.gone.wait(SOON):
+            raise Lost("was stopped")
+
+    waits, worker = threading.Event(), Squares(begin=begin)
+    one = Pool("worker", lambda number: worker, 1)
+    waits.wait(SOON)
+    one.close()
+    assert worker.gone.is_set()
+    assert not any(thread.is_alive() for thread in one.threads)
+    assert not capsys.readouterr().err
+
+
+def test_a_worker_that_is_started_while_the_pool_closes_is_stopped_too():
+    begun, closing, worker = threading.Event(), threading.Event(), Squares()
+
+    def start(number):
+        begun.set()
+        closing.wait(SOON)
+        return worker
+
+    one = Pool("worker", start, 1)
+    begun.wait(SOON)
+    closes = threading.Thread(target=one.close)
+    closes.start()
+    while not one.closed:
+        time.sleep(0.001)
+    closing.set()
+    closes.join(SOON)
+    assert worker.gone.is_set()
+    assert not one.threads[0].is_alive()

@@ -123,23 +123,28 @@ def cards(asked: float | None, trainer: torch.device) -> float:
 
 
 class OnRay:
-    """A worker: the actor that `make(*arguments)` makes, on `gpus` cards. It is there once this is made, however long it has to
+    """A worker: the actor that `make(*arguments)` makes, on `gpus` cards. It is ready once that is made, however long it has to
     wait for a place. An answer that takes `patience` seconds is not waited for. Errors: what `make` raises; `Lost`."""
 
     def __init__(self, kind: str, make: Callable[..., Answers], arguments: tuple[Any, ...], gpus: float, patience: float) -> None:
         import ray
 
-        self.patience = patience
+        self.kind, self.gpus, self.patience = kind, gpus, patience
+        self.made = (make, arguments)
         options = {"num_cpus": 0, "num_gpus": gpus, "scheduling_strategy": "SPREAD", "max_restarts": 0}
         self.actor = ray.remote(type(make.__name__, (_Actor,), {})).options(**options).remote()
+
+    def ready(self) -> None:
+        import ray
+
         if not ray.wait([self.actor.is_there.remote()], timeout=WAITS)[0]:
             there = ray.cluster_resources().get("GPU", 0.0)
             print(
-                f"flowgrpo: a {kind} waits for a place with {gpus:g} cards; the cluster has {there:g} beside those of trainers: "
+                f"flowgrpo: a {self.kind} waits for a place with {self.gpus:g} cards; the cluster has {there:g} beside those of trainers: "
                 "let machines join it, or set fleet.gpus",
                 file=sys.stderr,
             )
-        self._got(self.actor.make.remote(os.getcwd(), sys.path, torch.get_num_threads(), make, arguments), None)
+        self._got(self.actor.make.remote(os.getcwd(), sys.path, torch.get_num_threads(), *self.made), None)
 
     def ask(self, job: Any) -> Any:
         return self._got(self.actor.answer.remote(job), self.patience)

@@ -21,6 +21,8 @@ DAWDLES, KNOWN = 2.0, 3
 """Another worker that has nothing to do takes on a job that takes so many times the median of so many jobs."""
 LOOKS = 0.2
 """Seconds between two looks for such a job."""
+ENDS = 60.0
+"""Seconds that a thread is waited for whose worker was stopped."""
 
 
 class Lost(Exception):
@@ -28,12 +30,16 @@ class Lost(Exception):
 
 
 class Worker(Protocol[J, R]):
+    def ready(self) -> None:
+        """Returns once it can be asked. Errors: `Lost`; anything else, because of which there can't be such a worker."""
+        ...
+
     def ask(self, job: J) -> R:
         """Errors: `Lost`; anything else is the job's own fault."""
         ...
 
     def stop(self) -> None:
-        """It may be busy, or gone."""
+        """It may be busy, gone, or not ready yet: what waits for it is `Lost` then."""
         ...
 
 
@@ -50,7 +56,8 @@ class Task:
 class Pool(Generic[J, R]):
     """`count` workers of a `kind`, each started and asked by a thread of its own, one job at a time.
 
-    `start(number)` returns once the worker can be asked; jobs begin as soon as any worker can. What `start` raises ends the pool.
+    `start(number)` returns a worker that need not be ready; jobs begin as soon as any worker is. What `start` and `ready` raise,
+    but for `Lost`, ends the pool.
     A job whose worker is lost goes to another; a job that takes far longer than others is also given to a worker that has nothing
     to do, and the first to be done counts.
     """
@@ -81,7 +88,7 @@ class Pool(Generic[J, R]):
         return task.result
 
     def close(self) -> None:
-        """Stop all workers; what is not done is cancelled."""
+        """Stop all workers, and wait for the threads that ask them; what is not done is cancelled."""
         with self.changed:
             self.closed = True
             for task in [*self.waiting, *self.running]:
@@ -91,13 +98,18 @@ class Pool(Generic[J, R]):
             self.changed.notify_all()
         for worker in workers:
             worker.stop()
+        for thread in self.threads:
+            thread.join(ENDS)
 
     def _serve(self, number: int) -> None:
         lost_before = 0
         while not self.closed and self.failure is None:
             try:
-                worker = self.start(number)
+                worker = self._started(number)
+                worker.ready()
             except Lost as lost:
+                if self.closed:
+                    return
                 lost_before += 1
                 if lost_before == MOST_LOSSES:
                     said = f"{lost_before} {self.kind}s are gone before they could be asked, the last because it {lost}"
@@ -109,9 +121,16 @@ class Pool(Generic[J, R]):
                 self._fail(error)
                 return
             lost_before = 0
-            with self.changed:
-                self.workers[number] = worker
             self._work(number, worker)
+
+    def _started(self, number: int) -> Worker[J, R]:
+        worker = self.start(number)
+        with self.changed:
+            self.workers[number] = worker
+            closed = self.closed
+        if closed:
+            worker.stop()
+        return worker
 
     def _work(self, number: int, worker: Worker[J, R]) -> None:
         """Until the worker is lost or the pool is closed."""

@@ -1,6 +1,5 @@
 """Rewards that score in processes of their own, beside the rollout."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -22,15 +21,15 @@ class Judges:
 
     def __init__(self, label: str, reward: RewardConfig, fleet: FleetConfig, trainers: Processes) -> None:
         actors = fleet.rewards[label]
+        assert reward.use is not None, "`FleetConfig` refuses a reward with a server"
+        card = find_reward(reward.use)[1]
+        self.card = replace(card, check=_check) if card.check else card
         gpus = cards(actors.gpus, trainers.device)
         kind, tree = f"actor of reward '{label}'", reward.model_dump(mode="json")
         self.count = trainers.part(actors.actors)
         self.pool: Pool[bytes, Any] = Pool(
             kind, lambda number: OnRay(kind, Judge, (label, tree), gpus, fleet.patience), self.count
         )
-        assert reward.use is not None, "`FleetConfig` refuses a reward with a server"
-        card = find_reward(reward.use)[1]
-        self.card = replace(card, check=_check) if card.check else card
 
     def __call__(self, samples: Samples) -> list[float]:
         scores: list[float] = self.pool.submit(packed(samples)).result()
@@ -66,8 +65,3 @@ class Judge:
             return []
         scores: list[float] = ask(f"reward '{self.label}'", self.reward, content).tolist()
         return scores
-
-
-def judges_of(rewards: Mapping[str, RewardConfig], fleet: FleetConfig, trainers: Processes) -> dict[str, Judges]:
-    """By label, those rewards that the fleet has."""
-    return {label: Judges(label, rewards[label], fleet, trainers) for label in fleet.rewards}
