@@ -57,7 +57,16 @@ def compile_blocks(network: nn.Module) -> int:
     blocks = list(repeated(network))
     for block in blocks:
         block.forward = MethodType(_compiled(type(block)), block)
+        for layer in block.modules():
+            if isinstance(layer, nn.Linear):
+                layer.register_forward_pre_hook(_in_one_piece)
     return len(blocks)
+
+
+def _in_one_piece(layer: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Torch multiplies a slice, such as the pictures' tokens behind those of a text, as a batch of products, which takes longer.
+    What is whole already is not copied."""
+    return tuple(x.contiguous() for x in given)
 
 
 def repeated(network: Any) -> Iterator[nn.Module]:

@@ -189,6 +189,18 @@ def test_as_many_blocks_as_there_are_share_one_code():
     assert counts == [2, 0], "one where the input needs no gradient, one where it does"
 
 
+def test_a_layer_gets_a_slice_in_one_piece_and_what_is_whole_as_it_is():
+    network, seen = Network(1), []
+    compile_blocks(network)
+    layer = network.blocks[0].up
+    layer.register_forward_hook(lambda layer, given, answer: seen.append(given[0]))
+    whole = torch.randn(2, 5, 16)
+    expected = nn.functional.linear(whole[:, 2:].contiguous(), layer.weight, layer.bias)
+    assert torch.equal(layer(whole[:, 2:]), expected) and seen[0].is_contiguous()
+    layer(whole)
+    assert seen[1] is whole
+
+
 def test_shapes_that_differ_make_codes_for_any_shape():
     network, made = Network(2), []
     compile_blocks(network)
