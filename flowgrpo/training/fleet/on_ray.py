@@ -140,8 +140,8 @@ class OnRay:
         if not ray.wait([self.actor.is_there.remote()], timeout=WAITS)[0]:
             there = ray.cluster_resources().get("GPU", 0.0)
             print(
-                f"flowgrpo: a {self.kind} waits for a place with {self.gpus:g} cards; the cluster has {there:g} beside those of trainers: "
-                "let machines join it, or set fleet.gpus",
+                f"flowgrpo: a {self.kind} waits for a place with {self.gpus:g} cards; the cluster has {there:g} beside those of "
+                "trainers: let machines join it, or set fleet.gpus",
                 file=sys.stderr,
             )
         self._got(self.actor.make.remote(os.getcwd(), sys.path, torch.get_num_threads(), *self.made), None)
