@@ -82,10 +82,7 @@ def _compared(trials: "Sequence[Trial]", workers: int, out: Path, prints: bool =
     from flowgrpo.runs.compare_page import markdown, write_comparison
     from flowgrpo.runs.study import comparison_of, train
 
-    try:
-        train(trials, workers)
-    except KeyboardInterrupt as error:
-        raise UserError("interrupted; the same command goes on with the runs that are missing") from error
+    train(trials, workers)
     failed = [trial for trial in trials if not trial.finished()]
     logs = ", ".join(str(trial.log) for trial in failed)
     failure = UserError(f"{len(failed)} of {len(trials)} runs failed; mend what the end of {logs} says and repeat the command")

@@ -1,5 +1,5 @@
-"""Signals end a run in order: SIGINT soon, SIGTERM and SIGUSR1 (batch systems) after the work at hand. A second one ends it at
-once."""
+"""Signals end a run in order: SIGINT soon, SIGTERM, SIGUSR1 (batch systems) and SIGHUP (the terminal is gone) after the work at
+hand. A second one ends it at once."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, ClassVar
 
-PATIENT = (signal.SIGTERM, signal.SIGUSR1)
+PATIENT = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 ORDERLY = (signal.SIGINT, *PATIENT)
 ECHO = 2.0
 """Seconds. A launcher passes on what its processes were sent as well: that is no second signal."""
@@ -21,7 +21,7 @@ class Stopped(KeyboardInterrupt):
 
 
 class Paused(Stopped):
-    """SIGTERM or SIGUSR1 has: whoever sent it wants to go on later. The exit code is 0."""
+    """A patient signal has: whoever sent it wants to go on later. The exit code is 0."""
 
 
 class Signals:
@@ -42,7 +42,7 @@ class Signals:
 
     def __enter__(self) -> "Signals":
         if threading.current_thread() is threading.main_thread():
-            self.before = {number: signal.signal(number, self._ask) for number in ORDERLY}
+            self.before = {number: signal.signal(number, self._ask) for number in ORDERLY if not _stays_ignored(number)}
             Signals.current = self
         return self
 
@@ -78,6 +78,11 @@ class Signals:
             os.kill(os.getpid(), number)
         self.asked, self.asked_at = signal.Signals(number).name, now
         self.check()
+
+
+def _stays_ignored(number: signal.Signals) -> bool:
+    """Under `nohup` a run goes on without its terminal."""
+    return number is signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN
 
 
 def _is_patient(name: str | None) -> bool:

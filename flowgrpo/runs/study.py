@@ -22,6 +22,7 @@ from flowgrpo.config.bill import bill_of
 from flowgrpo.config.recipes import name_of, words_of
 from flowgrpo.config.run import Config, load_config
 from flowgrpo.core.errors import UserError
+from flowgrpo.core.signals import Signals, Stopped, uninterrupted
 from flowgrpo.core.whole import write_json
 from flowgrpo.runs.compare import Comparison, compare
 from flowgrpo.runs.folder import RunFolder
@@ -54,14 +55,14 @@ class Trial:
         return next((run.path for run in self._runs() if (run.path / "report.html").is_file()), None)
 
     def begin(self, threads: int) -> subprocess.Popen[bytes]:
-        """Train in a new process, on from the last checkpoint if there is one."""
+        """Train in a new process, on from the last checkpoint if there is one. Ctrl-C reaches the study alone."""
         stopped = [run for run in self._runs() if run.checkpoints]
         resume = ["--resume", f"{stopped[-1]}"] if stopped else []
         command = [sys.executable, "-m", "flowgrpo", "train", *words_of(self.source), *self.overrides, *resume]
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             environment = {**os.environ, "OMP_NUM_THREADS": f"{threads}"}
-            return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+            return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, process_group=0)
 
     def _runs(self) -> list[RunFolder]:
         """The folders of this trial, oldest first."""
@@ -139,22 +140,29 @@ def differences(one: Config, other: Config) -> list[str]:
 
 
 def train(trials: Sequence[Trial], workers: int) -> None:
-    """Train what is not finished, `workers` at a time. A run that fails does not stop the others; an interrupt ends all."""
+    """Train what is not finished, `workers` at a time. A run that fails does not stop the others.
+
+    Errors: Stopped for a signal; the runs were let end an update and save it.
+    """
     waiting = [trial for trial in trials if not trial.finished()]
     running: dict[subprocess.Popen[bytes], Trial] = {}
     threads = max(1, torch.get_num_threads() // workers)
     try:
-        while waiting or running:
-            while waiting and len(running) < workers:
-                trial = waiting.pop(0)
-                print(f"{trial.name}, seed {trial.config.seed}: begins, log in {trial.log}", file=sys.stderr)
-                running[trial.begin(threads)] = trial
-            time.sleep(PATIENCE)
-            for process in [process for process in running if process.poll() is not None]:
-                trial = running.pop(process)
-                state = "ends" if trial.finished() else "FAILED"
-                print(f"{trial.name}, seed {trial.config.seed}: {state}; {len(waiting)} runs wait", file=sys.stderr)
-                write_index(trials)
+        with Signals():
+            while waiting or running:
+                while waiting and len(running) < workers:
+                    trial = waiting.pop(0)
+                    print(f"{trial.name}, seed {trial.config.seed}: begins, log in {trial.log}", file=sys.stderr)
+                    with uninterrupted():
+                        running[trial.begin(threads)] = trial
+                time.sleep(PATIENCE)
+                for process in [process for process in running if process.poll() is not None]:
+                    trial = running.pop(process)
+                    state = "ends" if trial.finished() else "FAILED"
+                    print(f"{trial.name}, seed {trial.config.seed}: {state}; {len(waiting)} runs wait", file=sys.stderr)
+                    write_index(trials)
+    except Stopped as stop:
+        raise type(stop)(f"{stop} ended the study; the same command goes on with the runs that are missing") from stop
     finally:
         for process in running:
             process.terminate()

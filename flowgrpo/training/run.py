@@ -64,7 +64,7 @@ def train(
 
     `policy` is trained where it is given, instead of one that the config builds; it ends with the run's final weights, their
     average if the config keeps one. `on_update` is called on the main process after every update, and may end the run there.
-    Errors: UserError, and Stopped for a signal (Paused for SIGTERM and SIGUSR1, which let an update end); each says how to go on,
+    Errors: UserError, and Stopped for a signal (Paused for a patient one, which lets an update end); each says how to go on,
     and what was trained is kept.
     """
     return Training(config, provenance, resume, policy, on_update)()

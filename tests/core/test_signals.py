@@ -68,7 +68,7 @@ def send(number: signal.Signals) -> None:
     os.kill(os.getpid(), number)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
 def test_a_patient_signal_waits_for_the_work_and_an_interrupt_does_not(number):
     with Signals() as signals:
         signals.working = lambda: True
@@ -81,6 +81,17 @@ def test_a_patient_signal_waits_for_the_work_and_an_interrupt_does_not(number):
         signals.working = lambda: True
         send(signal.SIGINT)
     assert not isinstance(stop.value, Paused)
+
+
+def test_under_nohup_a_closed_terminal_is_no_signal():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Signals() as signals:
+            send(signal.SIGHUP)
+            assert signals.asked is None
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_one_of_several_processes_waits_for_the_others_and_hears_no_echo(monkeypatch):

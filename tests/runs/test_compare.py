@@ -1,6 +1,7 @@
 """Comparing runs on folders with known numbers, and one real study on mini-sd3."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -445,19 +446,17 @@ def test_a_grid_that_can_not_choose_is_refused_before_anything_is_trained(study,
     assert words in capsys.readouterr().err and not Path("out").exists()
 
 
-def test_an_interrupt_ends_the_children(study, capsys, monkeypatch):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 2), (signal.SIGTERM, 0), (signal.SIGHUP, 0)])
+def test_a_signal_ends_the_children(number, code, study, capsys, monkeypatch):
     children: list[subprocess.Popen] = []
     begin = Trial.begin
     monkeypatch.setattr(Trial, "begin", lambda *arguments: children.append(begin(*arguments)) or children[-1])
 
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGALRM, interrupt)
+    previous = signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), number))
     signal.setitimer(signal.ITIMER_REAL, 1.0)
     try:
-        assert main(study) == 2
+        assert main(study) == code
     finally:
         signal.signal(signal.SIGALRM, previous)
-    assert "the same command goes on" in capsys.readouterr().err
+    assert f"{number.name} ended the study; the same command goes on" in capsys.readouterr().err
     assert [child.returncode for child in children] == [-signal.SIGTERM]

@@ -251,6 +251,7 @@ PHASES = {"probe": 1, "before": 2, "first update": 3, "second update": 4, "betwe
 HARMS = {
     "SIGTERM": "os.kill(os.getpid(), signal.SIGTERM)",
     "SIGUSR1": "os.kill(os.getpid(), signal.SIGUSR1)",
+    "SIGHUP": "os.kill(os.getpid(), signal.SIGHUP)",
     "SIGINT": "os.kill(os.getpid(), signal.SIGINT)",
     "error": "raise RuntimeError('the server is gone')",
 }
@@ -265,7 +266,8 @@ def ended(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str
 
 
 @pytest.mark.parametrize(
-    ("harm", "phase"), [*(("SIGTERM", phase) for phase in PHASES), ("SIGUSR1", "between"), ("SIGUSR1", "third update")]
+    ("harm", "phase"),
+    [*(("SIGTERM", phase) for phase in PHASES), ("SIGUSR1", "between"), ("SIGUSR1", "third update"), ("SIGHUP", "third update")],
 )
 def test_a_batch_systems_signal_lets_the_update_end_and_the_run_goes_on_to_the_same_end(
     harm, phase, begun, run, capsys, monkeypatch
