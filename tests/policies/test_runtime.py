@@ -217,8 +217,8 @@ def test_kernels_of_torch_are_chosen_where_layers_call_it_themselves(pipelines, 
         ("flux", "flash", "fp32", "'flash' computes in 16 bits; set policy.dtype to bf16 or fp16"),
         ("sd15", "native", "fp32", "UNet2DConditionModel calls torch's own attention, which has _native_math, _native_flash"),
         ("sd3", "xformers", "bf16", "SD3Transformer2DModel calls torch's own attention, which has _native_math, _native_flash"),
-        ("sd3", "_native_cudnn", "bf16", "torch has no '_native_cudnn' for bf16 on this cpu; set it to null"),
-        ("flux", "_native_efficient", "bf16", "torch has no '_native_efficient' for bf16 on this cpu; set it to null"),
+        ("sd3", "_native_cudnn", "bf16", "torch has no '_native_cudnn' for heads of 8 in bf16 on this cpu; set it to null"),
+        ("flux", "_native_efficient", "bf16", "torch has no '_native_efficient' for heads of 64 in bf16 on this cpu; set it"),
     ],
 )
 def test_attention_backends_that_cannot_be_had_are_refused(pipelines, name, backend, dtype, words):
@@ -226,6 +226,19 @@ def test_attention_backends_that_cannot_be_had_are_refused(pipelines, name, back
     with pytest.raises(UserError) as error:
         load_pipeline(config, CPU)
     assert words in str(error.value)
+
+
+def test_a_kernel_is_tried_with_the_heads_of_the_denoiser(pipelines, monkeypatch):
+    """Flash attention on a GPU takes multiples of 8 alone."""
+
+    def scaled_dot_product_attention(q, k, v):
+        if q.shape[-1] == 8:
+            raise RuntimeError("No available kernel. Aborting execution.")
+
+    stand_in = "flowgrpo.policies.diffusers._runtime.scaled_dot_product_attention"
+    monkeypatch.setattr(stand_in, scaled_dot_product_attention)
+    with pytest.raises(UserError, match="torch has no '_native_math' for heads of 8 in fp32"):
+        loaded(pipelines, "sd3", attention="_native_math")
 
 
 @pytest.mark.skipif(find_spec("xformers") is not None, reason="xformers is installed")

@@ -11,6 +11,7 @@ from accelerate.hooks import ModelHook, add_hook_to_module
 from accelerate.utils import send_to_device
 from diffusers import BitsAndBytesConfig, DiffusionPipeline, PipelineQuantizationConfig, TorchAoConfig
 from diffusers.models.attention_dispatch import AttentionBackendName
+from diffusers.models.attention_processor import Attention
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
@@ -34,6 +35,8 @@ TORCH_KERNELS = {
     "_native_cudnn": SDPBackend.CUDNN_ATTENTION,
 }
 """Those of torch's own attention, as diffusers' dispatcher names them."""
+COMMON_HEAD = 64
+"""Width of a head where a denoiser has layers of attention that do not say theirs."""
 
 
 def quantised(config: DiffusersConfig, device: torch.device, source: str) -> dict[str, Any]:
@@ -126,9 +129,11 @@ def _attend(module: Any, backend: str, dtype: str, device: torch.device) -> None
     if dtype == "fp32" and any(name in backend for name in HALF_ONLY):
         raise UserError(f"policy.runtime.attention '{backend}' computes in 16 bits; set policy.dtype to bf16 or fp16")
     kernel = TORCH_KERNELS.get(backend)
-    if kernel is not None and not _runs(kernel, DTYPES[dtype], device):
-        raise UserError(f"policy.runtime.attention: torch has no '{backend}' for {dtype} on this {device.type}; set it to null")
     layers = [layer for layer in module.modules() if "processor" in dir(layer)]
+    sizes = {layer.inner_dim // layer.heads for layer in layers if isinstance(layer, Attention)} or {COMMON_HEAD}
+    if kernel is not None and (unfit := [size for size in sizes if not _runs(kernel, DTYPES[dtype], device, size)]):
+        heads = f"heads of {unfit[0]} in {dtype} on this {device.type}"
+        raise UserError(f"policy.runtime.attention: torch has no '{backend}' for {heads}; set it to null")
     calling_torch = [layer for layer in layers if _calls_torch(layer.processor)]
     if any("_attention_backend" in dir(layer.processor) for layer in layers):
         try:
@@ -159,8 +164,8 @@ def _attending(kernel: SDPBackend) -> Callable[..., Any]:
     return forward
 
 
-def _runs(kernel: SDPBackend, dtype: torch.dtype, device: torch.device) -> bool:
-    q = torch.zeros(1, 1, 64, 64, dtype=dtype, device=device)
+def _runs(kernel: SDPBackend, dtype: torch.dtype, device: torch.device, head: int) -> bool:
+    q = torch.zeros(1, 1, 64, head, dtype=dtype, device=device)
     try:
         with sdpa_kernel(kernel):
             scaled_dot_product_attention(q, q, q)
