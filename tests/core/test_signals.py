@@ -68,6 +68,7 @@ def send(number: signal.Signals) -> None:
     os.kill(os.getpid(), number)
 
 
+@pytest.mark.usefixtures("with_terminal")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
 def test_a_patient_signal_waits_for_the_work_and_an_interrupt_does_not(number):
     with Signals() as signals:

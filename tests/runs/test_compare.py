@@ -446,6 +446,7 @@ def test_a_grid_that_can_not_choose_is_refused_before_anything_is_trained(study,
     assert words in capsys.readouterr().err and not Path("out").exists()
 
 
+@pytest.mark.usefixtures("with_terminal")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 2), (signal.SIGTERM, 0), (signal.SIGHUP, 0)])
 def test_a_signal_ends_the_children(number, code, study, capsys, monkeypatch):
     children: list[subprocess.Popen] = []

@@ -265,6 +265,7 @@ def ended(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str
     return main(["train", *arguments]), capsys.readouterr().err.strip().splitlines()[-1]
 
 
+@pytest.mark.usefixtures("with_terminal")
 @pytest.mark.parametrize(
     ("harm", "phase"),
     [*(("SIGTERM", phase) for phase in PHASES), ("SIGUSR1", "between"), ("SIGUSR1", "third update"), ("SIGHUP", "third update")],

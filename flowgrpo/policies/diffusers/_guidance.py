@@ -19,6 +19,8 @@ from flowgrpo.policies._dtypes import ROUNDINGS
 from flowgrpo.policies.diffusers._blocks import Form, has, is_list, rows_of, taken, with_rows
 from flowgrpo.policies.diffusers._idle import Idle
 
+ALIKE = 1e-4
+"""Relative difference that is rounding in any network, on any machine; samples that see one another differ by far more."""
 MOVE = 0.125
 """Of a made-up answer; small, since some guidance normalises."""
 NOTICED = 0.01
@@ -115,7 +117,7 @@ class Guidance:
         compared: list[list[Call]] = []
         for step, (calls, gain) in weighed.items():
             if calls not in compared and any(call.split for call in calls):
-                self._compare(calls, step, evaluate, ROUNDINGS * gain * unit_roundoff)
+                self._compare(calls, step, evaluate, max(ROUNDINGS * gain * unit_roundoff, ALIKE))
                 compared.append(calls)
         self.steps.update({step: calls for step, (calls, _) in weighed.items()})
 
