@@ -146,15 +146,10 @@ def train(trials: Sequence[Trial], workers: int) -> None:
     """
     waiting = [trial for trial in trials if not trial.finished()]
     running: dict[subprocess.Popen[bytes], Trial] = {}
-    threads = max(1, torch.get_num_threads() // workers)
     try:
         with Signals():
             while waiting or running:
-                while waiting and len(running) < workers:
-                    trial = waiting.pop(0)
-                    print(f"{trial.name}, seed {trial.config.seed}: begins, log in {trial.log}", file=sys.stderr)
-                    with uninterrupted():
-                        running[trial.begin(threads)] = trial
+                _fill(running, waiting, workers)
                 time.sleep(PATIENCE)
                 for process in [process for process in running if process.poll() is not None]:
                     trial = running.pop(process)
@@ -168,6 +163,16 @@ def train(trials: Sequence[Trial], workers: int) -> None:
             process.terminate()
         for process in running:
             process.wait()
+
+
+def _fill(running: dict[subprocess.Popen[bytes], Trial], waiting: list[Trial], workers: int) -> None:
+    """Begin what waits while fewer than `workers` are running. A signal finds every process that was begun among them."""
+    threads = max(1, torch.get_num_threads() // workers)
+    while waiting and len(running) < workers:
+        trial = waiting.pop(0)
+        print(f"{trial.name}, seed {trial.config.seed}: begins, log in {trial.log}", file=sys.stderr)
+        with uninterrupted():
+            running[trial.begin(threads)] = trial
 
 
 def write_index(trials: Sequence[Trial]) -> None:

@@ -57,9 +57,8 @@ class Pool(Generic[J, R]):
     """`count` workers of a `kind`, each started and asked by a thread of its own, one job at a time.
 
     `start(number)` returns a worker that need not be ready; jobs begin as soon as any worker is. What `start` and `ready` raise,
-    but for `Lost`, ends the pool.
-    A job whose worker is lost goes to another; a job that takes far longer than others is also given to a worker that has nothing
-    to do, and the first to be done counts.
+    but for `Lost`, ends the pool. A job whose worker is lost goes to another; a job that takes far longer than others is also given
+    to a worker that has nothing to do, and the first to be done counts.
     """
 
     def __init__(self, kind: str, start: Callable[[int], Worker[J, R]], count: int) -> None:
@@ -108,8 +107,6 @@ class Pool(Generic[J, R]):
                 worker = self._started(number)
                 worker.ready()
             except Lost as lost:
-                if self.closed:
-                    return
                 lost_before += 1
                 if lost_before == MOST_LOSSES:
                     said = f"{lost_before} {self.kind}s are gone before they could be asked, the last because it {lost}"
@@ -127,8 +124,7 @@ class Pool(Generic[J, R]):
         worker = self.start(number)
         with self.changed:
             self.workers[number] = worker
-            closed = self.closed
-        if closed:
+        if self.closed:
             worker.stop()
         return worker
 
