@@ -57,8 +57,8 @@ class Pool(Generic[J, R]):
     """`count` workers of a `kind`, each started and asked by a thread of its own, one job at a time.
 
     `start(number)` returns a worker that need not be ready; jobs begin as soon as any worker is. What `start` and `ready` raise,
-    but for `Lost`, ends the pool. A job whose worker is lost goes to another; a job that takes far longer than others is also given
-    to a worker that has nothing to do, and the first to be done counts.
+    but for `Lost`, ends the pool. A job whose worker is lost goes to another; a job that takes far longer than others is also
+    given to a worker that has nothing to do, and the first to be done counts.
     """
 
     def __init__(self, kind: str, start: Callable[[int], Worker[J, R]], count: int) -> None:
