@@ -8,7 +8,7 @@ from math import sqrt
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 from flowgrpo.config.run import Config
 from flowgrpo.core.keys import numpy_generator
@@ -141,7 +141,7 @@ def _least(granule: int) -> int:
 
 
 def _half_width(deviations: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    return stats.t.ppf(0.975, counts - 1) * deviations / np.sqrt(counts)
+    return stdtrit(counts - 1, 0.975) * deviations / np.sqrt(counts)
 
 
 def variances(trees: Iterable[tuple[Shape, np.ndarray, float]]) -> dict[int, float]:

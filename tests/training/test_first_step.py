@@ -10,7 +10,7 @@ from flowgrpo.cli.main import main
 from flowgrpo.config.run import load_config
 
 SMALL = [
-    *("rollout.prompts_per_update=4", "rollout.group_size=4", "rollout.micro_batch=8", "updates=2", "evaluation=null"),
+    *("rollout.prompts_per_update=2", "rollout.group_size=2", "rollout.micro_batch=2", "updates=2", "evaluation=null"),
     *("optimizer.steps_per_update=2", "rewards={bright: {use: 'bright.py:bright'}}"),
 ]
 TEXTS = [

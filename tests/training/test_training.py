@@ -27,10 +27,10 @@ from flowgrpo.runs.run import Run
 
 SMALL = [
     "rewards.bright={use: 'brightness.py:brightness'}",
-    "rollout.prompts_per_update=4",
+    "rollout.prompts_per_update=2",
     "rollout.group_size=4",
-    "rollout.micro_batch=8",
-    "evaluation.limit=6",
+    "rollout.micro_batch=4",
+    "evaluation.limit=4",
     "evaluation.pictures=2",
 ]
 """Few samples, and a reward that no two of them share."""
@@ -243,9 +243,10 @@ def launch(processes: int, *arguments: str) -> Path:
     return Path(json.loads(line)["run"])
 
 
-def test_two_processes_give_the_same_rollouts_and_the_same_update():
+def test_two_processes_give_the_same_rollouts_and_the_same_update(capsys):
     learned = ["rollout.plan.completion={type: learned}", "advantage.baseline={type: tracker, high: 2.0}"]
-    one, two = (launch(n, *COMMON, "updates=1", f"output=on{n}", *learned) for n in (1, 2))
+    options = [*COMMON, "rollout.prompts_per_update=4", "updates=1", *learned]
+    one, two = Path(train(capsys, *options, "output=on1")["run"]), launch(2, *options, "output=on2")
     told = [{name: value for name, value in metrics(run)[0].items() if "seconds" not in name} for run in (one, two)]
     assert told[0] == told[1]
     tree = json.loads((one / "tree.json").read_text())
