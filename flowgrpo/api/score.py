@@ -1,7 +1,7 @@
 """Samples through rewards, as a table."""
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -9,7 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from flowgrpo.api.rewards import Rewards, reward_configs
+from flowgrpo.core.errors import UserError
 from flowgrpo.core.intervals import Interval, mean_interval
+from flowgrpo.data.made import Made, require_whole, samples_of
+from flowgrpo.data.prompts import Prompt, load_prompts
 from flowgrpo.data.samples import Samples
 from flowgrpo.evaluation.sheet.score import score as score_files
 from flowgrpo.pages.tables import markdown_table
@@ -58,24 +61,45 @@ class Scores(Mapping[str, np.ndarray]):
         return f"<table><tr>{'</tr><tr>'.join(cells)}</tr></table>"
 
 
-def score(samples: Samples | Path | str, rewards: Rewards, prompts: str | None = None, out: Path | str | None = None) -> Scores:
-    """Scores of samples that were made here, or of files: a folder, a quoted glob or a JSONL, as for `flowgrpo score`.
+def score(
+    samples: Samples | Made | Path | str,
+    rewards: Rewards,
+    prompts: Sequence[str | Prompt] | Path | str | None = None,
+    out: Path | str | None = None,
+) -> Scores:
+    """Scores of what is at hand: samples of a rollout, pictures of PIL, tensors, arrays or texts (`data.made`); or of files, a
+    folder, a quoted glob or a JSONL, as for `flowgrpo score`.
 
     `rewards` by label: a shipped name, a function `(samples) -> one number each`, an object or class of such; higher is better.
-    For files, `prompts` is the file with their prompts, and `out` a folder for scores.jsonl and report.html.
+    `prompts` are texts or rows of `load_prompts`, one for each sample, or the name of a file with them. Samples of a rollout have
+    theirs. For files, `out` is a folder for scores.jsonl and report.html.
 
-    Errors: UserError for a reward that fails on samples, returns what is no number, or leaves its range; on files it costs only
-    their scores.
+    Errors: UserError for pixels outside of [0, 1], and for a reward that fails on samples, returns what is no number, or leaves
+    its range; on files it costs only their scores.
 
-    >>> import torch
-    >>> samples = Samples(["dark", "light"], [{}, {}], [0, 1], torch.stack([torch.zeros(3, 8, 8), torch.ones(3, 8, 8)]))
-    >>> scores = score(samples, {"bright": lambda samples: samples.images.mean((1, 2, 3))})
+    >>> from PIL import Image
+    >>> pictures = [Image.new("RGB", (8, 8), "black"), Image.new("RGB", (8, 8), "white")]
+    >>> scores = score(pictures, {"bright": lambda samples: samples.images.mean((1, 2, 3))}, ["a dark room", "a light room"])
     >>> scores["bright"].tolist(), scores.mean("bright")
     ([0.0, 1.0], 0.5)
     """
     configs = reward_configs(rewards)
-    if isinstance(samples, Samples):
-        return Scores(Scorer(configs)(samples))
+    if not isinstance(samples, str | Path):
+        if out is not None:
+            raise UserError("`out` is for the scores of files; leave it out")
+        return Scores(Scorer(configs)(_held(samples, prompts)))
+    if not isinstance(prompts, str | Path | None):
+        raise UserError("the prompts of files are the name of a file with a prompt for each, or in NAME.txt beside each of them")
+    prompts = None if prompts is None else str(prompts)
     with tempfile.TemporaryDirectory() as folder:
         _, lines = score_files(str(samples), prompts, configs, Path(out or folder), batch=16)
     return Scores({label: np.array([line.scores.get(label, np.nan) for line in lines]) for label in configs})
+
+
+def _held(samples: Samples | Made, prompts: Sequence[str | Prompt] | Path | str | None) -> Samples:
+    if isinstance(samples, Samples):
+        if prompts is not None:
+            raise UserError("samples have their prompts already; leave `prompts` out")
+        require_whole(samples)
+        return samples
+    return samples_of(samples, load_prompts(str(prompts)) if isinstance(prompts, str | Path) else prompts)

@@ -138,8 +138,6 @@ def _refuse_several(file: Image.Image) -> None:
 
 
 def _refuse_deep(file: Image.Image) -> None:
-    if file.mode.startswith(("I", "F")):
-        raise UserError(f"has pixels of mode {file.mode}; save it with 8 bits per channel")
     if DEEP.search(str(file.tile)):  # type: ignore[attr-defined]
         raise UserError("has 16 bits per channel; save it with 8")
 
@@ -147,7 +145,14 @@ def _refuse_deep(file: Image.Image) -> None:
 def _pixels(file: Image.Image) -> np.ndarray:
     _refuse_deep(file)
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # a reward's module may have set it
-    picture = ImageOps.exif_transpose(file)
+    return seen(file)
+
+
+def seen(picture: Image.Image) -> np.ndarray:
+    """uint8 [H, W, 3] of what a person sees of it on a white page."""
+    if picture.mode.startswith(("I", "F")):
+        raise UserError(f"has pixels of mode {picture.mode}; save it with 8 bits per channel")
+    picture = ImageOps.exif_transpose(picture)
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)

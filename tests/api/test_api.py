@@ -37,6 +37,12 @@ def dark(samples):
     return -samples.images.mean((1, 2, 3))
 
 
+def mini_sd3():
+    return StableDiffusion3Pipeline.from_pretrained(
+        locate("asset:mini-sd3"), text_encoder_3=None, tokenizer_3=None, dtype=torch.float32
+    )
+
+
 def small(*sentence: str, **changes: object) -> fg.Recipe:
     return fg.recipe(*(sentence or ("mini flow_grpo",)), **{**SMALL, "updates": 1, **changes})
 
@@ -66,9 +72,7 @@ def test_examples_in_docstrings_are_right(module):
 
 
 def test_a_loaded_pipeline_rolls_out_like_its_folder():
-    pipe = StableDiffusion3Pipeline.from_pretrained(
-        locate("asset:mini-sd3"), text_encoder_3=None, tokenizer_3=None, dtype=torch.float32
-    )
+    pipe = mini_sd3()
     loaded, named = (fg.DiffusersPolicy(model, steps=3, call=CALL, lora=fg.Lora(rank=4)) for model in (pipe, "asset:mini-sd3"))
     assert loaded.config.dtype == "fp32" and loaded.config.check([fg.Prompt(0, "red " * 99)])
     one, other = (fg.rollout(policy, ["a red circle", "a blue square"], group_size=2) for policy in (loaded, named))
@@ -124,6 +128,36 @@ def test_scores_are_a_table_with_intervals_and_escape_what_they_show():
     assert "&lt;b&gt;" in samples._repr_html_() and samples._repr_html_().count("<img") == 2
     with pytest.raises(fg.UserError, match="reward 'nan' returned nan"):
         fg.score(samples, {"nan": lambda samples: [float("nan")] * 2})
+
+
+def test_what_a_pipeline_returns_is_scored_in_every_form():
+    pipe, prompts = mini_sd3(), ["a red circle", "a blue square"]
+    found = {}
+    for form in ("pil", "np", "pt"):
+        made = pipe(prompts, num_inference_steps=3, generator=torch.Generator().manual_seed(0), output_type=form, **CALL).images
+        found[form] = fg.score(made, {"mean": bright}, prompts)["mean"]
+    assert (
+        np.ptp(found["pt"]) > 0.01
+        and found["np"] == pytest.approx(found["pt"])
+        and found["pil"] == pytest.approx(found["pt"], abs=1 / 255)
+    )
+
+
+def test_prompts_bring_their_rows_and_nothing_that_is_passed_is_ignored(tmp_path):
+    rows = fg.load_prompts("asset:mini-sd3/prompts/held_out.jsonl.gz")[:2]
+    samples = fg.rollout(fg.load_policy("mini"), rows, group_size=1).samples
+    strict = fg.score(samples, {"strict": "scene:soft"})["strict"]
+    assert fg.score(samples.images, {"strict": "scene:soft"}, rows)["strict"].tolist() == strict.tolist()
+    (tmp_path / "prompts.txt").write_text("a red circle\na blue square\n")
+    length = {"length": lambda samples: [len(prompt) for prompt in samples.prompts]}
+    assert fg.score(samples.shown(), length, tmp_path / "prompts.txt")["length"].tolist() == [12, 13]
+    for arguments, words in (
+        ((samples, length, ["a", "b"]), "have their prompts already"),
+        ((samples.images, length, None, tmp_path), "`out` is for the scores of files"),
+        ((tmp_path, length, ["a"]), "the prompts of files are the name of a file"),
+    ):
+        with pytest.raises(fg.UserError, match=words):
+            fg.score(*arguments)
 
 
 def test_files_are_scored_like_samples(tmp_path):
