@@ -6,6 +6,7 @@ from markupsafe import Markup
 
 from flowgrpo.api.load import LoadedPolicy
 from flowgrpo.api.train import Recipe, recipe
+from flowgrpo.core.errors import UserError
 from flowgrpo.pages.page import Page, framed
 from flowgrpo.training.credit.measure import Question, measure
 from flowgrpo.training.credit.page import markdown, plot, write_credit
@@ -64,4 +65,6 @@ def measure_credit(
 def _scheme(model: str, method: Recipe | str) -> Scheme:
     if isinstance(method, Recipe):
         return Scheme(method.name, method.config)
+    if not isinstance(method, str):
+        raise UserError(f"a method is a text or a recipe, one argument each, and this is of type {type(method).__name__}")
     return Scheme(method.strip(), recipe(model, method).config)

@@ -40,7 +40,7 @@ _temporary: list[tempfile.TemporaryDirectory[str]] = []
 
 def evaluate(
     benchmark: Benchmark | str,
-    models: Mapping[str, Model] | Sequence[Model],
+    models: Mapping[str, Model] | Sequence[Model] | Model,
     *,
     rewards: Rewards | None = None,
     limit: int | None = None,
@@ -82,10 +82,11 @@ class RunComparison(Comparison):
         return framed(page(self))
 
 
-def compare(runs: Sequence[Run | Path | str]) -> RunComparison:
-    """Run folders, or folders of them: held-out gains with intervals, at the end and at equal cost; the first recipe is the
-    baseline. Print it, or let a notebook show it. Errors: UserError for runs that can't be compared."""
-    return RunComparison(**vars(compare_runs([run.path if isinstance(run, Run) else run for run in runs])))
+def compare(runs: Sequence[Run | Path | str] | Path | str) -> RunComparison:
+    """Runs, their folders, or folders of them: held-out gains with intervals, at the end and at equal cost; the first recipe is
+    the baseline. Print it, or let a notebook show it. Errors: UserError for runs that can't be compared."""
+    several = [runs] if isinstance(runs, Path | str) else runs
+    return RunComparison(**vars(compare_runs([run.path if isinstance(run, Run) else run for run in several])))
 
 
 def _folder(out: Path | str | None) -> Path:
@@ -95,13 +96,13 @@ def _folder(out: Path | str | None) -> Path:
     return Path(_temporary[-1].name)
 
 
-def _named(models: Mapping[str, Model] | Sequence[Model]) -> dict[str, Model]:
+def _named(models: Mapping[str, Model] | Sequence[Model] | Model) -> dict[str, Model]:
     """The names under which results are filed."""
     if isinstance(models, Mapping):
         named = dict(models)
     else:
         named = {}
-        for model in models:
+        for model in [models] if isinstance(models, Model) else models:
             name = _name(model)
             named[name if name not in named else f"{name}-{len(named) + 1}"] = model
     if not named:

@@ -70,7 +70,8 @@ def score(
     """Scores of what is at hand: samples of a rollout, pictures of PIL, tensors, arrays or texts (`data.made`); or of files, a
     folder, a quoted glob or a JSONL, as for `flowgrpo score`.
 
-    `rewards` by label: a shipped name, a function `(samples) -> one number each`, an object or class of such; higher is better.
+    `rewards` by label: a shipped name, a function `(samples) -> one number each`, an object or class of such; higher is better. A
+    name, a function or a list of them needs no label.
     `prompts` are texts or rows of `load_prompts`, one for each sample, or the name of a file with them. Samples of a rollout have
     theirs. For files, `out` is a folder for scores.jsonl and report.html.
 

@@ -1,6 +1,6 @@
 """Recipes as objects, and their runs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 from diffusers import DiffusionPipeline
 
 from flowgrpo.api.load import LoadedPolicy
-from flowgrpo.api.rewards import Reward, reward_configs, section_of
+from flowgrpo.api.rewards import Named, Reward, labelled, reward_configs, section_of
 from flowgrpo.config.recipes import name_of, read_recipe
 from flowgrpo.config.run import Config, dump
 from flowgrpo.config.sections import RewardConfig
@@ -64,7 +64,7 @@ def recipe(*sentence: str, name: str | None = None, **changes: Any) -> Recipe:
 def train(
     what: Recipe | str,
     *,
-    rewards: Mapping[str, Reward | None] | None = None,
+    rewards: Mapping[str, Reward | None] | Sequence[Named] | Named | None = None,
     policy: LoadedPolicy | None = None,
     on_update: OnUpdate | None = None,
     resume: Run | Path | str | None = None,
@@ -81,10 +81,11 @@ def train(
     chosen = recipe(what) if isinstance(what, str) else what
     config = chosen.config
     if rewards is not None:
-        if absent := [label for label, reward in rewards.items() if reward is None and label not in config.rewards]:
+        given = labelled(rewards)
+        if absent := [label for label, reward in given.items() if reward is None and label not in config.rewards]:
             raise UserError(f"the recipe has no reward '{absent[0]}' to take out ({nearest(absent[0], config.rewards)})")
-        trained = reward_configs({label: reward for label, reward in rewards.items() if reward is not None})
-        measured = {label: reward for label, reward in config.rewards.items() if label not in rewards}
+        trained = reward_configs({label: reward for label, reward in given.items() if reward is not None})
+        measured = {label: reward for label, reward in config.rewards.items() if label not in given}
         config = _changed(config, {"rewards": _measured(measured) | trained}, "rewards")
     if policy is not None:
         config = _changed(config, {"policy": policy.config}, "policy")

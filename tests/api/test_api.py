@@ -160,6 +160,30 @@ def test_prompts_bring_their_rows_and_nothing_that_is_passed_is_ignored(tmp_path
             fg.score(*arguments)
 
 
+def test_a_function_is_called_what_it_is_called():
+    pictures = torch.rand(2, 3, 8, 8)
+    assert list(fg.score(pictures, bright)) == ["bright"]
+    assert list(fg.score(pictures, [bright, dark, "jpeg:compressibility"])) == ["bright", "dark", "jpeg:compressibility"]
+    run = fg.train(small(updates=1, evaluation=None), rewards=dark)
+    assert run.config.rewards["dark"].weight == 1 and run.config.rewards["strict"].weight == 0
+    for rewards, words in (
+        ([bright, bright], "called alike: bright, bright"),
+        (lambda samples: [0.0] * 2, "a reward of type function needs a label"),
+        ([None], "a reward of type NoneType needs a label"),
+    ):
+        with pytest.raises(fg.UserError, match=words):
+            fg.score(pictures, rewards)
+
+
+def test_a_lone_model_and_a_lone_folder_need_no_list():
+    one, listed = (fg.evaluate("mini_scenes", models, limit=2) for models in ("mini", ["mini"]))
+    assert str(one) == str(listed)
+    with pytest.raises(fg.UserError, match="runs"):
+        fg.compare("runs")
+    with pytest.raises(fg.UserError, match="a method is a text or a recipe, one argument each, and this is of type list"):
+        fg.measure_credit("mini", ["flow_grpo"])
+
+
 def test_files_are_scored_like_samples(tmp_path):
     tree = fg.rollout(fg.load_policy("mini"), ["a red circle"], group_size=2)
     for i, picture in enumerate(tree.samples.shown()):
