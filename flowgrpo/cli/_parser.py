@@ -5,6 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NoReturn
 
 from flowgrpo.core.errors import UserError
@@ -34,6 +35,7 @@ class Parser(argparse.ArgumentParser):
 
 def parse(parser: Parser, command: Parser, argv: Sequence[str]) -> argparse.Namespace:
     """Left where they are, argparse would take overrides for further values of the option before them, or for nothing."""
+    _require_said(command, argv)
     takes = any(argument.dest == OVERRIDES for argument in command.arguments)
     places = _overrides(command, argv) if takes else []
     arguments, rest = parser.parse_known_args([word for i, word in enumerate(argv) if i not in places])
@@ -44,6 +46,14 @@ def parse(parser: Parser, command: Parser, argv: Sequence[str]) -> argparse.Name
     if takes:
         arguments.overrides = [*arguments.overrides, *(argv[i] for i in places)]
     return arguments
+
+
+def _require_said(command: Parser, argv: Sequence[str]) -> None:
+    """Errors: UserError for a word or the value of an option that is empty: as a path it is the folder that one is in."""
+    for before, word in pairwise(argv):
+        option, sign, value = word.partition("=") if word.startswith("--") else (before, "=", word)
+        if sign and not value.strip():
+            command.error(f"what follows '{option}' is empty; is a variable of the shell not set?")
 
 
 def _overrides(command: Parser, argv: Sequence[str]) -> list[int]:

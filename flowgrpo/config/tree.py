@@ -61,6 +61,8 @@ def _override(tree: dict[str, Any], override: str) -> None:
     path, sign, text = override.partition("=")
     if not sign or not path:
         raise UserError(f"override '{override}' must look like section.key=value")
+    if not text.strip():
+        raise UserError(f"override '{override}' has no value; write {path}=null for none, or {path}=\"''\" for an empty text")
     *sections, key = path.split(".")
     for section in sections:
         if tree.get(section) is None:

@@ -155,6 +155,7 @@ def test_prompts_bring_their_rows_and_nothing_that_is_passed_is_ignored(tmp_path
         ((samples, length, ["a", "b"]), "have their prompts already"),
         ((samples.images, length, None, tmp_path), "`out` is for the scores of files"),
         ((tmp_path, length, ["a"]), "the prompts of files are the name of a file"),
+        (("", length), "the name of what to score is empty"),
     ):
         with pytest.raises(fg.UserError, match=words):
             fg.score(*arguments)

@@ -107,6 +107,27 @@ def test_an_unknown_command_or_option_has_a_neighbour(capsys):
     assert "does not take 'more'" in complaint(capsys, "doctor", "more")
 
 
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        (["train", ""], "train"),
+        (["plan", "mini", " "], "mini"),
+        (["train", "mini", "flow_grpo", "--resume", ""], "--resume"),
+        (["sample", "quickstart", "--checkpoint", "", "--prompts", "p.txt"], "--checkpoint"),
+        (["sample", "quickstart", "--prompts", "p.txt", "--out="], "--out"),
+        (["score", "", "--rewards", "jpeg:compressibility", "--out", "o"], "score"),
+        (["score", ".", "--rewards", "jpeg:compressibility", "--out", ""], "--out"),
+        (["compare", "one", ""], "one"),
+    ],
+)
+def test_a_variable_that_is_not_set_is_no_folder_and_no_default(capsys, tmp_path, monkeypatch, command, option):
+    """Else the model's own weights are sampled as if they were a checkpoint's, and the folder that one is in is scored."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p.txt").write_text("a red circle")
+    assert f"what follows '{option}' is empty; is a variable of the shell not set?" in complaint(capsys, *command)
+    assert [*tmp_path.iterdir()] == [tmp_path / "p.txt"]
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(capsys, command):
     with pytest.raises(SystemExit) as stop:

@@ -183,6 +183,8 @@ def test_files_that_are_no_config(tmp_path):
         ("rollout.group_size=1000000000", "rollout.group_size: Input should be less than or equal to"),
         ("rollout={group_size: 2, group_size: 3}", "the key 'group_size' is there twice"),
         ("x=" + "[" * 3000 + "]" * 3000, "brackets are nested too deep"),
+        ("ema=", "'ema=' has no value; write ema=null for none"),
+        ("rewards.soft= ", "has no value; write rewards.soft=null for none"),
     ],
 )
 def test_numbers_and_texts_that_no_run_can_have_are_one_sentence(override, words, capsys):

@@ -26,6 +26,8 @@ def read_source(source: str, prompts: str | None = None) -> list[Item]:
     is metadata of it; a row with neither is the text itself. The prompt is that of the prompt file, which must fit (`pairing`),
     else of the row, else of NAME.txt beside the file, else empty: of all files, or of none.
     """
+    if not source.strip():
+        raise UserError("the name of what to score is empty; '.' is the folder that you are in")
     index = index_of(source)
     found = [] if index and not os.path.isdir(locate(source)) else _found(source)
     items = _indexed(index) if index else [Item(path, {}) for path in _known(found)]
