@@ -11,7 +11,11 @@ from flowgrpo.core.whole import require_writable
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a shipped model, or a whole recipe")
     parser.add_argument(
-        "methods", nargs="*", metavar="METHOD", help="methods or files, each a recipe with the model (a standard set of schemes)"
+        "methods",
+        nargs="*",
+        default=[],
+        metavar="METHOD",
+        help="methods or files, each a recipe with the model (a standard set of schemes)",
     )
     parser.add_argument("overrides", nargs="*", default=[], metavar="a.b=c", help="values to change in every recipe")
     parser.add_argument(

@@ -1,8 +1,9 @@
 """What config sections are made of: strict pydantic models, and components chosen by name."""
 
 import warnings
-from collections.abc import Iterable
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Iterable, Iterator
+from functools import cache
+from typing import Any, ClassVar, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -32,7 +33,7 @@ class UnknownKey(ValueError):
 
 
 class Section(BaseModel):
-    """A frozen section that refuses NaN, infinities and unknown keys, and names the nearest known one.
+    """A frozen section that refuses NaN, infinities, true or false for a number, and unknown keys, with the nearest known one.
 
     `renamed` has the new names of keys that were called otherwise, `key` or `section.key`; the old ones work for a version.
     """
@@ -47,10 +48,27 @@ class Section(BaseModel):
             return data
         for old in cls.renamed.keys() & data.keys():
             data = _with_new_name(data, old, cls.renamed[old])
-        for key in data:
+        for key, value in data.items():
             if key not in cls.model_fields:
                 raise UnknownKey(key, cls.model_fields)
+            if _holds_truth(value) and {int, float} & _kinds(cls, key) and not {bool, Any} & _kinds(cls, key):
+                raise ValueError(f"{key} is a number, not true or false (which yes, no, on and off mean as well)")
         return data
+
+
+def _holds_truth(value: Any) -> bool:
+    return isinstance(value, bool) or (isinstance(value, list) and any(map(_holds_truth, value)))
+
+
+@cache
+def _kinds(section: type[BaseModel], key: str) -> frozenset[Any]:
+    """The types that the values of a field are made of."""
+    return frozenset(_parts(section.model_fields[key].annotation))
+
+
+def _parts(annotation: Any) -> Iterator[Any]:
+    inner = get_args(annotation)
+    yield from (part for each in inner for part in _parts(each)) if inner else (annotation,)
 
 
 def _with_new_name(data: dict[str, Any], old: str, new: str) -> dict[str, Any]:
