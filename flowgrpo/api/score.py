@@ -11,7 +11,7 @@ import numpy as np
 from flowgrpo.api.rewards import Rewards, reward_configs
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.intervals import Interval, mean_interval
-from flowgrpo.data.made import Made, require_whole, samples_of
+from flowgrpo.data.made import Made, as_samples, require_whole
 from flowgrpo.data.prompts import Prompt, load_prompts
 from flowgrpo.data.samples import Samples
 from flowgrpo.evaluation.sheet.score import score as score_files
@@ -103,4 +103,4 @@ def _held(samples: Samples | Made, prompts: Sequence[str | Prompt] | Path | str 
             raise UserError("samples have their prompts already; leave `prompts` out")
         require_whole(samples)
         return samples
-    return samples_of(samples, load_prompts(str(prompts)) if isinstance(prompts, str | Path) else prompts)
+    return as_samples(samples, load_prompts(str(prompts)) if isinstance(prompts, str | Path) else prompts)

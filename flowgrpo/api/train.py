@@ -49,6 +49,8 @@ def recipe(*sentence: str, name: str | None = None, **changes: Any) -> Recipe:
     >>> recipe("mini flow_grpo", updates=3, rollout={"group_size": 6}).config.rollout.group_size
     6
     """
+    if strange := [type(part).__name__ for part in sentence if not isinstance(part, str)]:
+        raise UserError(f"a recipe is words, as in recipe('mini flow_grpo'), and this is of type {strange[0]}")
     words = [word for part in sentence for word in part.split()]
     overrides = [word for word in words if "=" in word]
     words = [word for word in words if word not in overrides]
@@ -78,7 +80,7 @@ def train(
 
     Errors: UserError, which says how to go on where something was trained.
     """
-    chosen = recipe(what) if isinstance(what, str) else what
+    chosen = what if isinstance(what, Recipe) else recipe(what)
     config = chosen.config
     if rewards is not None:
         given = labelled(rewards)

@@ -20,7 +20,7 @@ TYPES = "pixels are uint8, or floats in [0, 1]"
 WANTED = "pictures or clips of PIL, a tensor [B, 3, H, W] or [B, F, 3, H, W], an array [B, H, W, 3] or [B, F, H, W, 3], or texts"
 
 
-def samples_of(made: Made, prompts: Sequence[str | Prompt] | None = None) -> Samples:
+def as_samples(made: Made, prompts: Sequence[str | Prompt] | None = None) -> Samples:
     """Samples, each with its prompt, a text or a row of `load_prompts`; those of one prompt are a group.
 
     Without prompts, prompts are empty, and each sample is a group of its own. Errors: UserError for what is no sample, pixels of
@@ -31,6 +31,8 @@ def samples_of(made: Made, prompts: Sequence[str | Prompt] | None = None) -> Sam
         return Samples([""] * len(outputs), [{} for _ in outputs], list(range(len(outputs))), outputs)
     if len(prompts) != len(outputs):
         raise UserError(f"there are {len(outputs)} samples and {len(prompts)} prompts; give each sample its own")
+    if strange := [type(prompt).__name__ for prompt in prompts if not isinstance(prompt, str | Prompt)]:
+        raise UserError(f"a prompt is a text or a row of load_prompts, and this is of type {strange[0]}")
     texts = [prompt.text if isinstance(prompt, Prompt) else prompt for prompt in prompts]
     rows = [prompt.metadata if isinstance(prompt, Prompt) else {"prompt": prompt} for prompt in prompts]
     asked = [prompt.index if isinstance(prompt, Prompt) else prompt for prompt in prompts]

@@ -181,6 +181,15 @@ def test_a_lone_model_and_a_lone_folder_need_no_list():
     assert str(one) == str(listed)
     with pytest.raises(fg.UserError, match="runs"):
         fg.compare("runs")
+
+
+def test_what_is_of_another_type_is_said_in_a_sentence():
+    with pytest.raises(fg.UserError, match=r"a recipe is words, as in recipe\('mini flow_grpo'\), and this is of type list"):
+        fg.train(["mini", "flow_grpo"])
+    with pytest.raises(
+        fg.UserError, match="a model is a pipeline of diffusers, its folder or its hub id, and this is of type Linear"
+    ):
+        fg.DiffusersPolicy(torch.nn.Linear(2, 2), steps=3)
     with pytest.raises(fg.UserError, match="a method is a text or a recipe, one argument each, and this is of type list"):
         fg.measure_credit("mini", ["flow_grpo"])
 

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 import flowgrpo as fg
-from flowgrpo.data.made import require_whole, samples_of
+from flowgrpo.data.made import as_samples, require_whole
 from flowgrpo.data.media import read
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 6, 4, 3), np.uint8)
@@ -30,7 +30,7 @@ CLIPS = PIXELS[:, None].repeat(3, 1)
     ids=["pictures", "a tuple", "uint8", "turned about", "doubles", "floats", "tensor of uint8", "tensor"],
 )
 def test_pictures_are_the_same_however_they_are_held(made):
-    samples = samples_of(made, ["a", "b"])
+    samples = as_samples(made, ["a", "b"])
     assert samples.images.dtype == torch.float32 and samples.prompts == ["a", "b"]
     torch.testing.assert_close(samples.images, TENSOR / 255.0)
 
@@ -39,7 +39,7 @@ def test_pictures_are_the_same_however_they_are_held(made):
     "made", [[[*map(Image.fromarray, clip)] for clip in CLIPS], CLIPS, torch.from_numpy(CLIPS).movedim(-1, 2)]
 )
 def test_clips_are_the_same_however_they_are_held(made):
-    torch.testing.assert_close(samples_of(made).videos, torch.from_numpy(CLIPS).movedim(-1, 2) / 255.0)
+    torch.testing.assert_close(as_samples(made).videos, torch.from_numpy(CLIPS).movedim(-1, 2) / 255.0)
 
 
 def test_a_picture_is_seen_as_its_file_would_be(tmp_path):
@@ -56,20 +56,20 @@ def test_a_picture_is_seen_as_its_file_would_be(tmp_path):
     ):
         picture.convert("RGBA" if picture.mode == "CMYK" else picture.mode).save(tmp_path / "saved.png", exif=picture.getexif())
         np.testing.assert_array_equal(
-            samples_of([picture]).images.mul(255).round()[0].movedim(0, -1), read(tmp_path / "saved.png")
+            as_samples([picture]).images.mul(255).round()[0].movedim(0, -1), read(tmp_path / "saved.png")
         )
 
 
 def test_samples_of_one_prompt_are_a_group_and_a_row_brings_what_it_holds():
-    assert samples_of(["x", "y", "z"], ["b", "a", "b"]).group == [0, 1, 0]
+    assert as_samples(["x", "y", "z"], ["b", "a", "b"]).group == [0, 1, 0]
     rows = [
         fg.Prompt(7, "a cat", {"prompt": "a cat", "label": "cat"}),
         fg.Prompt(3, "a dog", {"prompt": "a dog", "label": "dog"}),
     ]
-    samples = samples_of(PICTURES, rows)
+    samples = as_samples(PICTURES, rows)
     assert (samples.prompts, samples.group) == (["a cat", "a dog"], [0, 1])
     assert [row["label"] for row in samples.metadata] == ["cat", "dog"]
-    alone = samples_of(["x", "y"])
+    alone = as_samples(["x", "y"])
     assert (alone.prompts, alone.group, alone.texts) == (["", ""], [0, 1], ["x", "y"])
 
 
@@ -96,12 +96,14 @@ def test_samples_of_one_prompt_are_a_group_and_a_row_brings_what_it_holds():
 )
 def test_what_is_no_sample_is_refused(made, words):
     with pytest.raises(fg.UserError, match=words):
-        samples_of(made)
+        as_samples(made)
 
 
 def test_every_sample_needs_its_own_prompt():
     with pytest.raises(fg.UserError, match="there are 2 samples and 1 prompts"):
-        samples_of(PICTURES, ["a"])
+        as_samples(PICTURES, ["a"])
+    with pytest.raises(fg.UserError, match="a text or a row of load_prompts, and this is of type dict"):
+        as_samples(PICTURES, ["a", {"prompt": "b"}])
 
 
 @pytest.mark.parametrize(

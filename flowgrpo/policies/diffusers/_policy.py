@@ -107,6 +107,10 @@ def config_of(model: DiffusersConfig | DiffusionPipeline | Path | str, settings:
         stored = {value: key for key, value in DTYPES.items()}.get(next(iter(denoisers(model).values())).dtype)
         settings = ({"dtype": stored} if stored else {}) | dict(settings)
         model = hold(model, f"{type(model).__name__}-{next(NUMBERS)}", partial(_fingerprint, model))
+    if not isinstance(model, str | Path):
+        raise UserError(
+            f"a model is a pipeline of diffusers, its folder or its hub id, and this is of type {type(model).__name__}"
+        )
     return checked(DiffusersConfig, {"model": str(model), **settings}, "DiffusersPolicy")
 
 
