@@ -138,8 +138,14 @@ def _refuse_several(file: Image.Image) -> None:
 
 
 def _refuse_deep(file: Image.Image) -> None:
+    _refuse_mode(file)
     if DEEP.search(str(file.tile)):  # type: ignore[attr-defined]
         raise UserError("has 16 bits per channel; save it with 8")
+
+
+def _refuse_mode(picture: Image.Image) -> None:
+    if picture.mode.startswith(("I", "F")):
+        raise UserError(f"has pixels of mode {picture.mode}; save it with 8 bits per channel")
 
 
 def _pixels(file: Image.Image) -> np.ndarray:
@@ -150,8 +156,7 @@ def _pixels(file: Image.Image) -> np.ndarray:
 
 def seen(picture: Image.Image) -> np.ndarray:
     """uint8 [H, W, 3] of what a person sees of it on a white page."""
-    if picture.mode.startswith(("I", "F")):
-        raise UserError(f"has pixels of mode {picture.mode}; save it with 8 bits per channel")
+    _refuse_mode(picture)
     picture = ImageOps.exif_transpose(picture)
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
