@@ -82,10 +82,10 @@ class RunComparison(Comparison):
         return framed(page(self))
 
 
-def compare(runs: Sequence[Run | Path | str] | Path | str) -> RunComparison:
+def compare(runs: Sequence[Run | Path | str] | Run | Path | str) -> RunComparison:
     """Runs, their folders, or folders of them: held-out gains with intervals, at the end and at equal cost; the first recipe is
     the baseline. Print it, or let a notebook show it. Errors: UserError for runs that can't be compared."""
-    several = [runs] if isinstance(runs, Path | str) else runs
+    several = [runs] if isinstance(runs, Run | Path | str) else runs
     return RunComparison(**vars(compare_runs([run.path if isinstance(run, Run) else run for run in several])))
 
 

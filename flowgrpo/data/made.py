@@ -5,11 +5,11 @@ from typing import TypeGuard
 
 import numpy as np
 import torch
-from PIL import Image, ImageFile
+from PIL import Image
 from torch import Tensor
 
 from flowgrpo.core.errors import UserError
-from flowgrpo.data.media import seen, still
+from flowgrpo.data.media import still
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.data.samples import Outputs, Samples
 
@@ -17,7 +17,8 @@ Made = Tensor | np.ndarray | Sequence[str] | Sequence[Image.Image] | Sequence[Se
 """Pictures of PIL, or lists of them, which are clips; tensors [B, 3, H, W], of clips [B, F, 3, H, W]; arrays [B, H, W, 3], of
 clips [B, F, H, W, 3], as diffusers gives them; texts. Pixels are uint8, or floats in [0, 1]."""
 TYPES = "pixels are uint8, or floats in [0, 1]"
-WANTED = "pictures or clips of PIL, a tensor [B, 3, H, W] or [B, F, 3, H, W], an array [B, H, W, 3] or [B, F, H, W, 3], or texts"
+TENSOR, ARRAY = "[B, 3, H, W] or [B, F, 3, H, W]", "[B, H, W, 3] or [B, F, H, W, 3]"
+WANTED = f"pictures or clips of PIL, a tensor {TENSOR}, an array {ARRAY}, or texts"
 
 
 def as_samples(made: Made, prompts: Sequence[str | Prompt] | None = None) -> Samples:
@@ -26,7 +27,7 @@ def as_samples(made: Made, prompts: Sequence[str | Prompt] | None = None) -> Sam
     Without prompts, prompts are empty, and each sample is a group of its own. Errors: UserError for what is no sample, pixels of
     other types or outside of [0, 1], pictures of several sizes, or another number of prompts.
     """
-    outputs = _outputs(made)
+    outputs = outputs_of(made)
     if prompts is None:
         return Samples([""] * len(outputs), [{} for _ in outputs], list(range(len(outputs))), outputs)
     if len(prompts) != len(outputs):
@@ -56,17 +57,20 @@ def require_whole(samples: Samples) -> None:
     if isinstance(samples.outputs, Tensor):
         if not samples.outputs.is_floating_point():
             raise UserError(f"pixels of samples are floats in [0, 1], and these are {samples.outputs.dtype}")
-        _pixels(samples.outputs, "[B, 3, H, W] or [B, F, 3, H, W]", -3)
+        outputs_of(samples.outputs)
 
 
-def _outputs(made: Made) -> Outputs:
+def outputs_of(made: Made) -> Outputs:
+    """As `Samples` holds them."""
     if isinstance(made, Tensor):
-        return _pixels(made, "[B, 3, H, W] or [B, F, 3, H, W]", -3)
+        _require_shape(made, TENSOR, -3)
+        return _floats(made)
     if isinstance(made, np.ndarray):
         if made.dtype.kind not in "biuf":
             raise UserError(f"{TYPES}, and these are {made.dtype}")
-        own = torch.from_numpy(np.array(made, order="C"))
-        return _pixels(own, "[B, H, W, 3] or [B, F, H, W, 3]", -1).movedim(-1, -3).contiguous()
+        pixels = torch.from_numpy(np.require(made, requirements=("C", "W")))
+        _require_shape(pixels, ARRAY, -1)
+        return _floats(pixels.movedim(-1, -3).contiguous())
     if not isinstance(made, Sequence):
         raise UserError(f"samples come together, and this is one of type {type(made).__name__}; give {WANTED}, in a list")
     some = list(made)
@@ -75,9 +79,9 @@ def _outputs(made: Made) -> Outputs:
     if all(isinstance(one, str) for one in some):
         return [str(one) for one in some]
     if _are_pictures(some):
-        return _outputs(_array(some))
+        return outputs_of(_array(some))
     if _are_clips(some):
-        return _outputs(_stacked([_array(clip) for clip in some]))
+        return outputs_of(_stacked([_array(clip) for clip in some]))
     raise UserError(f"these are no samples: {', '.join(sorted({type(one).__name__ for one in some}))}; give {WANTED}")
 
 
@@ -91,7 +95,7 @@ def _are_clips(some: Sequence[object]) -> TypeGuard[Sequence[Sequence[Image.Imag
 
 def _array(pictures: Sequence[Image.Image]) -> np.ndarray:
     """uint8 [N, H, W, 3]."""
-    return _stacked([still(picture) if isinstance(picture, ImageFile.ImageFile) else seen(picture) for picture in pictures])
+    return _stacked([still(picture) for picture in pictures])
 
 
 def _stacked(arrays: Sequence[np.ndarray]) -> np.ndarray:
@@ -102,12 +106,15 @@ def _stacked(arrays: Sequence[np.ndarray]) -> np.ndarray:
     return np.stack(arrays)
 
 
-def _pixels(pixels: Tensor, shape: str, channels: int) -> Tensor:
-    """float32."""
+def _require_shape(pixels: Tensor, shape: str, channels: int) -> None:
     if pixels.ndim not in (4, 5) or pixels.shape[channels] != 3 or not pixels.numel():
         raise UserError(f"pictures are {shape}, and these are {[*pixels.shape]}")
+
+
+def _floats(pixels: Tensor) -> Tensor:
+    """float32."""
     if pixels.dtype == torch.uint8:
-        return pixels.float() / 255.0
+        return pixels.float().div_(255.0)
     if not pixels.is_floating_point():
         raise UserError(f"{TYPES}, and these are {pixels.dtype}")
     low, high = pixels.amin().item(), pixels.amax().item()

@@ -127,7 +127,7 @@ def _count(file: Image.Image) -> int:
 
 
 def still(file: Image.Image) -> np.ndarray:
-    """uint8 [H, W, 3] of an open file; it must be one picture."""
+    """uint8 [H, W, 3] of an open file, or of a picture in memory; it must be one picture."""
     _refuse_several(file)
     return _pixels(file)
 
@@ -137,27 +137,17 @@ def _refuse_several(file: Image.Image) -> None:
         raise UserError(f"has {count} frames or pages, and one picture is wanted; save the one that is meant")
 
 
-def _refuse_deep(file: Image.Image) -> None:
-    _refuse_mode(file)
-    if DEEP.search(str(file.tile)):  # type: ignore[attr-defined]
-        raise UserError("has 16 bits per channel; save it with 8")
-
-
-def _refuse_mode(picture: Image.Image) -> None:
+def _refuse_deep(picture: Image.Image) -> None:
     if picture.mode.startswith(("I", "F")):
         raise UserError(f"has pixels of mode {picture.mode}; save it with 8 bits per channel")
+    if isinstance(picture, ImageFile.ImageFile) and DEEP.search(str(picture.tile)):
+        raise UserError("has 16 bits per channel; save it with 8")
 
 
 def _pixels(file: Image.Image) -> np.ndarray:
     _refuse_deep(file)
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # a reward's module may have set it
-    return seen(file)
-
-
-def seen(picture: Image.Image) -> np.ndarray:
-    """uint8 [H, W, 3] of what a person sees of it on a white page."""
-    _refuse_mode(picture)
-    picture = ImageOps.exif_transpose(picture)
+    picture = ImageOps.exif_transpose(file)
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)

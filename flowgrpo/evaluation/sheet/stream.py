@@ -7,15 +7,15 @@ from dataclasses import dataclass, replace
 from typing import cast, get_args
 
 import numpy as np
-import torch
 
 from flowgrpo.config.sections import RewardConfig
 from flowgrpo.core.digests import digest
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.progress import bar
 from flowgrpo.data.kinds import Kind
+from flowgrpo.data.made import outputs_of
 from flowgrpo.data.media import read
-from flowgrpo.data.samples import Outputs, Samples
+from flowgrpo.data.samples import Samples
 from flowgrpo.evaluation.sheet.lines import Line
 from flowgrpo.evaluation.sheet.source import Item
 from flowgrpo.scoring.scorer import Scorer
@@ -76,11 +76,9 @@ def batches(loaded: Iterable[Loaded], limit: int) -> Iterator[list[Loaded]]:
 
 def together(batch: Sequence[Loaded]) -> Samples:
     """Each sample is a group of its own."""
-    made: Outputs = cast(list[str], [one.made for one in batch])
-    if not isinstance(batch[0].made, str):
-        pixels = torch.from_numpy(np.stack(cast(list[np.ndarray], made)))
-        made = pixels.movedim(-1, -3).contiguous().float().div_(255.0)
-    return Samples([one.item.prompt for one in batch], [one.item.row for one in batch], [one.row for one in batch], made)
+    made = [one.made for one in batch]
+    outputs = outputs_of(cast(list[str], made) if isinstance(made[0], str) else np.stack(cast(list[np.ndarray], made)))
+    return Samples([one.item.prompt for one in batch], [one.item.row for one in batch], [one.row for one in batch], outputs)
 
 
 class Judge:
