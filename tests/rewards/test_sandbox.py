@@ -58,9 +58,15 @@ def _read(path: Path) -> bytes:
 
 
 @pytest.fixture(autouse=True)
-def nothing_survives() -> Iterator[None]:
-    yield
-    assert_nothing_is_left()
+def nothing_survives(tmp_path_factory) -> Iterator[None]:
+    """What runs here has a temporary folder and a command line of its own: other tests run untrusted code at the same time."""
+    tmp_path_factory.getbasetemp()
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        Path(folder).chmod(0o711)
+        patch.setattr(tempfile, "tempdir", folder)
+        patch.setattr(sandbox, "PYTHON", [*sandbox.PYTHON, "-X", f"tests={uuid.uuid4().hex}"])
+        yield
+        assert_nothing_is_left()
 
 
 @pytest.fixture
@@ -210,7 +216,7 @@ SYSTEM_PYTHON = shutil.which("python3", path="/usr/bin:/usr/local/bin")
 @pytest.mark.skipif(os.getuid() != 0 or SYSTEM_PYTHON is None, reason="needs root and a Python that everyone can run")
 def test_without_namespaces_another_user_keeps_it_from_surviving(monkeypatch):
     monkeypatch.setattr(sandbox, "_mode", lambda: "uid")
-    monkeypatch.setattr(sandbox, "PYTHON", [SYSTEM_PYTHON, "-I", "-S"])
+    monkeypatch.setattr(sandbox, "PYTHON", [SYSTEM_PYTHON, *sandbox.PYTHON[1:]])
     outcome = run(DAEMON, SEVERAL)
     assert outcome.status == "ok" and "network" not in outcome.isolation and "processes" in outcome.isolation
     assert_nothing_is_left()
