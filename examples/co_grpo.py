@@ -26,10 +26,10 @@ from torch import Tensor, nn
 
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.keys import Key, Noise
+from flowgrpo.core.pretrained import require_all
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.data.samples import Samples
 from flowgrpo.policies._fill import fill
-from flowgrpo.policies._fit import require_all
 from flowgrpo.policies._weights import trainable
 from flowgrpo.policies.amused import AmusedConfig
 from flowgrpo.policies.amused._policy import AmusedPolicy, AmusedSampler

@@ -81,6 +81,8 @@ def reading(path: Path, what: str) -> Iterator[None]:
     """Whatever goes wrong inside means that `path` is not `what`; the first words of the reason name the first wrong keys."""
     try:
         yield
+    except UserError:
+        raise
     except Exception as error:
         reason = shorten(str(error), 300, placeholder=" ...")
         raise UserError(f"{path} is not {what} ({type(error).__name__}: {reason})") from error

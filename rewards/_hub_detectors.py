@@ -28,6 +28,7 @@ from transformers import (
 )
 
 from flowgrpo.core.errors import UserError, short
+from flowgrpo.core.pretrained import whole_models
 from flowgrpo.data.prompts.geneval import CLASSES
 from flowgrpo.rewards._clip import write_vocabulary
 from flowgrpo.rewards._detectors import IN_PROMPTS, Box, Detection, Detector
@@ -172,7 +173,10 @@ SAFE = {"use_safetensors": True, "dtype": "float32"}
 def _loaded(kind: Any, model: str, revision: str | None, **options: Any) -> Any:
     """What transformers makes of a folder or a repository, at its pinned commit where the user names none."""
     try:
-        return kind.from_pretrained(model, revision=revision or pinned(model), trust_remote_code=False, **options)
+        with whole_models():
+            return kind.from_pretrained(model, revision=revision or pinned(model), trust_remote_code=False, **options)
+    except UserError:
+        raise
     except Exception as error:  # the hub, or a folder that holds something else
         said = shorten(str(error), 200, placeholder=" ...")
         raise UserError(

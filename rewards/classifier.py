@@ -17,6 +17,7 @@ from torchvision.transforms.functional import center_crop, normalize, resize
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from flowgrpo.core.errors import UserError
+from flowgrpo.core.pretrained import whole_models
 from flowgrpo.data.samples import Samples
 from flowgrpo.rewards._answer import stated
 from flowgrpo.rewards._hub import reading, tensors
@@ -102,7 +103,7 @@ def prepared(images: Tensor) -> Tensor:
 
 
 def _of_transformers(model: str, revision: str | None, device: torch.device) -> tuple[Logits, Sequence[str]]:
-    with reading(Path(model), "an image classifier of transformers"):
+    with reading(Path(model), "an image classifier of transformers"), whole_models():
         network = AutoModelForImageClassification.from_pretrained(model, revision=revision).eval().to(device)
         processor = AutoImageProcessor.from_pretrained(model, revision=revision)
     names = [network.config.id2label[number] for number in range(network.config.num_labels)]

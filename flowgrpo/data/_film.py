@@ -16,6 +16,7 @@ UNEVEN = 1.5
 """So many times as long as the shortest a frame may be seen."""
 
 av.logging.set_level(av.logging.ERROR)
+av.logging.set_skip_repeated(False)  # of two films that are damaged alike, FFmpeg says the same
 
 
 def film(path: Path) -> Generator[np.ndarray, None, None]:
@@ -27,10 +28,12 @@ def film(path: Path) -> Generator[np.ndarray, None, None]:
         stream.codec_context.thread_count = 1  # what another thread says is not heard here
         stated = stream.frames or _estimated(container, stream)
         try:
-            for frame in container.decode(stream):
-                times.append(frame.time or 0.0)
-                corrupt = corrupt or frame.is_corrupt
-                yield _seen(frame)
+            for packet in container.demux(stream):
+                corrupt = corrupt or packet.is_corrupt
+                for frame in packet.decode():
+                    times.append(frame.time or 0.0)
+                    corrupt = corrupt or frame.is_corrupt
+                    yield _seen(frame)
         except av.FFmpegError as error:
             failure = str(error)
     if not times:

@@ -128,14 +128,6 @@ def loading(where: Path) -> Iterator[None]:
         raise UserError(f"{where} can't be loaded ({type(error).__name__}: {reason[:300]})") from error
 
 
-def require_all(where: Path, missing: Collection[str], unexpected: Collection[str]) -> None:
-    """What a library's loader says of the names that it did not find, and of those that it did not know."""
-    for names, words in ((unexpected, "are none of the model's"), (missing, "of the model's are not in it")):
-        if names:
-            said = f"{where}: {len(names)} weights {words}, such as '{min(names)}'"
-            raise UserError(f"{said}; it is not whole, or for another model")
-
-
 def count_lora(modules: Collection[nn.Module]) -> int:
     """How many tensors of adapters these modules have."""
     return sum(".lora_" in name for module in modules for name, _ in module.named_parameters())

@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from flowgrpo.core.errors import UserError
-from flowgrpo.policies._fit import count_lora, loading, peft_state, require_all, require_lora
+from flowgrpo.core.pretrained import require_all
+from flowgrpo.policies._fit import count_lora, loading, peft_state, require_lora
 
 FILE = "pytorch_lora_weights.safetensors"
 PEFT_FILE = "adapter_model.safetensors"

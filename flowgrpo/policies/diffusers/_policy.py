@@ -24,13 +24,14 @@ from flowgrpo.core.held import OBJECT, held, hold
 from flowgrpo.core.keys import Key, torch_generator
 from flowgrpo.core.parts import copies
 from flowgrpo.core.paths import ASSET, locate
+from flowgrpo.core.pretrained import require_all, whole_models
 from flowgrpo.core.section import checked
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.data.samples import Latents, Samples
 from flowgrpo.policies import Compile, _finite, autocasts
 from flowgrpo.policies._compiled import compiles, evaluate_as_in_an_update, uncompiled
 from flowgrpo.policies._dtypes import DTYPES, unit_roundoff
-from flowgrpo.policies._fit import loading, require_all
+from flowgrpo.policies._fit import loading
 from flowgrpo.policies._hub import require_reachable
 from flowgrpo.policies._offloaded import offload_activations
 from flowgrpo.policies._sharded import Sharding
@@ -87,9 +88,10 @@ def _from_files(config: DiffusersConfig, device: torch.device) -> DiffusionPipel
         transformers.utils.logging.disable_progress_bar()
     try:
         options = {**quantised(config, device, source), **_absent(path)}
-        return DiffusionPipeline.from_pretrained(
-            source, revision=config.revision, dtype=DTYPES[config.dtype], use_safetensors=True, **options
-        )
+        with whole_models():
+            return DiffusionPipeline.from_pretrained(
+                source, revision=config.revision, dtype=DTYPES[config.dtype], use_safetensors=True, **options
+            )
     except (OSError, SafetensorError) as error:
         raise UserError(f"model '{model}' can't be loaded: {str(error).splitlines()[0]}") from error
 

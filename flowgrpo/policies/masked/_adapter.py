@@ -15,9 +15,10 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokeni
 
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.paths import locate
+from flowgrpo.core.pretrained import require_all, whole_models
 from flowgrpo.policies._dtypes import DTYPES
 from flowgrpo.policies._finite import weights
-from flowgrpo.policies._fit import only_errors, require_all
+from flowgrpo.policies._fit import only_errors
 from flowgrpo.policies._hub import require_reachable
 from flowgrpo.policies._pooled import LastBlock, stream
 from flowgrpo.policies.masked import MaskedConfig
@@ -42,7 +43,8 @@ def _loaded(config: MaskedConfig, trained: Path | None) -> Any:
         _, loader = _class(source, config)
         options = {"dtype": DTYPES[config.dtype], "use_safetensors": True, **remote}
         if trained is None:
-            return loader.from_pretrained(source, **options)
+            with whole_models():
+                return loader.from_pretrained(source, **options)
         with only_errors():
             model, info = loader.from_pretrained(source, output_loading_info=True, **options)
         require_all(trained, info["missing_keys"], info["unexpected_keys"])

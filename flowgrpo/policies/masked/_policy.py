@@ -17,12 +17,13 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.keys import Key
 from flowgrpo.core.parts import copies
+from flowgrpo.core.pretrained import require_all
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.data.samples import Samples
 from flowgrpo.policies._compiled import compiles, evaluate_as_in_an_update
 from flowgrpo.policies._dtypes import DTYPES, unit_roundoff
 from flowgrpo.policies._fill import fill
-from flowgrpo.policies._fit import loading, pairs_of, peft_state, require_all, require_change
+from flowgrpo.policies._fit import loading, pairs_of, peft_state, require_change
 from flowgrpo.policies._offloaded import offload_activations
 from flowgrpo.policies._pooled import LastBlock, narrowed, pooled
 from flowgrpo.policies._sharded import Sharding

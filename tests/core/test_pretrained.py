@@ -1,0 +1,83 @@
+"""A model that lacks a weight: libraries log it and go on with random numbers."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import ModelMixin
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel, ViTConfig, ViTImageProcessor, ViTModel
+
+from flowgrpo.core.errors import UserError
+from flowgrpo.core.pretrained import whole_models
+from flowgrpo.policies.diffusers import DiffusersConfig
+from flowgrpo.policies.masked import MaskedConfig
+from flowgrpo.policies.tiny.mdlm import save
+from flowgrpo.rewards._hub_detectors import Owlv2
+from flowgrpo.scoring.scorer import load_reward
+from flowgrpo.scoring.twins import twin
+
+CPU = torch.device("cpu")
+LOADERS = [vars(base)["from_pretrained"] for base in (ModelMixin, PreTrainedModel)]
+
+
+def without_one(folder: Path) -> str:
+    """The name of a weight that is not there any more."""
+    (file,) = folder.glob("*.safetensors")
+    state = load_file(file)
+    name = min(name for name, value in state.items() if value.ndim > 1)
+    del state[name]
+    save_file(state, file, {"format": "pt"})
+    return name
+
+
+def build(folder: Path) -> None:
+    DiffusersConfig(model=str(folder), steps=2).build(CPU, seed=0)
+
+
+def refused(build: Callable[[], object]) -> str:
+    with pytest.raises(UserError) as error:
+        build()
+    assert [vars(base)["from_pretrained"] for base in (ModelMixin, PreTrainedModel)] == LOADERS
+    return str(error.value)
+
+
+@pytest.mark.parametrize("name, part", [("sd3", "transformer"), ("sd3", "vae"), ("sd3", "text_encoder"), ("wan", "text_encoder")])
+def test_a_pipeline_is_refused_whose_part_lacks_a_weight(saved, tmp_path, name, part):
+    folder = shutil.copytree(saved(name), tmp_path / "pipeline")
+    weight = without_one(folder / part)
+    assert refused(lambda: build(folder)).endswith(
+        f"{part}: 1 weights of the model's are not in it, such as '{weight}'; it is not whole, or for another model"
+    )
+
+
+def test_a_language_model_is_refused_that_lacks_a_weight(tmp_path):
+    folder = save(tmp_path)
+    name = without_one(folder)
+    config = MaskedConfig(model=str(folder), prompt_length=5, length=4, steps=2, sampler={"type": "low_confidence"})
+    assert name in refused(lambda: config.build(CPU, 0))
+
+
+def test_a_network_without_a_head_is_no_classifier(tmp_path):
+    """As of the weights that a classifier is usually begun from."""
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32}
+    ViTModel(ViTConfig(**sizes, patch_size=8, id2label={0: "ripe", 1: "rotten"})).save_pretrained(tmp_path)
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    assert "'classifier.bias'" in refused(lambda: load_reward("classifier", {"model": str(tmp_path)}))
+
+
+def test_a_detector_is_refused_that_lacks_a_weight(tmp_path):
+    folder = twin("flowgrpo.rewards._hub_detectors:Owlv2", {}, tmp_path)["model"]
+    assert without_one(Path(folder)) in refused(lambda: Owlv2(folder))
+
+
+def test_buffers_may_be_missing_and_more_may_be_there(saved, tmp_path):
+    folder = shutil.copytree(saved("sd3"), tmp_path / "pipeline")
+    (file,) = (folder / "transformer").glob("*.safetensors")
+    state = load_file(file)
+    del state["pos_embed.pos_embed"]
+    save_file({**state, "strange.weight": torch.ones(2)}, file, {"format": "pt"})
+    with whole_models():
+        build(folder)
