@@ -28,7 +28,7 @@ from transformers import (
 )
 
 from flowgrpo.core.errors import UserError, short
-from flowgrpo.core.pretrained import whole_models
+from flowgrpo.core.pretrained import require_vocabulary, whole_models
 from flowgrpo.data.prompts.geneval import CLASSES
 from flowgrpo.rewards._clip import write_vocabulary
 from flowgrpo.rewards._detectors import IN_PROMPTS, Box, Detection, Detector
@@ -137,6 +137,7 @@ class Owlv2(Detector):
         self.device, self.overlap, self.names = device_of(device), overlap, list(names)
         self.classes = frozenset(self.names)
         self.prepare = _loaded(AutoProcessor, model, revision)
+        require_vocabulary(self.prepare.tokenizer)
         ids, most = self.prepare.tokenizer([*map(_asked, names)])["input_ids"], self.prepare.tokenizer.model_max_length
         if long := [name for name, row in zip(names, ids, strict=True) if len(row) > most]:
             raise UserError(f"owlv2 reads at most {most} tokens, and '{short(long[0])}' has more; say it in fewer words")

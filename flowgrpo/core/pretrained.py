@@ -1,12 +1,13 @@
-"""Whether weights that a library loads are all there."""
+"""Whether what a library loads is all there: weights, and the words of a tokenizer."""
 
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 from diffusers import ModelMixin
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from flowgrpo.core.errors import UserError
 
@@ -17,6 +18,15 @@ def require_all(where: object, missing: Collection[str], unexpected: Collection[
         if names:
             said = f"{where}: {len(names)} weights {words}, such as '{min(names)}'"
             raise UserError(f"{said}; it is not whole, or for another model")
+
+
+def require_vocabulary(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Without its files transformers makes a tokenizer that knows no words: all prompts are the same to it. Errors: UserError."""
+    folder, names = Path(tokenizer.name_or_path), {*tokenizer.vocab_files_names.values()}
+    parts = sorted(names - {"tokenizer.json"}) or ["tokenizer.json"]
+    kinds = (["tokenizer.json"], parts, [file.name for file in folder.glob("*.model")])
+    if names and folder.is_dir() and not any(kind and all((folder / part).is_file() for part in kind) for kind in kinds):
+        raise UserError(f"{folder} lacks the words of its tokenizer ({' and '.join(parts)}); get its files anew")
 
 
 @contextmanager

@@ -117,10 +117,16 @@ def only_errors() -> Iterator[None]:
 
 @contextmanager
 def loading(where: Path) -> Iterator[None]:
-    """Whatever goes wrong inside is wrong with the file."""
+    """Whatever goes wrong inside is wrong with the file, and libraries say nothing."""
+    with in_a_sentence(str(where)), only_errors():
+        yield
+
+
+@contextmanager
+def in_a_sentence(where: str) -> Iterator[None]:
+    """Whatever goes wrong inside is wrong with what is loaded from there."""
     try:
-        with only_errors():
-            yield
+        yield
     except UserError:
         raise
     except Exception as error:

@@ -1,5 +1,6 @@
-"""A model that lacks a weight: libraries log it and go on with random numbers."""
+"""What lacks a weight or its words: libraries go on with random numbers, or with a tokenizer that knows nothing."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 import torch
 from diffusers import ModelMixin
 from safetensors.torch import load_file, save_file
+from sentencepiece import SentencePieceTrainer
 from transformers import PreTrainedModel, ViTConfig, ViTImageProcessor, ViTModel
 
 from flowgrpo.core.errors import UserError
@@ -51,6 +53,35 @@ def test_a_pipeline_is_refused_whose_part_lacks_a_weight(saved, tmp_path, name, 
     assert refused(lambda: build(folder)).endswith(
         f"{part}: 1 weights of the model's are not in it, such as '{weight}'; it is not whole, or for another model"
     )
+
+
+def test_a_pipeline_is_refused_whose_tokenizer_knows_no_words(saved, tmp_path):
+    """A folder that is missing diffusers looks for beside the others."""
+    folder = shutil.copytree(saved("sd3"), tmp_path / "pipeline")
+    (folder / "tokenizer_2" / "tokenizer.json").unlink()
+    assert "tokenizer_2 lacks the words of its tokenizer (merges.txt and vocab.json)" in refused(lambda: build(folder))
+    shutil.rmtree(folder / "tokenizer_2")
+    assert "lacks the words of its tokenizer (merges.txt and vocab.json)" in refused(lambda: build(folder))
+
+
+def test_the_words_of_t5_are_read_from_a_sentencepiece_file(saved, tmp_path):
+    """PixArt and LTX-Video have no other."""
+    folder = shutil.copytree(saved("flux"), tmp_path / "pipeline")
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps({**index, "tokenizer_2": ["transformers", "T5TokenizerFast"]}))
+    for file in (folder / "tokenizer_2").iterdir():
+        file.unlink()
+    (folder / "tokenizer_2" / "tokenizer_config.json").write_text('{"extra_ids": 0}')
+    assert "tokenizer_2 lacks the words of its tokenizer (spiece.model)" in refused(lambda: build(folder))
+    words = tmp_path / "words.txt"
+    words.write_text("a red circle\ntwo blue squares\n" * 9)
+    special = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
+    out = str(folder / "tokenizer_2" / "spiece")
+    SentencePieceTrainer.train(
+        input=str(words), model_prefix=out, vocab_size=40, hard_vocab_limit=False, minloglevel=2, **special
+    )
+    tokenizer = DiffusersConfig(model=str(folder), steps=2).build(CPU, seed=0).pipe.tokenizer_2
+    assert tokenizer.decode(tokenizer("two red circles").input_ids, skip_special_tokens=True) == "two red circles"
 
 
 def test_a_language_model_is_refused_that_lacks_a_weight(tmp_path):

@@ -16,22 +16,22 @@ import diffusers
 import torch
 import transformers
 from diffusers import DiffusionPipeline
-from safetensors import SafetensorError
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.held import OBJECT, held, hold
 from flowgrpo.core.keys import Key, torch_generator
 from flowgrpo.core.parts import copies
 from flowgrpo.core.paths import ASSET, locate
-from flowgrpo.core.pretrained import require_all, whole_models
+from flowgrpo.core.pretrained import require_all, require_vocabulary, whole_models
 from flowgrpo.core.section import checked
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.data.samples import Latents, Samples
 from flowgrpo.policies import Compile, _finite, autocasts
 from flowgrpo.policies._compiled import compiles, evaluate_as_in_an_update, uncompiled
 from flowgrpo.policies._dtypes import DTYPES, unit_roundoff
-from flowgrpo.policies._fit import loading
+from flowgrpo.policies._fit import in_a_sentence, loading
 from flowgrpo.policies._hub import require_reachable
 from flowgrpo.policies._offloaded import offload_activations
 from flowgrpo.policies._sharded import Sharding
@@ -86,14 +86,16 @@ def _from_files(config: DiffusersConfig, device: torch.device) -> DiffusionPipel
     if not sys.stderr.isatty():
         diffusers.utils.logging.disable_progress_bar()
         transformers.utils.logging.disable_progress_bar()
-    try:
+    with in_a_sentence(f"model '{model}'"), whole_models():
         options = {**quantised(config, device, source), **_absent(path)}
-        with whole_models():
-            return DiffusionPipeline.from_pretrained(
-                source, revision=config.revision, dtype=DTYPES[config.dtype], use_safetensors=True, **options
-            )
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"model '{model}' can't be loaded: {str(error).splitlines()[0]}") from error
+        pipe = DiffusionPipeline.from_pretrained(
+            source, revision=config.revision, dtype=DTYPES[config.dtype], use_safetensors=True, **options
+        )
+    for part in pipe.components.values():
+        tokenizer = vars(part).get("tokenizer") if isinstance(part, ProcessorMixin) else part
+        if isinstance(tokenizer, PreTrainedTokenizerBase):
+            require_vocabulary(tokenizer)
+    return pipe
 
 
 def _absent(folder: Path) -> dict[str, None]:

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokeni
 
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.paths import locate
-from flowgrpo.core.pretrained import require_all, whole_models
+from flowgrpo.core.pretrained import require_all, require_vocabulary, whole_models
 from flowgrpo.policies._dtypes import DTYPES
 from flowgrpo.policies._finite import weights
 from flowgrpo.policies._fit import only_errors
@@ -76,9 +76,11 @@ def load_tokenizer(config: MaskedConfig, offline: bool = False) -> PreTrainedTok
         require_reachable(source, config.revision)
     remote = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
     try:
-        return AutoTokenizer.from_pretrained(source, local_files_only=offline, **remote)
+        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=offline, **remote)
     except (OSError, ValueError) as error:
         raise UserError(f"the tokenizer of '{source}' can't be loaded: {str(error).splitlines()[0]}") from error
+    require_vocabulary(tokenizer)
+    return tokenizer
 
 
 def _source(config: MaskedConfig, component: str) -> str:
