@@ -21,11 +21,16 @@ def require_all(where: object, missing: Collection[str], unexpected: Collection[
 
 
 def require_vocabulary(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Without its files transformers makes a tokenizer that knows no words: all prompts are the same to it. Errors: UserError."""
+    """Without its files transformers makes a tokenizer that knows no words: all prompts are the same to it. Errors: UserError.
+
+    One that was made in memory, or fetched by the name of its repository, has no folder to look into.
+    """
+    if not (tokenizer.name_or_path and Path(tokenizer.name_or_path).is_dir()):
+        return
     folder, names = Path(tokenizer.name_or_path), {*tokenizer.vocab_files_names.values()}
     parts = sorted(names - {"tokenizer.json"}) or ["tokenizer.json"]
     kinds = (["tokenizer.json"], parts, [file.name for file in folder.glob("*.model")])
-    if names and folder.is_dir() and not any(kind and all((folder / part).is_file() for part in kind) for kind in kinds):
+    if names and not any(kind and all((folder / part).is_file() for part in kind) for kind in kinds):
         raise UserError(f"{folder} lacks the words of its tokenizer ({' and '.join(parts)}); get its files anew")
 
 

@@ -13,10 +13,11 @@ from sentencepiece import SentencePieceTrainer
 from transformers import PreTrainedModel, ViTConfig, ViTImageProcessor, ViTModel
 
 from flowgrpo.core.errors import UserError
-from flowgrpo.core.pretrained import whole_models
+from flowgrpo.core.pretrained import require_vocabulary, whole_models
 from flowgrpo.policies.diffusers import DiffusersConfig
 from flowgrpo.policies.masked import MaskedConfig
 from flowgrpo.policies.tiny.mdlm import save
+from flowgrpo.policies.tiny.parts import byte_tokenizer
 from flowgrpo.rewards._hub_detectors import Owlv2
 from flowgrpo.scoring.scorer import load_reward
 from flowgrpo.scoring.twins import twin
@@ -62,6 +63,10 @@ def test_a_pipeline_is_refused_whose_tokenizer_knows_no_words(saved, tmp_path):
     assert "tokenizer_2 lacks the words of its tokenizer (merges.txt and vocab.json)" in refused(lambda: build(folder))
     shutil.rmtree(folder / "tokenizer_2")
     assert "lacks the words of its tokenizer (merges.txt and vocab.json)" in refused(lambda: build(folder))
+
+
+def test_a_tokenizer_that_was_made_in_memory_needs_no_files():
+    require_vocabulary(byte_tokenizer())
 
 
 def test_the_words_of_t5_are_read_from_a_sentencepiece_file(saved, tmp_path):
