@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 from diffusers import ModelMixin
@@ -21,17 +20,14 @@ def require_all(where: object, missing: Collection[str], unexpected: Collection[
 
 
 def require_vocabulary(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Without its files transformers makes a tokenizer that knows no words: all prompts are the same to it. Errors: UserError.
+    """Where files are missing or empty transformers makes a tokenizer that knows no words: all prompts are the same to it.
 
-    One that was made in memory, or fetched by the name of its repository, has no folder to look into.
+    It then has special tokens alone, or T5's sign for a space besides. Errors: UserError.
     """
-    if not (tokenizer.name_or_path and Path(tokenizer.name_or_path).is_dir()):
-        return
-    folder, names = Path(tokenizer.name_or_path), {*tokenizer.vocab_files_names.values()}
-    parts = sorted(names - {"tokenizer.json"}) or ["tokenizer.json"]
-    kinds = (["tokenizer.json"], parts, [file.name for file in folder.glob("*.model")])
-    if names and not any(kind and all((folder / part).is_file() for part in kind) for kind in kinds):
-        raise UserError(f"{folder} lacks the words of its tokenizer ({' and '.join(parts)}); get its files anew")
+    if len(tokenizer) - len(tokenizer.all_special_tokens) < 2:
+        where, files = tokenizer.name_or_path or type(tokenizer).__name__, {*tokenizer.vocab_files_names.values()}
+        parts = sorted(files - {"tokenizer.json"}) or ["tokenizer.json"]
+        raise UserError(f"{where} lacks the words of its tokenizer ({' and '.join(parts)}); get its files anew")
 
 
 @contextmanager

@@ -70,13 +70,14 @@ def test_a_tokenizer_that_was_made_in_memory_needs_no_files():
 
 
 def test_the_words_of_t5_are_read_from_a_sentencepiece_file(saved, tmp_path):
-    """PixArt and LTX-Video have no other."""
     folder = shutil.copytree(saved("flux"), tmp_path / "pipeline")
     index = json.loads((folder / "model_index.json").read_text())
     (folder / "model_index.json").write_text(json.dumps({**index, "tokenizer_2": ["transformers", "T5TokenizerFast"]}))
     for file in (folder / "tokenizer_2").iterdir():
         file.unlink()
-    (folder / "tokenizer_2" / "tokenizer_config.json").write_text('{"extra_ids": 0}')
+    (folder / "tokenizer_2" / "tokenizer_config.json").write_text("{}")
+    assert "tokenizer_2 lacks the words of its tokenizer (spiece.model)" in refused(lambda: build(folder))
+    (folder / "tokenizer_2" / "spiece.model").touch()
     assert "tokenizer_2 lacks the words of its tokenizer (spiece.model)" in refused(lambda: build(folder))
     words = tmp_path / "words.txt"
     words.write_text("a red circle\ntwo blue squares\n" * 9)
@@ -94,6 +95,20 @@ def test_a_language_model_is_refused_that_lacks_a_weight(tmp_path):
     name = without_one(folder)
     config = MaskedConfig(model=str(folder), prompt_length=5, length=4, steps=2, sampler={"type": "low_confidence"})
     assert name in refused(lambda: config.build(CPU, 0))
+
+
+def test_a_language_model_whose_files_do_not_fit_is_one_sentence(tmp_path):
+    folder = save(tmp_path)
+    config = MaskedConfig(model=str(folder), prompt_length=5, length=4, steps=2, sampler={"type": "low_confidence"})
+    geometry, words = folder / "config.json", folder / "tokenizer.json"
+    whole = geometry.read_text()
+    geometry.write_text(json.dumps({**json.loads(whole), "hidden_size": 2 * json.loads(whole)["hidden_size"]}))
+    assert refused(lambda: config.build(CPU, 0)).startswith(f"model '{folder}' can't be loaded (")
+    geometry.write_text("[]")
+    assert refused(lambda: config.build(CPU, 0)).startswith(f"the tokenizer of '{folder}' can't be loaded (")
+    geometry.write_text(whole)
+    words.write_text("{}")
+    assert refused(lambda: config.build(CPU, 0)).startswith(f"the tokenizer of '{folder}' can't be loaded (")
 
 
 def test_a_network_without_a_head_is_no_classifier(tmp_path):

@@ -302,8 +302,8 @@ FILMS = {
     "d.mov": "mpeg4",
     "e.mkv": "mpeg4",
     "f.webm": "libvpx",
+    "g.avi": "mjpeg",
 }
-"""In formats that can tell when something else is in their middle."""
 
 
 @pytest.mark.parametrize("name, code", FILMS.items())
@@ -387,7 +387,7 @@ def test_films_that_end_within_a_frame_are_refused_every_time(tmp_path, code):
 
 
 def test_a_changed_byte_is_seen_where_the_format_can_tell(tmp_path):
-    for name, code in (("a.avi", "ffv1"), ("b.mp4", "mpeg4")):
+    for name, code in (("a.avi", "ffv1"), ("b.mp4", "mpeg4"), ("c.avi", "mjpeg")):
         content = bytearray(film(tmp_path / name, code))
         content[len(content) // 2] ^= 0xFF
         (tmp_path / name).write_bytes(content)

@@ -345,7 +345,8 @@ def test_a_signal_to_one_of_two_processes_ends_both_after_the_same_update(run, c
     both = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
     assert both.returncode == 0, both.stderr[-2000:]
     (stopped,) = Path("two").iterdir()
-    assert both.stderr.count("flowgrpo: ") == 2 and both.stderr.count("begins anew") == 1 and '"run"' not in both.stdout
+    assert both.stderr.count("flowgrpo: ") == 2 and both.stderr.count("begins anew") == 1
+    assert all(line.startswith("[Gloo] ") for line in both.stdout.splitlines()), "torch before 2.15 says there who is connected"
     assert f"SIGUSR1 ended the run; checkpoint-000002 is kept; go on with --resume {stopped}" in both.stderr
     assert main(["train", *options, "output=two", "--resume", "auto"]) == 0
     assert same(stopped, undisturbed)

@@ -70,6 +70,10 @@ def load_pipeline(config: DiffusersConfig, device: torch.device, sharding: Shard
     """
     pipe = held(config.model) if config.model.startswith(OBJECT) else _from_files(config, device)
     _finite.weights(pipe.components, config.model)
+    for part in pipe.components.values():
+        tokenizer = vars(part).get("tokenizer") if isinstance(part, ProcessorMixin) else part
+        if isinstance(tokenizer, PreTrainedTokenizerBase):
+            require_vocabulary(tokenizer)
     pipe.set_progress_bar_config(disable=True)
     if "run_safety_checker" in dir(pipe):
         pipe.safety_checker = None
@@ -88,14 +92,9 @@ def _from_files(config: DiffusersConfig, device: torch.device) -> DiffusionPipel
         transformers.utils.logging.disable_progress_bar()
     with in_a_sentence(f"model '{model}'"), whole_models():
         options = {**quantised(config, device, source), **_absent(path)}
-        pipe = DiffusionPipeline.from_pretrained(
+        return DiffusionPipeline.from_pretrained(
             source, revision=config.revision, dtype=DTYPES[config.dtype], use_safetensors=True, **options
         )
-    for part in pipe.components.values():
-        tokenizer = vars(part).get("tokenizer") if isinstance(part, ProcessorMixin) else part
-        if isinstance(tokenizer, PreTrainedTokenizerBase):
-            require_vocabulary(tokenizer)
-    return pipe
 
 
 def _absent(folder: Path) -> dict[str, None]:

@@ -19,6 +19,7 @@ from flowgrpo.core.errors import UserError
 from flowgrpo.core.held import OBJECT, held
 from flowgrpo.core.whole import read_json
 from flowgrpo.data.prompts import Prompt
+from flowgrpo.policies._fit import in_a_sentence
 from flowgrpo.policies._hub import on_this_disk
 from flowgrpo.policies.diffusers import DiffusersConfig
 from flowgrpo.policies.diffusers._conditions import Rows
@@ -82,7 +83,8 @@ def _on_disk(folder: Path) -> Encoders | None:
     tokenizers, geometries = {}, {}
     for name, stated in index.items():
         if name.startswith("tokenizer") and stated[0] == "transformers" and (folder / name).is_dir():
-            tokenizers[name] = getattr(transformers, stated[1]).from_pretrained(str(folder / name))
+            with in_a_sentence(str(folder / name)):
+                tokenizers[name] = getattr(transformers, stated[1]).from_pretrained(str(folder / name))
             file = folder / _encoder(name) / "config.json"
             geometries[name] = read_json(file) if file.is_file() else {}
     return Encoders(getattr(diffusers, index["_class_name"]), tokenizers, geometries)

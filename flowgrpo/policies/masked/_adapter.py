@@ -18,7 +18,7 @@ from flowgrpo.core.paths import locate
 from flowgrpo.core.pretrained import require_all, require_vocabulary, whole_models
 from flowgrpo.policies._dtypes import DTYPES
 from flowgrpo.policies._finite import weights
-from flowgrpo.policies._fit import only_errors
+from flowgrpo.policies._fit import in_a_sentence, only_errors
 from flowgrpo.policies._hub import require_reachable
 from flowgrpo.policies._pooled import LastBlock, stream
 from flowgrpo.policies.masked import MaskedConfig
@@ -39,19 +39,20 @@ def load_model(config: MaskedConfig, trained: Path | None = None) -> Any:
 def _loaded(config: MaskedConfig, trained: Path | None) -> Any:
     source = _source(config, "model") if trained is None else str(trained)
     remote = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
-    try:
-        _, loader = _class(source, config)
-        options = {"dtype": DTYPES[config.dtype], "use_safetensors": True, **remote}
-        if trained is None:
-            with whole_models():
-                return loader.from_pretrained(source, **options)
-        with only_errors():
-            model, info = loader.from_pretrained(source, output_loading_info=True, **options)
-        require_all(trained, info["missing_keys"], info["unexpected_keys"])
-        return model
-    except (OSError, ValueError, SafetensorError) as error:
-        hint = "" if config.trust_remote_code else "; a model with code of its own needs policy.trust_remote_code: true"
-        raise UserError(f"model '{source}' can't be loaded: {str(error).splitlines()[0]}{hint}") from error
+    with in_a_sentence(f"model '{source}'"):
+        try:
+            _, loader = _class(source, config)
+            options = {"dtype": DTYPES[config.dtype], "use_safetensors": True, **remote}
+            if trained is None:
+                with whole_models():
+                    return loader.from_pretrained(source, **options)
+            with only_errors():
+                model, info = loader.from_pretrained(source, output_loading_info=True, **options)
+            require_all(trained, info["missing_keys"], info["unexpected_keys"])
+            return model
+        except (OSError, ValueError, SafetensorError) as error:
+            hint = "" if config.trust_remote_code else "; a model with code of its own needs policy.trust_remote_code: true"
+            raise UserError(f"model '{source}' can't be loaded: {str(error).splitlines()[0]}{hint}") from error
 
 
 def unloaded(config: MaskedConfig) -> Any:
@@ -75,10 +76,8 @@ def load_tokenizer(config: MaskedConfig, offline: bool = False) -> PreTrainedTok
     if not offline:
         require_reachable(source, config.revision)
     remote = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
-    try:
+    with in_a_sentence(f"the tokenizer of '{source}'"):
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=offline, **remote)
-    except (OSError, ValueError) as error:
-        raise UserError(f"the tokenizer of '{source}' can't be loaded: {str(error).splitlines()[0]}") from error
     require_vocabulary(tokenizer)
     return tokenizer
 
