@@ -138,6 +138,20 @@ def test_a_pipeline_that_refuses_long_prompts_is_not_asked_for_one(tmp_path):
         check_files(policy, {"p.txt": [Prompt(0, tiny.prompt), Prompt(154, tiny.prompt * 20)]})
 
 
+def test_a_prompt_with_a_word_that_the_encoder_does_not_know_is_refused(tmp_path):
+    pipe = pipelines()["flux"].build()
+    size = pipe.text_encoder_2.config.vocab_size
+    pipe.tokenizer_2.add_tokens([*(f"word{i}" for i in range(size)), "circle"])
+    pipe.save_pretrained(tmp_path)
+    policy = DiffusersConfig(model=str(tmp_path), steps=2)
+    assert policy.check([Prompt(0, "a square")]) == []
+    beyond = pipe.tokenizer_2.convert_tokens_to_ids("circle")
+    with pytest.raises(
+        UserError, match=f"p.txt: of prompts, row 2 has id {beyond} of tokenizer_2, and text_encoder_2 knows {size}"
+    ):
+        check_files(policy, {"p.txt": [Prompt(0, "a square"), Prompt(1, "a circle")]})
+
+
 def test_of_a_model_that_is_not_here_nothing_is_known(folder, capsys):
     policy = DiffusersConfig(model="nobody/has-this-one", steps=2)
     assert check_files(policy, {"p.jsonl": [Prompt(0, "a")]}) is None

@@ -57,10 +57,12 @@ def _notes(encoders: Encoders, call: Mapping[str, Any], prompts: Sequence[Prompt
     rows = Rows(encoders.pipeline.__name__, parameters)
     rows.check(prompts)
     tokenizers = list(_limits(encoders, call, parameters))
-    texts = {
+    texts: dict[str, Sequence[str]] = {
         "prompts": [prompt.text for prompt in prompts] if rows.text else [],
         "negative prompts": rows.negative(prompts) or [],
     }
+    for kind, given in texts.items():
+        _require_known(encoders, kind, given)
     notes = [_said(kind, tokenizers, given) for kind, given in texts.items()]
     said = [sentence for sentence in notes if sentence]
     if said and rows.pipeline in REFUSES_LONG:
@@ -100,10 +102,28 @@ def _limits(
     """Each tokenizer with the tokens at which it cuts."""
     known = dict(zip(("tokenizer", "tokenizer_2"), CUTS.get(encoders.pipeline.__name__, ()), strict=False))
     for name, component in encoders.tokenizers.items():
-        tokenizer = component.tokenizer if isinstance(component, ProcessorMixin) else component
+        tokenizer = _tokenizer(component)
         limit = known[name] if name in known else _limit(tokenizer, encoders.geometries.get(name, {}), call, parameters)
         if limit is not None:
             yield name, tokenizer, limit
+
+
+def _require_known(encoders: Encoders, kind: str, texts: Sequence[str]) -> None:
+    """A tokenizer may have more words than its encoder; texts whose ids are beyond its table are refused."""
+    for name, component in encoders.tokenizers.items():
+        geometry, tokenizer = encoders.geometries.get(name, {}), _tokenizer(component)
+        size = (geometry.get("text_config") or geometry).get("vocab_size")
+        rows = tokenizer([*texts], verbose=False)["input_ids"] if texts and size else []
+        for row, ids in enumerate(rows):
+            if max(ids, default=0) >= size:
+                raise UserError(
+                    f"of {kind}, row {row + 1} has id {max(ids)} of {name}, and {_encoder(name)} knows {size}: "
+                    "one of the two is of another model"
+                )
+
+
+def _tokenizer(component: Any) -> PreTrainedTokenizerBase:
+    return component.tokenizer if isinstance(component, ProcessorMixin) else component
 
 
 def _limit(
