@@ -27,7 +27,7 @@ from flowgrpo.data.prompts import Prompt
 from flowgrpo.policies import Work, tiny
 from flowgrpo.policies.diffusers import DiffusersConfig, Runtime
 from flowgrpo.policies.diffusers._memory import memory
-from flowgrpo.training.bench.real import sd35_medium, wan21_small
+from flowgrpo.training.bench.real_pipelines import sd35_medium, wan21_small
 
 GIB = 2**30
 STEPS = 10

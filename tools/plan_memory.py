@@ -27,7 +27,8 @@ from flowgrpo.policies.diffusers._memory import backward_bytes, cast_bytes, rows
 from flowgrpo.policies.diffusers._size import Grid
 from flowgrpo.policies.masked import MaskedConfig
 from flowgrpo.policies.masked._policy import recompute_layers
-from flowgrpo.training.bench.real import SD35_TRANSFORMER, WAN_TRANSFORMER
+from flowgrpo.training.bench.real_language import DREAM
+from flowgrpo.training.bench.real_pipelines import SD35_TRANSFORMER, WAN_TRANSFORMER
 
 GIB = 2**30
 
@@ -82,14 +83,7 @@ LANGUAGE = {
     "llada-8b": LlamaConfig(
         hidden_size=4096, intermediate_size=12288, num_hidden_layers=32, num_attention_heads=32, vocab_size=126464
     ),
-    "dream-7b": Qwen2Config(
-        hidden_size=3584,
-        intermediate_size=18944,
-        num_hidden_layers=28,
-        num_attention_heads=28,
-        num_key_value_heads=4,
-        vocab_size=152064,
-    ),
+    "dream-7b": Qwen2Config(**DREAM),
 }
 """Models whose own code is on the hub only: configs of transformers with the same blocks."""
 

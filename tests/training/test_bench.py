@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 from flowgrpo.cli.main import main
+from flowgrpo.config.run import load_config
 from flowgrpo.core.processes import Processes
 from flowgrpo.data.prompts import load_prompts
 from flowgrpo.policies import tiny
 from flowgrpo.scoring.scorer import Scorer
 from flowgrpo.training.bench import phases as phases_module
-from flowgrpo.training.bench import real
+from flowgrpo.training.bench import real, real_language
 from flowgrpo.training.bench.measure import Timed, config_of, drawing_lots, measure, published
 from flowgrpo.training.bench.page import markdown, write_bench
 from flowgrpo.training.bench.phases import PHASES, Phases, Spent
@@ -154,7 +155,7 @@ def test_the_baseline_is_refused_where_it_is_of_another_model(words, sentence, c
 
 
 def test_random_weights_need_no_download_and_are_the_same_for_both_sides(monkeypatch):
-    monkeypatch.setitem(real.REAL, "stabilityai/stable-diffusion-3.5-medium", tiny.pipelines()["sd3"].build)
+    monkeypatch.setitem(real.PIPELINES, "stabilityai/stable-diffusion-3.5-medium", tiny.pipelines()["sd3"].build)
     call = "policy.call={height: 8, width: 8, guidance_scale: 4.5, max_sequence_length: 8}"
     small = [call, "policy.steps=4", "policy.dtype=fp32", "rollout.group_size=2", "rollout.micro_batch=2", "evaluation.steps=4"]
     found = measure(config_of(["sd3.5-medium", "flow_grpo", "ocr"], small), updates=1, baseline=True, random=True)
@@ -164,7 +165,64 @@ def test_random_weights_need_no_download_and_are_the_same_for_both_sides(monkeyp
 
 def test_sizes_that_are_not_known_are_refused(capsys):
     assert main(["bench", "mini", "--random"]) == 2
-    assert "--random knows the sizes of stabilityai/stable-diffusion-3.5-medium and Wan-AI/" in capsys.readouterr().err
+    assert "--random knows the sizes of stabilityai/stable-diffusion-3.5-medium, black-forest-labs/" in capsys.readouterr().err
+
+
+def parameters(*modules: nn.Module) -> int:
+    return sum(parameter.numel() for module in modules for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("recipe", ["sd3.5-medium flow_grpo ocr", "flux.1-dev flow_grpo ocr", "wan2.1-1.3b flow_grpo ocr"])
+def test_random_pipelines_have_the_weights_that_plan_counts(recipe):
+    policy = config_of(recipe.split(), []).policy
+    with torch.device("meta"):
+        parts = real.PIPELINES[policy.model]().components
+    encoders = [part for name, part in parts.items() if name.startswith("text_encoder")]
+    for made, planned in (
+        (encoders, policy.size.encoders),
+        ([parts["transformer"]], policy.size.denoiser),
+        ([parts["vae"]], policy.size.vae),
+    ):
+        assert parameters(*made) == pytest.approx(planned.parameters, rel=3e-3)
+
+
+@pytest.mark.parametrize("model", ["Dream-org/Dream-v0-Instruct-7B", "apple/DiffuCoder-7B-Instruct"])
+def test_random_language_models_have_the_weights_that_plan_counts(model):
+    policy = load_config(["dream-7b", "diffu_grpo", "countdown"], [f"policy.model={model}"]).policy
+    with torch.device("meta"):
+        made, _ = real.LANGUAGE[policy.model](["a text"])
+    assert parameters(made) == pytest.approx(policy.parameters, rel=1e-3)
+
+
+def test_a_language_model_with_random_weights_sees_every_id_and_tells_all_prompts_apart(monkeypatch):
+    few = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "vocab_size": 9000,
+    }
+    monkeypatch.setattr(real_language, "DREAM", {**real_language.DREAM, **few})
+    sizes = [
+        "policy.length=8",
+        "policy.steps=4",
+        "policy.lora.rank=2",
+        "policy.mask_id=8999",
+        "policy.dtype=fp32",
+        "rollout.group_size=2",
+        "rollout.micro_batch=2",
+    ]
+    found = measure(config_of(["dream-7b", "diffu_grpo", "countdown"], [*sizes, "rollout.prompts_per_update=1"]), 1, random=True)
+    assert found.own.first_log_ratio == 0.0 and found.trained_share == 1.0
+    prompts = load_prompts(found.config.rollout.prompts)[:50]
+    model, tokenizer = real_language.dream(prompt.text for prompt in prompts)
+    ids = tokenizer([prompt.text for prompt in prompts])["input_ids"]
+    assert len({*map(tuple, ids)}) == len({prompt.text for prompt in prompts}) and max(map(len, ids)) < 80
+    one = torch.tensor([ids[0]])
+    other = one.clone()
+    other[0, -1] = tokenizer.pad_token_id
+    assert (model(one).logits - model(other).logits)[0, 0].abs().max() > 0
 
 
 SIDE = Side({phase: Spent(1.0, 1.0) for phase in PHASES}, 0.0, 0.0)

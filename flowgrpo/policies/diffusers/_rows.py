@@ -112,7 +112,7 @@ def _require_known(encoders: Encoders, kind: str, texts: Sequence[str]) -> None:
     """A tokenizer may have more words than its encoder; texts whose ids are beyond its table are refused."""
     for name, component in encoders.tokenizers.items():
         geometry, tokenizer = encoders.geometries.get(name, {}), _tokenizer(component)
-        size = (geometry.get("text_config") or geometry).get("vocab_size")
+        size: int = (geometry.get("text_config") or geometry).get("vocab_size") or 0
         rows = tokenizer([*texts], verbose=False)["input_ids"] if texts and size else []
         for row, ids in enumerate(rows):
             if max(ids, default=0) >= size:

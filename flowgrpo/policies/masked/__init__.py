@@ -46,7 +46,7 @@ class LanguageSize(Section):
 
 class MaskedConfig(PolicyConfig):
     """`model`: a folder that transformers loads, that of a saved LLaDA2Pipeline, `asset:NAME`, or a hub id; anything that maps
-    ids to logits.
+    ids to logits. Or `object:NAME`: a model and its tokenizer that this process holds.
 
     A canvas has room for `prompt_length` ids of the prompt and `length` ids to fill. The prompt goes through the tokenizer's chat
     template where `chat` says so. `mask_id` is the tokenizer's own when null. `shift`: row i of the logits predicts position

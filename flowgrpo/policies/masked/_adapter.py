@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from flowgrpo.core.errors import UserError
+from flowgrpo.core.held import OBJECT, held
 from flowgrpo.core.paths import locate
 from flowgrpo.core.pretrained import require_all, require_vocabulary, whole_models
 from flowgrpo.policies._dtypes import DTYPES
@@ -30,8 +31,8 @@ UNIFORM = {"diffusion_gemma", "DiffusionGemmaPipeline"}
 
 
 def load_model(config: MaskedConfig, trained: Path | None = None) -> Any:
-    """The model, or the fully trained one of a checkpoint; safetensors only."""
-    model = _loaded(config, trained)
+    """The model, or the fully trained one of a checkpoint; safetensors only. Or one that is loaded already."""
+    model = held(config.model)[0] if config.model.startswith(OBJECT) and trained is None else _loaded(config, trained)
     weights({"network": model}, config.model)
     return model
 
@@ -72,14 +73,18 @@ def _class(source: str, config: MaskedConfig) -> tuple[Any, Any]:
 
 
 def load_tokenizer(config: MaskedConfig, offline: bool = False) -> PreTrainedTokenizerBase:
+    tokenizer = held(config.model)[1] if config.model.startswith(OBJECT) else _loaded_tokenizer(config, offline)
+    require_vocabulary(tokenizer)
+    return tokenizer
+
+
+def _loaded_tokenizer(config: MaskedConfig, offline: bool) -> PreTrainedTokenizerBase:
     source = _source(config, "tokenizer")
     if not offline:
         require_reachable(source, config.revision)
     remote = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
     with in_a_sentence(f"the tokenizer of '{source}'"):
-        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=offline, **remote)
-    require_vocabulary(tokenizer)
-    return tokenizer
+        return AutoTokenizer.from_pretrained(source, local_files_only=offline, **remote)
 
 
 def _source(config: MaskedConfig, component: str) -> str:

@@ -52,7 +52,7 @@ def measure(config: Config, updates: int = 3, baseline: bool = False, random: bo
     prompts, scorer = load_prompts(config.rollout.prompts), Scorer(config.rewards)
     scorer.require(config.policy.makes, f"policy '{config.policy.type}' makes")
     scorer.check(prompts, config.rollout.prompts)
-    made = partial(with_random_weights, config, device) if random else lambda: config
+    made = partial(with_random_weights, config, device, prompts) if random else lambda: config
     own = Timed(config, made().policy.build(device, config.seed), prompts, scorer)
     other = Timed(evaluating_anew(config), published(made(), device), prompts, scorer) if baseline else None
     sides = [side for side in (own, other) if side]

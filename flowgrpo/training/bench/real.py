@@ -1,152 +1,69 @@
-"""Models at the sizes of their published configs, with random weights and stand-ins for tokenizers: nothing is downloaded."""
+"""Models at the sizes of their published configs, with random weights: nothing is downloaded."""
 
-import copy
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
-from diffusers import (
-    AutoencoderKL,
-    AutoencoderKLWan,
-    DiffusionPipeline,
-    FlowMatchEulerDiscreteScheduler,
-    SD3Transformer2DModel,
-    StableDiffusion3Pipeline,
-    WanPipeline,
-    WanTransformer3DModel,
-)
-from transformers import (
-    CLIPTextConfig,
-    CLIPTextModelWithProjection,
-    CLIPTokenizer,
-    T5Config,
-    T5EncoderModel,
-    UMT5Config,
-    UMT5EncoderModel,
-)
+from diffusers import DiffusionPipeline
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from flowgrpo.config.run import Config
 from flowgrpo.core.errors import UserError
+from flowgrpo.core.held import hold
+from flowgrpo.data.prompts import Prompt
 from flowgrpo.policies._dtypes import DTYPES
 from flowgrpo.policies.diffusers import DiffusersConfig
 from flowgrpo.policies.diffusers._policy import config_of
-from flowgrpo.policies.tiny.parts import byte_tokenizer, clip_tokenizer
+from flowgrpo.policies.masked import MaskedConfig
+from flowgrpo.training.bench.real_language import dream
+from flowgrpo.training.bench.real_pipelines import flux1_dev, sd35_medium, wan21_small
 
-T5_XXL: dict[str, Any] = {
-    "d_model": 4096,
-    "d_kv": 64,
-    "d_ff": 10240,
-    "num_layers": 24,
-    "num_heads": 64,
-    "feed_forward_proj": "gated-gelu",
-}
-SD35_TRANSFORMER: dict[str, Any] = {
-    "sample_size": 128,
-    "patch_size": 2,
-    "in_channels": 16,
-    "out_channels": 16,
-    "num_layers": 24,
-    "attention_head_dim": 64,
-    "num_attention_heads": 24,
-    "joint_attention_dim": 4096,
-    "caption_projection_dim": 1536,
-    "pooled_projection_dim": 2048,
-    "pos_embed_max_size": 384,
-    "dual_attention_layers": tuple(range(13)),
-    "qk_norm": "rms_norm",
-}
-SD35_VAE: dict[str, Any] = {
-    "block_out_channels": (128, 256, 512, 512),
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "layers_per_block": 2,
-    "latent_channels": 16,
-    "sample_size": 1024,
-    "scaling_factor": 1.5305,
-    "shift_factor": 0.0609,
-    "use_quant_conv": False,
-    "use_post_quant_conv": False,
-}
-CLIP_L: dict[str, Any] = {
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "projection_dim": 768,
-}
-CLIP_G: dict[str, Any] = {
-    "hidden_size": 1280,
-    "intermediate_size": 5120,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 20,
-    "projection_dim": 1280,
-    "hidden_act": "gelu",
-}
-WAN_TRANSFORMER: dict[str, Any] = {
-    "patch_size": (1, 2, 2),
-    "num_attention_heads": 12,
-    "attention_head_dim": 128,
-    "in_channels": 16,
-    "out_channels": 16,
-    "text_dim": 4096,
-    "freq_dim": 256,
-    "ffn_dim": 8960,
-    "num_layers": 30,
-    "cross_attn_norm": True,
-    "qk_norm": "rms_norm_across_heads",
-}
-
-
-def sd35_medium() -> DiffusionPipeline:
-    return StableDiffusion3Pipeline(
-        transformer=SD3Transformer2DModel(**SD35_TRANSFORMER),
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-        vae=AutoencoderKL(**SD35_VAE),
-        text_encoder=CLIPTextModelWithProjection(CLIPTextConfig(**CLIP_L)),
-        tokenizer=clip_tokenizer_77(),
-        text_encoder_2=CLIPTextModelWithProjection(CLIPTextConfig(**CLIP_G)),
-        tokenizer_2=clip_tokenizer_77(),
-        text_encoder_3=T5EncoderModel(T5Config(vocab_size=32128, **T5_XXL)),
-        tokenizer_3=byte_tokenizer(),
-    )
-
-
-def clip_tokenizer_77() -> CLIPTokenizer:
-    tokenizer = copy.deepcopy(clip_tokenizer())
-    tokenizer.model_max_length = 77
-    return tokenizer
-
-
-def wan21_small() -> DiffusionPipeline:
-    """The scheduler is Euler's; the published one, UniPC, costs the same."""
-    return WanPipeline(
-        transformer=WanTransformer3DModel(**WAN_TRANSFORMER),
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-        vae=AutoencoderKLWan(),
-        text_encoder=UMT5EncoderModel(UMT5Config(vocab_size=256384, **T5_XXL)),
-        tokenizer=byte_tokenizer(),
-    )
-
-
-REAL: dict[str, Callable[[], DiffusionPipeline]] = {
+PIPELINES: dict[str, Callable[[], DiffusionPipeline]] = {
     "stabilityai/stable-diffusion-3.5-medium": sd35_medium,
+    "black-forest-labs/FLUX.1-dev": flux1_dev,
     "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": wan21_small,
 }
-"""By the name on the hub."""
+LANGUAGE: dict[str, Callable[[Iterable[str]], tuple[PreTrainedModel, PreTrainedTokenizerBase]]] = {
+    "Dream-org/Dream-v0-Instruct-7B": dream,
+    "apple/DiffuCoder-7B-Instruct": dream,
+}
+"""By the name on the hub. Those of language models make a tokenizer for the prompts' texts."""
 LOADED = {"type", "model", "revision", "size", "dtype"}
-"""Of the policy's section: what a loaded pipeline says itself."""
+"""Of a pipeline's section: what a loaded one says itself."""
 
 
-def with_random_weights(config: Config, device: torch.device) -> Config:
-    """The config with a pipeline of its model's size and random weights, made on the device.
+def with_random_weights(config: Config, device: torch.device, prompts: Sequence[Prompt]) -> Config:
+    """The config with a model of its model's size and random weights, made on the device.
 
     Errors: UserError where the size is not known.
     """
     policy = config.policy
-    if not isinstance(policy, DiffusersConfig) or policy.model not in REAL:
-        raise UserError(f"--random knows the sizes of {' and '.join(REAL)}; for another model leave it out, so that it is loaded")
-    with torch.random.fork_rng(), device:
+    known = PIPELINES if isinstance(policy, DiffusersConfig) else LANGUAGE
+    if not isinstance(policy, DiffusersConfig | MaskedConfig) or policy.model not in known:
+        names = ", ".join([*PIPELINES, *LANGUAGE])
+        raise UserError(f"--random knows the sizes of {names}; for another model leave it out, so that it is loaded")
+    with torch.random.fork_rng(), device, _numbers_of(DTYPES[policy.dtype]):
         torch.manual_seed(config.seed)
-        pipe = REAL[policy.model]().to(DTYPES[policy.dtype])
-    settings = policy.model_dump(exclude=LOADED)
-    return config.model_copy(update={"policy": config_of(pipe, settings)})
+        made = _pipeline(policy) if isinstance(policy, DiffusersConfig) else _language(policy, prompts)
+    return config.model_copy(update={"policy": made})
+
+
+def _pipeline(policy: DiffusersConfig) -> DiffusersConfig:
+    pipe = PIPELINES[policy.model]().to(DTYPES[policy.dtype])
+    return config_of(pipe, policy.model_dump(exclude=LOADED))
+
+
+def _language(policy: MaskedConfig, prompts: Sequence[Prompt]) -> MaskedConfig:
+    both = LANGUAGE[policy.model](prompt.text for prompt in prompts)
+    return policy.model_copy(update={"model": hold(both, policy.model, lambda: "random")})
+
+
+@contextmanager
+def _numbers_of(dtype: torch.dtype) -> Iterator[None]:
+    """What is made inside is of this type, so that at no time there is a copy in float32."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
