@@ -49,8 +49,7 @@ def with_random_weights(config: Config, device: torch.device, prompts: Sequence[
 
 
 def _pipeline(policy: DiffusersConfig) -> DiffusersConfig:
-    pipe = PIPELINES[policy.model]().to(DTYPES[policy.dtype])
-    return config_of(pipe, policy.model_dump(exclude=LOADED))
+    return config_of(PIPELINES[policy.model](), policy.model_dump(exclude=LOADED))
 
 
 def _language(policy: MaskedConfig, prompts: Sequence[Prompt]) -> MaskedConfig:
