@@ -22,7 +22,6 @@ from flowgrpo.scoring.combine import summands, weighted_sum
 from flowgrpo.scoring.scorer import Scorer
 from flowgrpo.training.credit.estimate import RESAMPLES, percentiles_of, ratio
 
-BATCH = 64
 BENT, HALVINGS = 0.25, 10
 
 
@@ -87,14 +86,14 @@ def factor(one: Pull, other: Pull) -> tuple[float, Interval]:
 
 class Check:
     """The mean reward of the model's own sampler (the ODE of a flow), in as many steps as its held-out evaluation has. The noise
-    that a sample starts from is the same whatever the weights (common random numbers)."""
+    that a sample starts from is the same whatever the weights (common random numbers). As many are made at once as in a
+    rollout."""
 
     def __init__(self, config: Config, policy: Policy, scorer: Scorer, prompts: Sequence[Prompt]) -> None:
         self.config, self.policy, self.scorer = config, policy, scorer
         evaluation = config.evaluation
         self.steps = evaluation.steps if evaluation else config.policy.steps
-        batch = evaluation.batch if evaluation else BATCH
-        self.exam = Exam(prompts, self.steps, config.seed, batch, config.policy.batch_key)
+        self.exam = Exam(prompts, self.steps, config.seed, config.rollout.micro_batch, config.policy.batch_key)
         rewards = self._rewards()
         self.here, self.deviation = float(rewards.mean()), float(rewards.std())
 
