@@ -93,7 +93,7 @@ def test_several_loops_in_a_call_are_refused(tmp_path):
         policy.decode(policy.start([prompt], [("a",)]), [prompt])
 
 
-OF_ONE_MODEL = ("_table.py", "real.py", "published.py")
+OF_ONE_MODEL = ("_table.py", "real_pipelines.py", "published.py")
 """What a class is known to need, the sizes of `bench --random`, and the loop of `bench --baseline`, published for one model."""
 
 
