@@ -6,6 +6,7 @@ number in their code (`_table.CUTS`). What a pipeline puts around a prompt is no
 """
 
 import inspect
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ LENGTH = "max_sequence_length"
 UNLIMITED = 10**6
 """Tokenizers without a length of their own say a larger number."""
 Parameters = Mapping[str, inspect.Parameter]
+Ids = Mapping[str, Sequence[Sequence[int]]]
+"""Of each text, by the tokenizer's name."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +59,15 @@ def _notes(encoders: Encoders, call: Mapping[str, Any], prompts: Sequence[Prompt
     parameters = inspect.signature(encoders.pipeline.__call__).parameters
     rows = Rows(encoders.pipeline.__name__, parameters)
     rows.check(prompts)
-    tokenizers = list(_limits(encoders, call, parameters))
+    limits = dict(_limits(encoders, call, parameters))
     texts: dict[str, Sequence[str]] = {
         "prompts": [prompt.text for prompt in prompts] if rows.text else [],
         "negative prompts": rows.negative(prompts) or [],
     }
-    for kind, given in texts.items():
-        _require_known(encoders, kind, given)
-    notes = [_said(kind, tokenizers, given) for kind, given in texts.items()]
+    ids = {kind: _ids(encoders, given) for kind, given in texts.items() if given}
+    for kind, by_name in ids.items():
+        _require_known(encoders, kind, by_name)
+    notes = [_said(kind, limits, by_name) for kind, by_name in ids.items()]
     said = [sentence for sentence in notes if sentence]
     if said and rows.pipeline in REFUSES_LONG:
         raise UserError(f"{said[0]}, and {rows.pipeline} refuses them; shorten them, or raise policy.call.{LENGTH}")
@@ -96,28 +100,25 @@ def _encoder(tokenizer: str) -> str:
     return tokenizer.replace("tokenizer", "text_encoder")
 
 
-def _limits(
-    encoders: Encoders, call: Mapping[str, Any], parameters: Parameters
-) -> Iterator[tuple[str, PreTrainedTokenizerBase, int]]:
+def _limits(encoders: Encoders, call: Mapping[str, Any], parameters: Parameters) -> Iterator[tuple[str, int]]:
     """Each tokenizer with the tokens at which it cuts."""
     known = dict(zip(("tokenizer", "tokenizer_2"), CUTS.get(encoders.pipeline.__name__, ()), strict=False))
     for name, component in encoders.tokenizers.items():
         tokenizer = _tokenizer(component)
         limit = known[name] if name in known else _limit(tokenizer, encoders.geometries.get(name, {}), call, parameters)
         if limit is not None:
-            yield name, tokenizer, limit
+            yield name, limit
 
 
-def _require_known(encoders: Encoders, kind: str, texts: Sequence[str]) -> None:
+def _require_known(encoders: Encoders, kind: str, ids: Ids) -> None:
     """A tokenizer may have more words than its encoder; texts whose ids are beyond its table are refused."""
-    for name, component in encoders.tokenizers.items():
-        geometry, tokenizer = encoders.geometries.get(name, {}), _tokenizer(component)
-        size: int = (geometry.get("text_config") or geometry).get("vocab_size") or 0
-        rows = tokenizer([*texts], verbose=False)["input_ids"] if texts and size else []
-        for row, ids in enumerate(rows):
-            if max(ids, default=0) >= size:
+    for name, rows in ids.items():
+        geometry = encoders.geometries.get(name, {})
+        size: int = (geometry.get("text_config") or geometry).get("vocab_size") or sys.maxsize
+        for row, given in enumerate(rows):
+            if max(given, default=0) >= size:
                 raise UserError(
-                    f"of {kind}, row {row + 1} has id {max(ids)} of {name}, and {_encoder(name)} knows {size}: "
+                    f"of {kind}, row {row + 1} has id {max(given)} of {name}, and {_encoder(name)} knows {size}: "
                     "one of the two is of another model"
                 )
 
@@ -137,21 +138,22 @@ def _limit(
     return call.get(LENGTH, parameters[LENGTH].default) if LENGTH in parameters else longest
 
 
-def _longer(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], limit: int) -> dict[int, int]:
-    """By row, the tokens of texts that have more than `limit`."""
-    lengths = [len(ids) for ids in tokenizer(list(texts), verbose=False)["input_ids"]] if texts else []
-    return {row: length for row, length in enumerate(lengths) if length > limit}
+def _ids(encoders: Encoders, texts: Sequence[str]) -> Ids:
+    return {name: _tokenizer(part)([*texts], verbose=False)["input_ids"] for name, part in encoders.tokenizers.items()}
 
 
-def _said(kind: str, tokenizers: Sequence[tuple[str, PreTrainedTokenizerBase, int]], texts: Sequence[str]) -> str:
+def _said(kind: str, limits: Mapping[str, int], ids: Ids) -> str:
     """How many texts of this kind are too long, and where; empty if none is."""
-    cut = {f"{limit} tokens of {name}": _longer(tokenizer, texts, limit) for name, tokenizer, limit in tokenizers}
+    cut = {
+        f"{limit} tokens of {name}": {row: len(given) for row, given in enumerate(ids[name]) if len(given) > limit}
+        for name, limit in limits.items()
+    }
     rows = {row for lengths in cut.values() for row in lengths}
     if not rows:
         return ""
     tokens, longest = max((length, row) for lengths in cut.values() for row, length in lengths.items())
     where = ", ".join(f"{len(lengths)} beyond {limit}" for limit, lengths in cut.items() if lengths)
     return (
-        f"{len(rows)} of {len(texts)} {kind} are too long for a text encoder: {where} "
+        f"{len(rows)} of {len(next(iter(ids.values())))} {kind} are too long for a text encoder: {where} "
         f"(the longest, row {longest + 1}, has {tokens})"
     )
