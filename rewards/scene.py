@@ -6,7 +6,7 @@ hold. Made for the drawn scenes of mini-sd3.
 
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from math import pi, sqrt
+from math import ceil, pi, sqrt
 from typing import Any
 
 import cv2
@@ -31,6 +31,9 @@ EXTENTS = {"triangle": (0.38, 0.68), "circle": (0.72, 0.87), "square": (0.885, 1
 LARGE = 10.0
 """Equivalent diameter in pixels of a 32 px picture from which an object is large."""
 ENLARGE = 8
+AROUND = np.ones((3, 3), np.uint8)
+MARGIN = 3
+"""Pixels around a region that change what is seen of it when it is enlarged: one beside it, and two of the interpolation."""
 OBJECTS = "a list of objects with class and count, and perhaps color, size and position [relation, index of another]"
 
 
@@ -140,23 +143,38 @@ def _related(a: Found, relation: str, b: Found) -> bool:
 def look(pixels: np.ndarray) -> tuple[str, list[Found]]:
     """The name of the background, and every object: connected regions that differ from it."""
     image = cv2.resize(pixels, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32)
-    border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
-    background = np.median(border, axis=0)
-    distance = np.linalg.norm(image - background, axis=2)
-    mask = (distance > 55.0).astype(np.uint8)
-    count, labels = cv2.connectedComponents(mask, connectivity=4)
-    regions = [labels == i for i in range(1, count)]
+    background = _median(np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]]))
+    mask = (_length(image - background) > 55.0).astype(np.uint8)
+    _, labels, regions, _ = cv2.connectedComponentsWithStats(mask, connectivity=4)
     name, _ = _nearest(background, BACKGROUNDS)
-    return name, [_describe(image, background, region) for region in regions if region.sum() >= 4]
+    objects = []
+    for label, (x, y, w, h, area) in enumerate(regions.tolist()):
+        if label and area >= 4:
+            left, top = max(x - MARGIN, 0), max(y - MARGIN, 0)
+            window = slice(top, y + h + MARGIN), slice(left, x + w + MARGIN)
+            objects.append(_describe(image[window], background, labels[window] == label, left, top))
+    return name, objects
+
+
+def _length(vectors: np.ndarray) -> np.ndarray:
+    """[..., 3] -> [...]"""
+    return np.sqrt((vectors * vectors).sum(axis=-1))
+
+
+def _median(colors: np.ndarray) -> np.ndarray:
+    """[N, 3] -> [3]"""
+    ordered, half = np.sort(colors, axis=0), len(colors) // 2
+    return ordered[half] if len(colors) % 2 else (ordered[half - 1] + ordered[half]) / 2
 
 
 def _nearest(color: np.ndarray, palette: dict[str, tuple[int, int, int]]) -> tuple[str, float]:
-    distances = {name: float(np.linalg.norm(color - np.array(rgb))) for name, rgb in palette.items()}
-    name = min(distances, key=lambda n: distances[n])
-    return name, distances[name]
+    distances = _length(color - np.array(list(palette.values())))
+    nearest = int(distances.argmin())
+    return list(palette)[nearest], float(distances[nearest])
 
 
-def _describe(image: np.ndarray, background: np.ndarray, region: np.ndarray) -> Found:
+def _describe(image: np.ndarray, background: np.ndarray, region: np.ndarray, left: int, top: int) -> Found:
+    """From the part of a picture whose corner is there."""
     color, core = _color(image, background, region)
     coverage = _coverage(image, background, region, core)
     mask = (cv2.resize(coverage, None, fx=ENLARGE, fy=ENLARGE, interpolation=cv2.INTER_CUBIC) > 0.5).astype(np.uint8)
@@ -167,19 +185,20 @@ def _describe(image: np.ndarray, background: np.ndarray, region: np.ndarray) -> 
     x, y, w, h = cv2.boundingRect(contour)
     area = float(mask[y : y + h, x : x + w].sum())
     diameter = sqrt(4.0 * area / pi) / ENLARGE
-    return Found(_shape(contour, area, w, h), color, diameter, (x + w / 2) / ENLARGE, (y + h / 2) / ENLARGE)
+    return Found(_shape(contour, area, w, h), color, diameter, left + (x + w / 2) / ENLARGE, top + (y + h / 2) / ENLARGE)
 
 
 def _color(image: np.ndarray, background: np.ndarray, region: np.ndarray) -> tuple[str | None, np.ndarray]:
-    """The palette's name of the region's inner pixels, None when they are not of one colour; and their mean."""
+    """The palette's name of the region's inner pixels, None when they are not of one colour; and their median."""
     pixels = image[region]
-    depth = np.linalg.norm(pixels - background, axis=1)
-    inner = pixels[depth >= np.quantile(depth, 0.6)]
-    core = np.median(inner, axis=0)
+    depth = _length(pixels - background)
+    at = ceil(0.6 * (len(depth) - 1))
+    inner = pixels[depth >= np.partition(depth, at)[at]]
+    core = _median(inner)
     name, distance = _nearest(core, COLORS)
-    eroded = cv2.erode(region.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
+    eroded = cv2.erode(region.astype(np.uint8), AROUND).astype(bool)
     deep = image[eroded] if eroded.any() else inner
-    uniform = np.mean(np.linalg.norm(deep - core, axis=1) < 60.0)
+    uniform = (_length(deep - core) < 60.0).mean()
     return (name if distance < 60.0 and uniform > 0.85 else None), core
 
 
@@ -187,8 +206,8 @@ def _coverage(image: np.ndarray, background: np.ndarray, region: np.ndarray, cor
     """How much of each pixel the object covers: its place between background and core colour, in [0, 1]."""
     axis = core - background
     share = ((image - background) @ axis) / max(float(axis @ axis), 1.0)
-    near = cv2.dilate(region.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
-    return np.where(near, share, 0.0).clip(0.0, 1.0).astype(np.float32)
+    near = cv2.dilate(region.astype(np.uint8), AROUND)
+    return (share * near).clip(0.0, 1.0)
 
 
 def _shape(contour: np.ndarray, area: float, w: int, h: int) -> str | None:
