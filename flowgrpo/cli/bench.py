@@ -22,7 +22,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--random",
         action="store_true",
-        help="random weights of the real size and no rewards: no download (SD3.5-medium, FLUX.1-dev, Wan2.1-1.3B, Dream-7B)",
+        help="random weights of the real size and no rewards: SD3.5-medium, FLUX.1-dev, Wan2.1-1.3B and Dream-7B need no "
+        "download, other models their config files",
     )
     parser.add_argument("--out", metavar="FOLDER", help="folder for bench.json and bench.html")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

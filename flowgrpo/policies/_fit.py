@@ -5,6 +5,7 @@ A LoRA has layers; each has A [rank, in] and B [out, rank], named as peft names 
 
 import logging
 import re
+import sys
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -113,6 +114,13 @@ def only_errors() -> Iterator[None]:
     finally:
         for library, level in zip((diffusers, transformers), before, strict=True):
             library.utils.logging.set_verbosity(level)
+
+
+def bars_on_a_terminal_only() -> None:
+    """Of what the libraries load."""
+    if not sys.stderr.isatty():
+        for library in (diffusers, transformers):
+            library.utils.logging.disable_progress_bar()
 
 
 @contextmanager

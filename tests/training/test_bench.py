@@ -1,6 +1,7 @@
 """`flowgrpo bench`: the trainer's own updates on a watch, and the published loop beside them."""
 
 import json
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -10,9 +11,13 @@ from torch import nn
 
 from flowgrpo.cli.main import main
 from flowgrpo.config.run import load_config
+from flowgrpo.core.held import held
+from flowgrpo.core.paths import locate
 from flowgrpo.core.processes import Processes
 from flowgrpo.data.prompts import load_prompts
 from flowgrpo.policies import tiny
+from flowgrpo.policies.diffusers._policy import load_pipeline
+from flowgrpo.policies.masked._adapter import load_model, load_tokenizer
 from flowgrpo.scoring.scorer import Scorer
 from flowgrpo.training.bench import phases as phases_module
 from flowgrpo.training.bench import real, real_language
@@ -146,6 +151,7 @@ def test_a_language_model_is_timed_too():
     [
         (["mini-mdlm"], "a loop for Stable Diffusion 3"),
         (["mini-wan"], "a loop for StableDiffusion3Pipeline, and this is a WanPipeline"),
+        (["flux.1-dev", "flow_grpo", "ocr", "--random"], "a loop for StableDiffusion3Pipeline, and this is a FluxPipeline"),
         (["mini", "policy.call.clip_skip=1"], "--baseline knows no policy.call.clip_skip"),
     ],
 )
@@ -163,9 +169,35 @@ def test_random_weights_need_no_download_and_are_the_same_for_both_sides(monkeyp
     assert found.config.rewards.keys() == {"lots"}, "the recipe's needs weights of others"
 
 
+@pytest.mark.parametrize("model", ["mini", "mini-mdlm"])
+def test_of_another_model_the_config_files_are_enough(model, tmp_path):
+    """Tokenizers and the scheduler are those of the folder; networks have its sizes, and weights of their own."""
+    published = config_of([model], []).policy
+    files = shutil.copytree(locate(published.model), tmp_path / model, ignore=shutil.ignore_patterns("*.safetensors", "*.py"))
+    config = config_of([model], [f"policy.model={files}", "policy.dtype=bf16"])
+    made = held(real.with_random_weights(config, CPU, load_prompts(config.rollout.prompts)).policy.model)
+    if model == "mini":
+        loaded = load_pipeline(published, CPU)
+        assert made.scheduler.config == loaded.scheduler.config and made.tokenizer.get_vocab() == loaded.tokenizer.get_vocab()
+        assert made.components.keys() == loaded.components.keys() and made.text_encoder_3 is None
+        pairs = [(made.components[name], part) for name, part in loaded.components.items() if isinstance(part, nn.Module)]
+    else:
+        loaded = load_model(published)
+        assert made[1].get_vocab() == load_tokenizer(published).get_vocab()
+        pairs = [(made[0], loaded)]
+    for random, trained in pairs:
+        ours, theirs = dict(random.named_parameters()), dict(trained.named_parameters())
+        assert {key: value.shape for key, value in ours.items()} == {key: value.shape for key, value in theirs.items()}
+        assert {value.dtype for value in ours.values()} == {torch.bfloat16}
+        largest = max(ours, key=lambda key: ours[key].numel())
+        assert ours[largest].std() > 0 and not torch.equal(ours[largest].float(), theirs[largest].float())
+
+
 def test_sizes_that_are_not_known_are_refused(capsys):
-    assert main(["bench", "mini", "--random"]) == 2
-    assert "--random knows the sizes of stabilityai/stable-diffusion-3.5-medium, black-forest-labs/" in capsys.readouterr().err
+    assert main(["bench", "sdxl", "flow_grpo", "ocr", "--random"]) == 2
+    said = capsys.readouterr().err
+    assert "--random knows the sizes of stabilityai/stable-diffusion-3.5-medium, black-forest-labs/" in said
+    assert "hf download stabilityai/stable-diffusion-xl-base-1.0 --exclude '*.safetensors'" in said
 
 
 def parameters(*modules: nn.Module) -> int:

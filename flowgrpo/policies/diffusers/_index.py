@@ -11,3 +11,8 @@ def index_of(folder: Path) -> dict[str, Any]:
     model_index.json."""
     file = folder / "model_index.json"
     return read_json(file) if file.is_file() else {}
+
+
+def absent(folder: Path) -> dict[str, None]:
+    """Components that the folder lists as null; diffusers wants to be told of those that its class does not call optional."""
+    return {name: None for name, value in index_of(folder).items() if value == [None, None]}

@@ -2,7 +2,6 @@
 
 import copy
 import inspect
-import sys
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -12,9 +11,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
-import transformers
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
@@ -31,7 +28,7 @@ from flowgrpo.data.samples import Latents, Samples
 from flowgrpo.policies import Compile, _finite, autocasts
 from flowgrpo.policies._compiled import compiles, evaluate_as_in_an_update, uncompiled
 from flowgrpo.policies._dtypes import DTYPES, unit_roundoff
-from flowgrpo.policies._fit import in_a_sentence, loading
+from flowgrpo.policies._fit import bars_on_a_terminal_only, in_a_sentence, loading
 from flowgrpo.policies._hub import require_reachable
 from flowgrpo.policies._offloaded import offload_activations
 from flowgrpo.policies._sharded import Sharding
@@ -43,7 +40,7 @@ from flowgrpo.policies.diffusers._encode import Encoder, find_encoder
 from flowgrpo.policies.diffusers._features import Features, by_state
 from flowgrpo.policies.diffusers._guidance import Against
 from flowgrpo.policies.diffusers._idle import Idle
-from flowgrpo.policies.diffusers._index import index_of
+from flowgrpo.policies.diffusers._index import absent
 from flowgrpo.policies.diffusers._loop import Loop
 from flowgrpo.policies.diffusers._memo import memoise_encoders
 from flowgrpo.policies.diffusers._posing import Posing
@@ -87,19 +84,12 @@ def _from_files(config: DiffusersConfig, device: torch.device) -> DiffusionPipel
         raise UserError(f"model '{model}': {path} is not a diffusers pipeline folder (no model_index.json)")
     require_reachable(model, config.revision)
     source = str(path) if path.exists() else model
-    if not sys.stderr.isatty():
-        diffusers.utils.logging.disable_progress_bar()
-        transformers.utils.logging.disable_progress_bar()
+    bars_on_a_terminal_only()
     with in_a_sentence(f"model '{model}'"), whole_models():
-        options = {**quantised(config, device, source), **_absent(path)}
+        options = {**quantised(config, device, source), **absent(path)}
         return DiffusionPipeline.from_pretrained(
             source, revision=config.revision, dtype=DTYPES[config.dtype], use_safetensors=True, **options
         )
-
-
-def _absent(folder: Path) -> dict[str, None]:
-    """Components that the folder lists as null; diffusers wants to be told of those that its class does not call optional."""
-    return {name: None for name, value in index_of(folder).items() if value == [None, None]}
 
 
 def config_of(model: DiffusersConfig | DiffusionPipeline | Path | str, settings: Mapping[str, Any]) -> DiffusersConfig:

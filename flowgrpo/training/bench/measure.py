@@ -22,8 +22,8 @@ from flowgrpo.policies.diffusers import DiffusersConfig
 from flowgrpo.policies.protocol import Policy
 from flowgrpo.scoring.scorer import Scorer
 from flowgrpo.training.bench.phases import PHASES, Phases, Spent
-from flowgrpo.training.bench.published import PublishedLoop
-from flowgrpo.training.bench.real import with_random_weights
+from flowgrpo.training.bench.published import PublishedLoop, require_known
+from flowgrpo.training.bench.real import pipeline_class, with_random_weights
 from flowgrpo.training.bench.result import Bench, Side
 from flowgrpo.training.credit.schemes import plain
 from flowgrpo.training.rehearsal import DRAWN, DRAWN_ON_THE_WAY, LOTS
@@ -48,6 +48,8 @@ def config_of(words: Sequence[str], overrides: Sequence[str]) -> Config:
 def measure(config: Config, updates: int = 3, baseline: bool = False, random: bool = False) -> Bench:
     """`random`: a model of the real size whose weights are random, and no rewards but lots. Errors: UserError."""
     device = Processes.alone().device
+    if baseline:
+        require_known(config.policy, pipeline_class(config.policy, random))
     config = changed(config, ["evaluation=null", f"rewards={{{LOTS}: {{use: {DRAWN}}}}}"]) if random else drawing_lots(config)
     prompts, scorer = load_prompts(config.rollout.prompts), Scorer(config.rewards)
     scorer.require(config.policy.makes, f"policy '{config.policy.type}' makes")
@@ -86,8 +88,7 @@ def drawing_lots(config: Config) -> Config:
 
 
 def published(config: Config, device: torch.device) -> PublishedLoop:
-    if not isinstance(config.policy, DiffusersConfig):
-        raise UserError("--baseline is a loop for Stable Diffusion 3; leave it out")
+    assert isinstance(config.policy, DiffusersConfig), "another was refused"
     return PublishedLoop(config.policy, device, config.seed)
 
 

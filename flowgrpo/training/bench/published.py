@@ -10,13 +10,25 @@ from torch import Tensor
 
 from flowgrpo.core.errors import UserError
 from flowgrpo.data.prompts import Prompt
+from flowgrpo.policies import PolicyConfig
 from flowgrpo.policies._dtypes import DTYPES
 from flowgrpo.policies.diffusers import DiffusersConfig
 from flowgrpo.policies.diffusers._policy import DiffusersPolicy
 
+PIPELINE = "StableDiffusion3Pipeline"
 GUIDANCE_SCALE = 7.0
 """The default of the pipeline's call."""
 KNOWN = {"height", "width", "guidance_scale", "max_sequence_length", "negative_prompt"}
+
+
+def require_known(policy: PolicyConfig, kind: str | None) -> None:
+    """`kind` is the pipeline's class, where that is known already. Errors: UserError for what the loop is not for."""
+    if not isinstance(policy, DiffusersConfig):
+        raise UserError("--baseline is a loop for Stable Diffusion 3; leave it out")
+    if kind not in (None, PIPELINE):
+        raise UserError(f"--baseline is a loop for {PIPELINE}, and this is a {kind}; leave it out")
+    if unknown := sorted(policy.call.keys() - KNOWN):
+        raise UserError(f"--baseline knows no policy.call.{unknown[0]}; take it away, or leave --baseline out")
 
 
 class PublishedLoop(DiffusersPolicy):
@@ -30,10 +42,7 @@ class PublishedLoop(DiffusersPolicy):
     def __init__(self, config: DiffusersConfig, device: torch.device, seed: int) -> None:
         plain = config.runtime.model_copy(update={"compile": "off", "attention": None})
         super().__init__(config.model_copy(update={"runtime": plain, "guidance_gradient": "full"}), device, seed)
-        if (name := type(self.pipe).__name__) != "StableDiffusion3Pipeline":
-            raise UserError(f"--baseline is a loop for StableDiffusion3Pipeline, and this is a {name}; leave it out")
-        if unknown := sorted(config.call.keys() - KNOWN):
-            raise UserError(f"--baseline knows no policy.call.{unknown[0]}; take it away, or leave --baseline out")
+        require_known(config, type(self.pipe).__name__)
         self.guidance_scale = float(config.call.get("guidance_scale", GUIDANCE_SCALE))
         self.encoded: dict[tuple[str, ...], tuple[Tensor, Tensor]] = {}
 

@@ -1,7 +1,8 @@
-"""Models at the sizes of their published configs, with random weights: nothing is downloaded."""
+"""Models of real sizes with random weights: nothing is downloaded."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from diffusers import DiffusionPipeline
@@ -11,10 +12,14 @@ from flowgrpo.config.run import Config
 from flowgrpo.core.errors import UserError
 from flowgrpo.core.held import hold
 from flowgrpo.data.prompts import Prompt
+from flowgrpo.policies import PolicyConfig
 from flowgrpo.policies._dtypes import DTYPES
+from flowgrpo.policies._hub import on_this_disk
 from flowgrpo.policies.diffusers import DiffusersConfig
+from flowgrpo.policies.diffusers._index import index_of
 from flowgrpo.policies.diffusers._policy import config_of
 from flowgrpo.policies.masked import MaskedConfig
+from flowgrpo.training.bench import real_folder
 from flowgrpo.training.bench.real_language import dream
 from flowgrpo.training.bench.real_pipelines import flux1_dev, sd35_medium, wan21_small
 
@@ -38,23 +43,51 @@ def with_random_weights(config: Config, device: torch.device, prompts: Sequence[
     Errors: UserError where the size is not known.
     """
     policy = config.policy
-    known = PIPELINES if isinstance(policy, DiffusersConfig) else LANGUAGE
-    if not isinstance(policy, DiffusersConfig | MaskedConfig) or policy.model not in known:
-        names = ", ".join([*PIPELINES, *LANGUAGE])
-        raise UserError(f"--random knows the sizes of {names}; for another model leave it out, so that it is loaded")
+    if not isinstance(policy, DiffusersConfig | MaskedConfig):
+        raise UserError(
+            "--random makes pipelines of diffusers and masked language models; leave it out, so that this one is loaded"
+        )
     with torch.random.fork_rng(), device, _numbers_of(DTYPES[policy.dtype]):
         torch.manual_seed(config.seed)
         made = _pipeline(policy) if isinstance(policy, DiffusersConfig) else _language(policy, prompts)
     return config.model_copy(update={"policy": made})
 
 
+def pipeline_class(policy: PolicyConfig, random: bool) -> str | None:
+    """The name of the class of a pipeline, before it is made or loaded; None where nothing says so yet."""
+    if not isinstance(policy, DiffusersConfig):
+        return None
+    if random and policy.model in PIPELINES:
+        with torch.device("meta"):
+            return type(PIPELINES[policy.model]()).__name__
+    folder = on_this_disk(policy.model, policy.revision)
+    return index_of(folder).get("_class_name") if folder else None
+
+
 def _pipeline(policy: DiffusersConfig) -> DiffusersConfig:
-    return config_of(PIPELINES[policy.model](), policy.model_dump(exclude=LOADED))
+    known = PIPELINES.get(policy.model)
+    pipe = known() if known else real_folder.pipeline(_folder(policy.model, policy.revision, "model_index.json", PIPELINES))
+    return config_of(pipe, policy.model_dump(exclude=LOADED))
 
 
 def _language(policy: MaskedConfig, prompts: Sequence[Prompt]) -> MaskedConfig:
-    both = LANGUAGE[policy.model](prompt.text for prompt in prompts)
+    if known := LANGUAGE.get(policy.model):
+        both = known(prompt.text for prompt in prompts)
+    else:
+        _folder(policy.model, policy.revision, "config.json", LANGUAGE)
+        both = real_folder.language_model(policy)
     return policy.model_copy(update={"model": hold(both, policy.model, lambda: "random")})
+
+
+def _folder(model: str, revision: str | None, file: str, known: Iterable[str]) -> Path:
+    """Where this file of a model's is."""
+    folder = on_this_disk(model, revision)
+    if folder is None or not (folder / file).is_file():
+        raise UserError(
+            f"--random knows the sizes of {', '.join(known)}; of '{model}' it needs the config files "
+            f"(hf download {model} --exclude '*.safetensors' '*.bin'), or set policy.model to a folder with a {file}"
+        )
+    return folder
 
 
 @contextmanager
