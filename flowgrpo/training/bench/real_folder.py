@@ -24,8 +24,10 @@ def pipeline(folder: Path) -> DiffusionPipeline:
     """Its tokenizers and its scheduler are loaded. Errors: UserError."""
     bars_on_a_terminal_only()
     with in_a_sentence(str(folder)):
-        networks = {name: network for name, kind in index_of(folder).items() if (network := _network(folder / name, kind))}
-        return DiffusionPipeline.from_pretrained(folder, **networks, **absent(folder))
+        index = index_of(folder)
+        networks = {name: network for name, kind in index.items() if (network := _network(folder / name, kind))}
+        made = getattr(diffusers, index["_class_name"])
+        return made.from_pretrained(folder, use_safetensors=True, **networks, **absent(folder))
 
 
 def _network(folder: Path, kind: Any) -> Any:

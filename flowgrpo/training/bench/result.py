@@ -93,6 +93,8 @@ class Bench:
             return f"most of what is beside rollout and update is '{largest}': {HELPS[largest]}"
         if self.config.rollout.keep == "device" and possible(self.config, "rollout.keep=graph"):
             return "if memory allows (flowgrpo plan), let the update use the rollout's own graphs: rollout.keep=graph"
+        if not self.on_gpu and runtime and runtime["compile"] != "blocks":
+            return "in a long run compile the blocks, which takes a minute or two: policy.runtime.compile=blocks"
         return "nothing stands out: fewer trained steps or network evaluations (flowgrpo plan) are what is left"
 
 
