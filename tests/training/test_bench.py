@@ -194,10 +194,12 @@ def test_of_another_model_the_config_files_are_enough(model, tmp_path):
 
 
 def test_sizes_that_are_not_known_are_refused(capsys):
+    assert main(["bench", "mini-amused", "--random"]) == 2
+    assert "--random makes no policy 'amused'" in capsys.readouterr().err
     assert main(["bench", "sdxl", "flow_grpo", "ocr", "--random"]) == 2
     said = capsys.readouterr().err
     assert "--random knows the sizes of stabilityai/stable-diffusion-3.5-medium, black-forest-labs/" in said
-    assert "hf download stabilityai/stable-diffusion-xl-base-1.0 --exclude '*.safetensors'" in said
+    assert "--exclude '*.safetensors'), and 'stabilityai/stable-diffusion-xl-base-1.0' is neither" in said
 
 
 def parameters(*modules: nn.Module) -> int:

@@ -43,10 +43,8 @@ def with_random_weights(config: Config, device: torch.device, prompts: Sequence[
     Errors: UserError where the size is not known.
     """
     policy = config.policy
-    if not isinstance(policy, DiffusersConfig | MaskedConfig):
-        raise UserError(
-            "--random makes pipelines of diffusers and masked language models; leave it out, so that this one is loaded"
-        )
+    if not isinstance(policy, DiffusersConfig | MaskedConfig) or type(policy) not in (DiffusersConfig, MaskedConfig):
+        raise UserError(f"--random makes no policy '{policy.type}'; leave it out, so that the model is loaded")
     with torch.random.fork_rng(), device, _numbers_of(DTYPES[policy.dtype]):
         torch.manual_seed(config.seed)
         made = _pipeline(policy) if isinstance(policy, DiffusersConfig) else _language(policy, prompts)
@@ -84,8 +82,8 @@ def _folder(model: str, revision: str | None, file: str, known: Iterable[str]) -
     folder = on_this_disk(model, revision)
     if folder is None or not (folder / file).is_file():
         raise UserError(
-            f"--random knows the sizes of {', '.join(known)}; of '{model}' it needs the config files "
-            f"(hf download {model} --exclude '*.safetensors' '*.bin'), or set policy.model to a folder with a {file}"
+            f"--random knows the sizes of {', '.join(known)}; for another, policy.model must be a folder with a {file}, or a "
+            f"model of the hub whose files are here (hf download MODEL --exclude '*.safetensors'), and '{model}' is neither"
         )
     return folder
 
