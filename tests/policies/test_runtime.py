@@ -18,7 +18,7 @@ from flowgrpo.config.run import load_config
 from flowgrpo.core.errors import UserError
 from flowgrpo.data.prompts import Prompt
 from flowgrpo.policies.diffusers import AttentionLora, DiffusersConfig, Runtime
-from flowgrpo.policies.diffusers._policy import load_pipeline
+from flowgrpo.policies.diffusers._policy import DiffusersPolicy, load_pipeline
 from flowgrpo.policies.diffusers._runtime import apply, denoisers, quantised
 from flowgrpo.sampling.kernels.flow_sde import FlowSde
 from flowgrpo.sampling.kernels.ode import Ode
@@ -263,6 +263,12 @@ def test_choices_that_exclude_each_other_are_refused_by_the_config(options, word
     with pytest.raises(ValueError) as error:
         DiffusersConfig(model="a/b", steps=4, **options)
     assert words in str(error.value)
+
+
+def test_a_loaded_pipeline_is_not_quantised_anew(pipelines):
+    pipe = DiffusionPipeline.from_pretrained(pipelines["flux"], dtype=torch.bfloat16)
+    with pytest.raises(UserError, match="'int8_weight_only' is for weights that are loaded from files"):
+        DiffusersPolicy(pipe, steps=2, lora={"rank": 2}, runtime={"quantisation": "int8_weight_only"})
 
 
 def quantised_config(pipelines, kind, **more):

@@ -202,6 +202,11 @@ def test_sizes_that_are_not_known_are_refused(capsys):
     assert "--exclude '*.safetensors'), and 'stabilityai/stable-diffusion-xl-base-1.0' is neither" in said
 
 
+def test_random_weights_are_not_quantised(capsys):
+    assert main(["bench", "mini", "--random", "policy.dtype=bf16", "policy.runtime.quantisation=int8_weight_only"]) == 2
+    assert "--random makes weights of policy.dtype; set policy.runtime.quantisation" in capsys.readouterr().err
+
+
 def parameters(*modules: nn.Module) -> int:
     return sum(parameter.numel() for module in modules for parameter in module.parameters())
 
@@ -282,6 +287,7 @@ def test_one_sentence_says_what_would_help():
     assert "compile=blocks" in adviser("rollout.keep=graph", idle=None, rollout=1.0, update=2.0)
     assert "compile=blocks" in adviser("optimizer.steps_per_update=2", idle=None, rollout=1.0, update=2.0)
     compiled = "policy.runtime.compile=blocks"
+    assert "nothing stands out" in adviser("optimizer.steps_per_update=2", compiled, idle=None, rollout=1.0, update=2.0)
     assert "nothing stands out" in adviser("rollout.keep=graph", compiled, idle=None, rollout=1.0, update=2.0)
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
+from flowgrpo.core.held import OBJECT
 from flowgrpo.core.paths import locate
 from flowgrpo.core.section import Section
 from flowgrpo.policies import (
@@ -182,6 +183,8 @@ class DiffusersConfig(PolicyConfig):
         kind = self.runtime.quantisation
         if kind != "none" and self.lora is None:
             raise ValueError(f"runtime.quantisation '{kind}' freezes the weights that lora: null trains; set lora")
+        if kind != "none" and self.model.startswith(OBJECT):
+            raise ValueError(f"runtime.quantisation '{kind}' is for weights that are loaded from files; load the pipeline so")
         if kind != "none" and self.dtype not in COMPUTES[kind]:
             raise ValueError(f"runtime.quantisation '{kind}' does not compute in {self.dtype}; set dtype to bf16")
         return self

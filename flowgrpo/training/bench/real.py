@@ -63,6 +63,8 @@ def pipeline_class(policy: PolicyConfig, random: bool) -> str | None:
 
 
 def _pipeline(policy: DiffusersConfig) -> DiffusersConfig:
+    if (kind := policy.runtime.quantisation) != "none":
+        raise UserError(f"--random makes weights of policy.dtype; set policy.runtime.quantisation '{kind}' to none")
     known = PIPELINES.get(policy.model)
     pipe = known() if known else real_folder.pipeline(_folder(policy.model, policy.revision, "model_index.json", PIPELINES))
     return config_of(pipe, policy.model_dump(exclude=LOADED))
